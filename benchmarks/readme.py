@@ -1,0 +1,72 @@
+"""Rewrites README's figures from benchmarks/results/*.json:   python -m benchmarks.readme [--check]
+
+A table stands between `<!-- table: NAME -->` and `<!-- /table -->`: the columns named in TABLES, or else every key of the
+"rows" of results/NAME.json. A single figure stands between `<!-- figure: NAME.key.key FORMAT -->` and `<!-- /figure -->`.
+"""
+import re
+import sys
+
+from benchmarks import results
+
+README = results.ROOT / 'README.md'
+
+# table: (results file, its list of rows, {heading: (key, format)})
+TABLES = {
+    'toybox': ('toybox', 'rows', {
+        'prompt': ('prompt', ''), 'silhouette IoU': ('iou', '.3f'), 'mesh IoU': ('mesh_iou', '.3f'),
+        'volume IoU': ('volume_iou', '.3f'), 'Chamfer': ('chamfer', '.4f'), 'PSNR': ('psnr', '.1f'),
+        'colour right': ('colour_right', '.0%'), 'seconds': ('seconds', '.0f')}),
+}
+
+
+def table(name):
+  """Markdown of one table, and the line that says how it was made."""
+  source, key, columns = TABLES.get(name, (name, 'rows', None))
+  figures = results.read(source)
+  if figures is None:
+    return f'*Not measured yet: `python -m benchmarks.{source}`.*'
+  rows = figures[key]
+  columns = columns or {k: (k, '') for k in rows[0]}
+  cells = [[show(row.get(k), form) for k, form in columns.values()] for row in rows]
+  numeric = [all(not isinstance(row.get(k), str) for row in rows) for k, _ in columns.values()]
+  lines = [list(columns), [('---:' if right else '---') for right in numeric], *cells]
+  made = figures['made']
+  note = f'`{made["command"]}`, {made["device"]}, jax {made["versions"]["jax"]}, commit {made["commit"]}, {made["date"]}'
+  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + f'\n\n<sub>{note}</sub>'
+
+
+def figure(path, form):
+  """One figure: `toybox.mean_iou` with format `.3f`."""
+  name, *keys = path.split('.')
+  value = results.read(name)
+  for key in keys:
+    value = value and value.get(key)
+  return show(value, form)
+
+
+def show(value, form):
+  if value is None:
+    return '-'
+  if not form and isinstance(value, float):
+    form = '.3g'
+  return format(value, form)
+
+
+def render(text):
+  """`text` with every marked table and figure taken anew from the results."""
+  text = re.sub(r'(<!-- table: (\S+) -->\n).*?(<!-- /table -->)',
+                lambda m: f'{m[1]}{table(m[2])}\n{m[3]}', text, flags=re.DOTALL)
+  return re.sub(r'(<!-- figure: ([\w.-]+) ?(\S*) -->).*?(<!-- /figure -->)',
+                lambda m: f'{m[1]}{figure(m[2], m[3])}{m[4]}', text)
+
+
+def main(arguments):
+  old = README.read_text()
+  new = render(old)
+  if '--check' in arguments:
+    sys.exit(0 if new == old else 'README.md differs from benchmarks/results: run python -m benchmarks.readme')
+  README.write_text(new)
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])

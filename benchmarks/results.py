@@ -1,0 +1,62 @@
+"""Results on disk: the figures of one benchmark, and under "made" what is needed to make them again."""
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RESULTS = ROOT / 'benchmarks' / 'results'
+PACKAGES = ('jax', 'flax', 'optax', 'numpy')
+
+
+def write(name, figures, command):
+  """Writes benchmarks/results/NAME.json and returns its path. `figures` is a dict of whatever json holds; see readme.py."""
+  path = RESULTS / f'{name}.json'
+  path.parent.mkdir(parents=True, exist_ok=True)
+  text = json.dumps({**figures, 'made': made(command)}, indent=2, allow_nan=False)
+  path.write_text(text + '\n')
+  return path
+
+
+def read(name):
+  """The figures of benchmark `name`, or None where it has not run yet."""
+  path = RESULTS / f'{name}.json'
+  return json.loads(path.read_text()) if path.exists() else None
+
+
+def made(command):
+  return {
+      'command': command,
+      'commit': commit(),
+      'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
+      'device': device(),
+      'date': datetime.date.today().isoformat(),
+  }
+
+
+def commit():
+  """Short hash of HEAD; a plus sign follows where the library or its configs differ from it."""
+  def git(*args):
+    return subprocess.run(('git', *args), cwd=ROOT, capture_output=True, text=True).stdout.strip()
+  changed = git('status', '--porcelain', '--', 'jaxdreamer', 'configs', 'benchmarks/*.py')
+  return (git('rev-parse', '--short', 'HEAD') or 'none') + ('+' if changed else '')
+
+
+def device():
+  """'AMD EPYC, 2 cores', or '8 x NVIDIA H200'."""
+  import jax
+  devices = jax.local_devices()
+  if devices[0].platform != 'cpu':
+    return f'{len(devices)} x {devices[0].device_kind}' if len(devices) > 1 else devices[0].device_kind
+  return f'{processor()}, {len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()} cores'
+
+
+def processor():
+  try:
+    with open('/proc/cpuinfo') as lines:
+      return next(line.split(':', 1)[1].strip() for line in lines if line.startswith('model name'))
+  except (OSError, StopIteration):
+    return platform.processor() or platform.machine()

@@ -1,0 +1,144 @@
+"""Checkpoints: the newest TrainStates of a run, and beside them the options that define the run.
+
+    workdir/config.json            all options, as nested JSON
+    workdir/run.json               format of the workdir, fingerprint of the options that decide its numbers
+    workdir/checkpoints/000120/    TrainState (typed keys included) and the running means of the metrics at step 120
+
+Orbax writes in the background and commits a step by renaming its folder, so a process killed at any moment leaves the step
+before as the newest. Frozen weights are never saved. A state restores onto any number of devices. `options` are plain
+nested dicts; a workdir is a folder of a local or mounted file system.
+"""
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+from typing import Any, Callable
+import warnings
+
+import jax
+from jaxtyping import PyTree
+import orbax.checkpoint as ocp
+
+FORMAT = 1
+FOLDER = 'checkpoints'
+
+# These may change between two starts of one run: they decide how long, how often and where, not what a step computes.
+FREE = ('steps', 'steps_per_call', 'log_every', 'preview_every', 'checkpoint_every', 'keep', 'mesh', 'max_minutes',
+        'profile_steps', 'tensorboard', 'eval')
+
+
+def flatten(options: dict) -> dict[str, Any]:
+  """{'optim': {'lr': .1}} -> {'optim.lr': .1}."""
+  flat = {}
+  for name, value in options.items():
+    if isinstance(value, dict):
+      flat |= {f'{name}.{rest}': leaf for rest, leaf in flatten(value).items()}
+    else:
+      flat[name] = value
+  return flat
+
+
+def defining(options: dict) -> dict[str, Any]:
+  """The options that decide the numbers of a run, flat, as JSON gives them back."""
+  return flatten(json.loads(json.dumps({k: v for k, v in options.items() if k not in FREE})))
+
+
+def fingerprint(options: dict) -> str:
+  return hashlib.sha256(json.dumps(defining(options), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def finished_steps(workdir: pathlib.Path) -> list[int]:
+  """Steps that were committed, by the names of their folders."""
+  return sorted(int(path.name) for path in (workdir / FOLDER).glob('*') if path.name.isdigit())
+
+
+def read_options(workdir: pathlib.Path) -> dict:
+  """The options of the run in `workdir`."""
+  try:
+    run = json.loads((workdir / 'run.json').read_text())
+    options = json.loads((workdir / 'config.json').read_text())
+  except FileNotFoundError as error:
+    raise ValueError(f'{workdir} holds no run: {error.filename} is missing; give the --workdir of a training run') from None
+  except (NotADirectoryError, json.JSONDecodeError) as error:
+    raise ValueError(f'{workdir} cannot be read as a run ({error}); give another --workdir') from None
+  if run['format'] != FORMAT:
+    raise ValueError(f'{workdir} has format {run["format"]}, this jaxdreamer reads {FORMAT}; use the version that wrote it, '
+                     'or another --workdir')
+  return options
+
+
+def _refuse_other_run(workdir, options):
+  there, here = defining(read_options(workdir)), defining(options)
+  names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name) or (name in there) != (name in here)]
+  if names:
+    show = lambda flat, name: repr(flat[name]) if name in flat else 'absent'
+    what = '; '.join(f'{name} is {show(there, name)} there, {show(here, name)} here' for name in names[:4])
+    more = f'; and {len(names) - 4} more' if len(names) > 4 else ''
+    raise ValueError(f'{workdir} holds a run of another config: {what}{more}. Give another --workdir, or those options again')
+
+
+def _write(path, value):
+  """Whole or not at all."""
+  draft = path.with_name(f'.{path.name}.draft')
+  draft.write_text(json.dumps(value, indent=1, sort_keys=True) + '\n')
+  os.replace(draft, path)
+
+
+def claim(workdir: pathlib.Path, options: dict):
+  """Makes `workdir` the home of a run with these options, or says in one line why it cannot be.
+
+  A workdir without any finished checkpoint may be claimed anew; one with checkpoints only by the run they belong to.
+  """
+  if re.match(r'\w\w+:/', str(workdir)):
+    raise ValueError(f'--workdir={workdir} is not a folder; mount the bucket (gcsfuse, rclone) and give its path')
+  if finished_steps(workdir):
+    _refuse_other_run(workdir, options)
+  if jax.process_index() == 0:
+    try:
+      (workdir / FOLDER).mkdir(parents=True, exist_ok=True)
+      _write(workdir / 'config.json', options)
+      _write(workdir / 'run.json', {'format': FORMAT, 'fingerprint': fingerprint(options)})
+    except OSError as error:
+      raise ValueError(f'cannot write into {workdir} ({error.strerror}: {error.filename}); give another --workdir') from None
+    free = shutil.disk_usage(workdir).free
+    if free < 2 ** 26:
+      raise ValueError(f'only {free / 2 ** 20:.0f} MiB are free under {workdir}; make room, or give another --workdir')
+
+
+def manager(workdir: pathlib.Path, *, keep: int = 3) -> ocp.CheckpointManager:
+  """Opens the checkpoints of a workdir, of which the newest `keep` stay; leftovers of killed saves are removed. Close it."""
+  options = ocp.CheckpointManagerOptions(
+      preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True, step_format_fixed_length=6)
+  return ocp.CheckpointManager(workdir.resolve() / FOLDER, options=options)
+
+
+def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, running: dict):
+  """Starts to save and returns once the arrays are copied; an error of the previous save surfaces here or in close()."""
+  checkpoints.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), running=ocp.args.JsonSave(running)))
+
+
+def restore(checkpoints: ocp.CheckpointManager, like: PyTree, *,
+            warn: Callable = warnings.warn) -> tuple[PyTree, dict] | None:
+  """The newest readable (state, running), with the shapes and shardings of `like`; None where nothing was saved.
+
+  A damaged step is passed over with a warning, and removed once an older one has proved readable.
+  """
+  as_target = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+  args = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(as_target, like)), running=ocp.args.JsonRestore())
+  damaged = {}
+  for step in sorted(checkpoints.all_steps(), reverse=True):
+    try:
+      found = checkpoints.restore(step, args=args)
+    except Exception as error:                     # tensorstore raises bare Exceptions
+      damaged[step] = ' '.join(str(error).split())[:160]
+      continue
+    for bad, why in damaged.items():
+      warn(f'checkpoint {bad} in {checkpoints.directory} is damaged, going on from {step} ({why})')
+      checkpoints.delete(bad)
+    return found['state'], found['running']
+  if damaged:
+    step, why = next(iter(damaged.items()))
+    raise ValueError(f'no checkpoint in {checkpoints.directory} fits this run; {step}: {why}. Give another --workdir')
+  return None

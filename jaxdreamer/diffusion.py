@@ -1,0 +1,92 @@
+"""The forward process and its algebra: schedules, conversions between predictions, guidance, DDIM.
+
+z_t = alpha(t) z + sigma(t) eps with alpha^2 + sigma^2 = 1 and t in [0, 1]; t = 0 is data, t = 1 is noise.
+Formulas run in float32 whatever the network does. `bcast` lines a vector [N] up with [N, ...].
+"""
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxdreamer.types import Schedule
+
+
+def bcast(v, x):
+  """[N] -> [N, 1, ...] with the rank of x."""
+  return v.reshape(v.shape + (1,) * (x.ndim - v.ndim))
+
+
+def cosine(*, shift: float = 1.) -> Schedule:
+  """Cosine schedule (Nichol & Dhariwal 2021), moved by `shift` in signal-to-noise amplitude for larger images
+  (simple diffusion, Hoogeboom et al. 2023, Eq. 10: shift = 32 / 64 at 64 px). tan(pi t / 2) = sigma / alpha at shift 1.
+  t is cut to [1e-4, 1 - 1e-3], so that neither alpha nor sigma is ever zero."""
+  def angle(t):
+    t = jnp.clip(t, 1e-4, 1. - 1e-3)
+    return jnp.arctan(jnp.tan(.5 * jnp.pi * t) / shift)
+  return Schedule(alpha=lambda t: jnp.cos(angle(t)), sigma=lambda t: jnp.sin(angle(t)))
+
+
+def ddpm(*, beta_start: float = .00085, beta_end: float = .012, steps: int = 1000) -> Schedule:
+  """Stable Diffusion's `scaled_linear` schedule, linear in sqrt(beta); alpha_bar is interpolated between its steps in
+  log space. t = k / (steps - 1) is step k."""
+  beta = jnp.linspace(beta_start ** .5, beta_end ** .5, steps) ** 2
+  log_alpha = .5 * jnp.cumsum(jnp.log1p(-beta))
+  def alpha(t):
+    return jnp.exp(jnp.interp(t * (steps - 1), jnp.arange(steps), log_alpha))
+  return Schedule(alpha=alpha, sigma=lambda t: jnp.sqrt(1. - alpha(t) ** 2))
+
+
+def diffuse(z: Float[Array, 'N *d'], t: Float[Array, 'N'], eps: Float[Array, 'N *d'], *,
+            schedule: Schedule) -> Float[Array, 'N *d']:
+  """z_t = alpha z + sigma eps."""
+  return bcast(schedule.alpha(t), z) * z + bcast(schedule.sigma(t), z) * eps
+
+
+def eps_from_x0(x0_hat, z_t, alpha, sigma):
+  return (z_t - alpha * x0_hat) / sigma
+
+
+def eps_from_v(v_hat, z_t, alpha, sigma):
+  """v = alpha eps - sigma x0 (Salimans & Ho 2022)."""
+  return sigma * z_t + alpha * v_hat
+
+
+def x0_from_eps(eps_hat, z_t, alpha, sigma):
+  return (z_t - sigma * eps_hat) / alpha
+
+
+def x0_from_v(v_hat, z_t, alpha, sigma):
+  return alpha * z_t - sigma * v_hat
+
+
+def guide(eps_y, eps_null, scale):
+  """eps_null + scale (eps_y - eps_null), Ho & Salimans (2022). Scale 1 is the conditional prediction alone;
+  DreamFusion's omega, and threestudio's guidance_scale for SDS, are scale - 1."""
+  return eps_null + scale * (eps_y - eps_null)
+
+
+def rescale(eps_s, eps_y, *, factor: float):
+  """Pull the guided prediction's standard deviation towards the conditional one's (Lin et al. 2023, section 3.4).
+  Arrays [N, ...]; factor 0 leaves eps_s as it is."""
+  axes = tuple(range(1, eps_s.ndim))
+  ratio = jnp.std(eps_y, axis=axes, keepdims=True) / jnp.std(eps_s, axis=axes, keepdims=True)
+  return (factor * ratio + 1. - factor) * eps_s
+
+
+def guided(prior, z_t, t, text, null, camera, *, scale):
+  """Classifier-free guidance with one batched call of two rows a sample: [N, ...] -> eps_hat [N, ...]."""
+  double = lambda a: jnp.concatenate([a, a])
+  eps = prior.eps(double(z_t), double(t), jnp.concatenate([text, null]),
+                  None if camera is None else jax.tree.map(double, camera))
+  return guide(*jnp.split(eps, 2), scale)
+
+
+def ddim(eps, z, times: Float[Array, 'K'], *, schedule: Schedule):
+  """Deterministic DDIM (Song et al. 2021, Eq. 12) along descending `times`, then to the data: z [N, ...] -> z0_hat.
+  `eps(z_t, t [N]) -> eps_hat`."""
+  def step(z_t, pair):
+    t, s = pair
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    eps_hat = eps(z_t, jnp.full(z_t.shape[:1], t))
+    x0_hat = x0_from_eps(eps_hat, z_t, alpha, sigma)
+    return schedule.alpha(s) * x0_hat + schedule.sigma(s) * eps_hat, None
+  return jax.lax.scan(step, z, (times, jnp.append(times[1:], 0.)))[0]

@@ -1,0 +1,156 @@
+"""Metrics: means over the steps between two rows, JSON lines, seconds by use, and the progress line.
+
+metrics.jsonl holds only what the state decides, so that a resumed run writes the file an unbroken one does; what the clock
+decides goes to timing.jsonl. A row carries the step it stands for: all steps since the row before, up to and with it.
+"""
+from collections import Counter
+from contextlib import contextmanager
+import json
+import os
+import pathlib
+import sys
+import time
+
+import jax
+
+GIB = 2. ** 30
+
+
+def add(running: dict, values: dict, steps: int) -> dict:
+  """Running sums with `values`, the means over `steps` more steps, added. {} is the empty sum. JSON keeps it exactly."""
+  if running and set(running) != {'steps', *values}:
+    raise ValueError(f'metrics changed from {sorted(set(running) - {"steps"})} to {sorted(values)} within one row')
+  sums = {name: running.get(name, 0.) + steps * float(value) for name, value in values.items()}
+  return {'steps': running.get('steps', 0) + steps} | sums
+
+
+def means(running: dict) -> dict[str, float]:
+  return {name: total / running['steps'] for name, total in running.items() if name != 'steps'}
+
+
+class Rows:
+  """An append-only file of JSON lines. Opening it drops the rows after `step`, and a last line that was cut short."""
+
+  def __init__(self, path: pathlib.Path, *, step: int):
+    kept = []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+      try:
+        if not line.endswith('\n') or json.loads(line)['step'] > step:
+          break
+      except (json.JSONDecodeError, KeyError, TypeError):
+        break
+      kept.append(line)
+    draft = path.with_name(f'.{path.name}.draft')
+    draft.write_text(''.join(kept))
+    os.replace(draft, path)
+    self._file = path.open('a')
+
+  def write(self, step: int, row: dict):
+    self._file.write(json.dumps({'step': step} | row) + '\n')
+    self._file.flush()
+
+  def close(self):
+    self._file.close()
+
+
+class TensorBoard:
+  """The same rows as TensorBoard events; those after `step` are purged."""
+
+  def __init__(self, folder: pathlib.Path, *, step: int):
+    try:
+      import tensorboardX
+    except ImportError:
+      raise ValueError("tensorboard=True needs tensorboardX: pip install 'jaxdreamer[tensorboard]', or leave it out") from None
+    self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=step + 1)
+
+  def write(self, step: int, row: dict):
+    for name, value in row.items():
+      self._writer.add_scalar(name, value, step)
+
+  def close(self):
+    self._writer.close()
+
+
+class Clock:
+  """Wall-clock seconds by what they were spent on: `with clock('compile'): ...`. Uses do not nest."""
+
+  def __init__(self):
+    self.seconds = Counter()
+    self._start = time.monotonic()
+
+  @contextmanager
+  def __call__(self, use: str):
+    begin = time.monotonic()
+    try:
+      yield
+    finally:
+      self.seconds[use] += time.monotonic() - begin
+
+  def total(self) -> float:
+    return time.monotonic() - self._start
+
+  def summary(self) -> str:
+    uses = {**self.seconds, 'other': self.total() - sum(self.seconds.values())}
+    return f'{span(self.total())} in all: ' + ', '.join(f'{use} {seconds:.1f} s' for use, seconds in uses.items())
+
+
+def memory() -> int:
+  """Peak bytes in use on the fullest local device; on a CPU, of this process."""
+  peaks = [(device.memory_stats() or {}).get('peak_bytes_in_use', 0) for device in jax.local_devices()]
+  if any(peaks):
+    return max(peaks)
+  try:
+    import resource
+  except ImportError:                                # not on Windows
+    return 0
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+
+
+def span(seconds: float) -> str:
+  """75 -> '1:15'."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+
+
+class Progress:
+  """What a run tells its terminal: one moving line where there is a terminal, one plain line a row where there is none."""
+
+  def __init__(self, *, step: int, steps: int, stream=None):
+    self._stream = stream or sys.stdout
+    self._first, self._steps = step, steps
+    self._status = None
+    self._start = time.monotonic()
+    if self._stream.isatty():
+      from rich.console import Console
+      self._status = Console(file=self._stream, highlight=False).status('', spinner='line')
+
+  def say(self, message: str):
+    if self._status:
+      self._status.console.print(message, markup=False, soft_wrap=True)
+    else:
+      print(message, file=self._stream, flush=True)
+
+  def start(self):
+    """The clock of the time left; the steps begin now."""
+    self._start = time.monotonic()
+    if self._status:
+      self._status.start()
+
+  def line(self, step: int, values: dict) -> str:
+    elapsed, done = time.monotonic() - self._start, step - self._first
+    left = span(elapsed / done * (self._steps - step)) if done else '?'
+    rate = f'{done / elapsed:.2f}' if elapsed else '?'
+    numbers = '  '.join(f'{name} {value:.4g}' for name, value in list(values.items())[:4])
+    return (f'step {step}/{self._steps}  {numbers}  {rate} steps/s  {left} left  {memory() / GIB:.2f} GiB')
+
+  def row(self, step: int, values: dict):
+    if self._status:
+      from rich.text import Text
+      self._status.update(Text(self.line(step, values)))
+    else:
+      self.say(self.line(step, values))
+
+  def close(self):
+    if self._status:
+      self._status.stop()

@@ -1,0 +1,135 @@
+"""CLIP's text tower (Radford et al. 2021): the text encoder of Stable Diffusion and, small, of the toybox prior.
+
+`CLIPTextConfig` has the names of the published config.json, and the parameter tree the names of the published weights
+without their old `text_model.` prefix: weights.load(path, like, rename=CLIP_RENAME) reads both kinds of file.
+input_ids [B, L] with L <= max_position_embeddings, padded on the right; the causal mask keeps padding out of what comes
+before it. Returns (last_hidden_state [B, L, D], pooled [B, D]), both after final_layer_norm, float32; pooled is the row of
+the first EOS token (row 0 where there is none). ValueError for a sequence too long and for configs the class does not know.
+"""
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+ACTIVATIONS = {'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
+               'gelu': lambda x: nn.gelu(x, approximate=False)}
+
+# For weights.load: older files prefix every key, and carry the positions 0..L-1 as a tensor.
+CLIP_RENAME = ((r'^text_model\.', ''), (r'^embeddings\.position_ids$', None))
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPTextConfig:
+  """transformers' names; the defaults are CLIP ViT-L/14's, Stable Diffusion 1.x."""
+  vocab_size: int = 49408
+  hidden_size: int = 768
+  intermediate_size: int = 3072
+  num_hidden_layers: int = 12
+  num_attention_heads: int = 12
+  max_position_embeddings: int = 77
+  hidden_act: str = 'quick_gelu'                         # or 'gelu' (Stable Diffusion 2.x)
+  layer_norm_eps: float = 1e-5
+  eos_token_id: int = 49407
+
+  def __post_init__(self):
+    if self.hidden_act not in ACTIVATIONS:
+      raise ValueError(f'CLIPTextConfig: hidden_act {self.hidden_act!r}; known are {[*ACTIVATIONS]}')
+    if self.hidden_size % self.num_attention_heads:
+      raise ValueError(f'CLIPTextConfig: hidden_size {self.hidden_size} is no multiple of {self.num_attention_heads} heads')
+
+
+def config_from_transformers(config: dict) -> CLIPTextConfig:
+  """The CLIPTextConfig of a published config.json. Old ones say eos_token_id 2 and mean the last token of the vocabulary."""
+  known = {f.name for f in dataclasses.fields(CLIPTextConfig)}
+  values = {k: v for k, v in config.items() if k in known}
+  if values.get('eos_token_id', 2) == 2:
+    values['eos_token_id'] = values.get('vocab_size', CLIPTextConfig.vocab_size) - 1
+  return CLIPTextConfig(**values)
+
+
+class Embeddings(nn.Module):
+  """Token plus learnt position."""
+  config: CLIPTextConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, input_ids: Int[Array, 'B L']) -> Float[Array, 'B L D']:
+    cfg, init = self.config, nn.initializers.normal(.02)
+    token = nn.Embed(cfg.vocab_size, cfg.hidden_size, self.dtype, embedding_init=init, name='token_embedding')(input_ids)
+    position = nn.Embed(cfg.max_position_embeddings, cfg.hidden_size, self.dtype, embedding_init=init,
+                        name='position_embedding')(jnp.arange(input_ids.shape[1]))
+    return token + position[None]
+
+
+class SelfAttention(nn.Module):
+  """Causal multi-head attention."""
+  config: CLIPTextConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+    heads = self.config.num_attention_heads
+    b, length, width = x.shape
+    q, k, v = [nn.Dense(width, dtype=self.dtype, name=name)(x).reshape(b, length, heads, width // heads)
+               for name in ('q_proj', 'k_proj', 'v_proj')]
+    mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(b, length, width)
+    return nn.Dense(width, dtype=self.dtype, name='out_proj')(mixed)
+
+
+class MLP(nn.Module):
+  """Two dense layers."""
+  config: CLIPTextConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+    h = nn.Dense(self.config.intermediate_size, dtype=self.dtype, name='fc1')(x)
+    return nn.Dense(x.shape[-1], dtype=self.dtype, name='fc2')(ACTIVATIONS[self.config.hidden_act](h))
+
+
+class Layer(nn.Module):
+  """Pre-norm transformer layer."""
+  config: CLIPTextConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+    cfg = self.config
+    x = x + SelfAttention(cfg, self.dtype, name='self_attn')(layer_norm(cfg, self.dtype, 'layer_norm1')(x))
+    return x + MLP(cfg, self.dtype, name='mlp')(layer_norm(cfg, self.dtype, 'layer_norm2')(x))
+
+
+class Encoder(nn.Module):
+  """The stack of layers."""
+  config: CLIPTextConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+    for i in range(self.config.num_hidden_layers):
+      x = Layer(self.config, self.dtype, name=f'layers_{i}')(x)
+    return x
+
+
+def layer_norm(cfg: CLIPTextConfig, dtype: Any, name: str) -> nn.LayerNorm:
+  """LayerNorm with the config's eps and two-pass statistics."""
+  return nn.LayerNorm(cfg.layer_norm_eps, dtype, use_fast_variance=False, name=name)
+
+
+class CLIPTextModel(nn.Module):
+  """Token ids -> (last_hidden_state, pooled); see the module's docstring."""
+  config: CLIPTextConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, input_ids: Int[Array, 'B L']) -> tuple[Float[Array, 'B L D'], Float[Array, 'B D']]:
+    cfg = self.config
+    if input_ids.shape[1] > cfg.max_position_embeddings:
+      raise ValueError(f'CLIPTextModel: {input_ids.shape[1]} tokens, at most {cfg.max_position_embeddings} are known')
+    x = Encoder(cfg, self.dtype, name='encoder')(Embeddings(cfg, self.dtype, name='embeddings')(input_ids))
+    x = layer_norm(cfg, self.dtype, 'final_layer_norm')(x).astype(jnp.float32)
+    eos = jnp.argmax(input_ids == cfg.eos_token_id, axis=1)
+    return x, jnp.take_along_axis(x, eos[:, None, None], axis=1)[:, 0]

@@ -1,0 +1,191 @@
+"""The conditional denoising UNet of latent diffusion (Rombach et al. 2022), NHWC, in the maths of diffusers' torch class.
+
+`UNetConfig` has the names of the published config.json, and the parameter tree the names of the published checkpoint, so
+weights.load fills it and the same class serves Stable Diffusion 1.x and 2.x and the small toybox prior.
+sample [B, h, w, in_channels]; timesteps [B] in 0..1000 (float allowed), not the t in [0, 1] of the rest of jaxdreamer;
+encoder_hidden_states [B, L, cross_attention_dim]; class_labels [B, projection_class_embeddings_input_dim] (a camera
+vector, say) for class_embed_type 'projection'. Output [B, h, w, out_channels], float32.
+h and w must be multiples of 2^(levels - 1). ValueError for that, and for configs the class does not know.
+"""
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxdreamer.nn import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+  """diffusers' names and defaults. `attention_head_dim` is the number of heads, as there; scalars serve every level."""
+  in_channels: int = 4
+  out_channels: int = 4
+  block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+  layers_per_block: int = 2
+  down_block_types: tuple[str, ...] = ('CrossAttnDownBlock2D',) * 3 + ('DownBlock2D',)
+  up_block_types: tuple[str, ...] = ('UpBlock2D',) + ('CrossAttnUpBlock2D',) * 3
+  cross_attention_dim: int = 1280
+  attention_head_dim: int | tuple[int, ...] = 8
+  transformer_layers_per_block: int | tuple[int, ...] = 1
+  norm_num_groups: int = 32
+  norm_eps: float = 1e-5
+  use_linear_projection: bool = False
+  flip_sin_to_cos: bool = True
+  freq_shift: int = 0
+  class_embed_type: str | None = None                    # None or 'projection'
+  projection_class_embeddings_input_dim: int | None = None
+
+  def __post_init__(self):
+    levels = len(self.block_out_channels)
+    if not levels == len(self.down_block_types) == len(self.up_block_types):
+      raise ValueError(f'UNetConfig: {levels} block_out_channels, {len(self.down_block_types)} down_block_types and '
+                       f'{len(self.up_block_types)} up_block_types; one of each per level')
+    unknown = [b for b in self.down_block_types if b not in DOWN] + [b for b in self.up_block_types if b not in UP]
+    if unknown:
+      raise ValueError(f'UNetConfig: unknown block types {unknown}; known are {[*DOWN, *UP]}')
+    if self.class_embed_type not in (None, 'projection'):
+      raise ValueError(f'UNetConfig: class_embed_type {self.class_embed_type!r}; known are None and "projection"')
+    if (self.class_embed_type is None) != (self.projection_class_embeddings_input_dim is None):
+      raise ValueError('UNetConfig: class_embed_type "projection" and projection_class_embeddings_input_dim go together')
+
+
+DOWN = {'DownBlock2D': False, 'CrossAttnDownBlock2D': True}       # type -> whether it attends to the text
+UP = {'UpBlock2D': False, 'CrossAttnUpBlock2D': True}
+
+# Fields of published config.json files that this class fixes, and the value it fixes each to.
+FIXED = dict(act_fn='silu', center_input_sample=False, conv_in_kernel=3, conv_out_kernel=3, downsample_padding=1,
+             dual_cross_attention=False, only_cross_attention=False, mid_block_scale_factor=1,
+             mid_block_type='UNetMidBlock2DCrossAttn', resnet_time_scale_shift='default', time_embedding_type='positional',
+             class_embeddings_concat=False, resnet_skip_time_act=False, resnet_out_scale_factor=1.0)
+IGNORED = ('sample_size', 'upcast_attention', 'dropout', 'attention_type')        # they do not change the maths here
+
+
+def config_from_diffusers(config: dict) -> UNetConfig:
+  """The UNetConfig of a published config.json. ValueError lists every field that asks for maths this class lacks."""
+  known = {f.name for f in dataclasses.fields(UNetConfig)}
+  foreign = {k: v for k, v in config.items()
+             if k not in known and not k.startswith('_') and k not in IGNORED and v is not None and FIXED.get(k, ()) != v}
+  if foreign:
+    raise ValueError(f'this UNet cannot serve a checkpoint whose config.json says {foreign}')
+  return UNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in known})
+
+
+def per_level(value: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
+  """A scalar repeated for every level; a tuple as it is."""
+  return (value,) * levels if isinstance(value, int) else value
+
+
+def resnet(cfg: UNetConfig, dtype: Any, channels: int, name: str) -> layers.Resnet:
+  """The UNet's residual block, to be called (x, temb)."""
+  return layers.Resnet(channels, cfg.norm_num_groups, cfg.norm_eps, dtype, name=name)
+
+
+def transformer(cfg: UNetConfig, dtype: Any, level: int, name: str) -> layers.SpatialTransformer:
+  """The transformer of a level, to be called (x, text)."""
+  levels = len(cfg.block_out_channels)
+  return layers.SpatialTransformer(
+      per_level(cfg.attention_head_dim, levels)[level], per_level(cfg.transformer_layers_per_block, levels)[level],
+      cfg.norm_num_groups, cfg.use_linear_projection, dtype, name=name)
+
+
+class DownBlock(nn.Module):
+  """`layers_per_block` resnets (and transformers) at one level, then half the resolution but on the last level."""
+  config: UNetConfig
+  level: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B h w C'], temb: Float[Array, 'B E'], text: Float[Array, 'B L D']):
+    cfg, level, skips = self.config, self.level, []
+    for i in range(cfg.layers_per_block):
+      x = resnet(cfg, self.dtype, cfg.block_out_channels[level], f'resnets_{i}')(x, temb)
+      if DOWN[cfg.down_block_types[level]]:
+        x = transformer(cfg, self.dtype, level, f'attentions_{i}')(x, text)
+      skips.append(x)
+    if level < len(cfg.block_out_channels) - 1:
+      x = layers.Downsample(x.shape[-1], dtype=self.dtype, name='downsamplers_0')(x)
+      skips.append(x)
+    return x, skips
+
+
+class MidBlock(nn.Module):
+  """Resnet, transformer, resnet at the lowest resolution."""
+  config: UNetConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B h w C'], temb: Float[Array, 'B E'], text: Float[Array, 'B L D']):
+    x = resnet(self.config, self.dtype, x.shape[-1], 'resnets_0')(x, temb)
+    x = transformer(self.config, self.dtype, len(self.config.block_out_channels) - 1, 'attentions_0')(x, text)
+    return resnet(self.config, self.dtype, x.shape[-1], 'resnets_1')(x, temb)
+
+
+class UpBlock(nn.Module):
+  """`layers_per_block` + 1 resnets, each on x beside a skip taken from the end of `skips`; then double resolution."""
+  config: UNetConfig
+  level: int                                             # counted from the top of the network, as in DownBlock
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B h w C'], skips: list, temb: Float[Array, 'B E'], text: Float[Array, 'B L D']):
+    cfg, level = self.config, self.level
+    for i in range(cfg.layers_per_block + 1):
+      x = jnp.concatenate([x, skips[-1 - i]], -1)
+      x = resnet(cfg, self.dtype, cfg.block_out_channels[level], f'resnets_{i}')(x, temb)
+      if UP[cfg.up_block_types[-1 - level]]:
+        x = transformer(cfg, self.dtype, level, f'attentions_{i}')(x, text)
+    if level > 0:
+      x = layers.Upsample(x.shape[-1], dtype=self.dtype, name='upsamplers_0')(x)
+    return x
+
+
+class UNet2DCondition(nn.Module):
+  """eps_hat (or v, or x0: the caller knows) of a noisy sample; see the module's docstring for shapes and units."""
+  config: UNetConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, sample: Float[Array, 'B h w C'], timesteps: Float[Array, 'B'],
+               encoder_hidden_states: Float[Array, 'B L D'],
+               class_labels: Float[Array, 'B K'] | None = None) -> Float[Array, 'B h w O']:
+    cfg, dtype = self.config, self.dtype
+    top, levels = cfg.block_out_channels[0], len(cfg.block_out_channels)
+    check_input(cfg, sample, encoder_hidden_states, class_labels)
+
+    features = layers.timestep_features(timesteps, width=top, flip_sin_to_cos=cfg.flip_sin_to_cos,
+                                        freq_shift=cfg.freq_shift)
+    temb = layers.TimestepEmbedding(4 * top, dtype, name='time_embedding')(features)
+    if cfg.class_embed_type == 'projection':
+      temb = temb + layers.TimestepEmbedding(4 * top, dtype, name='class_embedding')(class_labels)
+    text = encoder_hidden_states.astype(dtype)
+
+    x = nn.Conv(top, (3, 3), dtype=dtype, name='conv_in')(sample)
+    skips = [x]
+    for level in range(levels):
+      x, more = DownBlock(cfg, level, dtype, name=f'down_blocks_{level}')(x, temb, text)
+      skips += more
+    x = MidBlock(cfg, dtype, name='mid_block')(x, temb, text)
+    for i in range(levels):
+      used = cfg.layers_per_block + 1
+      skips, mine = skips[:-used], skips[-used:]
+      x = UpBlock(cfg, levels - 1 - i, dtype, name=f'up_blocks_{i}')(x, mine, temb, text)
+    x = nn.silu(layers.GroupNorm(cfg.norm_num_groups, cfg.norm_eps, dtype, name='conv_norm_out')(x))
+    x = nn.Conv(cfg.out_channels, (3, 3), dtype=dtype, kernel_init=layers.zeros, name='conv_out')(x)
+    return x.astype(jnp.float32)
+
+
+def check_input(cfg: UNetConfig, sample, text, class_labels):
+  """ValueError in words, where a wrong shape would otherwise fail deep inside or broadcast."""
+  factor = 2 ** (len(cfg.block_out_channels) - 1)
+  if sample.shape[1] % factor or sample.shape[2] % factor:
+    raise ValueError(f'UNet2DCondition: sample {sample.shape} must be NHWC with h and w multiples of {factor}')
+  if sample.shape[-1] != cfg.in_channels:
+    raise ValueError(f'UNet2DCondition: sample {sample.shape} must be NHWC with {cfg.in_channels} channels')
+  if text.shape[-1] != cfg.cross_attention_dim:
+    raise ValueError(f'UNet2DCondition: text {text.shape} must have width {cfg.cross_attention_dim}')
+  width = None if class_labels is None else class_labels.shape[-1]
+  if width != cfg.projection_class_embeddings_input_dim:
+    raise ValueError(f'UNet2DCondition: class_labels has width {width}, the config asks for '
+                     f'{cfg.projection_class_embeddings_input_dim}')

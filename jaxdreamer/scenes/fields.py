@@ -1,0 +1,70 @@
+"""What all fields share: density activations, the blob a scene starts from, and normals.
+
+A field maps one point xyz [3] of the unit ball to (density [], features [F]), features[:3] = albedo in [0, 1].
+A normals function maps (field, xyz) to (density, features, normal [3]); the normal is -grad density / |grad density|.
+"""
+from typing import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Point = Float[Array, '3']
+Scalar = Float[Array, '']
+
+
+def dot(a: Point, b: Point) -> Scalar:
+  """a . b, written out: under vmap three products fuse with their neighbours, a reduction over 3 does not."""
+  return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def length(v: Point) -> Scalar:
+  """|v| with a finite derivative at 0."""
+  return jnp.sqrt(jnp.maximum(dot(v, v), 1e-12))
+
+
+@jax.custom_jvp
+def trunc_exp(x: Scalar) -> Scalar:
+  """exp whose derivative stops growing at x = 15 (torch-ngp)."""
+  return jnp.exp(x)
+
+
+@trunc_exp.defjvp
+def _trunc_exp_jvp(primals, tangents):
+  (x,), (dx,) = primals, tangents
+  return jnp.exp(x), jnp.exp(jnp.minimum(x, 15.)) * dx
+
+
+ACTIVATIONS = {'softplus': jax.nn.softplus, 'exp': jnp.exp, 'trunc_exp': trunc_exp}
+
+
+def cone_blob(xyz: Point, *, strength: float, radius: float) -> Scalar:
+  """strength (1 - |xyz| / radius), added before the activation (Magic3D: 10, .5)."""
+  return strength * (1. - length(xyz) / radius)
+
+
+def gauss_blob(xyz: Point, *, strength: float, radius: float) -> Scalar:
+  """strength exp(-|xyz|^2 / (2 radius^2)), added before the activation (DreamFusion A.2: 5, .2)."""
+  return strength * jnp.exp(-.5 * dot(xyz, xyz) / radius ** 2)
+
+
+BLOBS = {'cone': cone_blob, 'gauss': gauss_blob}
+
+
+def split_raw(raw: Float[Array, 'F+1'], bias: Scalar, activation: Callable) -> tuple[Scalar, Float[Array, 'F']]:
+  """(density, features) of a field's raw output: its first channel is density; the others become colours."""
+  return activation(raw[0] + bias), jax.nn.sigmoid(raw[1:])
+
+
+def gradient_normals(field: Callable, xyz: Point) -> tuple[Scalar, Float[Array, 'F'], Point]:
+  """The exact normal of the field, by automatic differentiation."""
+  (density, features), grad = jax.value_and_grad(field, has_aux=True)(xyz)
+  return density, features, -grad / length(grad)
+
+
+def difference_normals(field: Callable, xyz: Point, *, step: float = .02) -> tuple[Scalar, Float[Array, 'F'], Point]:
+  """Central differences: smoother than the exact normal, six more field evaluations."""
+  density, features = field(xyz)
+  offsets = step * jnp.eye(3)
+  grad = jnp.stack([field(xyz + d)[0] - field(xyz - d)[0] for d in offsets]) / (2. * step)
+  return density, features, -grad / length(grad)

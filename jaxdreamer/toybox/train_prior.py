@@ -1,0 +1,200 @@
+"""Trains the shipped text-conditioned prior on endless fresh renders:  python -m jaxdreamer.toybox.train_prior --images=1000000
+
+x0-prediction weighted by min(1 / sigma^2, 12), stratified t, AdamW, EMA, a plateau and then a cosine decay over the last
+`--decay` of the run; captions dropped in a tenth of the images, view words in half, the camera in half. Resumes from
+`--workdir` by itself; a longer `--images` continues a run that has not begun to decay. The batch is shared by all devices.
+"""
+import json
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from safetensors.numpy import load_file, save_file
+
+from jaxdreamer import cameras
+from jaxdreamer.diffusion import bcast, ddim, diffuse, eps_from_x0, guide
+from jaxdreamer.nn import weights as weight_files
+from jaxdreamer.toybox import network, pool, views, world
+
+CAMERA_KEPT, VIEW_WORDS, CAPTION_DROPPED = .5, .5, .1
+
+workdir = flags.DEFINE_string('workdir', 'runs/prior', 'checkpoints, curves and sample grids')
+images = flags.DEFINE_integer('images', 1_000_000, 'images to train on')
+decay = flags.DEFINE_float('decay', .4, 'the last share of the run, over which the rate falls to 2%')
+batch_size = flags.DEFINE_integer('batch', 32, 'images a step')
+reuse = flags.DEFINE_integer('reuse', 4, 'times a render is seen before it is replaced')
+slots = flags.DEFINE_integer('slots', 8192, 'renders in the ring')
+rate = flags.DEFINE_float('rate', 1e-3, 'learning rate of the plateau')
+stride = flags.DEFINE_integer('stride', 10, 'steps a call')
+every = flags.DEFINE_integer('every', 1000, 'steps between checkpoints, held-out losses and sample grids')
+seed = flags.DEFINE_integer('seed', 0, '')
+out = flags.DEFINE_string('out', 'jaxdreamer/assets/prior.safetensors', 'where the finished EMA weights go')
+
+
+def schedule(steps, share, peak):
+  """Warm-up over 500 steps, plateau, cosine to 2% over the last `share`."""
+  falling = int(steps * share)
+  return optax.join_schedules([optax.linear_schedule(0., peak, 500), optax.constant_schedule(peak),
+                               optax.cosine_decay_schedule(peak, max(falling, 1), .02)], [500, steps - falling])
+
+
+def examples(key, source, n):
+  """`n` images of the ring as network inputs: latents, token ids, camera vectors."""
+  k_slot, k_back, k_words, k_drop = jax.random.split(key, 4)
+  pick = jax.tree.map(lambda a: a[jax.random.randint(k_slot, (n,), 0, source.mask.shape[0])], source)
+  back = jax.vmap(lambda k: pool.background(k, network.SIZE))(jax.random.split(k_back, n))
+  x = jax.vmap(pool.composite)(pick.rgb, pick.mask, back)
+  told, seen, blank = jax.random.uniform(k_drop, (3, n))
+  bins = jnp.where(seen < VIEW_WORDS, views.view_bin(pick.camera.azimuth, pick.camera.elevation), -1)
+  ids = jax.vmap(world.tokens)(jax.random.split(k_words, n), pick.item, bins)
+  ids = jnp.where((blank < CAPTION_DROPPED)[:, None], jnp.asarray(world.tokenize(''))[None], ids)
+  vector = jax.vmap(cameras.camera_vector)(pick.camera) * (told < CAMERA_KEPT)[:, None]
+  return network.encode(x), ids, vector
+
+
+def loss(params, key, z, ids, vector):
+  """Mean of min(1 / sigma^2, 12) |x0_hat - z|^2 over a batch, with t stratified over it."""
+  k_t, k_eps = jax.random.split(key)
+  n = z.shape[0]
+  t = (jnp.arange(n) + jax.random.uniform(k_t, (n,))) / n
+  eps = jax.random.normal(k_eps, z.shape)
+  x0_hat = network.denoise(params, diffuse(z, t, eps, schedule=network.SCHEDULE), t, network.embed(params, ids), vector)
+  w = jnp.minimum(1. / network.SCHEDULE.sigma(t) ** 2, 12.)
+  return jnp.mean(bcast(w, z) * (x0_hat - z) ** 2)
+
+
+def make_step(tx, *, n, fresh, ring, sharded):
+  """(state, pool) -> (state, pool, loss). state = (step, params, ema, opt, key)."""
+  def step(carry, _):
+    (i, params, ema, opt, key), source = carry
+    k_fresh, k_batch, k_loss = jax.random.split(jax.random.fold_in(key, i), 3)
+    at = (i + ring // fresh) * fresh % ring
+    source = pool.write(source, pool.batch(k_fresh, fresh, size=network.SIZE), at)
+    z, ids, vector = jax.lax.with_sharding_constraint(examples(k_batch, source, n), sharded)
+    value, grads = jax.value_and_grad(loss)(params, k_loss, z, ids, vector)
+    updates, opt = tx.update(grads, opt, params)
+    params = optax.apply_updates(params, updates)
+    keep = jnp.minimum(.999, (1. + i) / (10. + i))
+    ema = jax.tree.map(lambda e, p: keep * e + (1. - keep) * p, ema, params)
+    return ((i + 1, params, ema, opt, key), source), value
+  return step
+
+
+def fill(key, i, *, fresh, ring):
+  """The ring as step `i` finds it: its last `ring` renders, each in its slot."""
+  one = jax.jit(lambda source, j: pool.write(
+      source, pool.batch(jax.random.split(jax.random.fold_in(key, j), 3)[0], fresh, size=network.SIZE),
+      (j + ring // fresh) * fresh % ring))
+  blank = jax.eval_shape(lambda: pool.batch(key, fresh, size=network.SIZE))
+  source = jax.tree.map(lambda s: jnp.zeros((ring, *s.shape[1:]), s.dtype), blank)
+  for j in range(i - ring // fresh, i):
+    source = one(source, jnp.int32(j))
+  return source
+
+
+def sample(params, key, ids, vector, *, scale, steps=25):
+  """Guided DDIM samples [n, H, W, 3] of token rows [n, L] and camera rows [n, 6]."""
+  text = network.embed(params, ids)
+  null = network.embed(params, jnp.broadcast_to(jnp.asarray(world.tokenize('')), ids.shape))
+  def eps(z_t, t):
+    double = lambda a: jnp.concatenate([a, a])
+    x0_hat = network.denoise(params, double(z_t), double(t), jnp.concatenate([text, null]), double(vector))
+    a, s = (bcast(f(t), z_t) for f in (network.SCHEDULE.alpha, network.SCHEDULE.sigma))
+    x0_hat = jnp.clip(guide(*jnp.split(x0_hat, 2), scale), -1., 1.)
+    return eps_from_x0(x0_hat, z_t, a, s)
+  z = jax.random.normal(key, (ids.shape[0], *network.LATENT))
+  return network.decode(ddim(eps, z, jnp.linspace(1., 1 / steps, steps), schedule=network.SCHEDULE))
+
+
+CAPTIONS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a yellow mug', 'a red car',
+            'a snowman with a blue hat', 'a purple house', 'an orange chair', 'a blue ball beside a red cube', 'a white duck')
+
+
+def grid(params, key, *, columns=8):
+  """A picture of samples: a row a caption, a column an azimuth; the left half is told words, the right the camera."""
+  from PIL import Image
+  azimuth = np.tile(np.arange(columns // 2) * 2 * np.pi / (columns // 2), 2)
+  camera = jax.vmap(lambda a: cameras.orbital(a, jnp.radians(20.), jnp.float32(3.), jnp.radians(40.)))(jnp.asarray(azimuth))
+  bins = np.asarray(views.view_bin(camera.azimuth, camera.elevation))
+  words = ('front', 'side', 'back', 'overhead')
+  vector = jax.vmap(cameras.camera_vector)(camera) * (jnp.arange(columns) >= columns // 2)[:, None]
+  one = jax.jit(lambda p, k, i, v: sample(p, k, i, v, scale=3.))
+  rows = []
+  for caption in CAPTIONS:
+    ids = np.stack([world.tokenize(f'{caption}, {words[b]} view' if j < columns // 2 else caption)
+                    for j, b in enumerate(bins)])
+    rows.append(np.concatenate(list(np.asarray(one(params, key, jnp.asarray(ids), vector))), 1))
+  return Image.fromarray((255 * np.clip(np.concatenate(rows), 0, 1)).astype(np.uint8))
+
+
+def flat(tree):
+  return {jax.tree_util.keystr(p): np.asarray(v) for p, v in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def save(path, tree):
+  """Whole or not at all: written beside, then renamed."""
+  save_file(flat(tree), path + '.part')
+  os.replace(path + '.part', path)
+
+
+def restore(path, like):
+  stored = load_file(path)
+  return jax.tree_util.tree_map_with_path(lambda p, v: jnp.asarray(stored[jax.tree_util.keystr(p)]), like)
+
+
+def main(_):
+  os.makedirs(workdir.value, exist_ok=True)
+  n, fresh, ring = batch_size.value, batch_size.value // reuse.value, slots.value
+  if n % jax.device_count() or ring % fresh or n % reuse.value:
+    raise ValueError(f'--batch={n} must divide by the {jax.device_count()} devices and by --reuse={reuse.value}, '
+                     f'--slots={ring} by batch / reuse = {fresh}')
+  steps = images.value // n
+  mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+  tx = optax.chain(optax.clip_by_global_norm(1.), optax.adamw(schedule(steps, decay.value, rate.value), b2=.99, weight_decay=.01))
+  key = jax.random.key(seed.value)
+  k_init, k_run, k_held, k_grid = jax.random.split(key, 4)
+  params = jax.jit(network.init)(k_init)
+  state = (jnp.int32(0), params, jax.tree.map(jnp.copy, params), tx.init(params))
+  path = os.path.join(workdir.value, 'state.safetensors')
+  if os.path.exists(path):
+    state = restore(path, state)
+  source = fill(k_run, int(state[0]), fresh=fresh, ring=ring)
+  state = jax.device_put((*state, k_run), NamedSharding(mesh, PartitionSpec()))
+  step = make_step(tx, n=n, fresh=fresh, ring=ring, sharded=NamedSharding(mesh, PartitionSpec('data')))
+  run = jax.jit(lambda c: jax.lax.scan(step, c, None, stride.value), donate_argnums=0)
+
+  def held_out(params):                # fixed unseen renders, words, times and noise
+    def one(k):
+      k_pool, k_pick, k_loss = jax.random.split(k, 3)
+      return loss(params, k_loss, *examples(k_pick, pool.batch(k_pool, 8, size=network.SIZE), 8))
+    return jnp.mean(jax.lax.map(one, jax.random.split(k_held, 64)))
+  held_out = jax.jit(held_out)
+
+  carry, start, first = (state, source), time.time(), int(state[0])
+  i = first
+  print(f'{sum(p.size for p in jax.tree.leaves(params)) / 1e6:.1f} M parameters, step {i} of {steps}', flush=True)
+  while i < steps:
+    carry, losses = run(carry)
+    i += stride.value
+    if i % 100 == 0:
+      speed = (i - first) * n / (time.time() - start)
+      print(f'step {i}/{steps}  images {i * n}  loss {float(losses.mean()):.4f}  {speed:.0f} images/s  '
+            f'left {(steps - i) * n / speed / 60:.0f} min', flush=True)
+    if i % every.value == 0 or i >= steps:
+      if not np.isfinite(float(losses.mean())):
+        raise FloatingPointError(f'loss is {losses.mean()} at step {i}; the last good state is {path}')
+      save(path, carry[0][:-1])
+      with open(os.path.join(workdir.value, 'metrics.jsonl'), 'a') as f:
+        f.write(json.dumps({'step': i, 'images': i * n, 'loss': float(losses.mean()),
+                            'held_out': float(held_out(carry[0][2]))}) + '\n')
+      grid(carry[0][2], k_grid).save(os.path.join(workdir.value, f'samples_{i:06d}.png'))
+  weight_files.save(out.value, carry[0][2], metadata={'images': str(i * n), 'seed': str(seed.value)})
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,115 @@
+"""The alphabet of jaxdreamer, and the records that flow through one step.
+
+World: z up, the object sits in the unit ball and its front faces +x. Cameras look down -z with y up (OpenGL).
+Angles are radians; `fov` is vertical; azimuth 0 sees the front, azimuth pi/2 stands at +y.
+Images are [V, H, W, 3] in [0, 1], NHWC. Diffusion time t is in [0, 1]; `alpha` and `sigma` are functions of t.
+
+x image, z latent, t time, eps noise, z_t noisy latent, eps_hat its prediction, y text, r residual (the cotangent at z),
+w its weight, phi and mu control variate and weight; `density` (never sigma) and `dist` (never t) along a ray;
+V views, R rays, S samples; frames in names (`world_from_camera`); `est` is what an estimator learns for itself.
+"""
+from typing import Any, Callable, NamedTuple
+
+import flax.struct
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+
+class Camera(NamedTuple):
+  """One pinhole camera, or a batch with leading axes. `world_from_camera` is rigid; position is its last column."""
+  world_from_camera: Float[Array, '*b 4 4']
+  fov: Float[Array, '*b']
+  azimuth: Float[Array, '*b']
+  elevation: Float[Array, '*b']
+  distance: Float[Array, '*b']
+
+
+class Rays(NamedTuple):
+  origin: Float[Array, '*b 3']
+  direction: Float[Array, '*b 3']      # unit length
+
+
+class Text(NamedTuple):
+  """What a prior's text encoder made of one prompt; built once by `embed`, outside the step. [L, D] token embeddings."""
+  views: Float[Array, '4 L D']         # prompt with the words front, side, back, overhead (prompts.VIEWS)
+  plain: Float[Array, 'L D']           # no view words
+  null: Float[Array, 'L D']            # the empty prompt
+  negative: Float[Array, 'L D']        # the negative prompt; equals null when none is given
+
+
+class Views(NamedTuple):
+  """The views of one step as a prior sees them: cameras, the text row of each, and whether the prior may read the camera."""
+  camera: Camera                       # [V]
+  text: Float[Array, 'V L D']
+  plain: Float[Array, 'V L D']
+  null: Float[Array, 'V L D']
+  negative: Float[Array, 'V L D']
+
+
+class Rendering(NamedTuple):
+  """Everything a ray yields. The last three are per-ray integrands of regularizers."""
+  rgb: Float[Array, '*b 3']            # over the background
+  opacity: Float[Array, '*b']
+  depth: Float[Array, '*b']            # expected distance along the ray, of the hit part; far where nothing is hit
+  normal: Float[Array, '*b 3']         # world frame, weighted by opacity
+  orientation: Float[Array, '*b']      # sum_i sg(w_i) max(0, n_i . d)^2, Ref-NeRF Eq. 11
+  distortion: Float[Array, '*b']       # mip-NeRF 360 Eq. 15
+  z_variance: Float[Array, '*b']       # sum_i w_i (dist_i - depth)^2, HiFA
+
+
+class Scene(NamedTuple):
+  """A differentiable 3D representation.  `field` is written for one point; callers vmap."""
+  init: Callable                       # key -> params
+  prepare: Callable                    # (params, y) -> code; identity for one prompt, a generator for many
+  field: Callable                      # (code, xyz [3]) -> density [], features [F] (the first three: albedo in [0, 1])
+
+
+@flax.struct.dataclass
+class Schedule:
+  """z_t = alpha(t) z + sigma(t) eps, alpha^2 + sigma^2 = 1."""
+  alpha: Callable = flax.struct.field(pytree_node=False)
+  sigma: Callable = flax.struct.field(pytree_node=False)
+
+
+@flax.struct.dataclass
+class Prior:
+  """A frozen 2D diffusion model. A pytree whose only leaves are weights, so they enter jit as arguments, not constants."""
+  weights: PyTree
+  schedule: Schedule
+  image_size: int = flax.struct.field(pytree_node=False)
+  encode_fn: Callable = flax.struct.field(pytree_node=False)   # (weights, x [V,H,W,3]) -> z [V,h,w,c], differentiable
+  decode_fn: Callable = flax.struct.field(pytree_node=False)   # (weights, z) -> x
+  eps_fn: Callable = flax.struct.field(pytree_node=False)      # (weights, z_t, t [V], text [V,L,D], camera | None) -> eps_hat
+
+  def encode(self, x):
+    return self.encode_fn(self.weights, x)
+
+  def decode(self, z):
+    return self.decode_fn(self.weights, z)
+
+  def eps(self, z_t, t, text, camera):
+    """Predicted noise; text [V, L, D] rows from Text; camera [V] or None for a camera-free prediction."""
+    return self.eps_fn(self.weights, z_t, t, text, camera)
+
+
+class Draws(NamedTuple):
+  """The random numbers of each (view, draw) of a step, made by sampling.py; an estimator consumes no other randomness."""
+  t: Float[Array, 'N']
+  eps: Float[Array, 'N h w c']
+  weight: Float[Array, 'N']            # importance weight p(t) / q(t); 1 where q = p
+  key: Key[Array, 'N']                 # for whatever more an estimator needs
+
+
+class Estimator(NamedTuple):
+  """A score-distillation estimator: a residual at z, and what it learns for itself (`()` and 0. for most)."""
+  init: Callable                       # key -> est
+  residual: Callable                   # (draws, est, prior, z, views, step) -> r [N h w c], info
+  loss: Callable                       # same arguments -> []
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that changes and nothing that does not: the checkpoint is the state. The key never advances."""
+  step: Int[Array, '']
+  params: PyTree                       # {'scene': ..., 'est': ...}
+  opt: Any
+  key: Key[Array, '']

@@ -1,0 +1,72 @@
+"""What the parity tests compare: tiny configs, and weights and inputs that depend on nothing but a key's name.
+
+Weights come from numpy's RandomState (its streams are frozen by contract) seeded with the CRC of the checkpoint key, so a
+golden file stores outputs and the list of keys, no weights, and a misnamed parameter shows as a wrong output.
+Norm scales and biases are drawn too: at their usual 1 and 0 they would test nothing. What is written to the residual
+stream is small, or the eps of a norm (1e-5 here, 1e-6 there) could not be told from its neighbours.
+"""
+import pathlib
+import re
+import zlib
+
+import numpy as np
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden'
+
+WRITES = re.compile(r'conv_in|conv2|proj_in|proj_out|to_out|net\.2|conv\.bias|shortcut\.bias|_embedding\.weight|out_proj|fc2')
+
+DOWN, UP, CROSS_DOWN, CROSS_UP = 'DownBlock2D', 'UpBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnUpBlock2D'
+UNETS = {
+    'sd1': dict(                         # one head count, 1x1 convolutions, no attention on the last level
+        in_channels=4, out_channels=4, block_out_channels=(16, 32, 32), layers_per_block=2, norm_num_groups=8,
+        down_block_types=(CROSS_DOWN, CROSS_DOWN, DOWN), up_block_types=(UP, CROSS_UP, CROSS_UP),
+        cross_attention_dim=24, attention_head_dim=4),
+    'sd2': dict(                         # heads and depth per level, dense projections, the other order of sinusoids
+        in_channels=4, out_channels=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4,
+        down_block_types=(CROSS_DOWN, CROSS_DOWN), up_block_types=(CROSS_UP, CROSS_UP), cross_attention_dim=24,
+        attention_head_dim=(2, 4), transformer_layers_per_block=(1, 2), use_linear_projection=True,
+        flip_sin_to_cos=False, freq_shift=1, norm_eps=1e-6),
+    'toybox': dict(                      # pixel-unshuffled input and a camera vector
+        in_channels=48, out_channels=48, block_out_channels=(16, 32, 48), layers_per_block=1, norm_num_groups=8,
+        down_block_types=(DOWN, CROSS_DOWN, CROSS_DOWN), up_block_types=(CROSS_UP, CROSS_UP, UP),
+        cross_attention_dim=32, attention_head_dim=4, use_linear_projection=True,
+        class_embed_type='projection', projection_class_embeddings_input_dim=8),
+}
+CLIPS = {
+    'quick_gelu': dict(vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+                       max_position_embeddings=12, hidden_act='quick_gelu', eos_token_id=7),
+    'gelu': dict(vocab_size=50, hidden_size=32, intermediate_size=80, num_hidden_layers=3, num_attention_heads=2,
+                 max_position_embeddings=9, hidden_act='gelu', eos_token_id=49),
+}
+
+
+def random(name, *shape):
+  """Standard normals that belong to a name."""
+  return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+
+
+def weight(key, shape):
+  """A tensor for a torch key: about unit gain, scales about 1, and small in the layers that write to the residual stream."""
+  z = random(key, *shape)
+  if key.endswith('bias') or 'embedding.weight' in key:
+    z = .3 * z
+  elif len(shape) == 1:
+    z = 1 + .3 * z
+  else:
+    z = z / np.sqrt(np.prod(shape[1:]), dtype=np.float32)
+  return .03 * z if WRITES.search(key) else z
+
+
+def unet_inputs(config):
+  """sample [2, 8, 12, C] NHWC, timesteps, text, class labels or None."""
+  width = config.get('projection_class_embeddings_input_dim')
+  return (random('sample', 2, 8, 12, config['in_channels']), np.array([3.25, 871.], np.float32),
+          random('text', 2, 5, config['cross_attention_dim']), None if width is None else random('camera', 2, width))
+
+
+def clip_inputs(config):
+  """Two prompts with one EOS or several, one that fills all positions."""
+  length, eos = config['max_position_embeddings'], config['eos_token_id']
+  ids = np.random.RandomState(0).randint(8, 49, (3, length)).astype(np.int32)
+  ids[0, 4:], ids[1, -1], ids[2, 2] = eos, eos, eos
+  return ids

@@ -1,0 +1,106 @@
+"""Launch scripts: they parse, say what is wrong, and call the commands that exist."""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+LAUNCH = ROOT / 'launch'
+SCRIPTS = sorted([*LAUNCH.rglob('*.sh'), *LAUNCH.rglob('*.sbatch'), ROOT / '.ci' / 'run'])
+
+
+def bash(*args, **kwargs):
+  return subprocess.run(('bash', *map(str, args)), capture_output=True, text=True, stdin=subprocess.DEVNULL, **kwargs)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+  """A fresh checkout with a space in its name: the launch scripts and setup.cfg, with nothing installed."""
+  root = tmp_path / 'a checkout'
+  shutil.copytree(LAUNCH, root / 'launch')
+  shutil.copy(ROOT / 'setup.cfg', root)
+  return root
+
+
+@pytest.fixture
+def python(tmp_path):
+  """A stand-in for python: `-m venv` makes one with itself inside, `-m jaxdreamer.train` prints its arguments."""
+  fake = tmp_path / 'python'
+  fake.write_text('''#!/usr/bin/env bash
+case "$*" in
+  *'sys.exit(sys.version_info'*) exit "${TOO_OLD:-0}" ;;
+  *ensurepip*) exit "${NO_VENV:-0}" ;;
+  --version) echo 'Python 3.9.1' ;;
+  *hashlib*) sha256sum <"${!#}" | cut -c1-16 ;;
+  '-m venv'*) mkdir -p "${!#}/bin"; rm -rf "${!#}"/made-*; cp "$0" "${!#}/bin/python" ;;
+  '-m pip'*) echo "pip: $*" ;;
+  '-m jaxdreamer'*) printf 'ran in %s:' "$PWD"; printf ' <%s>' "$@"; echo ;;
+esac
+''')
+  fake.chmod(0o755)
+  return fake
+
+
+@pytest.mark.parametrize('script', SCRIPTS, ids=lambda path: path.name)
+def test_script_parses(script):
+  assert bash('-n', script).stderr == ''
+
+
+@pytest.mark.parametrize('script', [s for s in SCRIPTS if s.name != 'venv.sh'], ids=lambda path: path.name)
+def test_script_stops_at_the_first_error(script):
+  assert 'set -euo pipefail' in script.read_text()
+
+
+def test_local_installs_once_and_passes_every_argument_on(checkout, python, tmp_path):
+  command = [checkout / 'launch' / 'local.sh', '--config.prompt=a red cube', '--workdir=/tmp/a b']
+  env = {**os.environ, 'PYTHON': str(python)}
+  first = bash(*command, cwd=tmp_path, env=env)
+  assert first.returncode == 0, first.stderr
+  assert f'pip: -m pip install --quiet --editable {checkout}' in first.stdout
+  assert f'ran in {checkout}: <-m> <jaxdreamer.train> <--config=configs/toybox.py> ' in first.stdout
+  assert '<--config.prompt=a red cube> <--workdir=/tmp/a b>' in first.stdout
+  again = bash(*command, cwd=tmp_path, env=env)
+  assert 'pip' not in again.stdout and 'ran in' in again.stdout
+  (checkout / 'setup.cfg').write_text('[metadata]\nname = changed\n')
+  assert 'pip' in bash(*command, cwd=tmp_path, env=env).stdout
+
+
+@pytest.mark.parametrize('wrong, says', [
+    ({'TOO_OLD': '1'}, 'Python 3.9.1 is too old: Python 3.11 or later is needed'),
+    ({'NO_VENV': '1'}, 'apt install python3-venv'),
+    ({'PYTHON': '/no/such/python'}, "no '/no/such/python' here"),
+])
+def test_local_says_what_is_missing(checkout, python, wrong, says):
+  out = bash(checkout / 'launch' / 'local.sh', env={**os.environ, 'PYTHON': str(python), **wrong})
+  assert out.returncode == 1 and says in out.stderr and not (checkout / '.venv').exists()
+
+
+def test_local_leaves_a_venv_of_the_users_alone(checkout, python):
+  (checkout / '.venv').mkdir()
+  (checkout / '.venv' / 'mine').touch()
+  out = bash(checkout / 'launch' / 'local.sh', env={**os.environ, 'PYTHON': str(python)})
+  assert out.returncode == 1 and "not this script's" in out.stderr and (checkout / '.venv' / 'mine').exists()
+
+
+def test_jobset_starts_one_process_a_host():
+  job, = yaml.safe_load_all((LAUNCH / 'gke' / 'jobset.yaml').read_text())
+  assert job['kind'] == 'JobSet'
+  spec = job['spec']['replicatedJobs'][0]['template']['spec']
+  container, = spec['template']['spec']['containers']
+  chips = container['resources']['limits']['google.com/tpu']
+  rows, columns = spec['template']['spec']['nodeSelector']['cloud.google.com/gke-tpu-topology'].split('x')
+  assert spec['parallelism'] == spec['completions'] == int(rows) * int(columns) // chips
+  assert container['command'][:3] == ['python', '-m', 'jaxdreamer.train']
+
+
+def test_launched_modules_and_configs_exist():
+  for path in [*SCRIPTS, LAUNCH / 'gke' / 'jobset.yaml']:
+    text = path.read_text()
+    for config in re.findall(r'configs/\w+\.py', text):
+      assert (ROOT / config).exists(), f'{path.name}: {config}'
+    if path.name != 'venv.sh':
+      assert re.search(r'python -m jaxdreamer\.train|- jaxdreamer\.train|test\.sh|pytest', text), path.name

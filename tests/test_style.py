@@ -1,0 +1,171 @@
+"""The style guide as tests: imports flow down, keys come first, options are keyword-only, files stay short."""
+import ast
+import functools
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / 'jaxdreamer'
+
+# Data flows down this list: a module imports only from above itself, or from its own folder.
+ORDER = '''
+  types diffusion volume cameras prompts nn toybox scenes render regularizers priors baselines sampling estimators
+  optim train_step checkpoints metrics outputs build loop
+'''.split()
+COMMANDS = 'train evaluate variance generate export doctor toybox.train_prior toybox.train_geometry'.split()
+# These read the config; everything above build.py takes values.
+CONFIG_READERS = ['build', 'loop', *COMMANDS]
+LINES = 400
+LINES_OF_AN_ESTIMATOR = 150
+FORBIDDEN_NAMES = {'nan_to_num': 'make numbers safe by construction', 'pickle': 'not a format for weights', 'eval': '',
+                   'globals': 'dispatch through a dict one can see'}
+FORBIDDEN_MODULES = {'torch', 'diffusers', 'transformers', 'tensorflow', 'pickle', 'gin'}
+
+
+def name_of(path):
+  return '.'.join(path.relative_to(PACKAGE).with_suffix('').parts).removesuffix('.__init__')
+
+
+MODULES = {name_of(p): p for p in sorted(PACKAGE.rglob('*.py')) if p != PACKAGE / '__init__.py'}
+every_module = pytest.mark.parametrize('module', MODULES)
+
+
+@functools.cache
+def tree(module):
+  return ast.parse(MODULES[module].read_text())
+
+
+def rank(module):
+  """Place in ORDER; commands come after it."""
+  top = module.split('.')[0]
+  return len(ORDER) if module in COMMANDS else ORDER.index(top)
+
+
+def package_imports(module):
+  """Modules of this package that `module` imports, wherever in the file it does so."""
+  for node in ast.walk(tree(module)):
+    names = []
+    if isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'{module}:{node.lineno} imports relatively'
+      names = [f'{node.module}.{alias.name}' for alias in node.names]
+    for name in names:
+      parts = name.split('.')
+      if parts[0] == 'jaxdreamer':
+        while parts[1:] and '.'.join(parts[1:]) not in MODULES:
+          parts.pop()                                            # `from jaxdreamer.volume import weights`
+        if parts[1:]:
+          yield '.'.join(parts[1:]), node.lineno
+
+
+def imported_roots(module):
+  for node in ast.walk(tree(module)):
+    if isinstance(node, ast.Import):
+      yield from ((alias.name.split('.')[0], node.lineno) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      yield node.module.split('.')[0], node.lineno
+
+
+def functions(module):
+  """Every def of a module, nested ones and methods too, with whether it belongs to a class."""
+  def visit(node, in_class):
+    for child in ast.iter_child_nodes(node):
+      if isinstance(child, ast.FunctionDef):
+        yield child, in_class
+        yield from visit(child, False)
+      else:
+        yield from visit(child, isinstance(child, ast.ClassDef))
+  return visit(tree(module), False)
+
+
+def arguments(function, in_class):
+  """Positional arguments, less self, and all arguments."""
+  positional = [a.arg for a in function.args.posonlyargs + function.args.args]
+  if in_class and positional and positional[0] in ('self', 'cls'):
+    positional = positional[1:]
+  return positional, positional + [a.arg for a in function.args.kwonlyargs]
+
+
+def test_the_order_names_every_module():
+  tops = {module.split('.')[0] for module in MODULES}
+  assert tops <= {*ORDER, *COMMANDS}, tops - {*ORDER, *COMMANDS}
+
+
+@every_module
+def test_imports_flow_down(module):
+  for other, line in package_imports(module):
+    same_folder = '.' in module + other and module.split('.')[0] == other.split('.')[0]
+    if other in COMMANDS or not same_folder:
+      assert rank(other) < rank(module), f'{module}:{line} imports {other}, which stands below it'
+
+
+def test_no_module_imports_itself_by_a_detour():
+  graph = {m: {other for other, _ in package_imports(m)} - {m} for m in MODULES}
+  while graph:
+    leaves = {m for m, others in graph.items() if not others & set(graph)}
+    assert leaves, f'a cycle among {sorted(graph)}'
+    graph = {m: others for m, others in graph.items() if m not in leaves}
+
+
+@every_module
+def test_only_commands_import_absl(module):
+  if module not in COMMANDS:
+    for root, line in imported_roots(module):
+      assert root != 'absl', f'{module}:{line}: flags and logging belong to the commands'
+
+
+@every_module
+def test_nothing_forbidden_is_imported_or_called(module):
+  for root, line in imported_roots(module):
+    assert root not in FORBIDDEN_MODULES, f'{module}:{line} imports {root}'
+  for node in ast.walk(tree(module)):
+    name = getattr(node, 'id', getattr(node, 'attr', None))
+    assert name not in FORBIDDEN_NAMES, f'{module}:{node.lineno} {name}: {FORBIDDEN_NAMES[name]}'
+
+
+@every_module
+def test_key_comes_first_and_is_called_key(module):
+  for function, in_class in functions(module):
+    positional, names = arguments(function, in_class)
+    assert not {'rng', 'prng', 'prng_key', 'seed_key'} & set(names), f'{module}:{function.lineno} call it key'
+    if 'key' in names:
+      assert positional[:1] == ['key'], f'{module}:{function.lineno} {function.name}: key comes first'
+
+
+@every_module
+def test_defaults_are_keyword_only(module):
+  for function, _ in functions(module):
+    if not function.name.startswith('_'):
+      assert not function.args.defaults, f'{module}:{function.lineno} {function.name}: options are keyword-only'
+
+
+@every_module
+def test_config_is_read_at_the_rim(module):
+  if module not in CONFIG_READERS:
+    for function, in_class in functions(module):
+      _, names = arguments(function, in_class)
+      assert not {'config', 'cfg', 'flags', 'FLAGS'} & set(names), f'{module}:{function.lineno} takes values, not a config'
+    for root, line in imported_roots(module):
+      assert root not in ('ml_collections', 'configs'), f'{module}:{line} imports {root}'
+
+
+@every_module
+def test_files_are_short(module):
+  lines = len(MODULES[module].read_text().splitlines())
+  assert lines <= (LINES_OF_AN_ESTIMATOR if module.startswith('estimators.') else LINES), f'{module} has {lines} lines'
+
+
+@every_module
+def test_a_module_opens_with_its_contract(module):
+  if MODULES[module].read_text().strip():
+    assert ast.get_docstring(tree(module)), f'{module} has no docstring'
+
+
+@pytest.mark.parametrize('folder', ['jaxdreamer', 'configs', 'benchmarks', 'launch'])
+def test_nothing_is_left_to_do(folder):
+  for path in (ROOT / folder).rglob('*'):
+    if path.suffix in ('.py', '.sh', '.sbatch', '.yaml', '.html'):
+      for number, line in enumerate(path.read_text().splitlines(), 1):
+        assert not any(mark in line for mark in ('TO' 'DO', 'FIX' 'ME', 'XX' 'X')), f'{path}:{number}'
