@@ -1,7 +1,7 @@
 """Rewrites README's figures from benchmarks/results/*.json:   python -m benchmarks.readme [--check]
 
-A table stands between `<!-- table: NAME -->` and `<!-- /table -->`: the columns named in TABLES, or else every key of the
-"rows" of results/NAME.json. A single figure stands between `<!-- figure: NAME.key.key FORMAT -->` and `<!-- /figure -->`.
+A table stands between `<!-- table: NAME -->` and `<!-- /table -->`: the columns named in TABLES, or else every key of
+the "rows" of results/NAME.json. A figure stands between `<!-- figure: NAME.key.key FORMAT -->` and `<!-- /figure -->`.
 """
 import re
 import sys
@@ -15,7 +15,7 @@ TABLES = {
     'toybox': ('toybox', 'rows', {
         'prompt': ('prompt', ''), 'silhouette IoU': ('iou', '.3f'), 'mesh IoU': ('mesh_iou', '.3f'),
         'volume IoU': ('volume_iou', '.3f'), 'Chamfer': ('chamfer', '.4f'), 'PSNR': ('psnr', '.1f'),
-        'colour right': ('colour_right', '.0%'), 'seconds': ('seconds', '.0f')}),
+        'colour': ('colour_right', ''), 'one front': ('one_front', ''), 'seconds': ('seconds', '.0f')}),
 }
 
 
@@ -31,7 +31,8 @@ def table(name):
   numeric = [all(not isinstance(row.get(k), str) for row in rows) for k, _ in columns.values()]
   lines = [list(columns), [('---:' if right else '---') for right in numeric], *cells]
   made = figures['made']
-  note = f'`{made["command"]}`, {made["device"]}, jax {made["versions"]["jax"]}, commit {made["commit"]}, {made["date"]}'
+  jax = f'jax {made["versions"]["jax"]}'
+  note = f'`{made["command"]}`, ' + ', '.join((made['device'], jax, f'commit {made["commit"]}', made['date']))
   return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + f'\n\n<sub>{note}</sub>'
 
 
@@ -47,6 +48,8 @@ def figure(path, form):
 def show(value, form):
   if value is None:
     return '-'
+  if isinstance(value, bool):
+    return 'yes' if value else 'no'
   if not form and isinstance(value, float):
     form = '.3g'
   return format(value, form)

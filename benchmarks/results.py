@@ -13,7 +13,7 @@ PACKAGES = ('jax', 'flax', 'optax', 'numpy')
 
 
 def write(name, figures, command):
-  """Writes benchmarks/results/NAME.json and returns its path. `figures` is a dict of whatever json holds; see readme.py."""
+  """Writes the dict `figures` to benchmarks/results/NAME.json and returns its path. Tables are lists of dicts."""
   path = RESULTS / f'{name}.json'
   path.parent.mkdir(parents=True, exist_ok=True)
   text = json.dumps({**figures, 'made': made(command)}, indent=2, allow_nan=False)

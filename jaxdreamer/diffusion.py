@@ -80,13 +80,21 @@ def guided(prior, z_t, t, text, null, camera, *, scale):
   return guide(*jnp.split(eps, 2), scale)
 
 
-def ddim(eps, z, times: Float[Array, 'K'], *, schedule: Schedule):
-  """Deterministic DDIM (Song et al. 2021, Eq. 12) along descending `times`, then to the data: z [N, ...] -> z0_hat.
-  `eps(z_t, t [N]) -> eps_hat`."""
-  def step(z_t, pair):
-    t, s = pair
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    eps_hat = eps(z_t, jnp.full(z_t.shape[:1], t))
-    x0_hat = x0_from_eps(eps_hat, z_t, alpha, sigma)
-    return schedule.alpha(s) * x0_hat + schedule.sigma(s) * eps_hat, None
-  return jax.lax.scan(step, z, (times, jnp.append(times[1:], 0.)))[0]
+def ddim_step(eps_hat, z_t, alpha, sigma, alpha_next, sigma_next):
+  """One deterministic DDIM step (Song et al. 2021, Eq. 12) to the next, smaller time; sigma_next = 0 gives the data."""
+  return alpha_next * x0_from_eps(eps_hat, z_t, alpha, sigma) + sigma_next * eps_hat
+
+
+def ddim(eps, z, times, *, schedule: Schedule):
+  """Deterministic DDIM along descending `times`, then to the data: noise z [N, ...] -> z0_hat.
+
+  `eps(z_t, t [N]) -> eps_hat`, best jitted: the loop is the host's, because XLA's convolutions are some forty times
+  slower inside a compiled loop on a CPU.
+  """
+  for i, t in enumerate(times):
+    t, s = jnp.full(z.shape[:1], t), jnp.full(z.shape[:1], times[i + 1] if i + 1 < len(times) else 0.)
+    last = i + 1 == len(times)
+    alpha_next = jnp.ones_like(s) if last else schedule.alpha(s)
+    sigma_next = jnp.zeros_like(s) if last else schedule.sigma(s)
+    z = ddim_step(eps(z, t), z, *(bcast(v, z) for v in (schedule.alpha(t), schedule.sigma(t), alpha_next, sigma_next)))
+  return z

@@ -9,10 +9,13 @@ newest checkpoint when the same command is given again, with the numbers of an u
     workdir/previews/         four views each `preview_every` steps
     workdir/profile/          the trace of `profile_steps`
 """
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+import importlib.util
 import math
 import os
 import pathlib
+import re
 import signal
 import threading
 import traceback
@@ -48,7 +51,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh) -> Outcome:
   with clock('build'):
     job = build.job(config, mesh)
 
-  progress = metrics.Progress(step=0, steps=config.steps)
+  progress = metrics.Progress(steps=config.steps)
   with checkpoints.manager(workdir, keep=config.keep) as saved:
     with clock('init'):
       state = place(job.init(jax.random.key(config.seed)), mesh)
@@ -79,51 +82,187 @@ def train(config: ConfigDict, job: 'build.Job', state: TrainState, running: dict
           clock: metrics.Clock, progress: metrics.Progress) -> tuple[TrainState, str]:
   """Advances to config.steps. Returns the last state, which is saved, and why it is the last."""
   step = int(state.step)
-  drop_previews(workdir, step)
-  sinks = [metrics.Rows(workdir / 'metrics.jsonl', step=step)] if jax.process_index() == 0 else []
-  if sinks and config.tensorboard:
-    sinks.append(metrics.TensorBoard(workdir / 'tensorboard', step=step))
-  timing = metrics.Rows(workdir / 'timing.jsonl', step=step) if sinks else None
+  writes = jax.process_index() == 0
+  with ExitStack() as stack:
+    rows, timings = [], []
+    if writes:
+      drop_previews(workdir, step)
+      rows.append(stack.enter_context(closing(metrics.Rows(workdir / 'metrics.jsonl', step=step))))
+      timings.append(stack.enter_context(closing(metrics.Rows(workdir / 'timing.jsonl', step=step))))
+      if config.tensorboard:
+        rows.append(stack.enter_context(closing(metrics.TensorBoard(workdir / 'tensorboard', step=step))))
 
-  with clock('compile'):
-    advance = job.step.lower(state, job.prior).compile()
-  progress.say(f'a call of {job.stride} steps: {describe(advance)}; compiled in {clock.seconds["compile"]:.1f} s')
-  trace = tracer(config.profile_steps, workdir / 'profile')
-  progress.start(step)
-  why = ''
-  with stop_signals() as caught:
+    with clock('compile'):
+      advance = job.step.lower(state, job.prior).compile()
+    progress.say(f'compiled in {clock.seconds["compile"]:.1f} s; {describe(advance, job.stride)}')
+    trace = stack.enter_context(tracer(config.profile_steps, workdir / 'profile'))
+    caught = stack.enter_context(stop_signals())
+    stack.enter_context(closing(progress))
+    progress.start(step)
+    why = ''
     while step < config.steps and not why:
       before, step = step, step + job.stride
       trace(before)
       with clock('steps'):
         state, info = advance(state, job.prior)
         info = {name: float(value) for name, value in jax.device_get(info).items()}
-      refuse_non_finite(info, before, step, saved.latest_step())
-      info.pop('finite', None)
-      running = metrics.add(running, info, job.stride)
-      why = agree(caught[0] if caught else OUT_OF_TIME if 0 < config.max_minutes < clock.total() / 60 else '')
-      last = step >= config.steps
-      passed = lambda every, before=before, step=step: every > 0 and step // every > before // every
+      refuse_non_finite(info, before, step, saved)
+      running = metrics.add(running, {name: value for name, value in info.items() if name != 'finite'}, job.stride)
+      late = 0 < 60 * config.max_minutes < clock.total()
+      why = agree(DONE if step >= config.steps else caught[0] if caught else OUT_OF_TIME if late else '')
 
-      if passed(config.log_every) or last:
+      if passed(before, step, config.log_every) or why == DONE:
         row, running = metrics.means(running), {}
-        for sink in sinks:
-          sink.write(step, row)
-        if timing:
-          timing.write(step, {'seconds': dict(clock.seconds), 'total': clock.total(), 'memory': metrics.memory()})
         progress.row(step, row)
-      if passed(config.checkpoint_every) or last or why:
+        for sink in rows:
+          sink.write(step, row)
+        for sink in timings:
+          sink.write(step, {'seconds': dict(clock.seconds), 'total': clock.total(), 'memory': metrics.memory()})
+      if passed(before, step, config.checkpoint_every) or why:
         with clock('checkpoints'):
           checkpoints.save(saved, step, state, running)
-      if passed(config.preview_every) and not why:
+      if passed(before, step, config.preview_every) and why in ('', DONE):
         with clock('previews'):
           params = on_one_device(state.params['scene'])
-          if sinks:
+          if writes:
             preview(job.render, params, workdir / 'previews' / f'step_{step:06}.png')
-    trace(math.inf)
     with clock('checkpoints'):
       saved.wait_until_finished()
-  progress.close()
-  for sink in sinks + [timing] * bool(sinks):
-    sink.close()
-  return state, DONE if step >= config.steps else why
+  return state, why
+
+
+def passed(before: int, step: int, every: int) -> bool:
+  """Whether a multiple of `every` lies in (before, step]; never, for 0."""
+  return every > 0 and step // every > before // every
+
+
+def check(config: ConfigDict):
+  """Refuses, in one line, what can be refused before anything is built."""
+  if config.steps < 1:
+    raise ValueError(f'steps={config.steps}: give at least 1')
+  if config.log_every < 1 or config.keep < 1:
+    raise ValueError(f'log_every={config.log_every} and keep={config.keep} must be at least 1')
+  profile_range(config.profile_steps)
+  if config.tensorboard and importlib.util.find_spec('tensorboardX') is None:
+    raise ValueError("tensorboard=True needs tensorboardX: pip install 'jaxdreamer[tensorboard]', or leave it out")
+
+
+def check_stride(step: int, steps: int, stride: int):
+  left = steps - step
+  if left % stride:
+    fits = step + left // stride * stride
+    raise ValueError(f'steps={steps}: the {left} left from step {step} are no multiple of steps_per_call={stride}; '
+                     f'give steps={fits or stride} or steps={fits + stride}, or another steps_per_call')
+
+
+def refuse_non_finite(info: dict[str, float], before: int, step: int, saved: checkpoints.ocp.CheckpointManager):
+  names = [name for name, value in info.items() if not math.isfinite(value) and name != 'finite']
+  if not names and not info.get('finite', 1.) == 1.:
+    names = ['a gradient or parameter']
+  if names:
+    good = saved.latest_step()
+    kept = f'the last good checkpoint, step {good}, is kept' if good is not None else 'nothing was saved yet'
+    raise FloatingPointError(
+        f'{", ".join(names)} not finite between steps {before + 1} and {step}; {kept} in {saved.directory}. The same '
+        'command would meet this again: give another --workdir and a lower learning rate, or another seed')
+
+
+def place(state: TrainState, mesh: Mesh) -> TrainState:
+  """Arrays that have no place on the mesh are copied to all of it, so that the first call and the next look alike."""
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  return jax.tree.map(lambda x: x if isinstance(x.sharding, NamedSharding) else jax.device_put(x, everywhere), state)
+
+
+def on_one_device(params: PyTree) -> PyTree:
+  """A whole copy on one local device: to render it takes no other process. All processes call this, together."""
+  near = lambda x: x.is_fully_addressable or x.is_fully_replicated
+  whole = jax.tree.map(lambda x: x if near(x) else multihost_utils.process_allgather(x, tiled=True), params)
+  return jax.device_put(jax.device_get(whole), jax.local_devices()[0])
+
+
+def agree(why: str) -> str:
+  """The gravest reason to stop that any process has, so that all stop at the same step."""
+  if jax.process_count() == 1:
+    return why
+  reasons = ('', OUT_OF_TIME, *SIGNALS, DONE)
+  return reasons[int(np.max(multihost_utils.process_allgather(np.int32(reasons.index(why)))))]
+
+
+def describe(compiled: jax.stages.Compiled, steps: int) -> str:
+  """Memory and arithmetic of a compiled program of `steps` steps, as far as the backend tells."""
+  said = []
+  if sizes := compiled.memory_analysis():
+    total = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes - sizes.alias_size_in_bytes
+    said.append(f'{total / metrics.GIB:.2f} GiB a device')
+  if flops := (compiled.cost_analysis() or {}).get('flops', 0.):
+    said.append(f'{flops / 1e9:.1f} GFLOP')
+  return f'a call of {steps} steps takes ' + (', '.join(said) or 'an unknown amount')
+
+
+@contextmanager
+def stop_signals():
+  """Yields a list that receives the name of the first SIGTERM, SIGINT or SIGUSR1. A second one acts at once."""
+  caught = []
+
+  def handler(number, _):
+    caught.append(signal.Signals(number).name)
+    for name in SIGNALS:
+      signal.signal(getattr(signal, name), signal.SIG_DFL)
+    os.write(2, f'\n{caught[0]}: saving after this call; once more stops at once\n'.encode())
+
+  if threading.current_thread() is not threading.main_thread():
+    yield caught                                 # only the main thread may handle signals
+    return
+  before = {name: signal.signal(getattr(signal, name), handler) for name in SIGNALS}
+  try:
+    yield caught
+  finally:
+    for name, old in before.items():
+      signal.signal(getattr(signal, name), old)
+
+
+def profile_range(steps: str) -> tuple[int, int] | None:
+  """'a:b' -> (a, b), '' -> None."""
+  if not steps:
+    return None
+  match = re.fullmatch(r'(\d+):(\d+)', steps)
+  if not match or int(match[1]) >= int(match[2]):
+    raise ValueError(f"profile_steps={steps!r}: give 'a:b' with a < b, or ''")
+  return int(match[1]), int(match[2])
+
+
+@contextmanager
+def tracer(steps: str, folder: pathlib.Path):
+  """Yields a function of the step: it starts the profiler at the first step of the range and ends it after the last."""
+  first, last = profile_range(steps) or (math.inf, math.inf)
+  on = []
+
+  def trace(step):
+    if not on and first <= step < last:
+      jax.profiler.start_trace(folder)
+      on.append(True)
+    elif on == [True] and step >= last:
+      jax.profiler.stop_trace()
+      on.append(False)
+
+  try:
+    yield trace
+  finally:
+    trace(math.inf)
+
+
+def drop_previews(workdir: pathlib.Path, step: int):
+  """Removes the pictures of steps that are to be made again."""
+  for path in (workdir / 'previews').glob('step_*.png'):
+    if int(path.stem.removeprefix('step_')) > step:
+      path.unlink()
+
+
+def preview(render: Callable, params: PyTree, path: pathlib.Path):
+  """Front, left, back and right, side by side on white."""
+  from PIL import Image
+  orbit = jax.device_get(jax.jit(partial(cameras.orbit, 4))())
+  views = [render(params, jax.tree.map(lambda x, i=i: x[i], orbit), np.ones(3, np.float32)).rgb for i in range(4)]
+  strip = np.concatenate([np.asarray(view) for view in views], axis=1)
+  path.parent.mkdir(exist_ok=True)
+  Image.fromarray(np.uint8(np.clip(strip, 0., 1.) * 255. + .5)).save(path)

@@ -116,11 +116,10 @@ def span(seconds: float) -> str:
 class Progress:
   """What a run tells its terminal: one moving line where there is a terminal, one plain line a row where there is none."""
 
-  def __init__(self, *, step: int, steps: int, stream=None):
+  def __init__(self, *, steps: int, stream=None):
     self._stream = stream or sys.stdout
-    self._first, self._steps = step, steps
+    self._steps = steps
     self._status = None
-    self._start = time.monotonic()
     if self._stream.isatty():
       from rich.console import Console
       self._status = Console(file=self._stream, highlight=False).status('', spinner='line')
@@ -131,20 +130,19 @@ class Progress:
     else:
       print(message, file=self._stream, flush=True)
 
-  def start(self):
-    """The clock of the time left; the steps begin now."""
-    self._start = time.monotonic()
+  def start(self, step: int):
+    """From here the steps are timed."""
+    self._first, self._start = step, time.monotonic()
     if self._status:
       self._status.start()
 
-  def line(self, step: int, values: dict) -> str:
-    elapsed, done = time.monotonic() - self._start, step - self._first
-    left = span(elapsed / done * (self._steps - step)) if done else '?'
-    rate = f'{done / elapsed:.2f}' if elapsed else '?'
+  def line(self, step: int, values: dict[str, float]) -> str:
+    each = (time.monotonic() - self._start) / (step - self._first)
     numbers = '  '.join(f'{name} {value:.4g}' for name, value in list(values.items())[:4])
-    return (f'step {step}/{self._steps}  {numbers}  {rate} steps/s  {left} left  {memory() / GIB:.2f} GiB')
+    return (f'step {step}/{self._steps}  {numbers}  {1. / max(each, 1e-9):.3g} steps/s  '
+            f'{span(each * (self._steps - step))} left  {memory() / GIB:.2f} GiB')
 
-  def row(self, step: int, values: dict):
+  def row(self, step: int, values: dict[str, float]):
     if self._status:
       from rich.text import Text
       self._status.update(Text(self.line(step, values)))

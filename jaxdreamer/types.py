@@ -76,9 +76,11 @@ class Prior:
   weights: PyTree
   schedule: Schedule
   image_size: int = flax.struct.field(pytree_node=False)
+  latent: tuple = flax.struct.field(pytree_node=False)         # (h, w, c) of an encoded image
   encode_fn: Callable = flax.struct.field(pytree_node=False)   # (weights, x [V,H,W,3]) -> z [V,h,w,c], differentiable
   decode_fn: Callable = flax.struct.field(pytree_node=False)   # (weights, z) -> x
   eps_fn: Callable = flax.struct.field(pytree_node=False)      # (weights, z_t, t [V], text [V,L,D], camera | None) -> eps_hat
+  embed_fn: Callable = flax.struct.field(pytree_node=False)    # (weights, prompt, negative) -> Text; on the host, once
 
   def encode(self, x):
     return self.encode_fn(self.weights, x)
@@ -89,6 +91,9 @@ class Prior:
   def eps(self, z_t, t, text, camera):
     """Predicted noise; text [V, L, D] rows from Text; camera [V] or None for a camera-free prediction."""
     return self.eps_fn(self.weights, z_t, t, text, camera)
+
+  def embed(self, prompt, negative=''):
+    return self.embed_fn(self.weights, prompt, negative)
 
 
 class Draws(NamedTuple):

@@ -20,7 +20,7 @@ def composite(weights: Float[Array, 'S'], values: Float[Array, '*f S']) -> Float
   return jnp.sum(jnp.broadcast_to(weights, values.shape) * values, -1)
 
 
-def midpoints(dist: Float[Array, 'S+1']) -> Float[Array, 'S']:
+def midpoints(dist: Float[Array, 'n']) -> Float[Array, 'n-1']:
   return .5 * (dist[:-1] + dist[1:])
 
 
@@ -29,7 +29,7 @@ def stratified(key: Key[Array, ''], n: int, *, jitter: float = 1.) -> Float[Arra
   return (jnp.arange(n) + .5 + jitter * (jax.random.uniform(key, (n,)) - .5)) / n
 
 
-def invert_cdf(u: Float[Array, 'n'], dist: Float[Array, 'S+1'], weights: Float[Array, 'S']) -> Float[Array, 'n']:
+def invert_cdf(u: Float[Array, 'n'], dist: Float[Array, 'm'], weights: Float[Array, 'm-1']) -> Float[Array, 'n']:
   """Distances below which a share u of the weight lies; sorted where u is. With no weight at all, intervals count equally."""
   mass = weights + 1e-6 * jnp.mean(weights) + 1e-20                        # strictly increasing, so it has an inverse
   cdf = jnp.concatenate([jnp.zeros(1), jnp.cumsum(mass)])

@@ -9,5 +9,7 @@ fi
 source launch/venv.sh
 
 make_venv '[test,parity]' 'torch==2.13.0'
-ruff check .
-python -m pytest -q --durations=15 "$@"
+status=0
+ruff check . || status=1
+python -m pytest -q --durations=15 "$@" || status=$?
+exit "$status"

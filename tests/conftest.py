@@ -11,12 +11,12 @@ sys.path.insert(0, str(ROOT))            # configs and benchmarks are not instal
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')            # for the subprocesses that tests start
 os.environ.setdefault('MPLBACKEND', 'agg')
-cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME', '~/.cache')).expanduser() / 'jaxdreamer' / f'tests-{jax.__version__}'
+caches = pathlib.Path(os.environ.get('XDG_CACHE_HOME', '~/.cache')).expanduser() / 'jaxdreamer'
 
 jax.config.update('jax_platforms', os.environ['JAX_PLATFORMS'])
 jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-jax.config.update('jax_compilation_cache_dir', str(cache))
+jax.config.update('jax_compilation_cache_dir', str(caches / f'tests-{jax.__version__}'))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', .5)
 
 # types.py is left out: jax rebuilds its records with specs, shapes or None in place of arrays, and may.

@@ -2,9 +2,13 @@
 import json
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks import readme, results
+from jaxdreamer import diffusion, types
+from jaxdreamer.priors import gaussian
 
 
 def test_readme_holds_the_figures_of_the_results():
@@ -28,11 +32,28 @@ def test_links_and_commands_in_readme_exist():
     assert (results.ROOT / path).exists(), path
 
 
+def test_the_estimator_in_readme_meets_the_closed_form():
+  code, = re.findall(r'```python\n(.*?)```', readme.README.read_text(), flags=re.DOTALL)
+  names = {'jnp': jnp, 'diffuse': diffusion.diffuse, 'Estimator': types.Estimator}
+  exec(code, names)
+  n, std = 20_000, .5
+  z, mean, t = jnp.full((n, 1, 1, 1), .3), jnp.full((1, 1, 1), -.2), jnp.full(n, .4)
+  eps = jax.random.normal(jax.random.key(0), z.shape)
+  draws = types.Draws(t, eps, jnp.ones(n), jax.random.split(jax.random.key(1), n))
+  text = jnp.ones((n, 1, 1))
+  prior = gaussian.gaussian(mean, std=std)
+  estimator = names['plain'](scale=2.)
+  r, _ = estimator.residual(draws, (), prior, z, types.Views(None, text, text, text, text), 0)
+  alpha, sigma = prior.schedule.alpha(t[0]), prior.schedule.sigma(t[0])
+  expected = 2. * sigma * alpha * .5 / (alpha ** 2 * std ** 2 + sigma ** 2)
+  assert abs(r.mean() - expected) < 4 * r.std() / n ** .5
+
+
 @pytest.fixture
 def measured(tmp_path, monkeypatch):
   monkeypatch.setattr(results, 'RESULTS', tmp_path)
-  results.write('speed', {'best': {'ms': 1.25}, 'rows': [{'what': 'step', 'ms': 3.14159}, {'what': 'save', 'ms': None}]},
-                'python -m benchmarks.speed')
+  rows = [{'what': 'step', 'ms': 3.14159}, {'what': 'save', 'ms': None}]
+  results.write('speed', {'best': {'ms': 1.25}, 'rows': rows}, 'python -m benchmarks.speed')
   return tmp_path
 
 

@@ -14,12 +14,13 @@ ORDER = '''
   optim train_step checkpoints metrics outputs build loop
 '''.split()
 COMMANDS = 'train evaluate variance generate export doctor toybox.train_prior toybox.train_geometry'.split()
-# These read the config; everything above build.py takes values.
+# These read the config; everything above build.py takes values. (In nn, a config is a published network's config.json.)
 CONFIG_READERS = ['build', 'loop', *COMMANDS]
 LINES = 400
 LINES_OF_AN_ESTIMATOR = 150
-FORBIDDEN_NAMES = {'nan_to_num': 'make numbers safe by construction', 'pickle': 'not a format for weights', 'eval': '',
-                   'globals': 'dispatch through a dict one can see'}
+CATALOGUES = {'toybox.world': 750}       # one shape after another
+FORBIDDEN_CALLS = {'nan_to_num': 'make numbers safe by construction', 'globals': 'dispatch through a dict one can see',
+                   'eval': 'runs what a file says', 'exec': 'runs what a file says'}
 FORBIDDEN_MODULES = {'torch', 'diffusers', 'transformers', 'tensorflow', 'pickle', 'gin'}
 
 
@@ -80,6 +81,10 @@ def functions(module):
   return visit(tree(module), False)
 
 
+def public(module):
+  return [n for n in tree(module).body if isinstance(n, ast.FunctionDef) and not n.name.startswith('_')]
+
+
 def arguments(function, in_class):
   """Positional arguments, less self, and all arguments."""
   positional = [a.arg for a in function.args.posonlyargs + function.args.args]
@@ -121,32 +126,35 @@ def test_nothing_forbidden_is_imported_or_called(module):
   for root, line in imported_roots(module):
     assert root not in FORBIDDEN_MODULES, f'{module}:{line} imports {root}'
   for node in ast.walk(tree(module)):
-    name = getattr(node, 'id', getattr(node, 'attr', None))
-    assert name not in FORBIDDEN_NAMES, f'{module}:{node.lineno} {name}: {FORBIDDEN_NAMES[name]}'
+    if isinstance(node, ast.Call):
+      name = getattr(node.func, 'id', getattr(node.func, 'attr', None))
+      assert name not in FORBIDDEN_CALLS, f'{module}:{node.lineno} {name}: {FORBIDDEN_CALLS[name]}'
 
 
 @every_module
 def test_key_comes_first_and_is_called_key(module):
   for function, in_class in functions(module):
-    positional, names = arguments(function, in_class)
+    _, names = arguments(function, in_class)
     assert not {'rng', 'prng', 'prng_key', 'seed_key'} & set(names), f'{module}:{function.lineno} call it key'
-    if 'key' in names:
-      assert positional[:1] == ['key'], f'{module}:{function.lineno} {function.name}: key comes first'
+  for function in public(module):
+    positional, names = arguments(function, False)
+    if 'key' in names:                                           # but jax.grad wants params first
+      first = positional[1:] if positional[:1] == ['params'] else positional
+      assert first[:1] == ['key'], f'{module}:{function.lineno} {function.name}: key comes first'
 
 
 @every_module
 def test_defaults_are_keyword_only(module):
-  for function, _ in functions(module):
-    if not function.name.startswith('_'):
-      assert not function.args.defaults, f'{module}:{function.lineno} {function.name}: options are keyword-only'
+  for function in public(module):
+    assert not function.args.defaults, f'{module}:{function.lineno} {function.name}: options are keyword-only'
 
 
 @every_module
 def test_config_is_read_at_the_rim(module):
   if module not in CONFIG_READERS:
     for function, in_class in functions(module):
-      _, names = arguments(function, in_class)
-      assert not {'config', 'cfg', 'flags', 'FLAGS'} & set(names), f'{module}:{function.lineno} takes values, not a config'
+      taken = {'config', 'cfg', 'flags', 'FLAGS'} & set(arguments(function, in_class)[1])
+      assert not taken or module.startswith('nn.'), f'{module}:{function.lineno} takes values, not a config'
     for root, line in imported_roots(module):
       assert root not in ('ml_collections', 'configs'), f'{module}:{line} imports {root}'
 
@@ -154,7 +162,8 @@ def test_config_is_read_at_the_rim(module):
 @every_module
 def test_files_are_short(module):
   lines = len(MODULES[module].read_text().splitlines())
-  assert lines <= (LINES_OF_AN_ESTIMATOR if module.startswith('estimators.') else LINES), f'{module} has {lines} lines'
+  budget = CATALOGUES.get(module, LINES_OF_AN_ESTIMATOR if module.startswith('estimators.') else LINES)
+  assert lines <= budget, f'{module} has {lines} lines'
 
 
 @every_module

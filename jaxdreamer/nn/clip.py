@@ -3,8 +3,8 @@
 `CLIPTextConfig` has the names of the published config.json, and the parameter tree the names of the published weights
 without their old `text_model.` prefix: weights.load(path, like, rename=CLIP_RENAME) reads both kinds of file.
 input_ids [B, L] with L <= max_position_embeddings, padded on the right; the causal mask keeps padding out of what comes
-before it. Returns (last_hidden_state [B, L, D], pooled [B, D]), both after final_layer_norm, float32; pooled is the row of
-the first EOS token (row 0 where there is none). ValueError for a sequence too long and for configs the class does not know.
+before it. Returns (last_hidden_state [B, L, D], pooled [B, D]), both after final_layer_norm, float32; pooled is the row
+of the first EOS token (row 0 where there is none). ValueError for a sequence too long, and for unknown configs.
 """
 import dataclasses
 from typing import Any
@@ -38,11 +38,11 @@ class CLIPTextConfig:
     if self.hidden_act not in ACTIVATIONS:
       raise ValueError(f'CLIPTextConfig: hidden_act {self.hidden_act!r}; known are {[*ACTIVATIONS]}')
     if self.hidden_size % self.num_attention_heads:
-      raise ValueError(f'CLIPTextConfig: hidden_size {self.hidden_size} is no multiple of {self.num_attention_heads} heads')
+      raise ValueError(f'CLIPTextConfig: {self.hidden_size} is no multiple of {self.num_attention_heads} heads')
 
 
 def config_from_transformers(config: dict) -> CLIPTextConfig:
-  """The CLIPTextConfig of a published config.json. Old ones say eos_token_id 2 and mean the last token of the vocabulary."""
+  """The CLIPTextConfig of a published config.json. Old ones say eos_token_id 2 and mean the vocabulary's last."""
   known = {f.name for f in dataclasses.fields(CLIPTextConfig)}
   values = {k: v for k, v in config.items() if k in known}
   if values.get('eos_token_id', 2) == 2:
@@ -57,10 +57,11 @@ class Embeddings(nn.Module):
 
   @nn.compact
   def __call__(self, input_ids: Int[Array, 'B L']) -> Float[Array, 'B L D']:
-    cfg, init = self.config, nn.initializers.normal(.02)
-    token = nn.Embed(cfg.vocab_size, cfg.hidden_size, self.dtype, embedding_init=init, name='token_embedding')(input_ids)
-    position = nn.Embed(cfg.max_position_embeddings, cfg.hidden_size, self.dtype, embedding_init=init,
-                        name='position_embedding')(jnp.arange(input_ids.shape[1]))
+    def table(rows, name):
+      return nn.Embed(rows, self.config.hidden_size, self.dtype, embedding_init=nn.initializers.normal(.02), name=name)
+
+    token = table(self.config.vocab_size, 'token_embedding')(input_ids)
+    position = table(self.config.max_position_embeddings, 'position_embedding')(jnp.arange(input_ids.shape[1]))
     return token + position[None]
 
 

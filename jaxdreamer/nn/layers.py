@@ -1,8 +1,9 @@
-"""Building blocks of the latent-diffusion networks, channels last [B, h, w, C], in the maths of diffusers' torch classes.
+"""Building blocks of latent-diffusion networks, channels last [B, h, w, C], in the maths of diffusers' torch classes.
 
 Submodule names follow the published checkpoints: `resnets.0.conv1.weight` lives at ['resnets_0']['conv1']['kernel']
 (weights.py holds the rule). Parameters are float32; `dtype` is the type of convolutions and matrix products;
-normalisation and softmax are float32 always. Layers that close a residual branch start at zero (Dhariwal & Nichol 2021).
+normalisation and softmax are float32 always. The last convolution of a Resnet and of a SpatialTransformer starts at
+zero (Dhariwal & Nichol 2021).
 """
 import math
 from typing import Any
@@ -17,7 +18,7 @@ zeros = nn.initializers.zeros_init()
 
 def timestep_features(timesteps: Float[Array, 'B'], *, width: int, flip_sin_to_cos: bool = True,
                       freq_shift: int = 0) -> Float[Array, 'B width']:
-  """Sinusoids of t (0..1000) at `width`/2 geometric frequencies from 1 to 1e-4; Ho et al. (2020), Vaswani et al. (2017)."""
+  """Sinusoids of t (0..1000) at `width`/2 geometric frequencies from 1 to about 1e-4; Ho et al. (2020)."""
   half = width // 2
   frequency = jnp.exp(-math.log(10_000.) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift))
   phase = timesteps.astype(jnp.float32)[:, None] * frequency[None]
@@ -118,11 +119,11 @@ class Attention(nn.Module):
     if c % self.heads:
       raise ValueError(f'Attention: {c} channels do not divide into {self.heads} heads')
 
-    def heads_of(name, source):
-      return nn.Dense(c, use_bias=False, dtype=self.dtype, name=name)(source).reshape(b, -1, self.heads, c // self.heads)
+    def heads_of(name, y):
+      return nn.Dense(c, use_bias=False, dtype=self.dtype, name=name)(y).reshape(b, -1, self.heads, c // self.heads)
 
     q, k, v = heads_of('to_q', x), heads_of('to_k', context), heads_of('to_v', context)
-    mixed = jax.nn.dot_product_attention(q, k, v).reshape(b, n, c)         # scale 1 / sqrt(c / heads), softmax in float32
+    mixed = jax.nn.dot_product_attention(q, k, v).reshape(b, n, c)         # scale (c / heads)^-1/2, softmax in float32
     return nn.Dense(c, dtype=self.dtype, name='to_out_0')(mixed)
 
 
@@ -164,11 +165,11 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-  """diffusers' Transformer2DModel: pixels as tokens, `depth` transformer blocks, a residual around all. norm eps 1e-6."""
+  """diffusers' Transformer2DModel: pixels as tokens, `depth` transformer blocks, a residual around all."""
   heads: int
   depth: int
   groups: int
-  linear: bool = False                   # projections dense (SD 2) or 1x1 convolutions (SD 1): equal but for the shape stored
+  linear: bool = False                   # projections dense (SD 2) or 1x1 convolutions (SD 1): equal but in shape
   dtype: Any = jnp.float32
 
   @nn.compact

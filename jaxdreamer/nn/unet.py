@@ -1,7 +1,7 @@
-"""The conditional denoising UNet of latent diffusion (Rombach et al. 2022), NHWC, in the maths of diffusers' torch class.
+"""The denoising UNet of latent diffusion (Rombach et al. 2022), NHWC, in the maths of diffusers' torch class.
 
-`UNetConfig` has the names of the published config.json, and the parameter tree the names of the published checkpoint, so
-weights.load fills it and the same class serves Stable Diffusion 1.x and 2.x and the small toybox prior.
+`UNetConfig` has the names of the published config.json, and the parameter tree those of the published checkpoint, so
+weights.load fills it, and one class serves Stable Diffusion 1.x and 2.x and the small toybox prior.
 sample [B, h, w, in_channels]; timesteps [B] in 0..1000 (float allowed), not the t in [0, 1] of the rest of jaxdreamer;
 encoder_hidden_states [B, L, cross_attention_dim]; class_labels [B, projection_class_embeddings_input_dim] (a camera
 vector, say) for class_embed_type 'projection'. Output [B, h, w, out_channels], float32.
@@ -48,7 +48,7 @@ class UNetConfig:
     if self.class_embed_type not in (None, 'projection'):
       raise ValueError(f'UNetConfig: class_embed_type {self.class_embed_type!r}; known are None and "projection"')
     if (self.class_embed_type is None) != (self.projection_class_embeddings_input_dim is None):
-      raise ValueError('UNetConfig: class_embed_type "projection" and projection_class_embeddings_input_dim go together')
+      raise ValueError('UNetConfig: class_embed_type and projection_class_embeddings_input_dim go together')
 
 
 DOWN = {'DownBlock2D': False, 'CrossAttnDownBlock2D': True}       # type -> whether it attends to the text
@@ -57,16 +57,16 @@ UP = {'UpBlock2D': False, 'CrossAttnUpBlock2D': True}
 # Fields of published config.json files that this class fixes, and the value it fixes each to.
 FIXED = dict(act_fn='silu', center_input_sample=False, conv_in_kernel=3, conv_out_kernel=3, downsample_padding=1,
              dual_cross_attention=False, only_cross_attention=False, mid_block_scale_factor=1,
-             mid_block_type='UNetMidBlock2DCrossAttn', resnet_time_scale_shift='default', time_embedding_type='positional',
-             class_embeddings_concat=False, resnet_skip_time_act=False, resnet_out_scale_factor=1.0)
-IGNORED = ('sample_size', 'upcast_attention', 'dropout', 'attention_type')        # they do not change the maths here
+             mid_block_type='UNetMidBlock2DCrossAttn', resnet_time_scale_shift='default', attention_type='default',
+             time_embedding_type='positional', class_embeddings_concat=False, resnet_skip_time_act=False, resnet_out_scale_factor=1.0)
+IGNORED = ('sample_size', 'upcast_attention', 'dropout', 'addition_embed_type_num_heads')       # not maths of this class
 
 
 def config_from_diffusers(config: dict) -> UNetConfig:
   """The UNetConfig of a published config.json. ValueError lists every field that asks for maths this class lacks."""
   known = {f.name for f in dataclasses.fields(UNetConfig)}
-  foreign = {k: v for k, v in config.items()
-             if k not in known and not k.startswith('_') and k not in IGNORED and v is not None and FIXED.get(k, ()) != v}
+  rest = {k: v for k, v in config.items() if k not in known and k not in IGNORED and not k.startswith('_')}
+  foreign = {k: v for k, v in rest.items() if v is not None and FIXED.get(k, ()) != v}
   if foreign:
     raise ValueError(f'this UNet cannot serve a checkpoint whose config.json says {foreign}')
   return UNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in known})

@@ -24,7 +24,7 @@ LEAVES = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}        #
 TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}                                        # axes of a kernel, by rank
 TO_LINEN = {2: (1, 0), 4: (2, 3, 1, 0)}
 CONVERT = ('python -c "import sys, torch; from safetensors.torch import save_file; '
-           'd = torch.load(sys.argv[1], map_location=\'cpu\', weights_only=True); d = d.get(\'state_dict\', d); '
+           "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
            'save_file({k: v.clone().contiguous() for k, v in d.items()}, sys.argv[2])" IN.bin OUT.safetensors')
 
 
@@ -52,12 +52,12 @@ def opened(path: str | os.PathLike):
   """A handle on a safetensors file. FileNotFoundError, or ValueError with the remedy for any other format."""
   path = os.fspath(path)
   if not os.path.isfile(path):
-    raise FileNotFoundError(f'no weights at {path}: download the model\'s .safetensors file there, or give the path of yours')
+    raise FileNotFoundError(f'no weights at {path}: download the .safetensors file there, or give the path of yours')
   try:
     return safetensors.safe_open(path, 'numpy')
   except safetensors.SafetensorError as error:
-    raise ValueError(f'{path} is no valid safetensors file ({error}); pickles can run code when opened and are refused. '
-                     f'Convert one you trust by: {CONVERT}') from error
+    raise ValueError(f'{path} is no valid safetensors file ({error}); pickles can run code when opened and are '
+                     f'refused. Convert one you trust by: {CONVERT}') from error
 
 
 def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple[str, str | None]] = (),
@@ -65,8 +65,8 @@ def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple[str, s
   """Parameters shaped as `like` from a published file; floating tensors become `dtype`.
 
   `rename` holds (regex, replacement) rows applied in turn to the file's keys, for files of older or foreign layouts;
-  a replacement of None drops the key. ValueError lists every missing, unused and mis-shaped key, or says that the file is
-  no safetensors file; FileNotFoundError names the path.
+  a replacement of None drops the key. ValueError lists every missing, unused and mis-shaped key, or says that the file
+  is no safetensors file; FileNotFoundError names the path.
   """
   expected = keys_of(like)
   with opened(path) as file:
@@ -80,7 +80,8 @@ def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple[str, s
     tree_path, leaf = expected[key]
     value = transpose(tree_path, found[key], TO_LINEN)
     if value.shape != leaf.shape:
-      misshapen.append(f'{key} {found[key].shape} for {transpose(tree_path, np.empty(leaf.shape, np.bool_), TO_TORCH).shape}')
+      wanted = transpose(tree_path, np.broadcast_to(False, leaf.shape), TO_TORCH).shape
+      misshapen.append(f'{key} {found[key].shape} for {wanted}')
     flat[tree_path] = value
   if missing or unused or misshapen:
     raise ValueError(f'{os.fspath(path)} does not fit the model: missing {missing}, unused {unused}, '
@@ -98,8 +99,9 @@ def renamed(key: str, rename: Sequence[tuple[str, str | None]]) -> str | None:
   return key
 
 
-def save(path: str | os.PathLike, params: PyTree, metadata: dict[str, Any] | None = None, *, dtype: Any = jnp.float16) -> None:
-  """Write parameters in the published layout, floating ones as `dtype`; metadata values that are no strings become JSON.
+def save(path: str | os.PathLike, params: PyTree, metadata: dict[str, Any] | None = None, *,
+         dtype: Any = jnp.float16) -> None:
+  """Write parameters in the published layout, floating ones as `dtype`; metadata that are no strings become JSON.
 
   The file appears whole or not at all. ValueError lists parameters that `dtype` cannot hold.
   """

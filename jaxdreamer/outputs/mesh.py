@@ -1,28 +1,31 @@
 """Density -> coloured triangle mesh -> GLB, OBJ, PLY.
 
-The surface is {density = threshold}, and the threshold is the one whose silhouettes agree best with the rendered opacity:
-seen along a ray, {density >= threshold} is solid exactly if the largest density on that ray reaches it, so one projection
-of maxima gives the silhouettes of *all* thresholds. All interpolation is of log density, in which soft edges are straight.
+The surface is {density = threshold}, and the threshold is the one whose silhouettes agree best with the rendered
+opacity: seen along a ray, {density >= threshold} is solid exactly if the largest density on that ray reaches it, so one
+projection of maxima gives the silhouettes of *all* thresholds. All interpolation is of log density, in which soft edges
+are straight.
 
-Grids are [R, R, R] log densities over [-radius, radius]^3, axes x, y, z; outside the ball of `radius` there is air, as in the
-renderer. `density` maps xyz [N, 3] to [N] and `colour` to [N, 3] in [0, 1], weights bound. Cameras are as in cameras.py, here
-in NumPy. Mesh vertices are in the world (z up, front +x); faces turn counter-clockwise seen from outside.
-GLB and OBJ are written y up, front +z, as glTF demands and readers of OBJ assume; PLY stays in the world's frame. Colours are
-sRGB, but linear in the GLB, again as glTF demands.
+Grids are [R, R, R] log densities over [-radius, radius]^3, axes x, y, z; outside the ball of `radius` there is air, as
+in the renderer. `density` maps xyz [N, 3] to [N] and `colour` to [N, 3] in [0, 1], weights bound. Cameras are those of
+cameras.py, in NumPy. Vertices are in the world (z up, front +x); faces turn counter-clockwise seen from outside.
+GLB and OBJ are written y up, front +z, as glTF demands and readers of OBJ assume; PLY stays in the world's frame.
+Colours are sRGB, but linear in the GLB, again as glTF demands.
 """
+import json
 import pathlib
 from typing import Callable, NamedTuple
 
 import jax
-from jaxtyping import Bool, Float, Int
 import numpy as np
+import trimesh
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from skimage.measure import marching_cubes
-import trimesh
 
 from jaxdreamer import cameras
+from jaxdreamer.outputs import video
 from jaxdreamer.types import Camera
 
 AIR = .02                        # density below which even a ray of length 2 stays clear: 1 - exp(-.04)
@@ -84,9 +87,12 @@ def solid(opacity: Float[np.ndarray, 'V H W']) -> Bool[np.ndarray, 'V H W']:
   return opacity >= .5 * peak
 
 
+_rays = jax.jit(cameras.rays, static_argnums=1)
+
+
 def largest_on_rays(grid: Grid, camera: Camera, *, radius: float, size: int) -> Float[np.ndarray, 'size size']:
   """The largest log density on the ray of each pixel of one camera: a sample each half cell, inside the ball."""
-  rays = jax.device_get(cameras.rays(camera, size))
+  rays = jax.device_get(_rays(camera, size))
   origin, direction = rays.origin.astype(float), rays.direction.astype(float)
   middle = -np.sum(origin * direction, -1)
   half = np.sqrt(np.maximum(radius ** 2 + middle ** 2 - np.sum(origin ** 2, -1), 0.))
@@ -96,7 +102,8 @@ def largest_on_rays(grid: Grid, camera: Camera, *, radius: float, size: int) -> 
   for row in range(size):                                      # a row at a time bounds the memory
     distance = middle[row, :, None] + half[row, :, None] * along
     xyz = origin[row, :, None] + distance[..., None] * direction[row, :, None]
-    values = ndimage.map_coordinates(grid, np.moveaxis((xyz / radius + 1.) * cells / 2., -1, 0), order=1, mode='nearest')
+    place = np.moveaxis((xyz / radius + 1.) * cells / 2., -1, 0)
+    values = ndimage.map_coordinates(grid, place, order=1, mode='nearest')
     seen[row] = np.where(half[row] > 0., values.max(-1), grid.min())
   return seen
 
@@ -104,8 +111,7 @@ def largest_on_rays(grid: Grid, camera: Camera, *, radius: float, size: int) -> 
 def match_threshold(grid: Grid, camera: Camera, target: Bool[np.ndarray, 'V size size'], *,
                     radius: float) -> tuple[float, float]:
   """The density whose silhouettes in the [V] cameras agree best with `target`, and their mean IoU."""
-  seen = np.stack([largest_on_rays(grid, jax.tree.map(lambda a, i=i: a[i], camera), radius=radius, size=target.shape[-1])
-                   for i in range(len(target))])
+  seen = [largest_on_rays(grid, one, radius=radius, size=target.shape[-1]) for one in video.each(camera)]
   top = grid.max()
   if top <= np.log(AIR):
     raise Empty(f'no mesh: the density is below {AIR} everywhere')
@@ -161,8 +167,8 @@ def paint(density: Callable, colour: Callable, vertices: Points, inward: Points,
   tau = np.maximum(evaluate(density, xyz), 1e-6).reshape(-1, depth.size).astype(float) * .5 * cell
   trans = np.exp(-np.cumsum(tau, 1) + tau)
   weights = trans * -np.expm1(-tau)
-  mixed = np.sum(weights[..., None] * evaluate(colour, xyz).reshape(-1, depth.size, 3), 1) / weights.sum(1, keepdims=True)
-  return np.clip(mixed, 0., 1.)
+  seen = np.sum(weights[..., None] * evaluate(colour, xyz).reshape(-1, depth.size, 3), 1)
+  return np.clip(seen / weights.sum(1, keepdims=True), 0., 1.)
 
 
 def rasterise(vertices: Points, faces: Int[np.ndarray, 'F 3'], camera: Camera, *, size: int
@@ -197,8 +203,7 @@ def rasterise(vertices: Points, faces: Int[np.ndarray, 'F 3'], camera: Camera, *
 def silhouettes(vertices: Points, faces: Int[np.ndarray, 'F 3'], camera: Camera, *, size: int
                 ) -> Bool[np.ndarray, 'V size size']:
   """Of [V] cameras."""
-  one = lambda i: rasterise(vertices, faces, jax.tree.map(lambda a: a[i], camera), size=size)[0] >= 0
-  return np.stack([one(i) for i in range(len(camera.fov))])
+  return np.stack([rasterise(vertices, faces, one, size=size)[0] >= 0 for one in video.each(camera)])
 
 
 def picture(mesh: Mesh, camera: Camera, *, size: int, background: float = 1.) -> Float[np.ndarray, 'size size 3']:
@@ -210,8 +215,7 @@ def picture(mesh: Mesh, camera: Camera, *, size: int, background: float = 1.) ->
 
 def lookouts(*, radius: float = 1.) -> Camera:
   """[13] cameras for silhouettes: eight around, four from higher up, one from above."""
-  around = [cameras.orbit(n, elevation=elevation, distance=3. * radius) for n, elevation in ((8, .2), (4, .8), (1, 1.4))]
-  return jax.tree.map(lambda *a: np.concatenate(a), *jax.device_get(around))
+  return video.rings((8, .2), (4, .8), (1, 1.4), distance=3. * radius)
 
 
 def extract(density: Callable, colour: Callable, camera: Camera, opacity: Float[np.ndarray, 'V size size'], *,
@@ -259,7 +263,8 @@ def _with_bytes(vertices, faces, colours):
 
 def to_obj(mesh: Mesh) -> str:
   """Wavefront with a colour behind each vertex; y up, front +z."""
-  return trimesh.exchange.obj.export_obj(_with_bytes(mesh.vertices @ Y_UP.T, mesh.faces, mesh.colours), include_normals=True)
+  turned = _with_bytes(mesh.vertices @ Y_UP.T, mesh.faces, mesh.colours)
+  return trimesh.exchange.obj.export_obj(turned, include_normals=True)
 
 
 def to_ply(mesh: Mesh) -> bytes:
@@ -267,9 +272,9 @@ def to_ply(mesh: Mesh) -> bytes:
   return trimesh.exchange.ply.export_ply(_with_bytes(*mesh))
 
 
-def sample_points(key: int, mesh: Mesh, count: int) -> tuple[Points, Points]:
-  """`count` points spread evenly over the surface, and their colours; `key` seeds NumPy."""
-  random = np.random.default_rng(key)
+def sample_points(mesh: Mesh, count: int, *, seed: int = 0) -> tuple[Points, Points]:
+  """`count` points spread evenly over the surface, and their colours."""
+  random = np.random.default_rng(seed)
   a, b, c = mesh.vertices[mesh.faces].swapaxes(0, 1)
   area = np.linalg.norm(np.cross(b - a, c - a), axis=-1)
   places = (np.arange(count) + random.random(count)) / count                 # stratified over the faces
@@ -296,3 +301,20 @@ def save(mesh: Mesh, folder: pathlib.Path, *, formats: tuple[str, ...] = FORMATS
     paths.append(folder / f'mesh.{name}')
     paths[-1].write_bytes(data.encode() if isinstance(data, str) else data)
   return paths
+
+
+def write(density: Callable, colour: Callable, render: Callable, folder: pathlib.Path, *, radius: float = 1.,
+          resolution: int = 96, formats: tuple[str, ...] = FORMATS, points: int = 0) -> dict:
+  """Files of the mesh in `folder`, mesh.json with the report, mesh.png with the mesh under the render; points.ply
+  too where `points` > 0. `render` maps one camera to a Rendering over white. Raises Empty where there is no mesh."""
+  camera = lookouts(radius=radius)
+  seen = video.shoot(render, camera)
+  mesh, facts = extract(density, colour, camera, seen.opacity, radius=radius, resolution=resolution)
+  save(mesh, folder, formats=formats)
+  (folder / 'mesh.json').write_text(json.dumps(facts, indent=2) + '\n')
+  size = seen.opacity.shape[-1]
+  drawn = [picture(mesh, one, size=size) for one in video.each(camera)]
+  (folder / 'mesh.png').write_bytes(video.png(video.sheet([*np.clip(seen.rgb, 0., 1.), *drawn], columns=len(drawn))))
+  if points:
+    (folder / 'points.ply').write_bytes(points_to_ply(*sample_points(mesh, points)))
+  return facts

@@ -51,7 +51,7 @@ def gauss_blob(xyz: Point, *, strength: float, radius: float) -> Scalar:
 BLOBS = {'cone': cone_blob, 'gauss': gauss_blob}
 
 
-def split_raw(raw: Float[Array, 'F+1'], bias: Scalar, activation: Callable) -> tuple[Scalar, Float[Array, 'F']]:
+def split_raw(raw: Float[Array, 'n'], bias: Scalar, activation: Callable) -> tuple[Scalar, Float[Array, 'n-1']]:
   """(density, features) of a field's raw output: its first channel is density; the others become colours."""
   return activation(raw[0] + bias), jax.nn.sigmoid(raw[1:])
 

@@ -20,21 +20,26 @@ def upsample(grid: Float[Array, 'n n n c'], size: int) -> Float[Array, 'm m m c'
   return jnp.einsum('xa,yb,zc,abcf->xyzf', hat, hat, hat, grid, optimize=True)
 
 
-def pair_rows(grid: Float[Array, 'n n n c']) -> Float[Array, 'n n n-1 2c']:
+def pair_rows(grid: Float[Array, 'n n n c']) -> Float[Array, 'n n n-1 2*c']:
   """Neighbours along z side by side, so that a look-up touches 4 rows of memory instead of 8."""
   return jnp.concatenate([grid[:, :, :-1], grid[:, :, 1:]], -1)
 
 
-def trilinear(pairs: Float[Array, 'n n n-1 2c'], xyz: Float[Array, '3']) -> Float[Array, 'c']:
+def trilinear(pairs: Float[Array, 'n n m d'], xyz: Float[Array, '3']) -> Float[Array, 'c']:
   """The grid whose pair_rows these are, at one point of [-1, 1]^3; constant along each axis outside."""
   n, c = pairs.shape[0], pairs.shape[-1] // 2
   rows = pairs.reshape(-1, 2 * c)
   place = [jnp.clip(.5 * (v + 1.) * (n - 1), 0., n - 1.) for v in xyz]
   cell = [jnp.minimum(jnp.floor(p), n - 2.) for p in place]
-  (x, y, z), (fx, fy, fz) = [i.astype(jnp.uint32) for i in cell], [p - i for p, i in zip(place, cell)]
-  row = lambda dx, dy: rows.at[((x + dx) * n + y + dy) * (n - 1) + z].get(mode='promise_in_bounds')
-  pair = (1. - fx) * ((1. - fy) * row(0, 0) + fy * row(0, 1)) + fx * ((1. - fy) * row(1, 0) + fy * row(1, 1))
-  return pair[:c] + fz * (pair[c:] - pair[:c])
+  (x, y, z), (fx, fy, fz) = [i.astype(jnp.int32) for i in cell], [p - i for p, i in zip(place, cell)]
+
+  def row(dx, dy):
+    index = ((x + dx) * n + y + dy) * (n - 1) + z
+    return rows.at[index].get(mode='promise_in_bounds', wrap_negative_indices=False)
+
+  mix = lambda f, a, b: a + f * (b - a)
+  pair = mix(fx, mix(fy, row(0, 0), row(0, 1)), mix(fy, row(1, 0), row(1, 1)))
+  return mix(fz, pair[:c], pair[c:])
 
 
 def voxels(*, levels: tuple[int, ...] = (10, 19, 37), features: int = 3, activation: str = 'softplus', blob: str = 'cone',

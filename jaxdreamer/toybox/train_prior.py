@@ -30,7 +30,6 @@ batch_size = flags.DEFINE_integer('batch', 32, 'images a step')
 reuse = flags.DEFINE_integer('reuse', 4, 'times a render is seen before it is replaced')
 slots = flags.DEFINE_integer('slots', 8192, 'renders in the ring')
 rate = flags.DEFINE_float('rate', 1e-3, 'learning rate of the plateau')
-stride = flags.DEFINE_integer('stride', 10, 'steps a call')
 every = flags.DEFINE_integer('every', 1000, 'steps between checkpoints, held-out losses and sample grids')
 seed = flags.DEFINE_integer('seed', 0, '')
 out = flags.DEFINE_string('out', 'jaxdreamer/assets/prior.safetensors', 'where the finished EMA weights go')
@@ -69,8 +68,9 @@ def loss(params, key, z, ids, vector):
 
 
 def make_step(tx, *, n, fresh, ring, sharded):
-  """(state, pool) -> (state, pool, loss). state = (step, params, ema, opt, key)."""
-  def step(carry, _):
+  """(state, pool) -> (state, pool), loss with state = (step, params, ema, opt, key). One step a call: XLA's convolutions
+  are some forty times slower inside a compiled loop on a CPU."""
+  def step(carry):
     (i, params, ema, opt, key), source = carry
     k_fresh, k_batch, k_loss = jax.random.split(jax.random.fold_in(key, i), 3)
     at = (i + ring // fresh) * fresh % ring
@@ -89,7 +89,8 @@ def fill(key, i, *, fresh, ring):
   """The ring as step `i` finds it: its last `ring` renders, each in its slot."""
   one = jax.jit(lambda source, j: pool.write(
       source, pool.batch(jax.random.split(jax.random.fold_in(key, j), 3)[0], fresh, size=network.SIZE),
-      (j + ring // fresh) * fresh % ring))
+      (j + ring // fresh) * fresh % ring),
+      donate_argnums=0)
   blank = jax.eval_shape(lambda: pool.batch(key, fresh, size=network.SIZE))
   source = jax.tree.map(lambda s: jnp.zeros((ring, *s.shape[1:]), s.dtype), blank)
   for j in range(i - ring // fresh, i):
@@ -97,18 +98,23 @@ def fill(key, i, *, fresh, ring):
   return source
 
 
-def sample(params, key, ids, vector, *, scale, steps=25):
+@jax.jit
+def guided(params, z_t, t, text, null, vector, scale):
+  """Guided noise prediction whose x0 is clipped to the range of images."""
+  double = lambda a: jnp.concatenate([a, a])
+  x0_hat = network.denoise(params, double(z_t), double(t), jnp.concatenate([text, null]), double(vector))
+  a, s = (bcast(f(t), z_t) for f in (network.SCHEDULE.alpha, network.SCHEDULE.sigma))
+  return eps_from_x0(jnp.clip(guide(*jnp.split(x0_hat, 2), scale), -1., 1.), z_t, a, s)
+
+
+def sample(params, key, ids, vector, *, scale=3., steps=20):
   """Guided DDIM samples [n, H, W, 3] of token rows [n, L] and camera rows [n, 6]."""
-  text = network.embed(params, ids)
-  null = network.embed(params, jnp.broadcast_to(jnp.asarray(world.tokenize('')), ids.shape))
-  def eps(z_t, t):
-    double = lambda a: jnp.concatenate([a, a])
-    x0_hat = network.denoise(params, double(z_t), double(t), jnp.concatenate([text, null]), double(vector))
-    a, s = (bcast(f(t), z_t) for f in (network.SCHEDULE.alpha, network.SCHEDULE.sigma))
-    x0_hat = jnp.clip(guide(*jnp.split(x0_hat, 2), scale), -1., 1.)
-    return eps_from_x0(x0_hat, z_t, a, s)
+  embed = jax.jit(network.embed)
+  text = embed(params, ids)
+  null = embed(params, jnp.broadcast_to(jnp.asarray(world.tokenize('')), ids.shape))
   z = jax.random.normal(key, (ids.shape[0], *network.LATENT))
-  return network.decode(ddim(eps, z, jnp.linspace(1., 1 / steps, steps), schedule=network.SCHEDULE))
+  eps = lambda z_t, t: guided(params, z_t, t, text, null, vector, scale)
+  return network.decode(ddim(eps, z, np.linspace(1., 1 / steps, steps), schedule=network.SCHEDULE))
 
 
 CAPTIONS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a yellow mug', 'a red car',
@@ -123,12 +129,11 @@ def grid(params, key, *, columns=8):
   bins = np.asarray(views.view_bin(camera.azimuth, camera.elevation))
   words = ('front', 'side', 'back', 'overhead')
   vector = jax.vmap(cameras.camera_vector)(camera) * (jnp.arange(columns) >= columns // 2)[:, None]
-  one = jax.jit(lambda p, k, i, v: sample(p, k, i, v, scale=3.))
   rows = []
   for caption in CAPTIONS:
     ids = np.stack([world.tokenize(f'{caption}, {words[b]} view' if j < columns // 2 else caption)
                     for j, b in enumerate(bins)])
-    rows.append(np.concatenate(list(np.asarray(one(params, key, jnp.asarray(ids), vector))), 1))
+    rows.append(np.concatenate(list(np.asarray(sample(params, key, jnp.asarray(ids), vector))), 1))
   return Image.fromarray((255 * np.clip(np.concatenate(rows), 0, 1)).astype(np.uint8))
 
 
@@ -166,31 +171,32 @@ def main(_):
   source = fill(k_run, int(state[0]), fresh=fresh, ring=ring)
   state = jax.device_put((*state, k_run), NamedSharding(mesh, PartitionSpec()))
   step = make_step(tx, n=n, fresh=fresh, ring=ring, sharded=NamedSharding(mesh, PartitionSpec('data')))
-  run = jax.jit(lambda c: jax.lax.scan(step, c, None, stride.value), donate_argnums=0)
+  run = jax.jit(step, donate_argnums=0)
 
-  def held_out(params):                # fixed unseen renders, words, times and noise
-    def one(k):
-      k_pool, k_pick, k_loss = jax.random.split(k, 3)
-      return loss(params, k_loss, *examples(k_pick, pool.batch(k_pool, 8, size=network.SIZE), 8))
-    return jnp.mean(jax.lax.map(one, jax.random.split(k_held, 64)))
-  held_out = jax.jit(held_out)
+  @jax.jit
+  def unseen(params, key):
+    k_pool, k_pick, k_loss = jax.random.split(key, 3)
+    return loss(params, k_loss, *examples(k_pick, pool.batch(k_pool, fresh, size=network.SIZE), fresh))
+
+  def held_out(params):                # fixed renders that training never sees, with fixed words, times and noise
+    return np.mean([unseen(params, k) for k in jax.random.split(k_held, 256 // fresh)])
 
   carry, start, first = (state, source), time.time(), int(state[0])
   i = first
   print(f'{sum(p.size for p in jax.tree.leaves(params)) / 1e6:.1f} M parameters, step {i} of {steps}', flush=True)
   while i < steps:
-    carry, losses = run(carry)
-    i += stride.value
+    carry, value = run(carry)
+    i += 1
     if i % 100 == 0:
       speed = (i - first) * n / (time.time() - start)
-      print(f'step {i}/{steps}  images {i * n}  loss {float(losses.mean()):.4f}  {speed:.0f} images/s  '
+      print(f'step {i}/{steps}  images {i * n}  loss {float(value):.4f}  {speed:.0f} images/s  '
             f'left {(steps - i) * n / speed / 60:.0f} min', flush=True)
     if i % every.value == 0 or i >= steps:
-      if not np.isfinite(float(losses.mean())):
-        raise FloatingPointError(f'loss is {losses.mean()} at step {i}; the last good state is {path}')
+      if not np.isfinite(float(value)):
+        raise FloatingPointError(f'loss is {value} at step {i}; the last good state is {path}')
       save(path, carry[0][:-1])
       with open(os.path.join(workdir.value, 'metrics.jsonl'), 'a') as f:
-        f.write(json.dumps({'step': i, 'images': i * n, 'loss': float(losses.mean()),
+        f.write(json.dumps({'step': i, 'images': i * n, 'loss': float(value),
                             'held_out': float(held_out(carry[0][2]))}) + '\n')
       grid(carry[0][2], k_grid).save(os.path.join(workdir.value, f'samples_{i:06d}.png'))
   weight_files.save(out.value, carry[0][2], metadata={'images': str(i * n), 'seed': str(seed.value)})

@@ -1,9 +1,10 @@
 """Pictures of the world by sphere tracing: colour, mask, depth and normal.
 
-Images are [H, W, ...], row 0 at the top; pixel (i, j) has its centre at (i + .5, j + .5). `rgb` is premultiplied by the
-mask, so that rgb + (1 - mask) * background composites; `depth` is the distance along the ray, 0 where missed; `normal` is
-in the world frame. The light is fixed in the world. A batch is *one composition*: kind and relation are shared, colours,
-patterns, cameras and lights vary, and all rays lie in flat arrays.
+Images are [H, W, ...], as in cameras.py; H = W is a multiple of `TILE`. `rgb` is premultiplied by the mask, so that
+rgb + (1 - mask) * background composites; `depth` is the distance along the ray, 0 where missed; `normal` is in the world
+frame. The light is fixed in the world. A batch is *one composition*: kind and relation are shared, while colours,
+patterns, cameras and lights vary. First a cone is marched for each tile of all pictures; only tiles that may see
+something are then traced ray by ray, a chunk at a time.
 """
 from typing import NamedTuple
 
@@ -16,11 +17,11 @@ from jaxdreamer import cameras
 from jaxdreamer.toybox import world
 from jaxdreamer.types import Camera
 
-TILE = 4                         # pixels along the side of a tile: a cone is marched for each, and tiles it misses are skipped
-CHUNK = 65536                    # rays traced together
+TILE = 4                         # pixels along the side of a tile
+CHUNK = 32768                    # rays traced together: fits a CPU's cache; a GPU wants 2 ** 21
 CONE_STEPS = 16
 STEPS = 40                       # of sphere tracing, from where the cone stopped
-HIT = 1.5e-3                       # a ray that ends nearer than this has hit
+HIT = 1.5e-3                     # a ray that ends nearer than this has hit
 TAP = 1e-3                       # of the finite-difference normal
 OCCLUSION = (.06, .16, .32)      # heights above the surface at which nearness to other surfaces is felt
 
@@ -48,7 +49,7 @@ def sample_light(key: Key[Array, '']) -> Light:
 LIGHT = Light(np.array([.4, .32, .86], np.float32), np.float32(.6))      # without jitter, for truth and sheets
 
 
-camera_at, view_bin = cameras.orbital, cameras.view_bin
+view_bin = cameras.view_bin      # 0 front (within 45 degrees), 1 side, 2 back, 3 overhead (above 60 degrees)
 
 
 def sample_camera(key: Key[Array, '']) -> Camera:
@@ -57,7 +58,7 @@ def sample_camera(key: Key[Array, '']) -> Camera:
 
 
 def _tile(camera, ids, side, offset):
-  """Origins [N, 1] and directions [N, M] of the rays at `offset` [M, 2] (row, column; in tiles) within the tiles `ids` [N]."""
+  """Origins [N, 1], directions [N, M] of the rays at `offset` [M, 2] (row, column; in tiles) within the tiles `ids` [N]."""
   image, corner = ids // side ** 2, jnp.stack([ids // side % side, ids % side], -1)
   ray = jax.vmap(jax.vmap(cameras.ray, (None, 0, None)), (0, 0, None))
   origin, direction = ray(jax.tree.map(lambda v: v[image], camera), corner[:, None] + offset[None], side)
@@ -82,23 +83,33 @@ def _approach(item, camera, ids, side):
   width = jnp.sqrt(2.) * jnp.tan(camera.fov / 2)[ids // side ** 2, None] / side      # radius of the cone at distance 1
   margin = width * (camera.distance[ids // side ** 2, None] + world.RADIUS)
   near, far, inside = _enter(origin, direction, world.RADIUS + margin)
-  free = lambda _, t: jnp.minimum(t + (world.distance(item, _along(origin, direction, t)) - width * t) / (1. + width), far)
-  t = jax.lax.fori_loop(0, CONE_STEPS, free, near)
+
+  def step(_, t):
+    free = world.distance(item, _along(origin, direction, t)) - width * t
+    return jnp.minimum(t + free / (1. + width), far)
+
+  t = jax.lax.fori_loop(0, CONE_STEPS, step, jnp.maximum(near, 0.))
   return t[:, 0], (inside & (t < far))[:, 0]
 
 
-def _trace(item, origin, direction, start):
+def _trace(item, origin, direction, start, steps):
   """Distance along each ray to the surface, and whether it is there."""
   _, far, inside = _enter(origin, direction, world.RADIUS)
-  step = lambda _, t: jnp.minimum(t + world.distance(item, _along(origin, direction, t)), far)
-  t = jax.lax.fori_loop(0, STEPS, step, start + jnp.zeros_like(far))
-  return t, (world.distance(item, _along(origin, direction, t)) < HIT) & inside
+
+  def step(_, state):
+    t, _ = state
+    free = world.distance(item, _along(origin, direction, t))
+    return jnp.minimum(t + free, far), free
+
+  start = jnp.broadcast_to(start, far.shape)
+  t, free = jax.lax.fori_loop(0, steps, step, (start, jnp.full_like(start, jnp.inf)))
+  return t, (free < HIT) & inside
 
 
 def _normal(item, p):
   """The gradient by four taps on a tetrahedron."""
   corners = jnp.array([[1., 1., 1.], [1., -1., -1.], [-1., 1., -1.], [-1., -1., 1.]])
-  taps = [world.distance(item, tuple(u + TAP * c for u, c in zip(p, corner))) for corner in corners]
+  taps = jax.lax.map(lambda corner: world.distance(item, tuple(u + TAP * c for u, c in zip(p, corner))), corners)
   n = [sum(c * d for c, d in zip(column, taps)) for column in corners.T]
   length = jnp.maximum(world.norm(*n), 1e-9)
   return tuple(c / length for c in n)
@@ -106,16 +117,16 @@ def _normal(item, p):
 
 def _occlusion(item, p, n):
   """Fraction of open sky: 1 where nothing is near, less in corners."""
-  felt = [(h - world.distance(item, tuple(u + h * c for u, c in zip(p, n)))) / h for h in OCCLUSION]
+  felt = jax.lax.map(lambda h: (h - world.distance(item, _along(p, n, h))) / h, jnp.array(OCCLUSION))
   return jnp.clip(1. - sum(w * f for w, f in zip((.18, .22, .25), felt)), .3, 1.)
 
 
-def _shade(item, camera, light, ids, start, side, k):
-  """[N, TILE * TILE, 8] of the tiles `ids`: rgb, normal, depth summed over the k x k rays of a pixel that hit, and their share."""
+def _shade(item, camera, light, ids, start, side, k, steps):
+  """[N, TILE^2, 8] of the tiles `ids`: rgb, normal, depth and 1, each summed over the k x k rays of a pixel that hit."""
   at = (jnp.arange(TILE * k) + .5) / (TILE * k)
   offset = jnp.stack(jnp.meshgrid(at, at, indexing='ij'), -1).reshape(-1, 2)
   origin, direction = _tile(camera, ids, side, offset)
-  t, hit = _trace(item, origin, direction, start[:, None])
+  t, hit = _trace(item, origin, direction, start[:, None], steps)
   p = _along(origin, direction, t)
   n = _normal(item, p)
   sky = _occlusion(item, p, n)
@@ -124,32 +135,39 @@ def _shade(item, camera, light, ids, start, side, k):
   ambient = light.ambient[image, None]
   lit = sky * ambient * (.85 + .15 * n[2]) + (1. - ambient) * (.25 + .75 * sky) * jnp.maximum((toward + .35) / 1.35, 0.)
   rgb = [c * lit for c in world.surface(item._replace(colour=item.colour[image], pattern=item.pattern[image]), p)]
-  pool = lambda v: jnp.where(hit, v, 0.).reshape(-1, TILE, k, TILE, k).mean((2, 4)).reshape(-1, TILE * TILE)
+  pool = lambda v: jnp.where(hit, v, 0.).reshape(-1, TILE, k, TILE, k).mean((2, 4)).reshape(-1, TILE ** 2)
   return jnp.stack([pool(v) for v in (*rgb, *n, t, jnp.ones_like(t))], -1)
 
 
-def render_batch(item: world.Item, camera: Camera, light: Light, *, size: int, supersample: int = 1) -> View:
-  """One composition; colour, pattern, camera and light have a leading batch axis, kind and relation none."""
+def render_batch(item: world.Item, camera: Camera, light: Light, *, size: int, supersample: int = 1, steps: int = STEPS,
+                 chunk: int = CHUNK) -> View:
+  """Pictures of one composition; colour, pattern, camera and light have a leading batch axis, kind and relation none."""
+  if size % TILE:
+    raise ValueError(f'size {size} is not a multiple of {TILE}')
   b, side = camera.fov.shape[0], size // TILE
   tiles = b * side ** 2
-  chunk = min(tiles, CHUNK // (TILE * supersample) ** 2)
+  batch = min(tiles, chunk // (TILE * supersample) ** 2)
   start, alive = _approach(item, camera, jnp.arange(tiles), side)
   order = jnp.argsort(~alive, stable=True)
-  padded = jnp.pad(order, (0, -tiles % chunk))
+  padded = jnp.pad(order, (0, -tiles % batch))
 
   def paint(i, out):
-    ids = jax.lax.dynamic_slice(padded, (i * chunk,), (chunk,))
-    return jax.lax.dynamic_update_slice(out, _shade(item, camera, light, ids, start[ids], side, supersample), (i * chunk, 0, 0))
+    ids = jax.lax.dynamic_slice(padded, (i * batch,), (batch,))
+    done = _shade(item, camera, light, ids, start[ids], side, supersample, steps)
+    return jax.lax.dynamic_update_slice(out, done, (i * batch, 0, 0))
 
-  out = jax.lax.fori_loop(0, -(-alive.sum() // chunk), paint, jnp.zeros((padded.size, TILE ** 2, 8)))
-  out = out[jnp.argsort(order)].reshape(b, side, side, TILE, TILE, 8).transpose(0, 1, 3, 2, 4, 5).reshape(b, size, size, 8)
+  out = jax.lax.fori_loop(0, -(-alive.sum() // batch), paint, jnp.zeros((padded.size, TILE ** 2, 8)))
+  out = out[jnp.argsort(order)].reshape(b, side, side, TILE, TILE, 8).transpose(0, 1, 3, 2, 4, 5)
+  out = out.reshape(b, size, size, 8)
   rgb, normal, depth, mask = out[..., :3], out[..., 3:6], out[..., 6], out[..., 7]
   length = jnp.sqrt(jnp.maximum(jnp.sum(normal ** 2, -1, keepdims=True), 1e-12))
   return View(rgb, mask, depth / jnp.where(mask > 0., mask, 1.), normal / length)
 
 
-def render(item: world.Item, camera: Camera, light: Light, *, size: int, supersample: int = 1) -> View:
+def render(item: world.Item, camera: Camera, light: Light, *, size: int, supersample: int = 1,
+           steps: int = STEPS) -> View:
   """One picture."""
   item = item._replace(colour=item.colour[None], pattern=item.pattern[None])
   camera, light = jax.tree.map(lambda v: jnp.asarray(v)[None], (camera, light))
-  return jax.tree.map(lambda v: v[0], render_batch(item, camera, light, size=size, supersample=supersample))
+  batch = render_batch(item, camera, light, size=size, supersample=supersample, steps=steps)
+  return jax.tree.map(lambda v: v[0], batch)

@@ -1,4 +1,4 @@
-"""Writes golden/*.npz from the torch classes: `python tests/parity/make_golden.py` (needs torch, diffusers, transformers).
+"""Writes golden/*.npz: `python tests/parity/make_golden.py`, where torch, diffusers and transformers are installed.
 
 Each file holds the outputs on cases.py's weights and inputs, and the checkpoint's keys with their shapes.
 """

@@ -7,9 +7,9 @@ import pytest
 import safetensors.numpy
 
 from jaxdreamer.nn import weights
-from jaxdreamer.nn.unet import UNet2DCondition, config_from_diffusers
+from jaxdreamer.nn.unet import UNet2DCondition, UNetConfig, config_from_diffusers
 
-TOLERANCE = 2e-5                         # of the largest output; about 2e-6 is measured, 1e-4 and more for a wrong eps
+TOLERANCE = 2e-5                         # of the largest output; 3e-6 measured, 1e-4 with a wrong gelu, 1e-3 with a wrong eps
 
 
 def loaded(tmp_path, name, shapes):
@@ -79,7 +79,7 @@ def test_toybox_unet_and_its_gradients_agree_with_the_live_torch_class(tmp_path,
   weights.save(tmp_path / 'grad.safetensors', g_params, dtype=jnp.float32)
   ours = safetensors.numpy.load_file(tmp_path / 'grad.safetensors')
   errors = {k: error(ours[k], p.grad.numpy()) for k, p in theirs.named_parameters()}
-  assert max(errors.values()) < TOLERANCE, errors
+  assert max(errors.values()) < 5 * TOLERANCE, errors
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -95,3 +95,9 @@ def test_torch_loads_what_save_writes(tmp_path, torch_side):
   with torch.no_grad():
     torch_out = torch_side.run_unet(theirs, *cases.unet_inputs(cases.UNETS[name])).numpy()
   assert error(jax.jit(model.apply)({'params': params}, *inputs(name)), torch_out) < TOLERANCE
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_a_config_that_diffusers_wrote_is_read(torch_side):
+  theirs = torch_side.UNet2DConditionModel(**cases.UNETS['toybox'])
+  assert config_from_diffusers(dict(theirs.config)) == UNetConfig(**cases.UNETS['toybox'])

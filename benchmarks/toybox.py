@@ -1,0 +1,184 @@
+"""The default config on eight prompts, scored against the truth:   python -m benchmarks.toybox [--quick]
+
+Each prompt is a process of its own, `python -m jaxdreamer.train`, as a user starts it; seconds are from the start of
+the process to its end, all outputs written. The first process finds empty caches, the others what it left there. The
+prompts then run with view words alone in place of the camera, and with the exact prior over true views. Runs are kept
+under runs/benchmarks, by a hash of the sources: after an interruption the same command goes on with the first prompt
+that has no result. Writes benchmarks/results/toybox.json and toybox.png; with --prompts or --quick, figures.json and
+sheet.png in the folder of its runs.
+"""
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import results
+
+PROMPTS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a yellow mug', 'a red car',
+           'a snowman with a blue hat', 'a purple house', 'an orange chair')
+VARIANTS = {
+    'default': (),
+    'words_only': ('--config.prior.toybox.camera=False',),
+    'empirical': ('--config.prior.name=empirical',),
+}
+QUICK = ('--config.steps=20',)
+SCORES = {'iou': 'silhouette_iou'} | {name: name for name in (
+    'psnr', 'chamfer', 'volume_iou', 'mesh_iou', 'colour_right', 'one_front', 'pose_gap', 'yaw')}
+
+
+def source_hash():
+  """Eight digits that change with anything a run depends on."""
+  digest = hashlib.sha256()
+  for folder in ('jaxdreamer', 'configs'):
+    for path in sorted((results.ROOT / folder).rglob('*')):
+      if path.suffix in ('.py', '.json', '.html', '.safetensors'):
+        digest.update(str(path.relative_to(results.ROOT)).encode() + path.read_bytes())
+  return digest.hexdigest()[:8]
+
+
+def train(prompt, workdir, caches, options):
+  """Runs one prompt to its end in a fresh workdir. Returns its times, its memory and its scores."""
+  shutil.rmtree(workdir, ignore_errors=True)
+  workdir.mkdir(parents=True)
+  log = workdir.with_suffix('.log')
+  command = [sys.executable, '-m', 'jaxdreamer.train', '--config=configs/toybox.py', f'--config.prompt={prompt}',
+             f'--workdir={workdir}', *options]
+  env = {**os.environ, 'XDG_CACHE_HOME': str(caches), 'JAX_COMPILATION_CACHE_DIR': str(caches / 'jax')}
+  start, first, pid = time.monotonic(), None, 0
+  with log.open('w') as out:
+    process = subprocess.Popen(command, cwd=results.ROOT, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    try:
+      while not pid:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        seconds = time.monotonic() - start
+        metrics = workdir / 'metrics.jsonl'
+        if first is None and metrics.exists() and metrics.stat().st_size:
+          first = seconds
+        time.sleep(0 if pid else .05)
+      process.returncode = os.waitstatus_to_exitcode(status)
+    finally:
+      if not pid:
+        process.kill()
+        process.wait()
+  if process.returncode:
+    fail(command, process.returncode, log)
+  if not (workdir / 'scores.json').exists():
+    command = [sys.executable, '-m', 'jaxdreamer.evaluate', f'--workdir={workdir}']
+    with log.open('a') as out:
+      done = subprocess.run(command, cwd=results.ROOT, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    if done.returncode:
+      fail(command, done.returncode, log)
+  scores = json.loads((workdir / 'scores.json').read_text())['scores']
+  kib = usage.ru_maxrss / (1024 if sys.platform == 'darwin' else 1)
+  return {'prompt': prompt, **{name: scores[of] for name, of in SCORES.items()}, 'seconds': seconds,
+          'first_step_seconds': first, 'peak_gib': kib / 2 ** 20}
+
+
+def fail(command, code, log):
+  sys.exit(f'{shlex.join(command)}\nended with {code}; its words are in {log}:\n{log.read_text()[-2000:]}')
+
+
+def run(prompts, root, options):
+  """{variant: [row of each prompt]}, from the kept results where there are any."""
+  jobs = [(variant, prompt) for variant in VARIANTS for prompt in prompts]
+  rows = {variant: [] for variant in VARIANTS}
+  spent = []
+  for i, (variant, prompt) in enumerate(jobs):
+    workdir = root / variant / prompt.replace(' ', '-')
+    kept = workdir.with_suffix('.json')
+    if not kept.exists():
+      if i == 0:
+        shutil.rmtree(root / 'caches', ignore_errors=True)
+      left = f', about {statistics.mean(spent) * (len(jobs) - i) / 60:.0f} min left' if spent else ''
+      print(f'[{i + 1}/{len(jobs)}] {variant}: {prompt}{left}', flush=True)
+      row = train(prompt, workdir, root / 'caches', (*VARIANTS[variant], *options))
+      spent.append(row['seconds'])
+      kept.write_text(json.dumps(row, indent=2) + '\n')
+      print(f'    {row["seconds"]:.0f} s, IoU {row["iou"]:.3f}', flush=True)
+    rows[variant].append(json.loads(kept.read_text()))
+  return rows
+
+
+def summary(rows):
+  """The figures of README."""
+  default = rows['default']
+  mean = lambda variant, name: statistics.mean(row[name] or 0. for row in rows[variant])       # no mesh: 0
+  gap = lambda variant: max(row['pose_gap'] for row in rows[variant])
+  seconds = [row['first_step_seconds'] for row in default]
+  return {
+      'mean_iou': mean('default', 'iou'),
+      'min_iou': min(row['iou'] for row in default),
+      'mean_mesh_iou': mean('default', 'mesh_iou'),
+      'mean_volume_iou': mean('default', 'volume_iou'),
+      'words_only_mean_iou': mean('words_only', 'iou'),
+      'empirical_mean_iou': mean('empirical', 'iou'),
+      'max_pose_gap': gap('default'),
+      'words_only_max_pose_gap': gap('words_only'),
+      'empirical_max_pose_gap': gap('empirical'),
+      'train_seconds': statistics.median(row['seconds'] for row in default),
+      'first_step_seconds_cold': seconds[0],
+      'first_step_seconds_warm': statistics.median(seconds[1:] or seconds),
+      'peak_gib': max(row['peak_gib'] for row in default),
+      'rows': default, 'words_only': rows['words_only'], 'empirical': rows['empirical'],
+  }
+
+
+def sheet(prompts, root, path):
+  """One picture: a line per prompt with its caption and the turntable views of the default run."""
+  paths = [root / 'default' / prompt.replace(' ', '-') / 'turntable.png' for prompt in prompts]
+  strips = [Image.open(path).convert('RGB') for path in paths]
+  width, caption = max(s.width for s in strips), 28
+  out = Image.new('RGB', (width, sum(s.height + caption for s in strips)), 'white')
+  draw, y = ImageDraw.Draw(out), 0
+  for prompt, strip in zip(prompts, strips, strict=True):
+    draw.text((4, y + 5), prompt, 'black', font=ImageFont.load_default(16))
+    out.paste(strip, (0, y + caption))
+    y += strip.height + caption
+  out.save(path)
+
+
+def show(figures):
+  console, table = Console(), Table(title='toybox')
+  names = ('prompt', *SCORES, 'seconds', 'peak_gib')
+  for name in names:
+    table.add_column(name)
+  for row in figures['rows']:
+    table.add_row(*(f'{row[n]:.3f}' if isinstance(row[n], float) else str(row[n]) for n in names))
+  console.print(table)
+  for name, value in figures.items():
+    if isinstance(value, float):
+      print(f'{name:26} {value:.3f}')
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--prompts', default='', help='comma-separated, in place of the eight')
+  parser.add_argument('--quick', action='store_true', help='20 steps of the first two prompts')
+  arguments = parser.parse_args()
+  asked = tuple(p.strip() for p in arguments.prompts.split(',') if p.strip())
+  prompts = asked or PROMPTS[:2 if arguments.quick else None]
+  root = results.ROOT / 'runs' / 'benchmarks' / f'toybox-{source_hash()}{"-quick" * arguments.quick}'
+  rows = run(prompts, root, QUICK * arguments.quick)
+  figures = summary(rows)
+  show(figures)
+  if prompts == PROMPTS and not arguments.quick:
+    print(results.write('toybox', figures, 'python -m benchmarks.toybox'))
+    sheet(prompts, root, results.RESULTS / 'toybox.png')
+  else:
+    (root / 'figures.json').write_text(json.dumps(figures, indent=2) + '\n')
+    sheet(prompts, root, root / 'sheet.png')
+    print(root)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,43 @@
+"""Every option, with its default. The other files here are short changes of this one; `--config.a.b=v` changes one more.
+
+A schedule is a number, (v0, v1, steps), or (v0, v1, start, steps): linear from v0 to v1 over `steps` from step `start` on.
+"""
+from ml_collections import ConfigDict
+
+
+def get_config():
+  config = ConfigDict({
+    'prompt': 'a red cube',
+    'negative': '',                              # a negative prompt, for the estimators that use one
+    'seed': 0,
+    'steps': 300,
+    'steps_per_call': 1,                         # steps in one compiled call: 10 on a GPU or TPU, 1 on a CPU
+    'log_every': 10, 'preview_every': 50, 'checkpoint_every': 100, 'keep': 2,
+    'max_minutes': 0.,                           # stop, save and write the outputs after so long; 0: never
+    'profile_steps': '',                         # 'a:b' writes a profile of steps a to b
+    'tensorboard': False,
+    'scene': {
+      'name': 'voxels',
+      'voxels': {'levels': (10, 19, 37)},
+      'hashgrid': {},
+      'mlp': {},
+      'image': {'size': 64},
+    },
+    'prior': {
+      'name': 'toybox',
+      'toybox': {'path': '', 'camera': True},    # '' is the shipped file; camera False: view words alone
+      'empirical': {'images': 1024, 'bandwidth': .15, 'background': .5},
+    },
+    'estimator': {
+      'name': 'sds',
+      'sds': {'guidance': 3., 'weight': 'sigma2'},       # scale 1 is conditional; threestudio's number is one less
+    },
+    'sampling': {'views': 4, 'design': 'stratified', 't_min': .02, 't_max': .98},
+    'cameras': {'azimuth': (-180., 180.), 'elevation': (-10., 85.), 'distance': (2.8, 3.3), 'fov': (40., 40.)},
+    'render': {'samples': 16, 'fine': 16, 'radius': 1., 'background': 'random', 'chunk': 0, 'remat': False},
+    'regularizers': {'orientation': 0., 'opacity': 0., 'sparsity': 0., 'opaque': 0., 'distortion': 0., 'z_variance': 0.},
+    'optim': {'groups': (('scene/.*', .03),), 'b1': .9, 'b2': .99, 'eps': 1e-15, 'weight_decay': 0., 'clip': 0.},
+    'mesh': {'map': 'shard_map', 'data': 0},     # data 0: all devices
+    'eval': {'size': 64, 'samples': 64, 'chunk': 0, 'mesh_resolution': 96},
+  }, convert_dict=True)
+  return config.lock()

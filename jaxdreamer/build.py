@@ -1,0 +1,170 @@
+"""config -> functions, through dicts one can see. The only reader of config besides the loop's own settings.
+
+A section such as config.scene holds `name` and, under each name it may take, that function's keyword arguments. ValueError
+and FileNotFoundError, one line each, for what cannot be built; nothing is compiled before all of it has been checked.
+"""
+import math
+import pathlib
+from functools import partial
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh
+from ml_collections import ConfigDict
+
+from jaxdreamer import cameras, checkpoints, optim, regularizers, render, sampling, train_step
+from jaxdreamer.estimators.sds import sds
+from jaxdreamer.priors.empirical import empirical
+from jaxdreamer.priors.toybox import toybox
+from jaxdreamer.scenes.hashgrid import hashgrid
+from jaxdreamer.scenes.image import image
+from jaxdreamer.scenes.mlp import mlp
+from jaxdreamer.scenes.voxels import voxels
+from jaxdreamer.types import Prior, TrainState
+
+SCENES = {'voxels': voxels, 'hashgrid': hashgrid, 'mlp': mlp, 'image': image}
+PRIORS = {'toybox': lambda prompt, key, **kw: toybox(**kw), 'empirical': empirical}
+ESTIMATORS = {'sds': lambda guidance, **kw: sds(guidance=optim.schedule(guidance), **kw)}
+BACKGROUNDS = {
+  'random': lambda key: jnp.where(jax.random.bernoulli(key), jax.random.uniform(key, (3,)), jax.random.uniform(key, (1,))),
+  'grey': lambda key: jnp.full(3, .5),
+  'white': lambda key: jnp.ones(3),
+}
+
+
+class Job(NamedTuple):
+  """A run as functions. Scene parameters are state.params['scene']."""
+  prompt: str
+  init: Callable                # key -> TrainState
+  step: Callable                # jitted (state, prior) -> (state, info): `stride` steps; state donated; info: their means
+  stride: int
+  prior: Prior
+  render: Callable              # (scene params, one Camera, background [3]) -> Rendering [size, size]
+  density: Callable             # (scene params, xyz [N, 3]) -> [N]
+  colour: Callable              # (scene params, xyz [N, 3]) -> [N, 3]
+  radius: float
+  size: int
+
+
+def pick(table: dict, section: Any, option: str) -> Callable:
+  """table[section.name] with the keyword arguments that the section holds for it."""
+  if section.name not in table:
+    raise ValueError(f'config.{option}.name={section.name!r}: takes one of {sorted(table)}')
+  return partial(table[section.name], **section.get(section.name, {}))
+
+
+def make_mesh(config) -> Mesh:
+  """The mesh of config.mesh over all devices; data = 0 takes all that are there, or the most that divide the views."""
+  n = len(jax.devices())
+  data = config.mesh.data or max(d for d in range(1, n + 1) if config.sampling.views % d == 0)
+  if data > n:
+    raise ValueError(f'config.mesh.data={data}: there are {n} devices')
+  if config.mesh.map not in ('shard_map', 'pmap'):
+    raise ValueError(f"config.mesh.map={config.mesh.map!r}: takes one of ['pmap', 'shard_map']")
+  return jax.make_mesh((data,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:data])
+
+
+def camera_ranges(section) -> dict:
+  """Degrees in config, radians in code."""
+  angles = {k: tuple(math.radians(a) for a in section[k]) for k in ('azimuth', 'elevation', 'fov')}
+  return angles | {'distance': tuple(section.distance)}
+
+
+def make_regularize(section) -> Callable:
+  """(Rendering, step) -> the weighted sum of the regularizers whose weight is not 0."""
+  unknown = set(section) - set(regularizers.REGULARIZERS)
+  if unknown:
+    raise ValueError(f'config.regularizers: unknown {sorted(unknown)}; takes {sorted(regularizers.REGULARIZERS)}')
+  terms = [(regularizers.REGULARIZERS[k], optim.schedule(v)) for k, v in section.items() if v != 0.]
+  def regularize(shown, step):
+    return sum((weight(step) * term(shown) for term, weight in terms), start=0. * jnp.sum(shown.opacity))
+  return regularize
+
+
+def check(config, mesh: Mesh) -> None:
+  """What can be wrong with the numbers of a config, said before anything compiles."""
+  views = config.sampling.views
+  if views < 1 or views % mesh.devices.size:
+    raise ValueError(f'config.sampling.views={views}: must be a positive multiple of the {mesh.devices.size} devices of the '
+                     f'mesh; change it, or set config.mesh.data')
+  for option in ('steps', 'steps_per_call'):
+    if config[option] < 1:
+      raise ValueError(f'config.{option}={config[option]}: takes a positive number')
+  if config.steps % config.steps_per_call:
+    raise ValueError(f'config.steps={config.steps}: must be a multiple of config.steps_per_call={config.steps_per_call}')
+  if not isinstance(config.prompt, str) or not config.prompt.strip():
+    raise ValueError(f'config.prompt={config.prompt!r}: takes a text')
+  if config.sampling.design not in sampling.DESIGNS:
+    raise ValueError(f'config.sampling.design={config.sampling.design!r}: takes one of {sorted(sampling.DESIGNS)}')
+  if config.render.background not in BACKGROUNDS:
+    raise ValueError(f'config.render.background={config.render.background!r}: takes one of {sorted(BACKGROUNDS)}')
+
+
+def job(config, mesh: Mesh) -> Job:
+  """The run that `config` describes, on `mesh`."""
+  check(config, mesh)
+  scene = pick(SCENES, config.scene, 'scene')()
+  estimator = pick(ESTIMATORS, config.estimator, 'estimator')()
+  key = jax.random.key(config.seed)
+  prior = pick(PRIORS, config.prior, 'prior')(config.prompt, key)
+  text = prior.embed(config.prompt, config.negative)
+  tx = optim.chain(config.optim.groups, b1=config.optim.b1, b2=config.optim.b2, eps=config.optim.eps,
+                   weight_decay=config.optim.weight_decay, clip=config.optim.clip)
+  r = config.render
+  draw_image = partial(render.image, size=prior.image_size, samples=r.samples, fine=r.fine, radius=r.radius,
+                       chunk=r.chunk or None, remat=r.remat)
+  t_min, t_max = optim.schedule(config.sampling.t_min), optim.schedule(config.sampling.t_max)
+
+  def picture(field, camera, key):
+    k_image, k_background = jax.random.split(key)
+    colour = BACKGROUNDS[r.background](k_background)
+    return draw_image(field, camera, k_image, background=lambda direction: colour)
+
+  local_step = train_step.make_local_step(
+    scene=scene, estimator=estimator, tx=tx, views=config.sampling.views,
+    design=sampling.DESIGNS[config.sampling.design],
+    camera_from=partial(cameras.from_uniform, **camera_ranges(config.cameras)),
+    draw=sampling.make_draw(t_min=t_min, t_max=t_max, shape=prior.latent), render=picture,
+    regularize=make_regularize(config.regularizers))
+  steps = train_step.several(local_step, config.steps_per_call)
+  mapped = train_step.data_parallel(steps, mesh, how=config.mesh.map)
+  ids = jnp.arange(config.sampling.views)
+
+  def init(key):
+    k_scene, k_est, k_run = jax.random.split(key, 3)
+    params = {'scene': scene.init(k_scene), 'est': estimator.init(k_est)}
+    return TrainState(jnp.int32(0), params, tx.init(params), k_run)
+
+  def field_of(params):
+    return partial(scene.field, scene.prepare(params, text))
+
+  @jax.jit
+  def show(params, camera, background):
+    return render.image(field_of(params), camera, key, size=config.eval.size, samples=config.eval.samples, radius=r.radius,
+                        jitter=0., background=lambda direction: background, chunk=config.eval.chunk or None)
+
+  return Job(prompt=config.prompt, init=jax.jit(init),
+             step=jax.jit(lambda state, prior: mapped(state, prior, text, ids), donate_argnums=0), stride=config.steps_per_call, prior=prior,
+             render=show, density=jax.jit(lambda params, xyz: jax.vmap(field_of(params))(xyz)[0]),
+             colour=jax.jit(lambda params, xyz: jax.vmap(field_of(params))(xyz)[1][:, :3]), radius=r.radius,
+             size=config.eval.size)
+
+
+def tuples(value):
+  """JSON's lists back as the tuples that config files hold."""
+  if isinstance(value, dict):
+    return {k: tuples(v) for k, v in value.items()}
+  return tuple(tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def restore(workdir: pathlib.Path) -> tuple[ConfigDict, Job, TrainState]:
+  """The run in `workdir` at its newest checkpoint, on one device. ValueError where there is none."""
+  config = ConfigDict(tuples(checkpoints.read_options(workdir)))
+  config.mesh.data = 1
+  built = job(config, make_mesh(config))
+  with checkpoints.manager(workdir, keep=config.keep) as saved:
+    found = checkpoints.restore(saved, built.init(jax.random.key(config.seed)))
+  if not found:
+    raise ValueError(f'{workdir} holds no finished checkpoint: train it first')
+  return config, built, found[0]

@@ -1,0 +1,217 @@
+"""python -m jaxdreamer.evaluate --workdir=...: how near a finished run is to what its prompt names.
+
+Where the prompt names a toy of the toybox, the exact shape is known, and the run is held against it in 32 views that no
+step was trained on, as a mesh, and as a volume. Writes scores.json (every score and its meaning), prints a table,
+renews the report. Functions before the banner are pure; images are [V, H, W, 3] in [0, 1], masks and opacity [V, H, W].
+"""
+import json
+import math
+import pathlib
+from functools import partial
+from typing import Callable
+
+import numpy as np
+import rich
+from absl import app, flags
+from jaxtyping import Bool, Float
+from rich.table import Table
+from scipy.spatial import KDTree
+
+from jaxdreamer import build
+from jaxdreamer.outputs import mesh as meshes
+from jaxdreamer.outputs import report, video
+from jaxdreamer.toybox import truth, world
+from jaxdreamer.types import Camera
+
+RING, ELEVATIONS = 16, (.15, .6)       # 32 views: azimuths in steps of 22.5 degrees, on two heights
+GREY = .75                             # the background, which none of the toybox's colours equals
+SURFACE = 50_000                       # points on each surface for the Chamfer distance
+Images = Float[np.ndarray, 'V H W 3']
+Masks = Float[np.ndarray, 'V H W']
+
+MEANING = {
+  'silhouette_iou': 'overlap of opacity and true mask, mean of 32 unseen views; 1 is perfect',
+  'psnr': 'decibels, against the true pictures in the same views',
+  'colour_error': 'mean absolute difference of colour where render and truth are both solid',
+  'colour_right': 'the colour that explains the object best is the one asked for',
+  'colour_found': 'that colour, of the twelve of the toybox',
+  'chamfer': f'mean distance between the surfaces, both ways; the sampled floor is about .01 ({SURFACE} points)',
+  'volume_iou': 'overlap of the solids',
+  'pose_gap': 'what the silhouettes gain if the object is turned to its best yaw; 0 is a true pose',
+  'yaw': 'that best yaw, in degrees',
+  'front': 'of [-1, 1]: 1 the front view is the true front, -1 it is the true back',
+  'back': 'of [-1, 1]: 1 the back view is the true back, -1 it is the true front (Janus)',
+  'one_front': 'both of them are above 0',
+  'symmetry': 'of [0, 1]: 0 front and back differ at least as they should, 1 they are the same',
+  'mesh_iou': 'silhouettes of the mesh against those of the render; .95 is faithful',
+  'watertight': 'the mesh is closed',
+}
+
+
+def silhouette_iou(opacity: Masks, mask: Masks) -> float:
+  """Mean over views of the IoU of what is at least half opaque."""
+  return float(np.mean([meshes.iou(a, b) for a, b in zip(opacity >= .5, mask >= .5)]))
+
+
+def psnr(x: Images, y: Images) -> float:
+  """-10 log10 of the mean squared difference."""
+  return float(-10. * np.log10(max(np.mean((x - y) ** 2), 1e-12)))
+
+
+def colour_error(x: Images, y: Images, opacity: Masks, mask: Masks) -> float | None:
+  """Mean absolute difference of colour where both are solid; None where that is nowhere."""
+  both = (opacity >= .5) & (mask >= .5)
+  return float(np.mean(np.abs(x[both] - y[both]))) if both.any() else None
+
+
+def chamfer(a: Float[np.ndarray, 'N 3'], b: Float[np.ndarray, 'M 3']) -> float:
+  """(mean_a min_b |a - b| + mean_b min_a |a - b|) / 2."""
+  return float(.5 * (np.mean(KDTree(b).query(a)[0]) + np.mean(KDTree(a).query(b)[0])))
+
+
+def pose_gap(opacity: Masks, mask: Masks, *, ring: int) -> tuple[float, float]:
+  """Best-yaw IoU minus true-pose IoU, and that yaw in radians, from views in rings of `ring` equal steps of azimuth.
+
+  Turning the object by k steps moves each view k places along its ring, so no view is rendered twice.
+  """
+  turned = opacity.reshape(-1, ring, *opacity.shape[1:])
+  scores = [silhouette_iou(np.roll(turned, -k, axis=1).reshape(opacity.shape), mask) for k in range(ring)]
+  best = int(np.argmax(scores))
+  return scores[best] - scores[0], math.remainder(2. * math.pi * best / ring, 2. * math.pi)
+
+
+def unlikeness(a: Images, b: Images) -> float:
+  """d(a, b) = min over b and b mirrored left to right of mean |a - b|: a distance, since mirroring keeps lengths.
+
+  Front and back silhouettes mirror each other, so without the mirror any lopsided object would seem to have two faces.
+  """
+  return float(min(np.mean(np.abs(a - b)), np.mean(np.abs(a - b[:, :, ::-1]))))
+
+
+def janus(front: Images, back: Images, true_front: Images, true_back: Images) -> dict:
+  """Does the back look like the front where it must not? Renders and truths from azimuths 0 and pi, same backgrounds.
+
+    front = (d(front, true_back) - d(front, true_front)) / d(true_front, true_back)
+    back = (d(back, true_front) - d(back, true_back)) / d(true_front, true_back)
+    one_front = front > 0 and back > 0
+    symmetry = max(0, 1 - d(front, back) / d(true_front, true_back))
+
+  d is `unlikeness`. By the triangle inequality front and back are in [-1, 1]; symmetry is blind to the pose.
+  """
+  apart = unlikeness(true_front, true_back)
+  if apart < 1e-6:
+    raise ValueError('the true front and back are the same picture: this object cannot be a Janus')
+  ahead = (unlikeness(front, true_back) - unlikeness(front, true_front)) / apart
+  behind = (unlikeness(back, true_front) - unlikeness(back, true_back)) / apart
+  return {'front': ahead, 'back': behind, 'one_front': ahead > 0. and behind > 0.,
+          'symmetry': max(0., 1. - unlikeness(front, back) / apart)}
+
+
+def nearest_colour(x: Images, opacity: Masks, candidates: Float[np.ndarray, 'K V H W 3']) -> int | None:
+  """Which of K recolourings of the truth explains x best (least squares), over solid pixels where they differ."""
+  where = (np.ptp(candidates, axis=0).max(-1) > .1) & (opacity >= .5)
+  errors = np.mean((candidates[:, where] - x[where]) ** 2, (1, 2)) if where.any() else []
+  return int(np.argmin(errors)) if len(errors) else None
+
+
+def retrieval(images: Images, text_embeddings: Float[np.ndarray, 'K D'], *, embed: Callable, target: int) -> dict:
+  """R@1: the share of views whose nearest of K texts, by cosine, is number `target`. `embed` maps images to [V, D]."""
+  unit = lambda v: v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-12)
+  similarity = unit(np.asarray(embed(images))) @ unit(text_embeddings).T
+  return {'recall_at_1': float(np.mean(similarity.argmax(1) == target)),
+          'similarity': float(similarity[:, target].mean())}
+
+
+def occupied(grid: meshes.Grid, threshold: float) -> Bool[np.ndarray, 'R R R']:
+  """The solid of a log-density grid, closed cavities filled."""
+  level = np.log(threshold)
+  return meshes.fill_cavities(grid, level) >= level
+
+
+# --------------------------------------------------------------------------------------------------- against the toybox
+
+
+def over_grey(view) -> tuple[Images, Masks]:
+  rgb, mask = np.asarray(view.rgb, float), np.asarray(view.mask, float)
+  return rgb + (1. - mask[..., None]) * GREY, mask
+
+
+def colours_of(prompt: str, x: Images, opacity: Masks, camera: Camera, *, size: int) -> dict:
+  """colour_right and colour_found: the truth in each colour there is, for each object of the prompt."""
+  item = world.parse(prompt)
+  names, found = list(world.COLOURS), []
+  for which in range(1 if item.relation == world.ALONE else 2):
+    repaint = lambda k, which=which: world.caption(item._replace(colour=item.colour.at[which].set(k)))
+    candidates = np.stack([over_grey(truth.views(repaint(k), camera, size))[0] for k in range(len(names))])
+    found.append(nearest_colour(x, opacity, candidates))
+  wanted = [int(k) for k in item.colour[:len(found)]]
+  return {'colour_right': found == wanted, 'colour_found': ', '.join('none' if k is None else names[k] for k in found)}
+
+
+def score_views(prompt: str, render: Callable, *, size: int) -> dict:
+  """The scores that compare pictures. `render` maps a camera to a Rendering over GREY."""
+  camera = video.rings(*((RING, elevation) for elevation in ELEVATIONS))
+  seen = video.shoot(render, camera)
+  x, opacity = np.asarray(seen.rgb, float), np.asarray(seen.opacity, float)
+  true_x, mask = over_grey(truth.views(prompt, camera, size))
+  gap, yaw = pose_gap(opacity, mask, ring=RING)
+  scores = {'silhouette_iou': silhouette_iou(opacity, mask), 'psnr': psnr(x, true_x),
+            'colour_error': colour_error(x, true_x, opacity, mask), **colours_of(prompt, x, opacity, camera, size=size),
+            'pose_gap': gap, 'yaw': math.degrees(yaw)}
+  item = world.parse(prompt)
+  if item.relation == world.ALONE and world.KINDS[int(item.kind[0])] in world.FRONT:
+    return scores | janus(x[::RING], x[RING // 2::RING], true_x[::RING], true_x[RING // 2::RING])
+  return scores | dict.fromkeys(('front', 'back', 'one_front', 'symmetry'))
+
+
+def score_shape(prompt: str, density: Callable, colour: Callable, render: Callable, *, radius: float,
+                resolution: int) -> dict:
+  """The scores that compare solids; None for each where there is no surface."""
+  camera = meshes.lookouts(radius=radius)
+  try:
+    mesh, facts = meshes.extract(density, colour, camera, video.shoot(render, camera).opacity, radius=radius,
+                                 resolution=resolution)
+  except meshes.Empty as error:
+    print(error)
+    return dict.fromkeys(('chamfer', 'volume_iou', 'mesh_iou', 'watertight'))
+  distance = truth.shape(prompt)
+  xyz = meshes.nodes(radius, resolution)
+  signed = meshes.evaluate(distance, xyz.reshape(-1, 3)).reshape(xyz.shape[:3]).astype(float)
+  exact = meshes.surface(-signed, math.exp(0.), radius=radius)               # {-distance = log 1}
+  points = [meshes.sample_points(m, SURFACE)[0] for m in (mesh, meshes.Mesh(*exact, np.zeros_like(exact[0])))]
+  solid = occupied(meshes.log_density(density, radius=radius, resolution=resolution), facts['threshold'])
+  return {'chamfer': chamfer(*points), 'volume_iou': meshes.iou(solid, signed < 0.),
+          'mesh_iou': facts['silhouette_iou'], 'watertight': facts['watertight']}
+
+
+def table(scores: dict) -> Table:
+  out = Table('score', 'value', 'meaning', title_justify='left')
+  for name, value in scores.items():
+    out.add_row(name, report.number(value), MEANING.get(name, ''))
+  return out
+
+
+def main(_):
+  folder = pathlib.Path(flags.FLAGS.workdir)
+  try:
+    config, job, state = build.restore(folder)
+    world.parse(config.prompt)
+  except (ValueError, FileNotFoundError) as error:
+    raise app.UsageError(str(error)) from error
+  params = state.params['scene']
+  render = lambda camera: job.render(params, camera, np.full(3, GREY, np.float32))
+  scores = score_views(config.prompt, render, size=job.size) | score_shape(
+    config.prompt, partial(job.density, params), partial(job.colour, params), render, radius=job.radius,
+    resolution=flags.FLAGS.resolution)
+  (folder / 'scores.json').write_text(json.dumps(
+    {'prompt': config.prompt, 'step': int(state.step), 'scores': scores,
+     'meaning': {name: MEANING[name] for name in scores}}, indent=2) + '\n')
+  rich.print(table(scores))
+  if (folder / 'report.json').exists():
+    print(report.refresh(folder))
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('workdir', None, 'A finished run.', required=True)
+  flags.DEFINE_integer('resolution', 96, 'Nodes along a side of the grid for mesh and volume.')
+  app.run(main)

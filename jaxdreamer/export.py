@@ -1,0 +1,57 @@
+"""python -m jaxdreamer.export --workdir=... [--resolution=128 --formats=glb,obj,ply --turntable --points]
+
+Writes a run's outputs anew, at other sizes if asked: mesh.glb, mesh.obj, mesh.ply with mesh.json (facts) and mesh.png
+(the mesh under the render), and on demand points.ply and the turntable. An empty scene costs the mesh alone.
+"""
+import pathlib
+from functools import partial
+
+import jax.numpy as jnp
+import rich
+from absl import app, flags
+
+from jaxdreamer import build
+from jaxdreamer.outputs import mesh, report, video
+
+
+def main(_):
+  options = flags.FLAGS
+  folder = pathlib.Path(options.out or options.workdir)
+  unknown = set(options.formats) - set(mesh.FORMATS)
+  if unknown:
+    raise app.UsageError(f'--formats: unknown {sorted(unknown)}; takes {", ".join(mesh.FORMATS)}')
+  try:
+    _, job, state = build.restore(pathlib.Path(options.workdir))
+  except (ValueError, FileNotFoundError) as error:
+    raise app.UsageError(str(error)) from error
+  params = state.params['scene']
+  render = lambda camera: job.render(params, camera, jnp.ones(3))
+  folder.mkdir(parents=True, exist_ok=True)
+  failed = 0
+  try:
+    facts = mesh.write(partial(job.density, params), partial(job.colour, params), render, folder, radius=job.radius,
+                       resolution=options.resolution, formats=tuple(options.formats),
+                       points=options.num_points if options.points else 0)
+    rich.print(facts)
+  except mesh.Empty as error:
+    print(error)
+    failed = 1
+  if options.turntable:
+    for path in video.turntable(render, folder, frames=options.frames, height=options.height, distance=3. * job.radius):
+      print(path)
+  if (folder / 'report.json').exists():
+    print(report.refresh(folder))
+  return failed
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('workdir', None, 'A run.', required=True)
+  flags.DEFINE_string('out', None, 'Where to write; the run itself if not given.')
+  flags.DEFINE_integer('resolution', 128, 'Nodes along a side of the density grid.', lower_bound=8, upper_bound=512)
+  flags.DEFINE_list('formats', list(mesh.FORMATS), 'Mesh files to write.')
+  flags.DEFINE_bool('turntable', False, 'Also the film and its strip.')
+  flags.DEFINE_integer('frames', 90, 'Frames of one turn, 30 a second.', lower_bound=1)
+  flags.DEFINE_integer('height', 256, 'Height of the film in pixels; smaller renders are enlarged.')
+  flags.DEFINE_bool('points', False, 'Also points.ply, coloured points spread evenly over the surface.')
+  flags.DEFINE_integer('num_points', 100_000, 'How many.', lower_bound=1)
+  app.run(main)

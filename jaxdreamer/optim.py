@@ -1,0 +1,41 @@
+"""Optimisers: regex groups over parameter names -> one optax chain for scene and estimator together."""
+import re
+
+import jax
+import optax
+
+
+def schedule(value):
+  """A number, or (v0, v1, steps) = linear from v0 to v1 over `steps` and constant after, or (v0, v1, start, steps) with a
+  start: one vocabulary for everything that anneals."""
+  if isinstance(value, (int, float)):
+    return optax.constant_schedule(float(value))
+  if len(value) not in (3, 4):
+    raise ValueError(f'a schedule is a number, (v0, v1, steps) or (v0, v1, start, steps); got {tuple(value)}')
+  v0, v1, *start, steps = value
+  return optax.linear_schedule(float(v0), float(v1), int(steps), int(start[0]) if start else 0)
+
+
+def name(path) -> str:
+  """('scene', 'grid_37') -> 'scene/grid_37'."""
+  return '/'.join(str(getattr(p, 'key', getattr(p, 'idx', p))) for p in path)
+
+
+def chain(groups, *, b1: float = .9, b2: float = .99, eps: float = 1e-15, weight_decay: float = 0.,
+          clip: float = 0.) -> optax.GradientTransformation:
+  """AdamW whose learning rate is that of the first group (regex, schedule) that matches a parameter's whole name.
+
+  `clip` bounds the global gradient norm (0: off). ValueError where a parameter matches no group.
+  """
+  def label(params):
+    def of(path, _):
+      for i, (pattern, _) in enumerate(groups):
+        if re.fullmatch(pattern, name(path)):
+          return str(i)
+      raise ValueError(f'config.optim.groups: no pattern matches parameter {name(path)!r}; got {[g for g, _ in groups]}')
+    return jax.tree_util.tree_map_with_path(of, params)
+
+  rates = {str(i): optax.scale_by_learning_rate(schedule(rate)) for i, (_, rate) in enumerate(groups)}
+  return optax.chain(optax.clip_by_global_norm(clip) if clip else optax.identity(),
+                     optax.scale_by_adam(b1=b1, b2=b2, eps=eps), optax.add_decayed_weights(weight_decay),
+                     optax.multi_transform(rates, label))

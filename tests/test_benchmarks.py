@@ -1,0 +1,71 @@
+"""The toybox benchmark: it goes on after an interruption, says what failed, and sums up what the runs wrote."""
+import sys
+
+import pytest
+from PIL import Image
+
+from benchmarks import results, toybox
+
+WRITES = '''
+import json, pathlib, sys
+options = dict(a.removeprefix('--').split('=', 1) for a in sys.argv[1:] if '=' in a)
+workdir = pathlib.Path(options['workdir'])
+if 'fail' in options.get('config.prompt', ''):
+  sys.exit('no such thing')
+if 'jaxdreamer.evaluate' in sys.argv:
+  scores = dict.fromkeys(SCORES) | {'silhouette_iou': json.loads((workdir / 'trained').read_text()), 'pose_gap': .1}
+  (workdir / 'scores.json').write_text(json.dumps({'scores': scores}))
+else:
+  (workdir / 'metrics.jsonl').write_text('{}')
+  (workdir / 'trained').write_text(str(.5 + .25 * ('config.prior.name' in options)))
+'''
+
+
+@pytest.fixture
+def trainer(tmp_path, monkeypatch):
+  """A stand-in for `python -m jaxdreamer.train` that writes scores at once."""
+  script = tmp_path / 'python'
+  script.write_text(f'#!{sys.executable}\nSCORES = {list(toybox.SCORES.values())}\n{WRITES}')
+  script.chmod(0o755)
+  monkeypatch.setattr(toybox.sys, 'executable', str(script))
+  return tmp_path / 'runs'
+
+
+def test_runs_are_kept_and_an_interrupted_one_starts_anew(trainer):
+  rows = toybox.run(('a red cube', 'a blue torus'), trainer, ())
+  assert [row['iou'] for row in rows['default']] == [.5, .5]
+  assert [row['iou'] for row in rows['empirical']] == [.75, .75]
+  figures = toybox.summary(rows)
+  assert figures['mean_iou'] == .5 and figures['empirical_mean_iou'] == .75 and figures['mean_mesh_iou'] == 0.
+  row = rows['default'][0]
+  assert 0 < row['first_step_seconds'] <= row['seconds'] and row['peak_gib'] > 0
+  torus = trainer / 'default' / 'a-blue-torus.json'
+  torus.unlink()
+  (trainer / 'default' / 'a-blue-torus' / 'half').touch()
+  again = toybox.run(('a red cube', 'a blue torus'), trainer, ())
+  assert again['default'][0] == row and torus.exists()
+  assert not (trainer / 'default' / 'a-blue-torus' / 'half').exists()
+
+
+def test_a_run_that_fails_is_named_with_its_last_words(trainer):
+  with pytest.raises(SystemExit, match='config.prompt=to fail(.|\n)*ended with 1(.|\n)*no such thing'):
+    toybox.run(('to fail',), trainer, ())
+
+
+def test_the_sheet_has_a_line_a_prompt(trainer):
+  for name in ('a-red-cube', 'a-blue-torus'):
+    (trainer / 'default' / name).mkdir(parents=True)
+    Image.new('RGB', (80, 30), 'red').save(trainer / 'default' / name / 'turntable.png')
+  toybox.sheet(('a red cube', 'a blue torus'), trainer, trainer / 'sheet.png')
+  picture = Image.open(trainer / 'sheet.png')
+  assert picture.size == (80, 116) and picture.getpixel((40, 40)) == (255, 0, 0)
+
+
+def test_the_hash_of_the_sources_changes_with_them(tmp_path, monkeypatch):
+  monkeypatch.setattr(results, 'ROOT', tmp_path)
+  (tmp_path / 'configs').mkdir()
+  (tmp_path / 'configs' / 'base.py').write_text('a = 1\n')
+  before = toybox.source_hash()
+  assert toybox.source_hash() == before
+  (tmp_path / 'configs' / 'base.py').write_text('a = 2\n')
+  assert toybox.source_hash() != before

@@ -1,0 +1,192 @@
+"""Meshes: analytic solids come back with their volume, area, colour, place and way up; silhouettes are exact discs."""
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+import trimesh
+from scipy.special import expit
+
+from jaxdreamer import cameras
+from jaxdreamer.outputs import mesh, video
+from jaxdreamer.types import Rendering
+
+SIZE, R = 48, 48
+all_rays = jax.jit(jax.vmap(cameras.rays, (0, None)), static_argnums=1)
+
+
+def ball(radius, centre=(0., 0., 0.), *, edge=40., peak=60.):
+  """Density of a ball whose edge falls off over about 1 / edge."""
+  return lambda xyz: peak * expit(edge * (radius - np.linalg.norm(xyz - np.array(centre), axis=-1)))
+
+
+def halves(xyz):
+  """Red where x > 0, the front; blue behind; bright towards +z."""
+  front = (xyz[:, :1] > 0.).astype(float)
+  return np.concatenate([front, .5 + .4 * np.tanh(3. * xyz[:, 2:]), 1. - front], -1)
+
+
+def disc(camera, radius, *, size=SIZE):
+  """The exact silhouettes of a ball at the origin: the rays that pass it nearer than its radius."""
+  rays = jax.device_get(all_rays(camera, size))
+  middle = -np.sum(rays.origin * rays.direction, -1)
+  return np.sum(rays.origin ** 2, -1) - middle ** 2 <= radius ** 2
+
+
+def solid_of(density, *, threshold, resolution=R, radius=1.):
+  return mesh.surface(mesh.log_density(density, radius=radius, resolution=resolution), threshold, radius=radius)
+
+
+def as_trimesh(vertices, faces):
+  return trimesh.Trimesh(vertices, faces, process=False)
+
+
+def test_a_ball_has_the_volume_and_area_of_a_ball_and_faces_outward():
+  found = as_trimesh(*solid_of(ball(.6), threshold=30.))         # half of the peak: the ball's own edge
+  assert found.is_watertight
+  assert found.volume == pytest.approx(4. / 3. * math.pi * .6 ** 3, rel=.01)       # positive: outward
+  assert found.area == pytest.approx(4. * math.pi * .6 ** 2, rel=.02)
+  np.testing.assert_allclose(np.linalg.norm(found.vertices, axis=1), .6, atol=.004)
+
+
+def test_moving_and_turning_the_density_moves_and_turns_the_mesh():
+  angle, shift = .7, np.array([.1, -.2, .15])
+  turn = np.array([[math.cos(angle), -math.sin(angle), 0.], [math.sin(angle), math.cos(angle), 0.], [0., 0., 1.]])
+  box = lambda xyz: 60. * expit(40. * (.3 - np.max(np.abs(xyz) / np.array([1.6, 1., .7]), axis=-1)))
+  still, moved = solid_of(box, threshold=30.), solid_of(lambda xyz: box((xyz - shift) @ turn), threshold=30.)
+  assert as_trimesh(*moved).volume == pytest.approx(as_trimesh(*still).volume, rel=.02)
+  np.testing.assert_allclose(moved[0].mean(0), still[0].mean(0) @ turn.T + shift, atol=.02)
+  wide = lambda vertices: np.cov((vertices - vertices.mean(0)).T)
+  np.testing.assert_allclose(wide(moved[0]), turn @ wide(still[0]) @ turn.T, atol=.01)
+
+
+def test_cavities_are_filled_and_the_mesh_stays_closed_at_the_border():
+  hollow = lambda xyz: ball(.6)(xyz) - ball(.4)(xyz)
+  assert as_trimesh(*solid_of(hollow, threshold=25.)).volume == pytest.approx(4. / 3. * math.pi * .6 ** 3, rel=.02)
+  everywhere = as_trimesh(*solid_of(lambda xyz: np.full(len(xyz), 50.), threshold=1.))
+  assert everywhere.is_watertight                                # and cut to the ball in which the renderer looks
+  assert everywhere.volume == pytest.approx(4. / 3. * math.pi, rel=.06)
+
+
+def test_floaters_go_and_large_parts_stay():
+  two = lambda xyz: ball(.35, (.5, 0., 0.))(xyz) + ball(.3, (-.5, 0., 0.))(xyz)
+  dirty = lambda xyz: two(xyz) + ball(.05, (0., .8, 0.))(xyz)
+  grid = mesh.log_density(dirty, radius=1., resolution=64)
+  vertices, faces = mesh.surface(grid, 20., radius=1.)
+  clean = mesh.drop_floaters(vertices, faces)
+  assert as_trimesh(vertices, faces).body_count == 3 and as_trimesh(*clean).body_count == 2
+  assert len(np.unique(clean[1])) == len(clean[0]) < len(vertices)
+
+
+def test_the_silhouette_of_a_ball_is_the_exact_disc():
+  camera = video.rings((3, .4))
+  seen = mesh.silhouettes(*solid_of(ball(.6), threshold=30., resolution=64), camera, size=SIZE)
+  assert np.mean(seen != disc(camera, .6)) < .002
+
+
+def test_two_triangles_cover_a_square_once_and_the_nearer_hides_the_other():
+  camera = video.each(video.rings((1, 0.), fov=2. * math.atan(1. / 3.)))[0]   # sees y, z in [-1, 1] at x = 0
+  square = lambda x, s: np.array([[x, -s, -s], [x, s, -s], [x, s, s], [x, -s, s]])
+  vertices = np.concatenate([square(0., .5), square(.5, .2)])
+  faces = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
+  face, place = mesh.rasterise(vertices, faces, camera, size=16)
+  np.testing.assert_array_equal(face >= 0, np.pad(np.ones((8, 8), bool), 4))      # half of the picture, no seam
+  assert set(face[6:10, 6:10].ravel()) <= {2, 3} and set(face[4]) == {-1, 0, 1} or set(face[4]) == {-1, 1}
+  covered = face >= 0
+  at = np.sum(place[..., None] * vertices[faces[face]], -2)[covered]
+  rays = jax.tree.map(lambda a: a[0], jax.device_get(all_rays(jax.tree.map(lambda a: a[None], camera), 16)))
+  away = np.cross(at - rays.origin[covered], rays.direction[covered])
+  np.testing.assert_allclose(away, 0., atol=1e-6)                # each point lies on the ray of its pixel
+
+
+def test_the_threshold_search_finds_the_radius_that_was_rendered():
+  camera = mesh.lookouts()
+  cone = lambda xyz: np.exp(5. - 8. * np.linalg.norm(xyz, axis=-1))             # density fixes a radius
+  grid = mesh.log_density(cone, radius=1., resolution=64)
+  for radius in (.4, .55, .7):
+    threshold, score = mesh.match_threshold(grid, camera, disc(camera, radius), radius=1.)
+    assert score > .97
+    assert (5. - math.log(threshold)) / 8. == pytest.approx(radius, abs=.02)
+
+
+def test_extract_reports_a_faithful_mesh_with_the_colours_of_the_scene():
+  camera = mesh.lookouts()
+  opacity = disc(camera, .6).astype(np.float32)
+  found, facts = mesh.extract(ball(.6), halves, camera, opacity, resolution=R)
+  assert facts['watertight'] and facts['silhouette_iou'] > .97 and facts['faces'] == len(found.faces)
+  front, back = found.vertices[:, 0] > .1, found.vertices[:, 0] < -.1
+  np.testing.assert_allclose(found.colours[front][:, [0, 2]], [[1., 0.]] * front.sum(), atol=.02)
+  np.testing.assert_allclose(found.colours[back][:, [0, 2]], [[0., 1.]] * back.sum(), atol=.02)
+
+
+def test_fog_has_a_shape_and_emptiness_says_so():
+  camera = mesh.lookouts()
+  fog = .3 * disc(camera, .6).astype(np.float32)
+  _, facts = mesh.extract(ball(.6, peak=.5), halves, camera, fog, resolution=R)
+  assert facts['silhouette_iou'] > .95 and facts['peak_opacity'] == pytest.approx(.3)
+  with pytest.raises(mesh.Empty, match='largest rendered opacity is 0.000'):
+    mesh.extract(ball(.6), halves, camera, 0. * fog, resolution=8)
+  with pytest.raises(mesh.Empty, match='density is below'):
+    mesh.extract(lambda xyz: 0. * xyz[:, 0], halves, camera, fog, resolution=8)
+  with pytest.raises(ValueError, match='not finite'):
+    mesh.extract(lambda xyz: np.nan * xyz[:, 0], halves, camera, fog, resolution=8)
+
+
+@pytest.fixture(scope='module')
+def painted():
+  vertices, faces = solid_of(ball(.4, (.2, .1, .3)), threshold=30.)
+  return mesh.Mesh(vertices, faces, halves(vertices))
+
+
+def test_glb_is_y_up_with_the_front_at_z_and_its_colours_are_linear(painted, tmp_path):
+  mesh.save(painted, tmp_path, formats=('glb',))
+  back = trimesh.load_scene(tmp_path / 'mesh.glb').to_geometry()
+  np.testing.assert_allclose(back.vertices, painted.vertices[:, [1, 2, 0]], atol=1e-6)      # x, y, z = right, up, front
+  assert back.volume == pytest.approx(as_trimesh(*painted[:2]).volume, rel=1e-4)             # a turn, not a mirror
+  colours = back.visual.vertex_attributes['color'][:, :3]
+  np.testing.assert_allclose(np.where(colours <= .0031308, 12.92 * colours, 1.055 * colours ** (1. / 2.4) - .055),
+                             painted.colours, atol=1e-4)
+  data = (tmp_path / 'mesh.glb').read_bytes()
+  tree = json.loads(data[20:20 + int.from_bytes(data[12:16], 'little')])
+  assert tree['materials'][0]['pbrMetallicRoughness']['metallicFactor'] == 0.
+  assert set(tree['meshes'][0]['primitives'][0]['attributes']) == {'POSITION', 'NORMAL', 'COLOR_0'}
+
+
+def test_obj_and_ply_come_back_with_bytes_of_colour(painted, tmp_path):
+  for path in mesh.save(painted, tmp_path, formats=('obj', 'ply')):
+    back = trimesh.load_mesh(path, process=False)
+    expected = painted.vertices[:, [1, 2, 0]] if path.suffix == '.obj' else painted.vertices
+    np.testing.assert_allclose(back.vertices, expected, atol=1e-6)
+    np.testing.assert_allclose(back.visual.vertex_colors[:, :3] / 255., painted.colours, atol=.5 / 255. + 1e-6)
+
+
+def test_points_are_on_the_surface_and_evenly_spread(painted):
+  xyz, colours = mesh.sample_points(painted, 20_000)
+  offset = xyz - np.array([.2, .1, .3])
+  np.testing.assert_allclose(np.linalg.norm(offset, axis=1), .4, atol=.01)
+  np.testing.assert_allclose(offset.mean(0), 0., atol=.01)
+  np.testing.assert_allclose((offset ** 2).mean(0), .4 ** 2 / 3., rtol=.03)
+  assert colours.min() >= 0. and colours.max() <= 1.
+
+
+def test_write_leaves_everything_in_the_folder(tmp_path):
+  def render(one):
+    opacity = disc(jax.tree.map(lambda a: a[None], one), .6)[0].astype(np.float32)
+    rgb = np.repeat(1. - opacity[..., None], 3, -1)
+    return Rendering(rgb, opacity, opacity, rgb, opacity, opacity, opacity)
+  facts = mesh.write(ball(.6), halves, render, tmp_path, resolution=R, points=100)
+  assert {path.name for path in tmp_path.iterdir()} == {'mesh.glb', 'mesh.obj', 'mesh.ply', 'mesh.json', 'mesh.png',
+                                                        'points.ply'}
+  assert json.loads((tmp_path / 'mesh.json').read_text()) == facts
+  assert len(trimesh.load(tmp_path / 'points.ply').vertices) == 100
+
+
+def test_the_pictured_mesh_shows_its_front_to_the_front_camera(painted):
+  front, back = video.each(video.rings((2, 0.)))
+  middle = lambda image: image[SIZE // 2 - 8, SIZE // 2]
+  halved = painted._replace(vertices=painted.vertices - np.array([.2, .1, 0.]),
+                            colours=halves(painted.vertices - np.array([.2, .1, 0.])))
+  assert middle(mesh.picture(halved, front, size=SIZE))[0] > .9
+  assert middle(mesh.picture(halved, back, size=SIZE))[2] > .9
+  np.testing.assert_allclose(mesh.picture(halved, front, size=SIZE)[0, 0], 1.)

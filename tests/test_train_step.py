@@ -1,0 +1,111 @@
+"""The step: what the pullback computes, and that devices change nothing."""
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxdreamer import cameras, optim, render, sampling, train_step
+from jaxdreamer.estimators.sds import sds
+from jaxdreamer.priors.gaussian import gaussian
+from jaxdreamer.scenes.voxels import voxels
+from jaxdreamer.types import TrainState
+
+SIZE, VIEWS = 8, 4
+RANGES = dict(azimuth=(-math.pi, math.pi), elevation=(-.2, 1.), distance=(2.8, 3.3), fov=(.7, .7))
+
+
+def setup(**override):
+  scene = voxels(levels=(5, 9))
+  target = jnp.zeros((SIZE, SIZE, 3)).at[2:6, 2:6, 0].set(1.)
+  prior = gaussian(target, std=.3)
+  tx = optim.chain((('scene/.*', .01), ('est/.*', .01)), eps=1e-3)      # a large eps: Adam's step for a vanishing gradient is no measure
+  parts = dict(scene=scene, estimator=sds(guidance=lambda i: 2.), tx=tx, views=VIEWS, design=sampling.stratified,
+               camera_from=partial(cameras.from_uniform, **RANGES),
+               draw=sampling.make_draw(t_min=lambda i: .02, t_max=lambda i: .98, shape=(SIZE, SIZE, 3)),
+               render=lambda field, camera, key: render.image(field, camera, key, size=SIZE, samples=8, radius=1.),
+               regularize=lambda shown, i: .1 * jnp.mean(shown.opacity))
+  parts.update(override)
+  params = {'scene': scene.init(jax.random.key(0)), 'est': parts['estimator'].init(jax.random.key(1))}
+  state = TrainState(jnp.int32(0), params, tx.init(params), jax.random.key(2))
+  return train_step.make_local_step(**parts), state, prior, prior.embed('')
+
+
+def run(local_step, state, prior, text, *, devices, how='shard_map', steps=20):
+  mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+  step = train_step.data_parallel(local_step, mesh, how=how)
+  state = jax.tree.map(jnp.copy, state)                # the state is donated
+  if how == 'shard_map':
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+  for _ in range(steps):
+    state, info = step(state, prior, text, jnp.arange(VIEWS))
+  return jax.device_get(state.params), jax.device_get(info)
+
+
+@pytest.mark.parametrize(('devices', 'how'), [(4, 'shard_map'), (4, 'pmap'), (1, 'pmap')])
+def test_devices_and_the_kind_of_map_do_not_change_the_result(devices, how):
+  parts = setup()
+  want, info = run(*parts, devices=1)
+  got, info2 = run(*parts, devices=devices, how=how)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), want, got)
+  for name in info:
+    np.testing.assert_allclose(info[name], info2[name], rtol=1e-3, atol=1e-6, err_msg=name)
+
+
+def test_the_pullback_is_the_gradient_of_residual_times_rendering_plus_regularizer():
+  tx_seen = {}
+  def spy():
+    def update(grads, state, params):
+      tx_seen['grads'] = grads
+      return jax.tree.map(jnp.zeros_like, grads), state
+    import optax
+    return optax.GradientTransformation(lambda params: (), update)
+  local_step, state, prior, text = setup(tx=spy())
+  state = state.replace(opt=())
+  seen = {}
+  def body(state, prior, text, ids):
+    new, info = local_step(state, prior, text, ids)
+    return tx_seen['grads'], info
+  mesh = jax.make_mesh((1,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+  P = PartitionSpec
+  seen, _ = jax.jit(jax.shard_map(body, mesh=mesh, in_specs=(P(), P(), P(), P('data')), out_specs=(P(), P())))(
+    state, prior, text, jnp.arange(VIEWS))
+
+  key = jax.random.fold_in(state.key, 0)
+  k_where, k_draw, k_render = jax.random.split(key, 3)
+  ids = jnp.arange(VIEWS)
+  u = sampling.stratified(k_where, ids, views=VIEWS, dims=5)
+  camera = jax.vmap(partial(cameras.from_uniform, **RANGES))(u[:, :4])
+  scene = voxels(levels=(5, 9))
+  draws = sampling.make_draw(t_min=lambda i: .02, t_max=lambda i: .98, shape=(SIZE, SIZE, 3))(k_draw, u[:, 4], ids, 0)
+  def pictures(params):
+    field = partial(scene.field, scene.prepare(params, None))
+    return jax.vmap(lambda c, k: render.image(field, c, k, size=SIZE, samples=8, radius=1.))(
+      camera, sampling.by_view(k_render, ids))
+  told = train_step.look(text, camera)
+  r, _ = sds(guidance=lambda i: 2.).residual(draws, (), prior, pictures(state.params['scene']).rgb, told, 0)
+  def surrogate(params):               # the fake loss that other libraries use: its gradient is the same
+    shown = pictures(params)
+    return jnp.sum(r * shown.rgb) / VIEWS + .1 * jnp.mean(shown.opacity)
+  want = jax.grad(surrogate)(state.params['scene'])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), want, seen['scene'])
+
+
+def test_an_estimators_own_parameters_are_trained_by_its_own_loss():
+  base = sds(guidance=lambda i: 1.)
+  estimator = base._replace(init=lambda key: {'mu': jnp.float32(1.)}, loss=lambda draws, est, *_: (est['mu'] - 3.) ** 2)
+  local_step, state, prior, text = setup(estimator=estimator)
+  params, info = run(local_step, state, prior, text, devices=1, steps=30)
+  assert params['est']['mu'] > 1.25 and info['estimator_loss'] < 4.
+
+
+def test_view_words_follow_the_camera():
+  _, _, prior, _ = setup()
+  rows = jnp.arange(4.)[:, None, None]
+  text = prior.embed('')._replace(views=rows)
+  camera = jax.vmap(lambda a, e: cameras.orbital(a, e, 3., .7))(jnp.radians(jnp.array([0., 90., 180., 0.])),
+                                                             jnp.radians(jnp.array([0., 0., 0., 80.])))
+  np.testing.assert_array_equal(train_step.look(text, camera).text[:, 0, 0], [0., 1., 2., 3.])

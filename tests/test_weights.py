@@ -1,0 +1,127 @@
+"""The safetensors reader and writer: names, transposes, strictness. Parity: parity/test_unet_parity.py."""
+import pickle
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from jaxdreamer.nn import weights
+
+
+def model(key, width):
+  """A tree with one parameter of every kind."""
+  k = jax.random.split(key, 5)
+  return {'conv_in': {'kernel': jax.random.normal(k[0], (3, 1, 4, width)), 'bias': jnp.arange(1. * width)},
+          'norm': {'scale': jax.random.normal(k[1], (width,))},
+          'layers_0': {'linear_1': {'kernel': jax.random.normal(k[2], (width, 2))}},
+          'token_embedding': {'embedding': jax.random.normal(k[3], (7, width))},
+          'class_token': jax.random.normal(k[4], (1, width))}
+
+
+@pytest.fixture
+def tree():
+  """Two models in one tree."""
+  return {'unet': model(jax.random.key(0), 5), 'text_model': model(jax.random.key(1), 6)}
+
+
+@pytest.mark.parametrize('path, key', [
+    (('down_blocks_0', 'resnets_1', 'conv1', 'kernel'), 'down_blocks.0.resnets.1.conv1.weight'),
+    (('up_blocks_2', 'attentions_0', 'transformer_blocks_10', 'norm3', 'scale'),
+     'up_blocks.2.attentions.0.transformer_blocks.10.norm3.weight'),
+    (('attn1', 'to_out_0', 'bias'), 'attn1.to_out.0.bias'),
+    (('time_embedding', 'linear_1', 'kernel'), 'time_embedding.linear_1.weight'),
+    (('readout_projects_3_0', 'kernel'), 'readout_projects.3.0.weight'),
+    (('embeddings', 'position_embedding', 'embedding'), 'embeddings.position_embedding.weight'),
+    (('embeddings', 'class_embedding'), 'embeddings.class_embedding')])
+def test_a_path_is_its_published_key(path, key):
+  assert weights.key_of(path) == key
+
+
+@pytest.mark.parametrize('dtype, bits', [(jnp.float32, 24), (jnp.float16, 11), (jnp.bfloat16, 8)])
+def test_load_inverts_save_to_half_a_unit_of_the_stored_precision(tmp_path, tree, dtype, bits):
+  weights.save(tmp_path / 'w.safetensors', tree, dtype=dtype)
+  back = weights.load(tmp_path / 'w.safetensors', jax.eval_shape(lambda: tree))
+  assert jax.tree.structure(back) == jax.tree.structure(tree)
+  for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(back)):
+    assert b.dtype == jnp.float32
+    np.testing.assert_allclose(a, b, rtol=2. ** -bits, atol=1e-7)
+
+
+def test_a_stored_kernel_computes_torchs_formula(tmp_path, tree):
+  weights.save(tmp_path / 'w.safetensors', tree, dtype=jnp.float32)
+  file = safetensors.numpy.load_file(tmp_path / 'w.safetensors')
+  x = np.random.RandomState(0).standard_normal((5,)).astype(np.float32)
+  dense = tree['unet']['layers_0']['linear_1']['kernel']
+  np.testing.assert_allclose(file['unet.layers.0.linear_1.weight'] @ x, x @ dense, rtol=1e-5)
+  conv, stored = tree['unet']['conv_in']['kernel'], file['unet.conv_in.weight']
+  assert all(stored[o, i, y, 0] == conv[y, 0, i, o] for o in range(5) for i in range(4) for y in range(3))
+
+
+def test_one_message_lists_every_missing_unused_and_misshapen_key(tmp_path, tree):
+  weights.save(tmp_path / 'w.safetensors', tree)
+  tree['unet']['extra'] = {'kernel': jnp.zeros((2, 3))}
+  del tree['text_model']['norm']
+  tree['text_model']['conv_in']['kernel'] = jnp.zeros((3, 3, 4, 6))
+  with pytest.raises(ValueError) as error:
+    weights.load(tmp_path / 'w.safetensors', tree)
+  for part in ('w.safetensors', "missing ['unet.extra.weight']", "unused ['text_model.norm.weight']",
+               'text_model.conv_in.weight (6, 4, 3, 1) for (6, 4, 3, 3)'):
+    assert part in str(error.value)
+
+
+def test_rename_reads_a_file_of_another_layout(tmp_path, tree):
+  weights.save(tmp_path / 'w.safetensors', {'old': tree['unet'], 'ema': {'decay': jnp.ones(())}})
+  rows = ((r'^ema\.', None), (r'^old\.(.*)', r'\1'))
+  back = weights.load(tmp_path / 'w.safetensors', tree['unet'], rename=rows)
+  np.testing.assert_allclose(back['norm']['scale'], tree['unet']['norm']['scale'], rtol=1e-3)
+  with pytest.raises(ValueError, match='same new name'):
+    weights.load(tmp_path / 'w.safetensors', tree['unet'], rename=[(r'.*', 'x')])
+
+
+@pytest.mark.parametrize('name', ['model.bin', 'model.pt', 'model.ckpt', 'model.safetensors'])
+def test_a_pickle_is_refused_with_the_line_that_converts_it(tmp_path, name):
+  class Evil:
+    def __reduce__(self):
+      return (pytest.fail, ('the pickle was opened',))
+
+  with zipfile.ZipFile(tmp_path / name, 'w') as archive:
+    archive.writestr('archive/data.pkl', pickle.dumps(Evil()))
+  with pytest.raises(ValueError, match='no valid safetensors file .* Convert one you trust by: python -c'):
+    weights.load(tmp_path / name, {})
+
+
+def test_a_missing_file_is_named_with_the_remedy(tmp_path):
+  with pytest.raises(FileNotFoundError, match='nowhere.safetensors: download'):
+    weights.load(tmp_path / 'nowhere.safetensors', {})
+
+
+def test_a_value_too_large_for_half_precision_is_refused_and_the_old_file_stays(tmp_path, tree):
+  path = tmp_path / 'w.safetensors'
+  weights.save(path, tree)
+  before = path.read_bytes()
+  tree['unet']['norm']['scale'] = jnp.full((5,), 1e6)
+  with pytest.raises(ValueError, match=r"float16 cannot hold.*\['unet.norm.weight'\]"):
+    weights.save(path, tree)
+  assert path.read_bytes() == before
+  assert [p.name for p in tmp_path.iterdir()] == ['w.safetensors']
+
+
+def test_metadata_comes_back_as_strings_and_json(tmp_path, tree):
+  weights.save(tmp_path / 'w.safetensors', tree, {'seed': 3, 'command': 'python -m x', 'config': {'a': [1, 2]}})
+  metadata = weights.read_metadata(tmp_path / 'w.safetensors')
+  assert metadata == {'format': 'pt', 'seed': '3', 'command': 'python -m x', 'config': '{"a": [1, 2]}'}
+
+
+def test_integers_stay_integers(tmp_path):
+  tree = {'ids': jnp.arange(5, dtype=jnp.int32)}
+  weights.save(tmp_path / 'w.safetensors', tree)
+  back = weights.load(tmp_path / 'w.safetensors', tree)
+  assert back['ids'].dtype == jnp.int32 and (back['ids'] == tree['ids']).all()
+
+
+def test_two_parameters_of_one_name_are_refused(tmp_path):
+  with pytest.raises(ValueError, match='2 parameters share 1'):
+    weights.save(tmp_path / 'w.safetensors', {'a': {'scale': jnp.ones(2), 'kernel': jnp.ones((2, 2))}})
