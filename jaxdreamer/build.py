@@ -17,20 +17,25 @@ from jaxdreamer import cameras, checkpoints, optim, regularizers, render, sampli
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.priors.empirical import empirical
 from jaxdreamer.priors.toybox import toybox
+from jaxdreamer.scenes import backgrounds
 from jaxdreamer.scenes.hashgrid import hashgrid
-from jaxdreamer.scenes.image import image
+from jaxdreamer.scenes.image import image, picture
 from jaxdreamer.scenes.mlp import mlp
 from jaxdreamer.scenes.voxels import voxels
-from jaxdreamer.types import Prior, TrainState
+from jaxdreamer.types import Prior, Scene, TrainState
 
 SCENES = {'voxels': voxels, 'hashgrid': hashgrid, 'mlp': mlp, 'image': image}
 PRIORS = {'toybox': lambda prompt, key, **kw: toybox(**kw), 'empirical': empirical}
 ESTIMATORS = {'sds': lambda guidance, **kw: sds(guidance=optim.schedule(guidance), **kw)}
 BACKGROUNDS = {
-  'random': lambda key: jnp.where(jax.random.bernoulli(key), jax.random.uniform(key, (3,)), jax.random.uniform(key, (1,))),
-  'grey': lambda key: jnp.full(3, .5),
-  'white': lambda key: jnp.ones(3),
+  'random': backgrounds.random(),
+  'grey': backgrounds.constant(rgb=(.5, .5, .5)),
+  'white': backgrounds.constant(),
+  'learnt': backgrounds.mixed(backgrounds.learnt()),
+  'environment': backgrounds.mixed(backgrounds.environment()),
 }
+REGULARIZERS = {f.__name__: f for f in (regularizers.orientation, regularizers.opacity, regularizers.sparsity,
+                                        regularizers.opaque, regularizers.distortion, regularizers.z_variance)}
 
 
 class Job(NamedTuple):
@@ -73,13 +78,23 @@ def camera_ranges(section) -> dict:
 
 def make_regularize(section) -> Callable:
   """(Rendering, step) -> the weighted sum of the regularizers whose weight is not 0."""
-  unknown = set(section) - set(regularizers.REGULARIZERS)
+  unknown = set(section) - set(REGULARIZERS)
   if unknown:
-    raise ValueError(f'config.regularizers: unknown {sorted(unknown)}; takes {sorted(regularizers.REGULARIZERS)}')
-  terms = [(regularizers.REGULARIZERS[k], optim.schedule(v)) for k, v in section.items() if v != 0.]
+    raise ValueError(f'config.regularizers: unknown {sorted(unknown)}; takes {sorted(REGULARIZERS)}')
+  terms = [(REGULARIZERS[k], optim.schedule(v)) for k, v in section.items() if v != 0.]
   def regularize(shown, step):
     return sum((weight(step) * term(shown) for term, weight in terms), start=0. * jnp.sum(shown.opacity))
   return regularize
+
+
+def with_background(scene: Scene, background: backgrounds.Background) -> Scene:
+  """The scene whose parameters, and whose code, are {'field', 'background'}; `field` looks at the first."""
+  def init(key):
+    k_field, k_background = jax.random.split(key)
+    return {'field': scene.init(k_field), 'background': background.init(k_background)}
+  def prepare(params, y):
+    return {'field': scene.prepare(params['field'], y), 'background': params['background']}
+  return Scene(init, prepare, lambda code, xyz: scene.field(code['field'], xyz))
 
 
 def check(config, mesh: Mesh) -> None:
@@ -104,7 +119,8 @@ def check(config, mesh: Mesh) -> None:
 def job(config, mesh: Mesh) -> Job:
   """The run that `config` describes, on `mesh`."""
   check(config, mesh)
-  scene = pick(SCENES, config.scene, 'scene')()
+  background = BACKGROUNDS[config.render.background]
+  scene = with_background(pick(SCENES, config.scene, 'scene')(), background)
   estimator = pick(ESTIMATORS, config.estimator, 'estimator')()
   key = jax.random.key(config.seed)
   prior = pick(PRIORS, config.prior, 'prior')(config.prompt, key)
@@ -116,16 +132,18 @@ def job(config, mesh: Mesh) -> Job:
                        chunk=r.chunk or None, remat=r.remat)
   t_min, t_max = optim.schedule(config.sampling.t_min), optim.schedule(config.sampling.t_max)
 
-  def picture(field, camera, key):
+  def draw_scene(code, camera, key):
+    if config.scene.name == 'image':             # seen whole by every camera
+      return picture(code['field'])
     k_image, k_background = jax.random.split(key)
-    colour = BACKGROUNDS[r.background](k_background)
-    return draw_image(field, camera, k_image, background=lambda direction: colour)
+    return draw_image(partial(scene.field, code), camera, k_image,
+                      background=partial(background.colour, code['background'], k_background))
 
   local_step = train_step.make_local_step(
     scene=scene, estimator=estimator, tx=tx, views=config.sampling.views,
     design=sampling.DESIGNS[config.sampling.design],
     camera_from=partial(cameras.from_uniform, **camera_ranges(config.cameras)),
-    draw=sampling.make_draw(t_min=t_min, t_max=t_max, shape=prior.latent), render=picture,
+    draw=sampling.make_draw(t_min=t_min, t_max=t_max, shape=prior.latent), render=draw_scene,
     regularize=make_regularize(config.regularizers))
   steps = train_step.several(local_step, config.steps_per_call)
   mapped = train_step.data_parallel(steps, mesh, how=config.mesh.map)

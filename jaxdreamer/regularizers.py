@@ -1,44 +1,37 @@
-"""Regularizers, each (Rendering [...]) -> scalar; weights and their schedules are the caller's."""
-import jax
+"""Penalties on a Rendering of any batch shape; each is a mean over rays, so its weight does not depend on the image size."""
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxdreamer.types import Rendering
 
-Scalar = Float[Array, '']
+
+def orientation(out: Rendering) -> Float[Array, '']:
+  """Normals of visible points face the camera; mean over the rays that hit anything. Ref-NeRF Eq. 11."""
+  return jnp.sum(out.orientation) / jnp.maximum(jnp.sum(out.opacity > 1e-3), 1)
 
 
-def orientation(shown: Rendering) -> Scalar:
-  """Ref-NeRF Eq. 11, summed over rays and divided by the rays that hit anything, as threestudio does."""
-  hit = jnp.sum((shown.opacity > 0.).astype(jnp.float32))
-  return jnp.sum(shown.orientation) / jnp.maximum(hit, 1.)
+def opacity(out: Rendering) -> Float[Array, '']:
+  """Empty space is free."""
+  return jnp.mean(out.opacity)
 
 
-def opacity(shown: Rendering) -> Scalar:
-  """Mean opacity: DreamFusion's penalty on filled space, linear."""
-  return jnp.mean(shown.opacity)
+def sparsity(out: Rendering) -> Float[Array, '']:
+  """sqrt(o^2 + .01): as opacity, but lenient near 0 (threestudio; DreamFusion's opacity loss)."""
+  return jnp.mean(jnp.sqrt(out.opacity ** 2 + .01))
 
 
-def sparsity(shown: Rendering) -> Scalar:
-  """mean sqrt(opacity^2 + .01), threestudio."""
-  return jnp.mean(jnp.sqrt(shown.opacity ** 2 + .01))
-
-
-def opaque(shown: Rendering) -> Scalar:
-  """Mean binary entropy of opacity in nats, clamped to [1e-3, 1 - 1e-3]: 0 where every ray is clear or solid."""
-  o = jnp.clip(shown.opacity, 1e-3, 1. - 1e-3)
+def opaque(out: Rendering) -> Float[Array, '']:
+  """Binary entropy: a ray hits or misses. Clamped to [1e-3, 1 - 1e-3], beyond which its gradient is 0."""
+  o = jnp.clip(out.opacity, 1e-3, 1. - 1e-3)
   return -jnp.mean(o * jnp.log(o) + (1. - o) * jnp.log1p(-o))
 
 
-def distortion(shown: Rendering) -> Scalar:
-  """mip-NeRF 360 Eq. 15, mean over rays."""
-  return jnp.mean(shown.distortion)
+def distortion(out: Rendering) -> Float[Array, '']:
+  """The weights of a ray are in one place. mip-NeRF 360 Eq. 15."""
+  return jnp.mean(out.distortion)
 
 
-def z_variance(shown: Rendering) -> Scalar:
-  """HiFA: variance of the hit distance, mean over rays of opacity above one half."""
-  solid = jax.lax.stop_gradient((shown.opacity > .5).astype(jnp.float32))
-  return jnp.sum(solid * shown.z_variance) / jnp.maximum(jnp.sum(solid), 1.)
-
-
-REGULARIZERS = {f.__name__: f for f in (orientation, opacity, sparsity, opaque, distortion, z_variance)}
+def z_variance(out: Rendering) -> Float[Array, '']:
+  """The variance of distance along the rays that mostly hit. HiFA Eq. 13."""
+  hit = out.opacity > .5
+  return jnp.sum(jnp.where(hit, out.z_variance, 0.)) / jnp.maximum(jnp.sum(hit), 1)

@@ -30,7 +30,7 @@ def make_local_step(*, scene: Scene, estimator: Estimator, tx: optax.GradientTra
   """(state, prior, text, ids [local views]) -> (state, info).
 
   `design` spreads (azimuth, elevation, distance, fov, t) over the step's `views` views; `camera_from` (u [4]) -> Camera;
-  `draw` (key, u, ids, step) -> Draws; `render` (field, camera, key) -> Rendering; `regularize` (Rendering [V, H, W], step) -> [].
+  `draw` (key, u, ids, step) -> Draws; `render` (code, camera, key) -> Rendering; `regularize` (Rendering [V, H, W], step) -> [].
   """
   def local_step(state: TrainState, prior: Prior, text: Text, ids):
     k_where, k_draw, k_render = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
@@ -41,8 +41,7 @@ def make_local_step(*, scene: Scene, estimator: Estimator, tx: optax.GradientTra
     params = jax.tree.map(vary, state.params)
 
     def picture(params):
-      field = partial(scene.field, scene.prepare(params, text))
-      shown = jax.vmap(partial(render, field))(camera, sampling.by_view(k_render, ids))
+      shown = jax.vmap(partial(render, scene.prepare(params, text)))(camera, sampling.by_view(k_render, ids))
       return prior.encode(shown.rgb), regularize(shown, state.step), jnp.mean(shown.opacity)
 
     z, pullback, opacity = _split_vjp(picture, params['scene'])

@@ -142,7 +142,7 @@ def surface(grid: Grid, threshold: float, *, radius: float) -> tuple[Points, Int
 
 
 def drop_floaters(vertices: Points, faces: Int[np.ndarray, 'F 3'], *, share: float = .01
-                  ) -> tuple[Points, Int[np.ndarray, 'G 3']]:
+                  ) -> tuple[Float[np.ndarray, 'M 3'], Int[np.ndarray, 'G 3']]:
   """Without the connected parts that have less than `share` of the faces, and without vertices that nothing uses."""
   edges = np.concatenate([faces[:, :2], faces[:, 1:]])
   _, part = connected_components(coo_array((np.ones(len(edges)), tuple(edges.T)), shape=(len(vertices),) * 2))

@@ -55,7 +55,7 @@ def flatten(tree: dict) -> list[tuple]:
   return out
 
 
-def curves(rows: list[dict], *, points: int = POINTS) -> list[dict]:
+def curves(rows: Sequence[dict], *, points: int = POINTS) -> list[dict]:
   """name, steps and values of each metric; long ones as the means of `points` equal groups, non-finite ones as None."""
   out = []
   for name in dict.fromkeys(name for row in rows for name in row if name != 'step'):

@@ -7,7 +7,7 @@ from typing import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 Point = Float[Array, '3']
 Scalar = Float[Array, '']
@@ -54,6 +54,21 @@ BLOBS = {'cone': cone_blob, 'gauss': gauss_blob}
 def split_raw(raw: Float[Array, 'n'], bias: Scalar, activation: Callable) -> tuple[Scalar, Float[Array, 'n-1']]:
   """(density, features) of a field's raw output: its first channel is density; the others become colours."""
   return activation(raw[0] + bias), jax.nn.sigmoid(raw[1:])
+
+
+def dense_init(key: Key[Array, ''], n_in: int, n_out: int, *, gain: float = 2.) -> dict:
+  """A linear layer: He et al. (2015) for gain 2."""
+  return {'kernel': jnp.sqrt(gain / n_in) * jax.random.normal(key, (n_in, n_out)), 'bias': jnp.zeros(n_out)}
+
+
+def dense(params: dict, h: Float[Array, 'n']) -> Float[Array, 'm']:
+  return h @ params['kernel'] + params['bias']
+
+
+def octaves(v: Float[Array, 'd'], n: int) -> Float[Array, 'n 2*d']:
+  """sin and cos of 2^k v for k < n, one octave a row (NeRF Eq. 4, without its pi)."""
+  phase = 2. ** jnp.arange(n)[:, None] * v[None]
+  return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], 1)
 
 
 def gradient_normals(field: Callable, xyz: Point) -> tuple[Scalar, Float[Array, 'F'], Point]:
