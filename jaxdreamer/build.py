@@ -25,7 +25,7 @@ from jaxdreamer.scenes.voxels import voxels
 from jaxdreamer.types import Prior, Scene, TrainState
 
 SCENES = {'voxels': voxels, 'hashgrid': hashgrid, 'mlp': mlp, 'image': image}
-PRIORS = {'toybox': lambda prompt, key, **kw: toybox(**kw), 'empirical': empirical}
+PRIORS = {'toybox': lambda key, prompt, **kw: toybox(**kw), 'empirical': empirical}        # (key, prompt) -> Prior
 ESTIMATORS = {'sds': lambda guidance, **kw: sds(guidance=optim.schedule(guidance), **kw)}
 BACKGROUNDS = {
   'random': backgrounds.random(),
@@ -123,7 +123,7 @@ def job(config, mesh: Mesh) -> Job:
   scene = with_background(pick(SCENES, config.scene, 'scene')(), background)
   estimator = pick(ESTIMATORS, config.estimator, 'estimator')()
   key = jax.random.key(config.seed)
-  prior = pick(PRIORS, config.prior, 'prior')(config.prompt, key)
+  prior = pick(PRIORS, config.prior, 'prior')(key, config.prompt)
   text = prior.embed(config.prompt, config.negative)
   tx = optim.chain(config.optim.groups, b1=config.optim.b1, b2=config.optim.b2, eps=config.optim.eps,
                    weight_decay=config.optim.weight_decay, clip=config.optim.clip)

@@ -58,8 +58,9 @@ UP = {'UpBlock2D': False, 'CrossAttnUpBlock2D': True}
 FIXED = dict(act_fn='silu', center_input_sample=False, conv_in_kernel=3, conv_out_kernel=3, downsample_padding=1,
              dual_cross_attention=False, only_cross_attention=False, mid_block_scale_factor=1,
              mid_block_type='UNetMidBlock2DCrossAttn', resnet_time_scale_shift='default', attention_type='default',
-             time_embedding_type='positional', class_embeddings_concat=False, resnet_skip_time_act=False, resnet_out_scale_factor=1.0)
-IGNORED = ('sample_size', 'upcast_attention', 'dropout', 'addition_embed_type_num_heads')       # not maths of this class
+             time_embedding_type='positional', class_embeddings_concat=False, resnet_skip_time_act=False,
+             resnet_out_scale_factor=1.0)
+IGNORED = ('sample_size', 'upcast_attention', 'dropout', 'addition_embed_type_num_heads')      # not maths of this class
 
 
 def config_from_diffusers(config: dict) -> UNetConfig:

@@ -18,7 +18,7 @@ def posterior_mean(z_t: Float[Array, 'd'], images: Float[Array, 'N d'], log_prio
   return jax.nn.softmax(log_prior - distance / (2. * sigma ** 2)) @ images
 
 
-def empirical(prompt: str, key: Key[Array, ''], *, images: int = 1024, bandwidth: float = .15,
+def empirical(key: Key[Array, ''], prompt: str, *, images: int = 1024, bandwidth: float = .15,
               background: float = .5) -> Prior:
   """`images` renders of a toybox caption (ValueError outside its vocabulary) over a constant grey `background`.
 
@@ -37,7 +37,7 @@ def empirical(prompt: str, key: Key[Array, ''], *, images: int = 1024, bandwidth
   def eps(weights, z_t, t, text, camera: Camera | None):
     alpha, sigma = network.SCHEDULE.alpha(t), network.SCHEDULE.sigma(t)
     def of(z, a, s, position):
-      far = 0. if position is None else jnp.sum((weights['position'] - position[None]) ** 2, -1)
+      far = jnp.zeros(images) if position is None else jnp.sum((weights['position'] - position[None]) ** 2, -1)
       return posterior_mean(z.reshape(-1), weights['images'], -far / (2. * bandwidth ** 2), a, s).reshape(z.shape)
     where = None if camera is None else camera.world_from_camera[:, :3, 3]
     x0_hat = jax.vmap(of, (0, 0, 0, None if camera is None else 0))(z_t, alpha, sigma, where)

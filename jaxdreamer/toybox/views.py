@@ -1,8 +1,8 @@
 """Pictures of the world by sphere tracing: colour, mask, depth and normal.
 
 Images are [H, W, ...], as in cameras.py; H = W is a multiple of `TILE`. `rgb` is premultiplied by the mask, so that
-rgb + (1 - mask) * background composites; `depth` is the distance along the ray, 0 where missed; `normal` is in the world
-frame. The light is fixed in the world. A batch is *one composition*: kind and relation are shared, while colours,
+rgb + (1 - mask) * background composites; `depth` is the distance along the ray, 0 where missed; `normal` is in the
+world frame. The light is fixed in the world. A batch is *one composition*: kind and relation are shared, while colours,
 patterns, cameras and lights vary. First a cone is marched for each tile of all pictures; only tiles that may see
 something are then traced ray by ray, a chunk at a time.
 """
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxdreamer import cameras
 from jaxdreamer.toybox import world
+from jaxdreamer.toybox.primitives import norm
 from jaxdreamer.types import Camera
 
 TILE = 4                         # pixels along the side of a tile
@@ -22,7 +23,6 @@ CHUNK = 32768                    # rays traced together: fits a CPU's cache; a G
 CONE_STEPS = 16
 STEPS = 40                       # of sphere tracing, from where the cone stopped
 HIT = 1.5e-3                     # a ray that ends nearer than this has hit
-TAP = 1e-3                       # of the finite-difference normal
 OCCLUSION = (.06, .16, .32)      # heights above the surface at which nearness to other surfaces is felt
 
 
@@ -58,7 +58,7 @@ def sample_camera(key: Key[Array, '']) -> Camera:
 
 
 def _tile(camera, ids, side, offset):
-  """Origins [N, 1], directions [N, M] of the rays at `offset` [M, 2] (row, column; in tiles) within the tiles `ids` [N]."""
+  """Origins [N, 1], directions [N, M] of the rays at `offset` [M, 2] (row, column; in tiles) of the tiles `ids` [N]."""
   image, corner = ids // side ** 2, jnp.stack([ids // side % side, ids % side], -1)
   ray = jax.vmap(jax.vmap(cameras.ray, (None, 0, None)), (0, 0, None))
   origin, direction = ray(jax.tree.map(lambda v: v[image], camera), corner[:, None] + offset[None], side)
@@ -106,15 +106,6 @@ def _trace(item, origin, direction, start, steps):
   return t, (free < HIT) & inside
 
 
-def _normal(item, p):
-  """The gradient by four taps on a tetrahedron."""
-  corners = jnp.array([[1., 1., 1.], [1., -1., -1.], [-1., 1., -1.], [-1., -1., 1.]])
-  taps = jax.lax.map(lambda corner: world.distance(item, tuple(u + TAP * c for u, c in zip(p, corner))), corners)
-  n = [sum(c * d for c, d in zip(column, taps)) for column in corners.T]
-  length = jnp.maximum(world.norm(*n), 1e-9)
-  return tuple(c / length for c in n)
-
-
 def _occlusion(item, p, n):
   """Fraction of open sky: 1 where nothing is near, less in corners."""
   felt = jax.lax.map(lambda h: (h - world.distance(item, _along(p, n, h))) / h, jnp.array(OCCLUSION))
@@ -122,13 +113,15 @@ def _occlusion(item, p, n):
 
 
 def _shade(item, camera, light, ids, start, side, k, steps):
-  """[N, TILE^2, 8] of the tiles `ids`: rgb, normal, depth and 1, each summed over the k x k rays of a pixel that hit."""
+  """[N, TILE^2, 8] of the tiles `ids`: means over k x k rays of rgb, normal, depth and 1, each 0 where a ray missed."""
   at = (jnp.arange(TILE * k) + .5) / (TILE * k)
   offset = jnp.stack(jnp.meshgrid(at, at, indexing='ij'), -1).reshape(-1, 2)
   origin, direction = _tile(camera, ids, side, offset)
   t, hit = _trace(item, origin, direction, start[:, None], steps)
   p = _along(origin, direction, t)
-  n = _normal(item, p)
+  n = world.gradient(item, p)
+  length = jnp.maximum(norm(*n), 1e-6)
+  n = tuple(c / length for c in n)
   sky = _occlusion(item, p, n)
   image = ids // side ** 2
   toward = sum(c * light.direction[image, i, None] for i, c in enumerate(n))
@@ -141,7 +134,7 @@ def _shade(item, camera, light, ids, start, side, k, steps):
 
 def render_batch(item: world.Item, camera: Camera, light: Light, *, size: int, supersample: int = 1, steps: int = STEPS,
                  chunk: int = CHUNK) -> View:
-  """Pictures of one composition; colour, pattern, camera and light have a leading batch axis, kind and relation none."""
+  """Pictures of one composition; colour, pattern, camera and light have a leading axis, kind and relation none."""
   if size % TILE:
     raise ValueError(f'size {size} is not a multiple of {TILE}')
   b, side = camera.fov.shape[0], size // TILE

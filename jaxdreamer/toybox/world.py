@@ -13,41 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxdreamer.toybox import toys
-from jaxdreamer.toybox.items import (
-  ALONE,
-  BESIDE,
-  COLOURS,
-  DARK_PARTNERS,
-  ON,
-  PATTERNS,
-  RELATIONS,
-  Item,
-  sample,
-  sample_composition,
-  sample_of,
-)
-from jaxdreamer.toybox.language import (
-  BOS,
-  EOS,
-  LENGTH,
-  PAD,
-  VIEW_WORDS,
-  VOCABULARY,
-  caption,
-  parse,
-  tokenize,
-  tokens,
-  words,
-)
+from jaxdreamer.toybox import items, language, toys
 from jaxdreamer.toybox.primitives import least, move, norm, wrap
-from jaxdreamer.toybox.toys import BASES, FIXED, FRONT, KINDS, MAIN, SHADE, SOLIDS, TOYS
 
-__all__ = ['ALONE', 'BASES', 'BESIDE', 'BOS', 'COLOURS', 'EOS', 'FRONT', 'KINDS', 'LENGTH', 'ON', 'PAD', 'PATTERNS',
-           'RADIUS', 'RELATIONS', 'SOLIDS', 'VIEW_WORDS', 'VOCABULARY', 'Item', 'Point', 'caption', 'distance', 'parse',
-           'sample', 'sample_composition', 'sample_of', 'surface', 'tokenize', 'tokens', 'words']
+KINDS, SOLIDS, TOYS, BASES, FRONT = toys.KINDS, toys.SOLIDS, toys.TOYS, toys.BASES, toys.FRONT
+COLOURS, PATTERNS, RELATIONS = items.COLOURS, items.PATTERNS, items.RELATIONS
+ALONE, ON, BESIDE = items.ALONE, items.ON, items.BESIDE
+Item, sample, sample_of, sample_composition = items.Item, items.sample, items.sample_of, items.sample_composition
+VOCABULARY, LENGTH, PAD, BOS, EOS = language.VOCABULARY, language.LENGTH, language.PAD, language.BOS, language.EOS
+VIEW_WORDS, FORMS = language.VIEW_WORDS, language.FORMS
+tokens, tokenize, words, caption, parse = (language.tokens, language.tokenize, language.words, language.caption,
+                                           language.parse)
 
 RADIUS = .9
+TAP = 1e-3                                       # of the finite differences
 Point = tuple[Float[Array, '*n'], Float[Array, '*n'], Float[Array, '*n']]
 
 # Solids of a pair are scaled by these, so that their widths are alike.
@@ -122,6 +101,13 @@ def distance(item: Item, p: Point) -> Float[Array, '*n']:
   return jax.lax.cond(item.relation == ALONE, alone, lambda: least(*_pair(item, p)[1]))
 
 
+def gradient(item: Item, p: Point) -> Point:
+  """Of the distance, by four taps on a tetrahedron: finite everywhere, and outward at the surface."""
+  corners = jnp.array([[1., 1., 1.], [1., -1., -1.], [-1., 1., -1.], [-1., -1., 1.]])
+  taps = jax.lax.map(lambda corner: distance(item, tuple(u + TAP * c for u, c in zip(p, corner))), corners)
+  return tuple(sum(c * d for c, d in zip(column, taps)) / (4 * TAP) for column in corners.T)
+
+
 def _marked(pattern, p):
   """Where a pattern shows its second colour: solid textures, so that all views agree."""
   stripe = wrap((.45 * p[0] + .45 * p[1] + .77 * p[2]) / .34, 1.) < .45
@@ -148,11 +134,11 @@ def surface(item: Item, p: Point) -> Point:
     v = v.reshape(v.shape[:-1] + (1,) * (owner.ndim - v.ndim + 1) + (2,))
     return jnp.where(owner == 1, v[..., 1], v[..., 0])
 
-  partner = jnp.array([.07 if c in DARK_PARTNERS else .95 for c in COLOURS])[item.colour]
+  partner = jnp.array([.07 if c in items.DARK_PARTNERS else .95 for c in COLOURS])[item.colour]
   marked = _marked(of_owner(item.pattern), own)
   channels = []
-  for main, fixed in zip(jnp.array(list(COLOURS.values())).T, jnp.array(FIXED).T):
+  for main, fixed in zip(jnp.array(list(COLOURS.values())).T, jnp.array(toys.FIXED).T):
     main = of_owner(main[item.colour])
     shown = jnp.where(marked, of_owner(partner), main)
-    channels.append(jnp.where(slot == MAIN, shown, jnp.where(slot == SHADE, .5 * main, fixed[slot])))
+    channels.append(jnp.where(slot == toys.MAIN, shown, jnp.where(slot == toys.SHADE, .5 * main, fixed[slot])))
   return tuple(channels)

@@ -1,0 +1,128 @@
+"""Scores against the exact shape: what a caption of the toybox means, as geometry and as pictures.
+
+Rows of points are xyz [N, 3] in the world frame; the shape lies in the ball of radius world.RADIUS. Grids are [n, n, n]
+over [-1, 1]^3, indexed x, y, z, at cell centres. Pictures are lit by views.LIGHT.
+"""
+from functools import partial
+from typing import Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from jaxdreamer.toybox import views as pictures
+from jaxdreamer.toybox import world
+from jaxdreamer.toybox.primitives import norm
+from jaxdreamer.types import Camera
+
+STEPS = 96                       # of sphere tracing: truth may take its time
+CANDIDATES = 64                  # drawn for each surface point
+CHUNK = 256                      # rows of the distance matrix held at once
+
+
+class Shape(NamedTuple):
+  distance: Callable             # xyz [N, 3] -> signed distance [N], negative inside; a lower bound of the true one
+  colour: Callable               # xyz [N, 3] -> albedo [N, 3] of the nearest surface
+  has_front: bool                # whether front and back differ at a glance
+
+
+def _columns(xyz):
+  return tuple(xyz[:, i] for i in range(3))
+
+
+@jax.jit
+def _distance(item, xyz):
+  return world.distance(item, _columns(xyz))
+
+
+@jax.jit
+def _colour(item, xyz):
+  return jnp.stack(world.surface(item, _columns(xyz)), -1)
+
+
+def shape(caption: str) -> Shape:
+  """The exact shape a caption names."""
+  item = world.parse(caption)
+  has_front = int(item.relation) == world.ALONE and world.KINDS[int(item.kind[0])] in world.FRONT
+  return Shape(partial(_distance, item), partial(_colour, item), has_front)
+
+
+_render = jax.jit(pictures.render_batch, static_argnames=('size', 'supersample', 'steps', 'chunk'))
+
+
+def views(caption: str, camera: Camera, *, size: int, supersample: int = 2) -> pictures.View:
+  """What the cameras [V] see of the exact shape."""
+  item, n = world.parse(caption), camera.fov.shape[0]
+  rows = lambda v: jnp.broadcast_to(v, (n, *jnp.shape(v)))
+  item = item._replace(colour=rows(item.colour), pattern=rows(item.pattern))
+  return _render(item, camera, jax.tree.map(rows, pictures.LIGHT), size=size, supersample=supersample, steps=STEPS)
+
+
+def silhouettes(caption: str, camera: Camera, *, size: int) -> Bool[Array, 'V size size']:
+  """Pixels of which the exact shape covers at least half."""
+  return views(caption, camera, size=size).mask >= .5
+
+
+@partial(jax.jit, static_argnames='n')
+def _surface_points(key, item, n):
+  p = tuple(jax.random.uniform(key, (3, CANDIDATES * n), minval=-world.RADIUS, maxval=world.RADIUS))
+
+  def newton(_, p):
+    d, g = world.distance(item, p), world.gradient(item, p)
+    return tuple(u - d * c / jnp.maximum(sum(c * c for c in g), .1) for u, c in zip(p, g))
+
+  height = jnp.abs(world.distance(item, p)) / jnp.maximum(norm(*world.gradient(item, p)), .1)
+  _, nearest = jax.lax.top_k(-height, n)
+  return jnp.stack(jax.lax.fori_loop(0, 4, newton, tuple(u[nearest] for u in p)), -1)
+
+
+def surface_points(key: Key[Array, ''], caption: str, n: int) -> Float[Array, 'n 3']:
+  """Points on the surface, uniform in area: those of many in the ball's cube that lie nearest to it, drawn onto it."""
+  return _surface_points(key, world.parse(caption), n)
+
+
+def grid(n: int) -> Float[Array, 'n^3 3']:
+  """The centres of the n^3 cells of [-1, 1]^3, x slowest."""
+  at = (2. * jnp.arange(n) + 1.) / n - 1.
+  return jnp.stack(jnp.meshgrid(at, at, at, indexing='ij'), -1).reshape(-1, 3)
+
+
+def occupancy(caption: str, n: int) -> Bool[Array, 'n n n']:
+  """Cells whose centre lies inside."""
+  return (shape(caption).distance(grid(n)) < 0.).reshape(n, n, n)
+
+
+def iou(a: Bool[Array, '*s'], b: Bool[Array, '*s']) -> Float[Array, '']:
+  """Intersection over union of silhouettes or of volumes; 1 where both are empty."""
+  both, either = jnp.sum(a & b), jnp.sum(a | b)
+  return jnp.where(either == 0, 1., both / jnp.maximum(either, 1))
+
+
+def chamfer(a: Float[Array, 'n 3'], b: Float[Array, 'm 3']) -> Float[Array, '']:
+  """The mean distance from a point of one set to the nearest of the other, averaged over both directions."""
+  def one_way(a, b):
+    nearest = lambda p: jnp.sqrt(jnp.min(jnp.sum((b - p) ** 2, -1)))
+    return jax.lax.map(nearest, a, batch_size=CHUNK).mean()
+  return (one_way(a, b) + one_way(b, a)) / 2
+
+
+def colour_error(rgb: Float[Array, 'V H W 3'], mask: Float[Array, 'V H W'], true: pictures.View) -> Float[Array, '']:
+  """Mean absolute difference of colour (premultiplied, as in View) where a render and the truth are both opaque."""
+  solid = (mask > .9) & (true.mask > .9)
+  off = jnp.abs(rgb - true.rgb).mean(-1)
+  return jnp.sum(jnp.where(solid, off, 0.)) / jnp.maximum(solid.sum(), 1)
+
+
+def looks_turned(rgb: Float[Array, 'V H W 3'], own: pictures.View, opposite: pictures.View) -> Bool[Array, 'V']:
+  """Views (premultiplied colour) that resemble what the truth shows from behind more than what it shows here.
+
+  For a shape with a front: true of back views alone is a Janus head, true of all views is a shape that faces away.
+  """
+  off = lambda true: jnp.abs(rgb - true.rgb).mean((1, 2, 3))
+  return off(opposite) < off(own)
+
+
+def behind(camera: Camera) -> Camera:
+  """The same cameras (which look at the origin) after half a turn about z."""
+  half_turn = jnp.diag(jnp.array([-1., -1., 1., 1.]))
+  return camera._replace(world_from_camera=half_turn @ camera.world_from_camera, azimuth=camera.azimuth + jnp.pi)

@@ -1,0 +1,63 @@
+"""Config -> functions: what is refused, before anything compiles, and in one line."""
+import importlib
+import pathlib
+
+import jax
+import pytest
+
+from configs import base
+from jaxdreamer import build
+
+REFUSED = {
+  'prompt': ('  ', 'config.prompt'),
+  'scene.name': ('voxel', 'config.scene.name'),
+  'prior.name': ('imagen', 'config.prior.name'),
+  'estimator.name': ('sdx', 'config.estimator.name'),
+  'sampling.design': ('sobol', 'config.sampling.design'),
+  'sampling.views': (0, 'config.sampling.views'),
+  'render.background': ('sky', 'config.render.background'),
+  'mesh.map': ('xmap', 'config.mesh.map'),
+  'mesh.data': (64, 'config.mesh.data'),
+  'steps_per_call': (7, 'config.steps'),
+}
+
+
+@pytest.mark.parametrize('option', sorted(REFUSED))
+def test_a_bad_option_is_refused_by_name_with_what_it_takes(option):
+  value, named = REFUSED[option]
+  config = base.get_config()
+  config.update_from_flattened_dict({option: value})
+  with pytest.raises(ValueError, match=named) as error:
+    build.job(config, build.make_mesh(config))
+  assert '\n' not in str(error.value)
+
+
+def test_views_that_do_not_divide_by_the_devices_are_refused():
+  config = base.get_config()
+  config.sampling.views, config.mesh.data = 6, 4
+  with pytest.raises(ValueError, match='config.sampling.views=6'):
+    build.job(config, build.make_mesh(config))
+
+
+def test_data_zero_takes_the_most_devices_that_divide_the_views():
+  config = base.get_config()
+  config.sampling.views = 6
+  assert build.make_mesh(config).devices.size == max(d for d in range(1, len(jax.devices()) + 1) if 6 % d == 0)
+
+
+def test_missing_weights_are_named(tmp_path):
+  config = base.get_config()
+  config.prior.toybox.path = str(tmp_path / 'nothing.safetensors')
+  with pytest.raises(FileNotFoundError, match='nothing.safetensors'):
+    build.job(config, build.make_mesh(config))
+
+
+@pytest.mark.parametrize('name', sorted(p.stem for p in (pathlib.Path(__file__).parents[1] / 'configs').glob('*.py')))
+def test_every_config_is_locked_and_names_only_what_exists(name):
+  config = importlib.import_module(f'configs.{name}').get_config()
+  with pytest.raises((AttributeError, KeyError)):
+    config.step = 1
+  for section, table in (('scene', build.SCENES), ('prior', build.PRIORS), ('estimator', build.ESTIMATORS)):
+    assert config[section].name in table
+    assert set(config[section]) - {'name'} <= set(table)
+  assert set(config.regularizers) == set(build.REGULARIZERS)

@@ -1,0 +1,164 @@
+"""Scores in closed form on made-up images and points; the truth scores itself perfectly; Janus is caught, both ways."""
+import math
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxdreamer import evaluate
+from jaxdreamer.outputs import mesh, video
+from jaxdreamer.toybox import truth, world
+from jaxdreamer.types import Rendering
+
+SIZE = 32
+
+
+def random_images(seed, count, size=8):
+  return np.random.default_rng(seed).random((count, 2, size, size, 3))
+
+
+def test_silhouette_iou_counts_pixels():
+  a, b = np.zeros((2, 4, 4)), np.zeros((2, 4, 4))
+  a[0, :2], b[0, 1:3] = 1., .6                                   # 4 of 12 pixels shared
+  a[1, 0], b[1, 0] = .5, .5                                      # the same
+  assert evaluate.silhouette_iou(a, b) == pytest.approx((4 / 12 + 1.) / 2.)
+  assert mesh.iou(np.zeros(3, bool), np.zeros(3, bool)) == 1.
+
+
+def test_psnr_and_colour_error_in_closed_form():
+  x = np.full((2, 4, 4, 3), .5)
+  assert evaluate.psnr(x, x + .1) == pytest.approx(20.)
+  assert evaluate.psnr(x, x) == pytest.approx(120.)              # finite: cut at 1e-12
+  mask = np.zeros((2, 4, 4))
+  assert evaluate.colour_error(x, x + .1, mask, mask + 1.) is None
+  mask[0, 0, 0] = 1.
+  y = x.copy()
+  y[0, 0, 0] += [.3, 0., 0.]
+  y[1] += 9.                                                     # not solid: does not count
+  assert evaluate.colour_error(x, y, mask + 1., mask) == pytest.approx(.1)
+
+
+def test_chamfer_of_parallel_sheets_is_their_distance():
+  u = np.stack(np.meshgrid(np.arange(8.), np.arange(8.)), -1).reshape(-1, 2)
+  sheet = lambda z: np.concatenate([u, np.full((64, 1), z)], 1)
+  assert evaluate.chamfer(sheet(0.), sheet(.3)) == pytest.approx(.3)
+  half = sheet(0.)[u[:, 0] < 4]                                  # one way 0, back 0 1 2 3 4 on the missing half
+  assert evaluate.chamfer(half, sheet(0.)) == evaluate.chamfer(sheet(0.), half) == pytest.approx(.5 * (1 + 2 + 3 + 4) / 8)
+
+
+@pytest.mark.parametrize('steps', [0, 1, 5, 15])
+def test_pose_gap_finds_the_yaw(steps):
+  blobs = np.random.default_rng(0).random((2, 16, 6, 6)) > .5
+  seen = np.roll(blobs, steps, axis=1)                           # turned by +steps: azimuth k + steps sees what k saw
+  gap, yaw = evaluate.pose_gap(seen.reshape(32, 6, 6) * 1., blobs.reshape(32, 6, 6) * 1., ring=16)
+  assert yaw == pytest.approx(math.remainder(2. * math.pi * steps / 16, 2. * math.pi))
+  assert (gap > .3) if steps else gap == 0.
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2 ** 16))
+def test_unlikeness_is_a_distance_and_blind_to_mirrors(seed):
+  a, b, c = random_images(seed, 3)
+  d = evaluate.unlikeness
+  assert d(a, b) == pytest.approx(d(b, a)) and d(a, a) == 0. and d(a, b[:, :, ::-1]) == pytest.approx(d(a, b))
+  assert d(a, c) <= d(a, b) + d(b, c) + 1e-12
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2 ** 16))
+def test_janus_scores_stay_in_their_ranges(seed):
+  found = evaluate.janus(*random_images(seed, 4))
+  assert -1. <= found['front'] <= 1. and -1. <= found['back'] <= 1. and 0. <= found['symmetry'] <= 1.
+
+
+def test_janus_tells_one_face_two_faces_no_face_and_a_turned_one():
+  front, back = random_images(0, 2)
+  score = lambda a, b: evaluate.janus(a, b, front, back)
+  assert score(front, back) == {'front': 1., 'back': 1., 'one_front': True, 'symmetry': 0.}
+  assert score(front, front) == {'front': 1., 'back': -1., 'one_front': False, 'symmetry': 1.}       # Janus
+  assert score(back, back) == {'front': -1., 'back': 1., 'one_front': False, 'symmetry': 1.}
+  assert score(back, front) == {'front': -1., 'back': -1., 'one_front': False, 'symmetry': 0.}       # turned, not Janus
+  weak = score(.5 * front + .5 * back, back)                     # half a face is still the only one
+  assert weak['back'] == 1. and weak['symmetry'] == pytest.approx(.5, abs=.1)
+  with pytest.raises(ValueError, match='same picture'):
+    evaluate.janus(front, back, front, front[:, :, ::-1])
+
+
+def test_nearest_colour_looks_only_where_colours_differ_and_something_is():
+  candidates = np.full((3, 1, 4, 4, 3), .75)
+  candidates[:, 0, 1:3, 1:3] = np.eye(3)[:, None, None]
+  x, opacity = candidates[1] * .8, np.ones((1, 4, 4))            # darker, as a shadow makes it
+  x[0, 0] = [1., 0., 0.]                                         # red where the candidates agree: not asked
+  assert evaluate.nearest_colour(x, opacity, candidates) == 1
+  assert evaluate.nearest_colour(x, 0. * opacity, candidates) is None
+
+
+def test_retrieval_is_the_share_of_views_whose_text_is_nearest():
+  texts = np.eye(3)
+  embed = lambda images: images[:, 0, 0]                         # the first pixel as embedding
+  images = np.zeros((4, 2, 2, 3))
+  images[:, 0, 0] = [[5., 1., 0.], [3., 0., 4.], [0., 2., 0.], [9., 0., 0.]]
+  found = evaluate.retrieval(images, texts, embed=embed, target=0)
+  assert found['recall_at_1'] == .5
+  assert found['similarity'] == pytest.approx((5. / math.sqrt(26.) + .6 + 0. + 1.) / 4.)
+
+
+# --------------------------------------------------------------------------------------------------- with the exact shapes
+
+
+def render_of(prompt, *, turn=0.):
+  """The truth as if it were a trained scene, turned by `turn` about z."""
+  def render(camera):
+    batch = jax.tree.map(lambda a: np.asarray(a)[None], camera)
+    pose = np.array(batch.world_from_camera)
+    c, s = math.cos(turn), math.sin(turn)
+    back = np.array([[c, s, 0., 0.], [-s, c, 0., 0.], [0., 0., 1., 0.], [0., 0., 0., 1.]], np.float32)
+    x, mask = evaluate.over_grey(truth.views(prompt, batch._replace(world_from_camera=back @ pose), SIZE))
+    return Rendering(x[0], mask[0], mask[0], x[0], mask[0], mask[0], mask[0])
+  return render
+
+
+@pytest.fixture(scope='module')
+def car():
+  return evaluate.score_views('a red car', render_of('a red car'), size=SIZE)
+
+
+def test_the_truth_is_perfect(car):
+  assert car['silhouette_iou'] == 1. and car['pose_gap'] == 0. and car['yaw'] == 0.
+  assert car['psnr'] > 60. and car['colour_error'] < 1e-3
+  assert car['colour_right'] and car['colour_found'] == 'red'
+  assert car['one_front'] and car['front'] == car['back'] == pytest.approx(1., abs=1e-4) and car['symmetry'] < 1e-4
+  assert set(car) <= set(evaluate.MEANING)
+
+
+def test_a_turned_car_is_told_by_its_pose_not_by_its_shape(car):
+  found = evaluate.score_views('a red car', render_of('a red car', turn=math.pi / 2.), size=SIZE)
+  assert found['yaw'] == pytest.approx(90.) and found['pose_gap'] > .1
+  assert found['silhouette_iou'] + found['pose_gap'] > .95
+
+
+def test_the_wrong_colour_is_named():
+  found = evaluate.score_views('a red cone on a blue cube', render_of('a red cone on a green cube'), size=SIZE)
+  assert found['colour_found'] == 'red, green' and not found['colour_right']
+  assert found['one_front'] is None and found['symmetry'] is None
+
+
+def test_the_exact_shape_as_a_density_has_its_surface_and_volume():
+  prompt = 'a red torus'
+  distance = truth.shape(prompt)
+  density = lambda xyz: 60. / (1. + np.exp(np.clip(80. * np.asarray(distance(xyz)), -50., 50.)))
+  colour = lambda xyz: np.full((len(xyz), 3), [.9, .1, .1])
+  found = evaluate.score_shape(prompt, density, colour, render_of(prompt), radius=1., resolution=48)
+  assert found['volume_iou'] > .93 and found['chamfer'] < .03 and found['mesh_iou'] > .95 and found['watertight']
+  nothing = evaluate.score_shape(prompt, lambda xyz: 0. * xyz[:, 0], colour, render_of(prompt), radius=1., resolution=8)
+  assert set(nothing.values()) == {None} and set(nothing) == set(found)
+
+
+def test_every_kind_with_a_front_has_one_that_differs_from_its_back():
+  camera = video.rings((2, .15))
+  for kind in world.FRONT:
+    item = world.parse('a snowman with a red hat' if kind == 'snowman' else f'a red {kind}')
+    x, _ = evaluate.over_grey(truth.views(world.caption(item), camera, SIZE))
+    assert evaluate.unlikeness(x[:1], x[1:]) > .004, kind

@@ -1,0 +1,66 @@
+"""Priors against their closed forms."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdreamer.diffusion import diffuse, eps_from_x0
+from jaxdreamer.priors.empirical import empirical, posterior_mean
+from jaxdreamer.priors.gaussian import gaussian
+from jaxdreamer.toybox import network
+
+
+def test_the_gaussian_prediction_is_the_mean_of_the_noise_given_the_noisy_image():
+  prior = gaussian(jnp.full((1, 1, 1), .3), std=.6)
+  k_x, k_eps = jax.random.split(jax.random.key(0))
+  n, t = 200_000, jnp.float32(.4)
+  x = .3 + .6 * jax.random.normal(k_x, (n, 1, 1, 1))
+  eps = jax.random.normal(k_eps, x.shape)
+  z_t = diffuse(x, jnp.full(n, t), eps, schedule=prior.schedule)
+  near = np.abs(np.asarray(z_t).ravel() - .8) < .02
+  want = prior.eps(jnp.full((1, 1, 1, 1), .8), t[None], jnp.ones((1, 1, 1)), None)
+  got = np.asarray(eps).ravel()[near]
+  assert abs(got.mean() - float(want[0, 0, 0, 0])) < 4. * got.std() / near.sum() ** .5
+
+
+def test_the_posterior_mean_is_a_bayes_average_of_the_images():
+  images, log_prior = jnp.array([[0., 0.], [1., 1.], [3., -1.]]), jnp.log(jnp.array([.2, .5, .3]))
+  z_t, alpha, sigma = jnp.array([.4, .1]), .8, .6
+  likelihood = np.exp(-np.sum((np.asarray(z_t) - alpha * np.asarray(images)) ** 2, -1) / (2. * sigma ** 2))
+  w = np.array([.2, .5, .3]) * likelihood
+  np.testing.assert_allclose(posterior_mean(z_t, images, log_prior, alpha, sigma), (w / w.sum()) @ np.asarray(images),
+                             rtol=1e-5)
+
+
+def test_the_empirical_prior_returns_its_image_when_there_is_little_noise():
+  prior = empirical(jax.random.key(1), 'a red cube', images=6)
+  z = prior.weights['images'].reshape(-1, *network.LATENT)[:2]
+  t = jnp.full(2, .02)
+  z_t = diffuse(z, t, jax.random.normal(jax.random.key(2), z.shape), schedule=prior.schedule)
+  text = prior.embed('a red cube')
+  eps_hat = prior.eps(z_t, t, text.views[:2], None)
+  a, s = (f(t)[:, None, None, None] for f in (prior.schedule.alpha, prior.schedule.sigma))
+  np.testing.assert_allclose((z_t - s * eps_hat) / a, z, atol=1e-3)
+  np.testing.assert_allclose(eps_from_x0(z, z_t, a, s), eps_hat, atol=.05)
+
+
+def test_pixel_patches_come_back_and_white_noise_stays_white():
+  x = jax.random.uniform(jax.random.key(3), (2, 64, 64, 3))
+  np.testing.assert_allclose(network.decode(network.encode(x)), x, atol=1e-6)
+  np.testing.assert_allclose(jnp.sort(network.encode(x).ravel()), jnp.sort((2. * x - 1.).ravel()), atol=1e-6)
+
+
+def test_the_prior_is_told_the_camera_only_where_it_is_given():
+  weights = network.init(jax.random.key(4))
+  weights = jax.tree.map(lambda p: p + .05 * jnp.ones_like(p), weights)
+  z, t = jnp.ones((1, *network.LATENT)), jnp.array([.5])
+  text = network.embed(weights, jnp.zeros((1, 16), jnp.int32))
+  none = network.denoise(weights, z, t, text, jnp.zeros((1, 6)))
+  some = network.denoise(weights, z, t, text, jnp.ones((1, 6)))
+  assert float(jnp.abs(none - some).max()) > 1e-4
+
+
+def test_a_caption_outside_the_vocabulary_is_refused_in_one_line():
+  with pytest.raises(ValueError, match='dragon') as error:
+    empirical(jax.random.key(5), 'a red dragon', images=2)
+  assert '\n' not in str(error.value)
