@@ -27,9 +27,9 @@ from benchmarks import results
 PROMPTS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a yellow mug', 'a red car',
            'a snowman with a blue hat', 'a purple house', 'an orange chair')
 VARIANTS = {
-    'default': (),
-    'words_only': ('--config.prior.toybox.camera=False',),
-    'empirical': ('--config.prior.name=empirical',),
+    'default': ('--config=configs/toybox.py',),
+    'words_only': ('--config=configs/toybox.py', '--config.prior.toybox.camera=False'),
+    'empirical': ('--config=configs/toybox.py:empirical',),
 }
 QUICK = ('--config.steps=20',)
 SCORES = {'iou': 'silhouette_iou'} | {name: name for name in (
@@ -51,8 +51,7 @@ def train(prompt, workdir, caches, options):
   shutil.rmtree(workdir, ignore_errors=True)
   workdir.mkdir(parents=True)
   log = workdir.with_suffix('.log')
-  command = [sys.executable, '-m', 'jaxdreamer.train', '--config=configs/toybox.py', f'--config.prompt={prompt}',
-             f'--workdir={workdir}', *options]
+  command = [sys.executable, '-m', 'jaxdreamer.train', *options, f'--config.prompt={prompt}', f'--workdir={workdir}']
   env = {**os.environ, 'XDG_CACHE_HOME': str(caches), 'JAX_COMPILATION_CACHE_DIR': str(caches / 'jax')}
   start, first, pid = time.monotonic(), None, 0
   with log.open('w') as out:

@@ -24,7 +24,7 @@ from jaxdreamer.toybox import truth, world
 from jaxdreamer.types import Camera
 
 RING, ELEVATIONS = 16, (.15, .6)       # 32 views: azimuths in steps of 22.5 degrees, on two heights
-GREY = .75                             # the background, which none of the toybox's colours equals
+GREY = .75                             # the background on which pictures are compared; no colour of the toybox
 SURFACE = 50_000                       # points on each surface for the Chamfer distance
 Images = Float[np.ndarray, 'V H W 3']
 Masks = Float[np.ndarray, 'V H W']
@@ -32,7 +32,7 @@ Masks = Float[np.ndarray, 'V H W']
 MEANING = {
   'silhouette_iou': 'overlap of opacity and true mask, mean of 32 unseen views; 1 is perfect',
   'psnr': 'decibels, against the true pictures in the same views',
-  'colour_error': 'mean absolute difference of colour where render and truth are both solid',
+  'colour_error': 'mean absolute difference of colour where render and truth are both opaque',
   'colour_right': 'the colour that explains the object best is the one asked for',
   'colour_found': 'that colour, of the twelve of the toybox',
   'chamfer': f'mean distance between the surfaces, both ways; the sampled floor is about .01 ({SURFACE} points)',
@@ -58,14 +58,8 @@ def psnr(x: Images, y: Images) -> float:
   return float(-10. * np.log10(max(np.mean((x - y) ** 2), 1e-12)))
 
 
-def colour_error(x: Images, y: Images, opacity: Masks, mask: Masks) -> float | None:
-  """Mean absolute difference of colour where both are solid; None where that is nowhere."""
-  both = (opacity >= .5) & (mask >= .5)
-  return float(np.mean(np.abs(x[both] - y[both]))) if both.any() else None
-
-
 def chamfer(a: Float[np.ndarray, 'N 3'], b: Float[np.ndarray, 'M 3']) -> float:
-  """(mean_a min_b |a - b| + mean_b min_a |a - b|) / 2."""
+  """(mean_a min_b |a - b| + mean_b min_a |a - b|) / 2: truth.chamfer for many points, by trees."""
   return float(.5 * (np.mean(KDTree(b).query(a)[0]) + np.mean(KDTree(a).query(b)[0])))
 
 
@@ -131,9 +125,9 @@ def occupied(grid: meshes.Grid, threshold: float) -> Bool[np.ndarray, 'R R R']:
 # --------------------------------------------------------------------------------------------------- against the toybox
 
 
-def over_grey(view) -> tuple[Images, Masks]:
-  rgb, mask = np.asarray(view.rgb, float), np.asarray(view.mask, float)
-  return rgb + (1. - mask[..., None]) * GREY, mask
+def over_grey(rgb: Images, mask: Masks) -> Images:
+  """Premultiplied colour over the background."""
+  return np.asarray(rgb, float) + (1. - np.asarray(mask, float)[..., None]) * GREY
 
 
 def colours_of(prompt: str, x: Images, opacity: Masks, camera: Camera, *, size: int) -> dict:
@@ -142,24 +136,23 @@ def colours_of(prompt: str, x: Images, opacity: Masks, camera: Camera, *, size: 
   names, found = list(world.COLOURS), []
   for which in range(1 if item.relation == world.ALONE else 2):
     repaint = lambda k, which=which: world.caption(item._replace(colour=item.colour.at[which].set(k)))
-    candidates = np.stack([over_grey(truth.views(repaint(k), camera, size))[0] for k in range(len(names))])
+    candidates = np.stack([over_grey(*truth.views(repaint(k), camera, size=size)[:2]) for k in range(len(names))])
     found.append(nearest_colour(x, opacity, candidates))
   wanted = [int(k) for k in item.colour[:len(found)]]
   return {'colour_right': found == wanted, 'colour_found': ', '.join('none' if k is None else names[k] for k in found)}
 
 
 def score_views(prompt: str, render: Callable, *, size: int) -> dict:
-  """The scores that compare pictures. `render` maps a camera to a Rendering over GREY."""
+  """The scores that compare pictures. `render` maps a camera to a Rendering over black: its rgb is premultiplied."""
   camera = video.rings(*((RING, elevation) for elevation in ELEVATIONS))
   seen = video.shoot(render, camera)
-  x, opacity = np.asarray(seen.rgb, float), np.asarray(seen.opacity, float)
-  true_x, mask = over_grey(truth.views(prompt, camera, size))
-  gap, yaw = pose_gap(opacity, mask, ring=RING)
-  scores = {'silhouette_iou': silhouette_iou(opacity, mask), 'psnr': psnr(x, true_x),
-            'colour_error': colour_error(x, true_x, opacity, mask), **colours_of(prompt, x, opacity, camera, size=size),
-            'pose_gap': gap, 'yaw': math.degrees(yaw)}
-  item = world.parse(prompt)
-  if item.relation == world.ALONE and world.KINDS[int(item.kind[0])] in world.FRONT:
+  true = jax.device_get(truth.views(prompt, camera, size=size))
+  x, true_x = over_grey(seen.rgb, seen.opacity), over_grey(true.rgb, true.mask)
+  gap, yaw = pose_gap(seen.opacity, true.mask, ring=RING)
+  scores = {'silhouette_iou': silhouette_iou(seen.opacity, true.mask), 'psnr': psnr(x, true_x),
+            'colour_error': float(truth.colour_error(seen.rgb, seen.opacity, true)),
+            **colours_of(prompt, x, seen.opacity, camera, size=size), 'pose_gap': gap, 'yaw': math.degrees(yaw)}
+  if truth.shape(prompt).has_front:
     return scores | janus(x[::RING], x[RING // 2::RING], true_x[::RING], true_x[RING // 2::RING])
   return scores | dict.fromkeys(('front', 'back', 'one_front', 'symmetry'))
 
@@ -174,13 +167,11 @@ def score_shape(prompt: str, density: Callable, colour: Callable, render: Callab
   except meshes.Empty as error:
     print(error)
     return dict.fromkeys(('chamfer', 'volume_iou', 'mesh_iou', 'watertight'))
-  distance = truth.shape(prompt)
+  exact = np.asarray(truth.surface_points(jax.random.key(0), prompt, SURFACE), float)
   xyz = meshes.nodes(radius, resolution)
-  signed = meshes.evaluate(distance, xyz.reshape(-1, 3)).reshape(xyz.shape[:3]).astype(float)
-  exact = meshes.surface(-signed, math.exp(0.), radius=radius)               # {-distance = log 1}
-  points = [meshes.sample_points(m, SURFACE)[0] for m in (mesh, meshes.Mesh(*exact, np.zeros_like(exact[0])))]
+  inside = meshes.evaluate(truth.shape(prompt).distance, xyz.reshape(-1, 3)).reshape(xyz.shape[:3]) < 0.
   solid = occupied(meshes.log_density(density, radius=radius, resolution=resolution), facts['threshold'])
-  return {'chamfer': chamfer(*points), 'volume_iou': meshes.iou(solid, signed < 0.),
+  return {'chamfer': chamfer(meshes.sample_points(mesh, SURFACE)[0], exact), 'volume_iou': meshes.iou(solid, inside),
           'mesh_iou': facts['silhouette_iou'], 'watertight': facts['watertight']}
 
 
@@ -191,6 +182,17 @@ def table(scores: dict) -> Table:
   return out
 
 
+def write(folder: pathlib.Path, prompt: str, step: int, job: build.Job, params, *, resolution: int = 96) -> dict:
+  """Scores a scene against what its prompt names; writes scores.json and returns the scores. ValueError: no toy's prompt."""
+  world.parse(prompt)
+  render = lambda camera: job.render(params, camera, np.zeros(3, np.float32))
+  scores = score_views(prompt, render, size=job.size) | score_shape(
+    prompt, partial(job.density, params), partial(job.colour, params), render, radius=job.radius, resolution=resolution)
+  (folder / 'scores.json').write_text(json.dumps(
+    {'prompt': prompt, 'step': step, 'scores': scores, 'meaning': {name: MEANING[name] for name in scores}}, indent=2) + '\n')
+  return scores
+
+
 def main(_):
   folder = pathlib.Path(flags.FLAGS.workdir)
   try:
@@ -198,14 +200,7 @@ def main(_):
     world.parse(config.prompt)
   except (ValueError, FileNotFoundError) as error:
     raise app.UsageError(str(error)) from error
-  params = state.params['scene']
-  render = lambda camera: job.render(params, camera, np.full(3, GREY, np.float32))
-  scores = score_views(config.prompt, render, size=job.size) | score_shape(
-    config.prompt, partial(job.density, params), partial(job.colour, params), render, radius=job.radius,
-    resolution=flags.FLAGS.resolution)
-  (folder / 'scores.json').write_text(json.dumps(
-    {'prompt': config.prompt, 'step': int(state.step), 'scores': scores,
-     'meaning': {name: MEANING[name] for name in scores}}, indent=2) + '\n')
+  scores = write(folder, config.prompt, int(state.step), job, state.params['scene'], resolution=flags.FLAGS.resolution)
   rich.print(table(scores))
   if (folder / 'report.json').exists():
     print(report.refresh(folder))

@@ -12,6 +12,7 @@ newest checkpoint when the same command is given again, with the numbers of an u
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 import importlib.util
+import json
 import math
 import os
 import pathlib
@@ -33,6 +34,7 @@ from jaxdreamer.types import TrainState
 
 SIGNALS = tuple(name for name in ('SIGTERM', 'SIGINT', 'SIGUSR1') if hasattr(signal, name))
 DONE, OUT_OF_TIME = 'done', 'max_minutes'
+OUTPUTS = ('turntable.*', 'mesh.*', 'scores.json', 'report.*', 'failed.txt')
 
 
 class Outcome(NamedTuple):
@@ -42,10 +44,13 @@ class Outcome(NamedTuple):
   failed: dict[str, str]
 
 
-def run(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh) -> Outcome:
-  """Trains to config.steps, or as far as signals and config.max_minutes allow, and writes the outputs of the result."""
+def run(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh, *, command: str = '') -> Outcome:
+  """Trains to config.steps, or as far as signals and config.max_minutes allow, and writes the outputs of the result.
+
+  `command` is what the report says the run was started with. One process writes; all hold the state.
+  """
   clock = metrics.Clock()
-  workdir = pathlib.Path(workdir)
+  workdir = pathlib.Path(workdir).expanduser()
   check(config)
   checkpoints.claim(workdir, config.to_dict())
   with clock('build'):
@@ -56,20 +61,19 @@ def run(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh) -> Outcome:
     with clock('init'):
       state = place(job.init(jax.random.key(config.seed)), mesh)
       state, running = checkpoints.restore(saved, state, warn=progress.say) or (state, {})
-    step = int(state.step)
+    step, why = int(state.step), DONE
     if step:
       progress.say(f'{workdir}: going on from step {step}')
-    why = DONE
     if step < config.steps:
       check_stride(step, config.steps, job.stride)
-      state, why = train(config, job, state, running, workdir=workdir, saved=saved, clock=clock, progress=progress)
+      state, why = train(config, job._replace(prior=place(job.prior, mesh)), state, running, workdir=workdir, saved=saved,
+                         clock=clock, progress=progress)
   step = int(state.step)
   params = on_one_device(state.params['scene'])
 
   failed = {}
   if why not in SIGNALS and jax.process_index() == 0:
-    with clock('outputs'):
-      failed = finish(config, job, params, workdir, step=step, say=progress.say)
+    failed = finish(config, job, params, workdir, step=step, clock=clock, say=progress.say, command=command)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('finished')
   progress.say(clock.summary())
@@ -167,10 +171,11 @@ def refuse_non_finite(info: dict[str, float], before: int, step: int, saved: che
         'command would meet this again: give another --workdir and a lower learning rate, or another seed')
 
 
-def place(state: TrainState, mesh: Mesh) -> TrainState:
-  """Arrays that have no place on the mesh are copied to all of it, so that the first call and the next look alike."""
+def place(tree: PyTree, mesh: Mesh) -> PyTree:
+  """Arrays that have no place on the mesh are copied to all of it: once, and so that all calls look alike."""
   everywhere = NamedSharding(mesh, PartitionSpec())
-  return jax.tree.map(lambda x: x if isinstance(x.sharding, NamedSharding) else jax.device_put(x, everywhere), state)
+  placed = lambda x: isinstance(getattr(x, 'sharding', None), NamedSharding)
+  return jax.tree.map(lambda x: x if placed(x) else jax.device_put(x, everywhere), tree)
 
 
 def on_one_device(params: PyTree) -> PyTree:
@@ -266,3 +271,46 @@ def preview(render: Callable, params: PyTree, path: pathlib.Path):
   strip = np.concatenate([np.asarray(view) for view in views], axis=1)
   path.parent.mkdir(exist_ok=True)
   Image.fromarray(np.uint8(np.clip(strip, 0., 1.) * 255. + .5)).save(path)
+
+
+def finish(config: ConfigDict, job: 'build.Job', params: PyTree, workdir: pathlib.Path, *, step: int, clock: metrics.Clock,
+           say: Callable, command: str) -> dict[str, str]:
+  """Film, mesh, scores where the prompt names a toy, and the page about it all. What fails is returned, by name, and
+  takes nothing else along."""
+  with clock('imports'):
+    from jaxdreamer.outputs import mesh, report, video
+  for pattern in OUTPUTS:
+    for path in workdir.glob(pattern):
+      path.unlink()                              # of an earlier step
+  white = lambda camera: job.render(params, camera, np.ones(3, np.float32))
+  write = {
+    'film': lambda: video.turntable(white, workdir, distance=3. * job.radius),
+    'mesh': lambda: mesh.write(partial(job.density, params), partial(job.colour, params), white, workdir,
+                               radius=job.radius, resolution=config.eval.mesh_resolution),
+    'scores': lambda: score(job, params, workdir, step=step, resolution=config.eval.mesh_resolution),
+    'report': lambda: report.write(workdir, prompt=config.prompt, settings=config.to_dict(), command=command, about={
+      'step': f'{step} of {config.steps}', 'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+      'jax': jax.__version__, 'seconds': {use: round(seconds, 2) for use, seconds in clock.seconds.items()}}),
+  }
+  failed = {}
+  for name, output in write.items():
+    try:
+      with clock(name):
+        output()
+    except Exception as error:
+      failed[name] = str(error) or type(error).__name__
+      with (workdir / 'failed.txt').open('a') as file:
+        file.write(f'{name} of step {step}\n{traceback.format_exc()}\n')
+      say(f'{name} failed: {failed[name]}; the rest goes on, details in {workdir / "failed.txt"}')
+  return failed
+
+
+def score(job: 'build.Job', params: PyTree, workdir: pathlib.Path, *, step: int, resolution: int):
+  """scores.json, against the exact shape; nothing where the prompt names no toy."""
+  from jaxdreamer import evaluate
+  from jaxdreamer.toybox import world
+  try:
+    world.parse(job.prompt)
+  except ValueError:
+    return
+  evaluate.write(workdir, job.prompt, step, job, params, resolution=resolution)

@@ -17,7 +17,7 @@ if 'jaxdreamer.evaluate' in sys.argv:
   (workdir / 'scores.json').write_text(json.dumps({'scores': scores}))
 else:
   (workdir / 'metrics.jsonl').write_text('{}')
-  (workdir / 'trained').write_text(str(.5 + .25 * ('config.prior.name' in options)))
+  (workdir / 'trained').write_text(str(.5 + .25 * ('empirical' in options['config'])))
 '''
 
 

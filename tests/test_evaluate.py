@@ -27,17 +27,10 @@ def test_silhouette_iou_counts_pixels():
   assert mesh.iou(np.zeros(3, bool), np.zeros(3, bool)) == 1.
 
 
-def test_psnr_and_colour_error_in_closed_form():
+def test_psnr_in_closed_form():
   x = np.full((2, 4, 4, 3), .5)
   assert evaluate.psnr(x, x + .1) == pytest.approx(20.)
   assert evaluate.psnr(x, x) == pytest.approx(120.)              # finite: cut at 1e-12
-  mask = np.zeros((2, 4, 4))
-  assert evaluate.colour_error(x, x + .1, mask, mask + 1.) is None
-  mask[0, 0, 0] = 1.
-  y = x.copy()
-  y[0, 0, 0] += [.3, 0., 0.]
-  y[1] += 9.                                                     # not solid: does not count
-  assert evaluate.colour_error(x, y, mask + 1., mask) == pytest.approx(.1)
 
 
 def test_chamfer_of_parallel_sheets_is_their_distance():
@@ -45,7 +38,8 @@ def test_chamfer_of_parallel_sheets_is_their_distance():
   sheet = lambda z: np.concatenate([u, np.full((64, 1), z)], 1)
   assert evaluate.chamfer(sheet(0.), sheet(.3)) == pytest.approx(.3)
   half = sheet(0.)[u[:, 0] < 4]                                  # one way 0, back 0 1 2 3 4 on the missing half
-  assert evaluate.chamfer(half, sheet(0.)) == evaluate.chamfer(sheet(0.), half) == pytest.approx(.5 * (1 + 2 + 3 + 4) / 8)
+  expected = pytest.approx(.5 * (1 + 2 + 3 + 4) / 8)
+  assert evaluate.chamfer(half, sheet(0.)) == expected and evaluate.chamfer(sheet(0.), half) == expected
 
 
 @pytest.mark.parametrize('steps', [0, 1, 5, 15])
@@ -105,7 +99,7 @@ def test_retrieval_is_the_share_of_views_whose_text_is_nearest():
   assert found['similarity'] == pytest.approx((5. / math.sqrt(26.) + .6 + 0. + 1.) / 4.)
 
 
-# --------------------------------------------------------------------------------------------------- with the exact shapes
+# ------------------------------------------------------------------------------------------------ with the exact shapes
 
 
 def render_of(prompt, *, turn=0.):
@@ -115,8 +109,8 @@ def render_of(prompt, *, turn=0.):
     pose = np.array(batch.world_from_camera)
     c, s = math.cos(turn), math.sin(turn)
     back = np.array([[c, s, 0., 0.], [-s, c, 0., 0.], [0., 0., 1., 0.], [0., 0., 0., 1.]], np.float32)
-    x, mask = evaluate.over_grey(truth.views(prompt, batch._replace(world_from_camera=back @ pose), SIZE))
-    return Rendering(x[0], mask[0], mask[0], x[0], mask[0], mask[0], mask[0])
+    x, mask, depth, normal = (v[0] for v in truth.views(prompt, batch._replace(world_from_camera=back @ pose), size=SIZE))
+    return Rendering(x, mask, depth, normal, mask, mask, mask)
   return render
 
 
@@ -147,7 +141,7 @@ def test_the_wrong_colour_is_named():
 
 def test_the_exact_shape_as_a_density_has_its_surface_and_volume():
   prompt = 'a red torus'
-  distance = truth.shape(prompt)
+  distance = truth.shape(prompt).distance
   density = lambda xyz: 60. / (1. + np.exp(np.clip(80. * np.asarray(distance(xyz)), -50., 50.)))
   colour = lambda xyz: np.full((len(xyz), 3), [.9, .1, .1])
   found = evaluate.score_shape(prompt, density, colour, render_of(prompt), radius=1., resolution=48)
@@ -160,5 +154,5 @@ def test_every_kind_with_a_front_has_one_that_differs_from_its_back():
   camera = video.rings((2, .15))
   for kind in world.FRONT:
     item = world.parse('a snowman with a red hat' if kind == 'snowman' else f'a red {kind}')
-    x, _ = evaluate.over_grey(truth.views(world.caption(item), camera, SIZE))
+    x = evaluate.over_grey(*truth.views(world.caption(item), camera, size=SIZE)[:2])
     assert evaluate.unlikeness(x[:1], x[1:]) > .004, kind

@@ -14,12 +14,11 @@ import numpy as np
 import optax
 from absl import app, flags
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from safetensors.numpy import load_file, save_file
 
 from jaxdreamer import cameras
 from jaxdreamer.diffusion import bcast, ddim, diffuse, eps_from_x0, guide
 from jaxdreamer.nn import weights as weight_files
-from jaxdreamer.toybox import network, pool, views, world
+from jaxdreamer.toybox import files, network, pool, views, world
 
 CAMERA_KEPT, VIEW_WORDS, CAPTION_DROPPED = .5, .5, .1
 
@@ -137,21 +136,6 @@ def grid(params, key, *, columns=8):
   return Image.fromarray((255 * np.clip(np.concatenate(rows), 0, 1)).astype(np.uint8))
 
 
-def flat(tree):
-  return {jax.tree_util.keystr(p): np.asarray(v) for p, v in jax.tree_util.tree_flatten_with_path(tree)[0]}
-
-
-def save(path, tree):
-  """Whole or not at all: written beside, then renamed."""
-  save_file(flat(tree), path + '.part')
-  os.replace(path + '.part', path)
-
-
-def restore(path, like):
-  stored = load_file(path)
-  return jax.tree_util.tree_map_with_path(lambda p, v: jnp.asarray(stored[jax.tree_util.keystr(p)]), like)
-
-
 def main(_):
   os.makedirs(workdir.value, exist_ok=True)
   n, fresh, ring = batch_size.value, batch_size.value // reuse.value, slots.value
@@ -167,7 +151,7 @@ def main(_):
   state = (jnp.int32(0), params, jax.tree.map(jnp.copy, params), tx.init(params))
   path = os.path.join(workdir.value, 'state.safetensors')
   if os.path.exists(path):
-    state = restore(path, state)
+    state = files.restore(path, state)
   source = fill(k_run, int(state[0]), fresh=fresh, ring=ring)
   state = jax.device_put((*state, k_run), NamedSharding(mesh, PartitionSpec()))
   step = make_step(tx, n=n, fresh=fresh, ring=ring, sharded=NamedSharding(mesh, PartitionSpec('data')))
@@ -194,7 +178,7 @@ def main(_):
     if i % every.value == 0 or i >= steps:
       if not np.isfinite(float(value)):
         raise FloatingPointError(f'loss is {value} at step {i}; the last good state is {path}')
-      save(path, carry[0][:-1])
+      files.save(path, carry[0][:-1])
       with open(os.path.join(workdir.value, 'metrics.jsonl'), 'a') as f:
         f.write(json.dumps({'step': i, 'images': i * n, 'loss': float(value),
                             'held_out': float(held_out(carry[0][2]))}) + '\n')

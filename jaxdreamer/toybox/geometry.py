@@ -1,0 +1,114 @@
+"""Two small networks that look at toybox pictures: monocular geometry, and a reader of what is shown.
+
+`geometry`: image [B, 64, 64, 3] in [0, 1], noisy or not, -> disparity [B, 64, 64] (1 / distance, 0 where nothing is; relative,
+as MiDaS's) and camera-frame unit normals [B, 64, 64, 3] (x right, y up, z towards the camera).
+`read`: image -> log-probabilities of the parts of a caption, by independent heads. The score of a caption is the sum of
+its parts' log-probabilities: an image-text scorer whose text side is exact, and the classifier of prompt fidelity.
+"""
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from jaxdreamer.nn.layers import GroupNorm, upsample_nearest
+from jaxdreamer.toybox import world
+
+SIZE = 64
+
+
+class Block(nn.Module):
+  """Pre-normed residual 3x3 convolution."""
+  @nn.compact
+  def __call__(self, x):
+    return x + nn.Conv(x.shape[-1], (3, 3), name='conv')(nn.silu(GroupNorm(8, name='norm')(x)))
+
+
+def patches(x, n):
+  """[B, H, W, 3] -> [B, H / n, W / n, 3 n^2]."""
+  b, h, w, c = x.shape
+  return x.reshape(b, h // n, n, w // n, n, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // n, w // n, -1)
+
+
+class Geometry(nn.Module):
+  """A small UNet on 2x2 patches at 32, 16 and 8 pixels."""
+  widths: tuple[int, ...] = (24, 48, 96)
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B H W 3']) -> Float[Array, 'B H W 4']:
+    h, kept = nn.Conv(self.widths[0], (3, 3), name='conv_in')(patches(2. * x - 1., 2)), []
+    for i, width in enumerate(self.widths):
+      if i:
+        h = nn.Conv(width, (3, 3), 2, padding=((1, 1), (1, 1)), name=f'down_{i}')(h)
+      h = Block(name=f'down_block_{i}')(h)
+      kept.append(h)
+    h = Block(name='mid_block')(h)
+    for i in reversed(range(len(self.widths) - 1)):
+      h = upsample_nearest(nn.Conv(self.widths[i], (1, 1), name=f'up_{i}')(h)) + kept[i]
+      h = Block(name=f'up_block_{i}')(h)
+    h = nn.Conv(16, (3, 3), name='conv_out')(nn.silu(GroupNorm(8, name='norm_out')(h)))
+    b, n, _, _ = h.shape
+    return h.reshape(b, n, n, 2, 2, 4).transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * n, 2 * n, 4)
+
+
+class Reader(nn.Module):
+  """Convolutions on 4x4 patches, pooled over pixels; a head for each part of a caption."""
+  widths: tuple[int, ...] = (48, 96, 192)
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B H W 3']) -> dict[str, Float[Array, 'B n']]:
+    h = nn.Conv(self.widths[0], (3, 3), name='conv_in')(patches(2. * x - 1., 4))
+    for i, width in enumerate(self.widths):
+      if i:
+        h = nn.Conv(width, (3, 3), 2, padding=((1, 1), (1, 1)), name=f'down_{i}')(h)
+      h = Block(name=f'block_{i}_1')(Block(name=f'block_{i}_0')(h))
+    h = jnp.concatenate([h.mean((1, 2)), h.max((1, 2))], -1)
+    h = nn.silu(nn.Dense(256, name='dense')(h))
+    return {name: jax.nn.log_softmax(nn.Dense(n, name=name)(h)) for name, n in HEADS.items()}
+
+
+HEADS = {'kind_a': len(world.KINDS), 'kind_b': len(world.KINDS) + 1, 'colour_a': len(world.COLOURS),
+         'colour_b': len(world.COLOURS) + 1, 'pattern_a': len(world.PATTERNS), 'pattern_b': len(world.PATTERNS) + 1,
+         'relation': len(world.RELATIONS)}
+geometry_net, reader_net = Geometry(), Reader()
+
+
+def init(key: Key[Array, '']) -> PyTree:
+  """Random weights {'geometry', 'reader'}."""
+  k_geometry, k_reader = jax.random.split(key)
+  x = jnp.zeros((1, SIZE, SIZE, 3))
+  return {'geometry': geometry_net.init(k_geometry, x)['params'], 'reader': reader_net.init(k_reader, x)['params']}
+
+
+def geometry(weights: PyTree, x: Float[Array, 'B H W 3']) -> tuple[Float[Array, 'B H W'], Float[Array, 'B H W 3']]:
+  """(disparity, normal) of images; differentiable."""
+  out = geometry_net.apply({'params': weights['geometry']}, x)
+  normal = out[..., 1:]
+  return out[..., 0], normal / jnp.sqrt(jnp.maximum(jnp.sum(normal ** 2, -1, keepdims=True), 1e-6))
+
+
+def read(weights: PyTree, x: Float[Array, 'B H W 3']) -> dict[str, Float[Array, 'B n']]:
+  """Log-probabilities of each part of the caption; the last class of the `_b` heads is 'no second object'."""
+  return reader_net.apply({'params': weights['reader']}, x)
+
+
+def labels(item: world.Item) -> dict[str, Int[Array, '*b']]:
+  """The classes of an item, one a head."""
+  alone = item.relation == world.ALONE
+  second = lambda values, n: jnp.where(alone, n, values[..., 1])
+  return {'kind_a': item.kind[..., 0], 'kind_b': second(item.kind, len(world.KINDS)),
+          'colour_a': item.colour[..., 0], 'colour_b': second(item.colour, len(world.COLOURS)),
+          'pattern_a': item.pattern[..., 0], 'pattern_b': second(item.pattern, len(world.PATTERNS)),
+          'relation': item.relation}
+
+
+def caption_scores(weights: PyTree, x: Float[Array, 'B H W 3'], items: world.Item) -> Float[Array, 'B N']:
+  """log p(caption | image) up to a constant, for each image and each of N items."""
+  logp, classes = read(weights, x), labels(items)
+  return sum(logp[name][:, classes[name]] for name in HEADS)
+
+
+def pearson(a: Float[Array, 'N'], b: Float[Array, 'N'], mask: Float[Array, 'N']) -> Float[Array, '']:
+  """Correlation of a and b over mask."""
+  n = jnp.maximum(jnp.sum(mask), 1.)
+  a, b = ((v - jnp.sum(mask * v) / n) * mask for v in (a, b))
+  return jnp.sum(a * b) / jnp.sqrt(jnp.maximum(jnp.sum(a * a) * jnp.sum(b * b), 1e-12))

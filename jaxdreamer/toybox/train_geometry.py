@@ -1,0 +1,152 @@
+"""Trains the toybox's depth and normal estimator and its reader:  python -m jaxdreamer.toybox.train_geometry --steps=6000
+
+Both see renders under random backgrounds; half of the geometry's pictures, and a quarter of the reader's, are noised as
+the prior's latents are, with t up to .6. Resumes from --workdir; writes the weights with held-out scores in a card.
+"""
+import json
+import os
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+from jaxtyping import Array, Float, Int8, UInt8
+
+from jaxdreamer.nn import weights as weight_files
+from jaxdreamer.toybox import files, geometry, network, pool, world
+from jaxdreamer.types import Camera
+
+FLAGS = flags.FLAGS
+
+
+class Ring(NamedTuple):
+  rgb: UInt8[Array, 'P H W 3']
+  mask: UInt8[Array, 'P H W']
+  disparity: Float[Array, 'P H W']
+  normal: Int8[Array, 'P H W 3']       # camera frame, times 127
+  item: world.Item
+  camera: Camera
+
+
+def fresh(key, n):
+  """`n` renders of one composition with their geometry."""
+  items, camera, view = pool.draw(key, n, size=geometry.SIZE)
+  turn = camera.world_from_camera[:, :3, :3]                       # columns: right, up, backwards
+  normal = jnp.einsum('bji,bhwj->bhwi', turn, view.normal)
+  byte = lambda a: jnp.round(255. * jnp.clip(a, 0., 1.)).astype(jnp.uint8)
+  disparity = jnp.where(view.mask > .5, 1. / jnp.maximum(view.depth, 1.), 0.)
+  return Ring(byte(view.rgb), byte(view.mask), disparity.astype(jnp.float16), jnp.round(127. * normal).astype(jnp.int8),
+              items, camera)
+
+
+def noisy(key, x, t):
+  """The picture of alpha x + sigma eps in [-1, 1] coordinates, brought to unit scale: what an estimator sees of z_t."""
+  alpha, sigma = (f(t)[:, None, None, None] for f in (network.SCHEDULE.alpha, network.SCHEDULE.sigma))
+  return .5 * (alpha * (2. * x - 1.) + sigma * jax.random.normal(key, x.shape)) + .5
+
+
+def examples(key, ring, n, *, share):
+  """`n` pictures, a `share` of them noised with t ~ U(0, .6): (x, picked slots, t)."""
+  k_slot, k_back, k_t, k_noise, k_which = jax.random.split(key, 5)
+  pick = jax.tree.map(lambda a: a[jax.random.randint(k_slot, (n,), 0, ring.mask.shape[0])], ring)
+  back = jax.vmap(lambda k: pool.background(k, geometry.SIZE))(jax.random.split(k_back, n))
+  x = jax.vmap(pool.composite)(pick.rgb, pick.mask, back)
+  t = jnp.where(jax.random.uniform(k_which, (n,)) < share, jax.random.uniform(k_t, (n,), maxval=.6), 0.)
+  return jnp.where((t > 0.)[:, None, None, None], noisy(k_noise, x, t), x), pick, t
+
+
+def geometry_loss(weights, x, pick):
+  """L1 of disparity (times 10: the object's spread is a tenth) plus 1 - cosine of normals on the object."""
+  mask = (pick.mask > 127).astype(jnp.float32)
+  disparity, normal = geometry.geometry(weights, x)
+  solid = jnp.maximum(jnp.sum(mask), 1.)
+  cosine = jnp.sum(normal * pick.normal.astype(jnp.float32) / 127., -1)
+  far = jnp.abs(disparity - pick.disparity.astype(jnp.float32))
+  return 10. * (jnp.sum(far * mask) / solid + jnp.mean(far)) + jnp.sum((1. - cosine) * mask) / solid
+
+
+def reader_loss(weights, x, pick):
+  """Cross-entropy, summed over heads."""
+  logp, classes = geometry.read(weights, x), geometry.labels(pick.item)
+  return -sum(jnp.mean(jnp.take_along_axis(logp[k], classes[k][:, None], -1)) for k in logp)
+
+
+def make_step(tx, *, n, slots, some):
+  """(weights, opt, ring, key, i) -> the same, a step on, with the two losses."""
+  def step(weights, opt, ring, key, i):
+    k_fresh, k_geometry, k_reader = jax.random.split(jax.random.fold_in(key, i), 3)
+    ring = pool.write(ring, fresh(k_fresh, some), i * some % slots)
+    def total(w):
+      a = geometry_loss(w, *examples(k_geometry, ring, n, share=.5)[:2])
+      b = reader_loss(w, *examples(k_reader, ring, n, share=.25)[:2])
+      return a + b, (a, b)
+    (_, losses), grads = jax.value_and_grad(total, has_aux=True)(weights)
+    updates, opt = tx.update(grads, opt, weights)
+    return optax.apply_updates(weights, updates), opt, ring, losses
+  return jax.jit(step, donate_argnums=(0, 1, 2))
+
+
+def held_out(weights, key, *, batches=32):
+  """Scores on renders never trained on: Pearson of disparity on the object (clean; at t = .4), normals, reader accuracy."""
+  @jax.jit
+  def one(weights, key):
+    k_fresh, k_pick, k_noise = jax.random.split(key, 3)
+    x, pick, _ = examples(k_pick, fresh(k_fresh, 8), 8, share=0.)
+    mask = (pick.mask > 127).astype(jnp.float32)
+    flat = lambda a: a.reshape(a.shape[0], -1).astype(jnp.float32)
+    def correlation(x):
+      return jnp.mean(jax.vmap(geometry.pearson)(flat(geometry.geometry(weights, x)[0]), flat(pick.disparity), flat(mask)))
+    normal = geometry.geometry(weights, x)[1]
+    cosine = jnp.sum(jnp.sum(normal * pick.normal / 127., -1) * mask) / jnp.maximum(jnp.sum(mask), 1.)
+    logp, classes = geometry.read(weights, x), geometry.labels(pick.item)
+    right = {k: jnp.mean((jnp.argmax(logp[k], -1) == classes[k]).astype(jnp.float32)) for k in logp}
+    return {'depth_pearson_clean': correlation(x), 'normal_cosine': cosine,
+            'depth_pearson_noisy': correlation(noisy(k_noise, x, jnp.full(8, .4)))} | {f'read_{k}': v for k, v in right.items()}
+  rows = [one(weights, k) for k in jax.random.split(key, batches)]
+  return {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
+
+
+def main(_):
+  os.makedirs(FLAGS.workdir, exist_ok=True)
+  path = os.path.join(FLAGS.workdir, 'state.safetensors')
+  k_init, k_run, k_held = jax.random.split(jax.random.key(FLAGS.seed), 3)
+  weights = jax.jit(geometry.init)(k_init)
+  tx = optax.chain(optax.clip_by_global_norm(1.), optax.adamw(optax.warmup_cosine_decay_schedule(
+    0., 2e-3, 200, FLAGS.steps, 2e-5), b2=.99, weight_decay=.01))
+  opt, first = tx.init(weights), 0
+  if os.path.exists(path):
+    weights, opt, first = files.restore(path, (weights, opt, jnp.int32(0)))
+  make = jax.jit(lambda ring, j: pool.write(ring, fresh(jax.random.fold_in(k_run, 10 ** 6 + j), FLAGS.fresh), j * FLAGS.fresh),
+                 donate_argnums=0)
+  ring = jax.tree.map(lambda s: jnp.zeros((FLAGS.slots, *s.shape[1:]), s.dtype), jax.eval_shape(lambda: fresh(k_run, FLAGS.fresh)))
+  for j in range(FLAGS.slots // FLAGS.fresh):
+    ring = make(ring, jnp.int32(j))
+  step = make_step(tx, n=FLAGS.batch, slots=FLAGS.slots, some=FLAGS.fresh)
+  begin = time.time()
+  print(f'{sum(p.size for p in jax.tree.leaves(weights)) / 1e6:.2f} M parameters, step {int(first)} of {FLAGS.steps}', flush=True)
+  for i in range(int(first), FLAGS.steps):
+    weights, opt, ring, losses = step(weights, opt, ring, k_run, jnp.int32(i))
+    if (i + 1) % 100 == 0:
+      left = (time.time() - begin) / (i + 1 - int(first)) * (FLAGS.steps - i - 1)
+      print(f'step {i + 1}/{FLAGS.steps}  geometry {losses[0]:.3f}  reader {losses[1]:.3f}  left {left / 60:.1f} min', flush=True)
+    if (i + 1) % 500 == 0 or i + 1 == FLAGS.steps:
+      files.save(path, (weights, opt, jnp.int32(i + 1)))
+  scores = held_out(weights, k_held)
+  print(json.dumps(scores, indent=1))
+  weight_files.save(FLAGS.out, weights, metadata={
+    'images': str(FLAGS.steps * FLAGS.batch), 'seed': str(FLAGS.seed), 'scores': json.dumps(scores),
+    'command': f'python -m jaxdreamer.toybox.train_geometry --steps={FLAGS.steps} --seed={FLAGS.seed}'})
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('workdir', 'runs/geometry', 'checkpoints')
+  flags.DEFINE_integer('steps', 6000, 'steps of the whole run')
+  flags.DEFINE_integer('batch', 32, 'pictures a step, for each of the two networks')
+  flags.DEFINE_integer('fresh', 8, 'renders replaced a step')
+  flags.DEFINE_integer('slots', 6144, 'renders in the ring')
+  flags.DEFINE_integer('seed', 0, '')
+  flags.DEFINE_string('out', 'jaxdreamer/assets/geometry.safetensors', 'where the finished weights go')
+  app.run(main)
