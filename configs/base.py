@@ -37,7 +37,8 @@ def get_config():
     'render': {'samples': 16, 'fine': 16, 'radius': 1., 'background': 'random', 'chunk': 0, 'remat': False},
     'regularizers': {'orientation': 0., 'opacity': 0., 'sparsity': 0., 'opaque': 0., 'distortion': 0., 'z_variance': 0.},
     'optim': {'groups': (('scene/.*', .03),), 'b1': .9, 'b2': .99, 'eps': 1e-15, 'weight_decay': 0., 'clip': 0.},
-    'mesh': {'map': 'shard_map', 'data': 0},     # data 0: all devices
+    'mesh': {'map': 'shard_map', 'data': 0,      # map: or 'pmap'; data 0: all devices that the views divide by
+             'distributed': False},              # one process a host, joined by jax.distributed (launch/)
     'eval': {'size': 64, 'samples': 64, 'chunk': 0, 'mesh_resolution': 96},
   }, convert_dict=True)
   return config.lock()

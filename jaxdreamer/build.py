@@ -163,8 +163,8 @@ def job(config, mesh: Mesh) -> Job:
                         jitter=0., background=lambda direction: background, chunk=config.eval.chunk or None)
 
   return Job(prompt=config.prompt, init=jax.jit(init),
-             step=jax.jit(lambda state, prior: mapped(state, prior, text, ids), donate_argnums=0), stride=config.steps_per_call, prior=prior,
-             render=show, density=jax.jit(lambda params, xyz: jax.vmap(field_of(params))(xyz)[0]),
+             step=jax.jit(lambda state, prior: mapped(state, prior, text, ids), donate_argnums=0),
+             stride=config.steps_per_call, prior=prior, render=show, density=jax.jit(lambda params, xyz: jax.vmap(field_of(params))(xyz)[0]),
              colour=jax.jit(lambda params, xyz: jax.vmap(field_of(params))(xyz)[1][:, :3]), radius=r.radius,
              size=config.eval.size)
 

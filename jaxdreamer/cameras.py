@@ -4,8 +4,8 @@ Angles are radians, fov is vertical. A camera at (azimuth, elevation, distance) 
 distance (cos el cos az, cos el sin az, sin el). Pixel (i, j) is row i from the top, column j from the left, and its centre
 is at (i + .5, j + .5). Each function makes one camera, or one ray; callers vmap.
 """
-from functools import partial
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp

@@ -14,12 +14,12 @@ import os
 import pathlib
 import re
 import shutil
-from typing import Any, Callable
 import warnings
+from typing import Any, Callable
 
 import jax
-from jaxtyping import PyTree
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 
 FORMAT = 1
 FOLDER = 'checkpoints'

@@ -10,6 +10,7 @@ import pathlib
 from functools import partial
 from typing import Callable
 
+import jax
 import numpy as np
 import rich
 from absl import app, flags
@@ -130,13 +131,19 @@ def over_grey(rgb: Images, mask: Masks) -> Images:
   return np.asarray(rgb, float) + (1. - np.asarray(mask, float)[..., None]) * GREY
 
 
+def true_pictures(prompt: str, camera: Camera, *, size: int) -> tuple[Images, Masks]:
+  """What the prompt means, over the background, and where it is."""
+  view = jax.device_get(truth.views(prompt, camera, size=size))
+  return over_grey(view.rgb, view.mask), view.mask
+
+
 def colours_of(prompt: str, x: Images, opacity: Masks, camera: Camera, *, size: int) -> dict:
   """colour_right and colour_found: the truth in each colour there is, for each object of the prompt."""
   item = world.parse(prompt)
   names, found = list(world.COLOURS), []
   for which in range(1 if item.relation == world.ALONE else 2):
     repaint = lambda k, which=which: world.caption(item._replace(colour=item.colour.at[which].set(k)))
-    candidates = np.stack([over_grey(*truth.views(repaint(k), camera, size=size)[:2]) for k in range(len(names))])
+    candidates = np.stack([true_pictures(repaint(k), camera, size=size)[0] for k in range(len(names))])
     found.append(nearest_colour(x, opacity, candidates))
   wanted = [int(k) for k in item.colour[:len(found)]]
   return {'colour_right': found == wanted, 'colour_found': ', '.join('none' if k is None else names[k] for k in found)}

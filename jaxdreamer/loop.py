@@ -9,8 +9,6 @@ newest checkpoint when the same command is given again, with the numbers of an u
     workdir/previews/         four views each `preview_every` steps
     workdir/profile/          the trace of `profile_steps`
 """
-from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 import importlib.util
 import json
 import math
@@ -20,14 +18,16 @@ import re
 import signal
 import threading
 import traceback
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from typing import Callable, NamedTuple
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
-import numpy as np
 
 from jaxdreamer import build, cameras, checkpoints, metrics
 from jaxdreamer.types import TrainState
@@ -193,15 +193,17 @@ def agree(why: str) -> str:
   return reasons[int(np.max(multihost_utils.process_allgather(np.int32(reasons.index(why)))))]
 
 
+def bytes_of(compiled: jax.stages.Compiled) -> int:
+  """Memory a device needs to run it; 0 where the backend does not tell."""
+  sizes = compiled.memory_analysis()
+  return sizes and (sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
+                    - sizes.alias_size_in_bytes) or 0
+
+
 def describe(compiled: jax.stages.Compiled, steps: int) -> str:
-  """Memory and arithmetic of a compiled program of `steps` steps, as far as the backend tells."""
-  said = []
-  if sizes := compiled.memory_analysis():
-    total = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes - sizes.alias_size_in_bytes
-    said.append(f'{total / metrics.GIB:.2f} GiB a device')
-  if flops := (compiled.cost_analysis() or {}).get('flops', 0.):
-    said.append(f'{flops / 1e9:.1f} GFLOP')
-  return f'a call of {steps} steps takes ' + (', '.join(said) or 'an unknown amount')
+  """Memory and arithmetic of a compiled program of `steps` steps."""
+  flops = (compiled.cost_analysis() or {}).get('flops', 0.)
+  return f'a call of {steps} steps takes {bytes_of(compiled) / metrics.GIB:.2f} GiB and {flops / 1e9:.1f} GFLOP a device'
 
 
 @contextmanager

@@ -3,13 +3,13 @@
 metrics.jsonl holds only what the state decides, so that a resumed run writes the file an unbroken one does; what the clock
 decides goes to timing.jsonl. A row carries the step it stands for: all steps since the row before, up to and with it.
 """
-from collections import Counter
-from contextlib import contextmanager
 import json
 import os
 import pathlib
 import sys
 import time
+from collections import Counter
+from contextlib import contextmanager
 
 import jax
 

@@ -30,7 +30,8 @@ def make_local_step(*, scene: Scene, estimator: Estimator, tx: optax.GradientTra
   """(state, prior, text, ids [local views]) -> (state, info).
 
   `design` spreads (azimuth, elevation, distance, fov, t) over the step's `views` views; `camera_from` (u [4]) -> Camera;
-  `draw` (key, u, ids, step) -> Draws; `render` (code, camera, key) -> Rendering; `regularize` (Rendering [V, H, W], step) -> [].
+  `draw` (key, u, ids, step) -> Draws; `render` (code, camera, key) -> Rendering;
+  `regularize` (Rendering [V, H, W], step) -> [].
   """
   def local_step(state: TrainState, prior: Prior, text: Text, ids):
     k_where, k_draw, k_render = jax.random.split(jax.random.fold_in(state.key, state.step), 3)

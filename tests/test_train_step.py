@@ -22,7 +22,8 @@ def setup(**override):
   scene = voxels(levels=(5, 9))
   target = jnp.zeros((SIZE, SIZE, 3)).at[2:6, 2:6, 0].set(1.)
   prior = gaussian(target, std=.3)
-  tx = optim.chain((('scene/.*', .01), ('est/.*', .01)), eps=1e-3)      # a large eps: Adam's step for a vanishing gradient is no measure
+  # A large eps: the direction of Adam's step for a vanishing gradient is no measure.
+  tx = optim.chain((('scene/.*', .01), ('est/.*', .01)), eps=1e-3)
   parts = dict(scene=scene, estimator=sds(guidance=lambda i: 2.), tx=tx, views=VIEWS, design=sampling.stratified,
                camera_from=partial(cameras.from_uniform, **RANGES),
                draw=sampling.make_draw(t_min=lambda i: .02, t_max=lambda i: .98, shape=(SIZE, SIZE, 3)),

@@ -1,8 +1,8 @@
 """Multiresolution hash grid (Instant-NGP, Mueller et al. 2022) and a small MLP: detail where the scene needs it.
 
-Level l has resolution floor(base growth^l) over the cube [-1, 1]^3. Levels whose corners fit into the table are indexed
-directly, the others by Instant-NGP Eq. 4. The eight corners are eight look-ups of whole columns of points: one gather of
-[points, 8] is 2-5 times slower on a CPU.
+A level is a grid of `size`^3 cells over the cube [-1, 1]^3 and a table of features for its corners. Levels whose corners fit
+are indexed directly, the others by Instant-NGP Eq. 4. The eight corners are eight separate look-ups: under vmap over points
+one gather of [points, 8] is several times slower on a CPU.
 """
 import itertools
 import math
@@ -17,30 +17,30 @@ from jaxdreamer.types import Scene
 PRIMES = (1, 2654435761, 805459861)
 
 
-def resolutions(*, levels: int, base: int, finest: int) -> tuple[int, ...]:
+def resolution(level: int, *, levels: int, base: int, finest: int) -> int:
   """Geometric from base to finest, Instant-NGP Eqs. 2 and 3."""
   growth = math.exp(math.log(finest / base) / max(levels - 1, 1))
-  return tuple(math.floor(base * growth ** l + 1e-6) for l in range(levels))
+  return math.floor(base * growth ** level + 1e-6)
 
 
-def slot(corner: Int[Array, '3'], resolution: Int[Array, ''], size: int) -> Int[Array, '']:
-  """The row of a corner in a table of `size` = 2^k rows."""
-  x, y, z = corner.astype(jnp.uint32)
-  n = resolution.astype(jnp.uint32) + 1
-  hashed = (x * jnp.uint32(PRIMES[0]) ^ y * jnp.uint32(PRIMES[1]) ^ z * jnp.uint32(PRIMES[2])) % jnp.uint32(size)
-  fits = resolution < math.floor(size ** (1 / 3) + 1e-6)                   # (resolution + 1)^3 <= size
-  return jnp.where(fits, (x * n + y) * n + z, hashed).astype(jnp.int32)
+def slot(corner: list[Int[Array, '']], *, size: int, rows: int) -> Int[Array, '']:
+  """The row that holds a corner. `rows` is a power of two where corners have to share."""
+  x, y, z = corner
+  if (size + 1) ** 3 <= rows:
+    return (x * (size + 1) + y) * (size + 1) + z
+  x, y, z = (v.astype(jnp.uint32) * jnp.uint32(prime) for v, prime in zip(corner, PRIMES))
+  return ((x ^ y ^ z) & jnp.uint32(rows - 1)).astype(jnp.int32)
 
 
-def level(table: Float[Array, 'T F'], resolution: Int[Array, ''], xyz: Float[Array, '3']) -> Float[Array, 'F']:
-  """Trilinear interpolation between the eight corners around one point."""
-  place = jnp.clip(.5 * (xyz + 1.), 0., 1.) * resolution
-  cell = jnp.minimum(jnp.floor(place), resolution - 1.)
-  part = place - cell
+def lookup(table: Float[Array, 'T F'], xyz: Float[Array, '3'], *, size: int) -> Float[Array, 'F']:
+  """One level at one point: trilinear between the eight corners around it."""
+  place = [jnp.clip(.5 * (v + 1.), 0., 1.) * size for v in xyz]
+  cell = [jnp.minimum(jnp.floor(p), size - 1.) for p in place]
+  part = [p - i for p, i in zip(place, cell)]
   out = jnp.zeros(table.shape[1])
   for corner in itertools.product((0, 1), repeat=3):
     weight = math.prod(f if c else 1. - f for c, f in zip(corner, part))
-    index = slot(cell.astype(jnp.int32) + jnp.array(corner), resolution, table.shape[0])
+    index = slot([i.astype(jnp.int32) + c for i, c in zip(cell, corner)], size=size, rows=table.shape[0])
     out = out + weight * table.at[index].get(mode='promise_in_bounds', wrap_negative_indices=False)
   return out
 
@@ -48,30 +48,32 @@ def level(table: Float[Array, 'T F'], resolution: Int[Array, ''], xyz: Float[Arr
 def band(params: dict, active: Float[Array, '']) -> dict:
   """Coarse to fine: only the first `active` levels, a fraction fading in (threestudio's progressive band, made smooth).
 
-  A point's feature is linear in the table, so scaling the levels here, once per step, needs no switch in the field.
+  A point's feature is linear in the tables, so scaling them here, once per step, needs no switch in the field.
   """
-  share = jnp.clip(active - jnp.arange(params['table'].shape[0]), 0., 1.)
-  return {**params, 'table': params['table'] * share[:, None, None]}
+  share = [jnp.clip(active - l, 0., 1.) for l in range(len(params['tables']))]
+  return params | {'tables': [s * t for s, t in zip(share, params['tables'])]}
 
 
-def hashgrid(*, levels: int = 12, per_level: int = 2, log2_size: int = 14, base: int = 8, finest: int = 128,
+def hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, base: int = 8, finest: int = 128,
              width: int = 64, features: int = 3, activation: str = 'softplus', blob: str = 'cone', strength: float = 8.,
              radius: float = .45) -> Scene:
-  """Hash grid -> one hidden layer -> density and features. threestudio: 16 levels, 2^19 rows, 16 to 4096."""
+  """Levels -> one hidden layer -> density and features. threestudio: 16 levels, 2^19 rows, 16 to 4096."""
   activate, bias = fields.ACTIVATIONS[activation], fields.BLOBS[blob]
-  resolution = resolutions(levels=levels, base=base, finest=finest)
+  sizes = [resolution(l, levels=levels, base=base, finest=finest) for l in range(levels)]
 
   def init(key: Key[Array, '']):
-    k_table, k_hidden, k_out = jax.random.split(key, 3)
-    return {'table': jax.random.uniform(k_table, (levels, 2 ** log2_size, per_level), minval=-1e-4, maxval=1e-4),
-            'hidden': fields.dense_init(k_hidden, levels * per_level, width),
+    k_tables, k_hidden, k_out = jax.random.split(key, 3)
+    rows = [min((n + 1) ** 3, 2 ** log2_table) for n in sizes]
+    tables = [jax.random.uniform(k, (n, per_level), minval=-1e-4, maxval=1e-4)
+              for k, n in zip(jax.random.split(k_tables, levels), rows)]
+    return {'tables': tables, 'hidden': fields.dense_init(k_hidden, levels * per_level, width),
             'out': fields.dense_init(k_out, width, 1 + features, gain=1.)}
 
   def prepare(params, y):
     return params
 
   def field(code, xyz):
-    encoded = jnp.concatenate([level(t, jnp.int32(n), xyz) for t, n in zip(code['table'], resolution)])
+    encoded = jnp.concatenate([lookup(table, xyz, size=n) for table, n in zip(code['tables'], sizes)])
     hidden = jax.nn.relu(fields.dense(code['hidden'], encoded))
     return fields.split_raw(fields.dense(code['out'], hidden), bias(xyz, strength=strength, radius=radius), activate)
 

@@ -1,7 +1,7 @@
 """Two small networks that look at toybox pictures: monocular geometry, and a reader of what is shown.
 
-`geometry`: image [B, 64, 64, 3] in [0, 1], noisy or not, -> disparity [B, 64, 64] (1 / distance, 0 where nothing is; relative,
-as MiDaS's) and camera-frame unit normals [B, 64, 64, 3] (x right, y up, z towards the camera).
+`geometry`: image [B, 64, 64, 3] in [0, 1], noisy or not, -> disparity [B, 64, 64] (1 / distance, 0 where nothing is) and
+camera-frame unit normals [B, 64, 64, 3] (x right, y up, z towards the camera).
 `read`: image -> log-probabilities of the parts of a caption, by independent heads. The score of a caption is the sum of
 its parts' log-probabilities: an image-text scorer whose text side is exact, and the classifier of prompt fidelity.
 """

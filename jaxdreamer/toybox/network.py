@@ -7,10 +7,11 @@ pooled state instead. The UNet attends to the rows and is told (camera vector, p
 """
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxdreamer import cameras
-from jaxdreamer.diffusion import bcast, cosine, eps_from_x0
+from jaxdreamer.diffusion import bcast, cosine, ddim, eps_from_x0, guide
 from jaxdreamer.nn.clip import CLIPTextConfig, CLIPTextModel
 from jaxdreamer.nn.unet import UNet2DCondition, UNetConfig
 from jaxdreamer.toybox import world
@@ -70,3 +71,22 @@ def eps(weights: PyTree, z_t: Float[Array, 'B h w c'], t: Float[Array, 'B'], tex
   told = jnp.zeros((t.shape[0], CAMERA)) if camera is None else jax.vmap(cameras.camera_vector)(camera)
   x0_hat = denoise(weights, z_t, t, text, told)
   return eps_from_x0(x0_hat, z_t, bcast(SCHEDULE.alpha(t), z_t), bcast(SCHEDULE.sigma(t), z_t))
+
+
+@jax.jit
+def guided(params, z_t, t, text, null, vector, scale):
+  """Guided noise prediction whose x0 is clipped to the range of images."""
+  double = lambda a: jnp.concatenate([a, a])
+  x0_hat = denoise(params, double(z_t), double(t), jnp.concatenate([text, null]), double(vector))
+  a, s = (bcast(f(t), z_t) for f in (SCHEDULE.alpha, SCHEDULE.sigma))
+  return eps_from_x0(jnp.clip(guide(*jnp.split(x0_hat, 2), scale), -1., 1.), z_t, a, s)
+
+
+def sample(params, key, ids, vector, *, scale=3., steps=20):
+  """Guided DDIM samples [n, H, W, 3] of token rows [n, L] and camera rows [n, 6]."""
+  rows = jax.jit(embed)
+  text = rows(params, ids)
+  null = rows(params, jnp.broadcast_to(jnp.asarray(world.tokenize('')), ids.shape))
+  z = jax.random.normal(key, (ids.shape[0], *LATENT))
+  eps = lambda z_t, t: guided(params, z_t, t, text, null, vector, scale)
+  return decode(ddim(eps, z, np.linspace(1., 1 / steps, steps), schedule=SCHEDULE))

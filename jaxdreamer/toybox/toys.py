@@ -1,6 +1,6 @@
 """The toys: each maps p = (x, y, z), three arrays of one shape, to (distance, slot).
 
-A toy lies in the ball of radius .9 about the origin, z up, its front facing +x. `distance` is as in primitives.py
+A toy fills the ball of radius .9 about the origin (world.py cuts off what juts out), z up, its front facing +x. `distance` is as in primitives.py
 (exact for the sphere and the cube); `slot` says which colour the nearest surface wears: MAIN the item's own, SHADE a
 darker one, or one of FIXED, such as wheels, glass and wood. What breaks a symmetry is exaggerated: 32 pixels show it.
 """
@@ -97,7 +97,7 @@ def house(p):
   """Door, windows and gable in front; chimney at the back."""
   x, y, z = p
   flip = x, jnp.abs(y), z
-  roof_plane = .729 * jnp.abs(y) + .685 * (z - .70)
+  roof_plane = .7287 * jnp.abs(y) + .6848 * (z - .70)
   walls = most(jnp.abs(x) - .46, jnp.abs(y) - .46, -.55 - z, roof_plane + .06)
   roof = most(jnp.abs(roof_plane + .05) - .05, jnp.abs(x) - .55, -.03 - z)
   return dress((walls, MAIN), (roof, ROOF), (box(p, (.46, 0., -.32), (.03, .13, .23)), DARK),
@@ -234,7 +234,7 @@ def airplane(p):
 def boat(p):
   """Bow towards +x, one sail."""
   x, y, z = p
-  hull = most(.8 * jnp.abs(y) + .5 * x - .42, (jnp.abs(y) - .42 - .4 * (z + .28)) * .92, -.68 - x + .2 * (z + .28),
+  hull = most(.8 * jnp.abs(y) + .5 * x - .42, (jnp.abs(y) - .42 - .4 * (z + .28)) * .92, (-.68 - x + .2 * (z + .28)) * .98,
               (x - .78 - .6 * (z + .28)) * .85, z + .28, -.62 - z)
   sail = most(jnp.abs(y) - .035, (x + .55 * z - .47) * .87, -.02 - x, -.1 - z)
   jib = most(jnp.abs(y) - .035, (-x + .8 * z - .62) * .78, x + .14, .0 - z)

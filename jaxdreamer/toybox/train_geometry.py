@@ -98,13 +98,15 @@ def held_out(weights, key, *, batches=32):
     mask = (pick.mask > 127).astype(jnp.float32)
     flat = lambda a: a.reshape(a.shape[0], -1).astype(jnp.float32)
     def correlation(x):
-      return jnp.mean(jax.vmap(geometry.pearson)(flat(geometry.geometry(weights, x)[0]), flat(pick.disparity), flat(mask)))
+      guess = flat(geometry.geometry(weights, x)[0])
+      return jnp.mean(jax.vmap(geometry.pearson)(guess, flat(pick.disparity), flat(mask)))
     normal = geometry.geometry(weights, x)[1]
     cosine = jnp.sum(jnp.sum(normal * pick.normal / 127., -1) * mask) / jnp.maximum(jnp.sum(mask), 1.)
     logp, classes = geometry.read(weights, x), geometry.labels(pick.item)
     right = {k: jnp.mean((jnp.argmax(logp[k], -1) == classes[k]).astype(jnp.float32)) for k in logp}
     return {'depth_pearson_clean': correlation(x), 'normal_cosine': cosine,
-            'depth_pearson_noisy': correlation(noisy(k_noise, x, jnp.full(8, .4)))} | {f'read_{k}': v for k, v in right.items()}
+            'depth_pearson_noisy': correlation(noisy(k_noise, x, jnp.full(8, .4))),
+            **{f'read_{k}': v for k, v in right.items()}}
   rows = [one(weights, k) for k in jax.random.split(key, batches)]
   return {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
 
@@ -119,19 +121,23 @@ def main(_):
   opt, first = tx.init(weights), 0
   if os.path.exists(path):
     weights, opt, first = files.restore(path, (weights, opt, jnp.int32(0)))
-  make = jax.jit(lambda ring, j: pool.write(ring, fresh(jax.random.fold_in(k_run, 10 ** 6 + j), FLAGS.fresh), j * FLAGS.fresh),
+  some = FLAGS.fresh
+  make = jax.jit(lambda ring, j: pool.write(ring, fresh(jax.random.fold_in(k_run, 10 ** 6 + j), some), j * some),
                  donate_argnums=0)
-  ring = jax.tree.map(lambda s: jnp.zeros((FLAGS.slots, *s.shape[1:]), s.dtype), jax.eval_shape(lambda: fresh(k_run, FLAGS.fresh)))
-  for j in range(FLAGS.slots // FLAGS.fresh):
+  blank = jax.eval_shape(lambda: fresh(k_run, some))
+  ring = jax.tree.map(lambda s: jnp.zeros((FLAGS.slots, *s.shape[1:]), s.dtype), blank)
+  for j in range(FLAGS.slots // some):
     ring = make(ring, jnp.int32(j))
-  step = make_step(tx, n=FLAGS.batch, slots=FLAGS.slots, some=FLAGS.fresh)
+  step = make_step(tx, n=FLAGS.batch, slots=FLAGS.slots, some=some)
   begin = time.time()
-  print(f'{sum(p.size for p in jax.tree.leaves(weights)) / 1e6:.2f} M parameters, step {int(first)} of {FLAGS.steps}', flush=True)
+  size = sum(p.size for p in jax.tree.leaves(weights)) / 1e6
+  print(f'{size:.2f} M parameters, step {int(first)} of {FLAGS.steps}', flush=True)
   for i in range(int(first), FLAGS.steps):
     weights, opt, ring, losses = step(weights, opt, ring, k_run, jnp.int32(i))
     if (i + 1) % 100 == 0:
       left = (time.time() - begin) / (i + 1 - int(first)) * (FLAGS.steps - i - 1)
-      print(f'step {i + 1}/{FLAGS.steps}  geometry {losses[0]:.3f}  reader {losses[1]:.3f}  left {left / 60:.1f} min', flush=True)
+      print(f'step {i + 1}/{FLAGS.steps}  geometry {losses[0]:.3f}  reader {losses[1]:.3f}  left {left / 60:.1f} min',
+            flush=True)
     if (i + 1) % 500 == 0 or i + 1 == FLAGS.steps:
       files.save(path, (weights, opt, jnp.int32(i + 1)))
   scores = held_out(weights, k_held)

@@ -1,4 +1,6 @@
-"""Trains the shipped text-conditioned prior on endless fresh renders:  python -m jaxdreamer.toybox.train_prior --images=1000000
+"""Trains the shipped text-conditioned prior on endless fresh renders.
+
+  python -m jaxdreamer.toybox.train_prior --images=1000000
 
 x0-prediction weighted by min(1 / sigma^2, 12), stratified t, AdamW, EMA, a plateau and then a cosine decay over the last
 `--decay` of the run; captions dropped in a tenth of the images, view words in half, the camera in half. Resumes from
@@ -16,22 +18,13 @@ from absl import app, flags
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxdreamer import cameras
-from jaxdreamer.diffusion import bcast, ddim, diffuse, eps_from_x0, guide
+from jaxdreamer.diffusion import bcast, diffuse
 from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.toybox import files, network, pool, views, world
 
+FLAGS = flags.FLAGS
 CAMERA_KEPT, VIEW_WORDS, CAPTION_DROPPED = .5, .5, .1
 
-workdir = flags.DEFINE_string('workdir', 'runs/prior', 'checkpoints, curves and sample grids')
-images = flags.DEFINE_integer('images', 1_000_000, 'images to train on')
-decay = flags.DEFINE_float('decay', .4, 'the last share of the run, over which the rate falls to 2%')
-batch_size = flags.DEFINE_integer('batch', 32, 'images a step')
-reuse = flags.DEFINE_integer('reuse', 4, 'times a render is seen before it is replaced')
-slots = flags.DEFINE_integer('slots', 8192, 'renders in the ring')
-rate = flags.DEFINE_float('rate', 1e-3, 'learning rate of the plateau')
-every = flags.DEFINE_integer('every', 1000, 'steps between checkpoints, held-out losses and sample grids')
-seed = flags.DEFINE_integer('seed', 0, '')
-out = flags.DEFINE_string('out', 'jaxdreamer/assets/prior.safetensors', 'where the finished EMA weights go')
 
 
 def schedule(steps, share, peak):
@@ -97,25 +90,6 @@ def fill(key, i, *, fresh, ring):
   return source
 
 
-@jax.jit
-def guided(params, z_t, t, text, null, vector, scale):
-  """Guided noise prediction whose x0 is clipped to the range of images."""
-  double = lambda a: jnp.concatenate([a, a])
-  x0_hat = network.denoise(params, double(z_t), double(t), jnp.concatenate([text, null]), double(vector))
-  a, s = (bcast(f(t), z_t) for f in (network.SCHEDULE.alpha, network.SCHEDULE.sigma))
-  return eps_from_x0(jnp.clip(guide(*jnp.split(x0_hat, 2), scale), -1., 1.), z_t, a, s)
-
-
-def sample(params, key, ids, vector, *, scale=3., steps=20):
-  """Guided DDIM samples [n, H, W, 3] of token rows [n, L] and camera rows [n, 6]."""
-  embed = jax.jit(network.embed)
-  text = embed(params, ids)
-  null = embed(params, jnp.broadcast_to(jnp.asarray(world.tokenize('')), ids.shape))
-  z = jax.random.normal(key, (ids.shape[0], *network.LATENT))
-  eps = lambda z_t, t: guided(params, z_t, t, text, null, vector, scale)
-  return network.decode(ddim(eps, z, np.linspace(1., 1 / steps, steps), schedule=network.SCHEDULE))
-
-
 CAPTIONS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a yellow mug', 'a red car',
             'a snowman with a blue hat', 'a purple house', 'an orange chair', 'a blue ball beside a red cube', 'a white duck')
 
@@ -132,24 +106,25 @@ def grid(params, key, *, columns=8):
   for caption in CAPTIONS:
     ids = np.stack([world.tokenize(f'{caption}, {words[b]} view' if j < columns // 2 else caption)
                     for j, b in enumerate(bins)])
-    rows.append(np.concatenate(list(np.asarray(sample(params, key, jnp.asarray(ids), vector))), 1))
+    rows.append(np.concatenate(list(np.asarray(network.sample(params, key, jnp.asarray(ids), vector))), 1))
   return Image.fromarray((255 * np.clip(np.concatenate(rows), 0, 1)).astype(np.uint8))
 
 
 def main(_):
-  os.makedirs(workdir.value, exist_ok=True)
-  n, fresh, ring = batch_size.value, batch_size.value // reuse.value, slots.value
-  if n % jax.device_count() or ring % fresh or n % reuse.value:
-    raise ValueError(f'--batch={n} must divide by the {jax.device_count()} devices and by --reuse={reuse.value}, '
+  os.makedirs(FLAGS.workdir, exist_ok=True)
+  n, fresh, ring = FLAGS.batch, FLAGS.batch // FLAGS.reuse, FLAGS.slots
+  if n % jax.device_count() or ring % fresh or n % FLAGS.reuse:
+    raise ValueError(f'--batch={n} must divide by the {jax.device_count()} devices and by --reuse={FLAGS.reuse}, '
                      f'--slots={ring} by batch / reuse = {fresh}')
-  steps = images.value // n
+  steps = FLAGS.images // n
   mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
-  tx = optax.chain(optax.clip_by_global_norm(1.), optax.adamw(schedule(steps, decay.value, rate.value), b2=.99, weight_decay=.01))
-  key = jax.random.key(seed.value)
+  tx = optax.chain(optax.clip_by_global_norm(1.),
+                   optax.adamw(schedule(steps, FLAGS.decay, FLAGS.rate), b2=.99, weight_decay=.01))
+  key = jax.random.key(FLAGS.seed)
   k_init, k_run, k_held, k_grid = jax.random.split(key, 4)
   params = jax.jit(network.init)(k_init)
   state = (jnp.int32(0), params, jax.tree.map(jnp.copy, params), tx.init(params))
-  path = os.path.join(workdir.value, 'state.safetensors')
+  path = os.path.join(FLAGS.workdir, 'state.safetensors')
   if os.path.exists(path):
     state = files.restore(path, state)
   source = fill(k_run, int(state[0]), fresh=fresh, ring=ring)
@@ -175,16 +150,26 @@ def main(_):
       speed = (i - first) * n / (time.time() - start)
       print(f'step {i}/{steps}  images {i * n}  loss {float(value):.4f}  {speed:.0f} images/s  '
             f'left {(steps - i) * n / speed / 60:.0f} min', flush=True)
-    if i % every.value == 0 or i >= steps:
+    if i % FLAGS.every == 0 or i >= steps:
       if not np.isfinite(float(value)):
         raise FloatingPointError(f'loss is {value} at step {i}; the last good state is {path}')
       files.save(path, carry[0][:-1])
-      with open(os.path.join(workdir.value, 'metrics.jsonl'), 'a') as f:
+      with open(os.path.join(FLAGS.workdir, 'metrics.jsonl'), 'a') as f:
         f.write(json.dumps({'step': i, 'images': i * n, 'loss': float(value),
                             'held_out': float(held_out(carry[0][2]))}) + '\n')
-      grid(carry[0][2], k_grid).save(os.path.join(workdir.value, f'samples_{i:06d}.png'))
-  weight_files.save(out.value, carry[0][2], metadata={'images': str(i * n), 'seed': str(seed.value)})
+      grid(carry[0][2], k_grid).save(os.path.join(FLAGS.workdir, f'samples_{i:06d}.png'))
+  weight_files.save(FLAGS.out, carry[0][2], metadata={'images': str(i * n), 'seed': str(FLAGS.seed)})
 
 
 if __name__ == '__main__':
+  flags.DEFINE_string('workdir', 'runs/prior', 'checkpoints, curves and sample grids')
+  flags.DEFINE_integer('images', 1_000_000, 'images to train on')
+  flags.DEFINE_float('decay', .4, 'the last share of the run, over which the rate falls to 2%')
+  flags.DEFINE_integer('batch', 32, 'images a step')
+  flags.DEFINE_integer('reuse', 4, 'times a render is seen before it is replaced')
+  flags.DEFINE_integer('slots', 8192, 'renders in the ring')
+  flags.DEFINE_float('rate', 1e-3, 'learning rate of the plateau')
+  flags.DEFINE_integer('every', 1000, 'steps between checkpoints, held-out losses and sample grids')
+  flags.DEFINE_integer('seed', 0, '')
+  flags.DEFINE_string('out', 'jaxdreamer/assets/prior.safetensors', 'where the finished EMA weights go')
   app.run(main)

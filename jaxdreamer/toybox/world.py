@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxdreamer.toybox import items, language, toys
-from jaxdreamer.toybox.primitives import least, move, norm, wrap
+from jaxdreamer.toybox.primitives import least, most, move, norm, wrap
 
 KINDS, SOLIDS, TOYS, BASES, FRONT = toys.KINDS, toys.SOLIDS, toys.TOYS, toys.BASES, toys.FRONT
 COLOURS, PATTERNS, RELATIONS = items.COLOURS, items.PATTERNS, items.RELATIONS
@@ -97,7 +97,7 @@ def _pair(item, p):
 
 def distance(item: Item, p: Point) -> Float[Array, '*n']:
   """Signed distance at p, negative inside; never more than the true one. `item.colour` and `.pattern` are not read."""
-  alone = lambda: jax.lax.switch(item.kind[0], DISTANCES, p)
+  alone = lambda: most(jax.lax.switch(item.kind[0], DISTANCES, p), norm(*p) - RADIUS)
   return jax.lax.cond(item.relation == ALONE, alone, lambda: least(*_pair(item, p)[1]))
 
 

@@ -1,0 +1,109 @@
+"""What the commands share: a config on the command line, errors of one line, and a compile cache that outlives the process.
+
+    config = cli.config_flag()
+    cli.run(main)          # main() -> exit status, called once the flags are read
+
+An error that says what the user can do is one line and no traceback: OSError, and ValueError or FloatingPointError raised
+by this package itself. All others are bugs and keep their traceback.
+"""
+import difflib
+import os
+import pathlib
+import re
+import sys
+import traceback
+from typing import Callable, NoReturn
+
+import jax
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from jaxdreamer.checkpoints import flatten
+
+PACKAGE = pathlib.Path(__file__).parent
+FAILED, MISUSED, STOPPED = 1, 2, 75              # exit statuses; 75 asks to be started again (EX_TEMPFAIL)
+
+
+def config_flag() -> flags.FlagHolder:
+  return config_flags.DEFINE_config_file(
+      'config', None, 'A config file: configs/toybox.py. Options follow it: --config.prompt="a red cube".', lock_config=True)
+
+
+def compile_cache() -> str:
+  """Keeps every compiled program on disk, under JAX_COMPILATION_CACHE_DIR, XDG_CACHE_HOME/jaxdreamer or ~/.cache/jaxdreamer."""
+  home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+  folder = jax.config.jax_compilation_cache_dir or str(home / 'jaxdreamer' / f'compiled-{jax.__version__}')
+  jax.config.update('jax_compilation_cache_dir', folder)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+  return folder
+
+
+def die(message: str, *, status: int = FAILED) -> NoReturn:
+  print(f'jaxdreamer: {" ".join(message.split())}', file=sys.stderr)
+  raise SystemExit(status)
+
+
+def nearest(option: str, config: ConfigDict) -> list[str]:
+  """The options that look most like `option`, by their last part or as a whole."""
+  names = list(flatten(config.to_dict()))
+  tail = lambda name: name.split('.')[-1]
+  likeness = lambda name: max(difflib.SequenceMatcher(None, tail(name), tail(option)).ratio(),
+                              difflib.SequenceMatcher(None, name, option).ratio())
+  return [name for name in sorted(names, key=likeness, reverse=True) if likeness(name) > .6][:4]
+
+
+def unknown_options(argv: list[str]) -> str:
+  """What is wrong with the first `--config.a.b` of the command line that the config does not have; '' if nothing is."""
+  files = [match[1] for match in map(re.compile(r'--?config=(.*)').fullmatch, argv) if match]
+  if not files:
+    return ''
+  config = config_flags.ConfigFileFlagParser('config').parse(files[-1])
+  for arg in argv:
+    match = re.match(r'--?(?:no)?config\.([\w.]+)', arg)
+    if match:
+      section = config
+      for part in match[1].split('.'):
+        if not isinstance(section, ConfigDict) or part not in section:
+          near = ', '.join(f'--config.{name}' for name in nearest(match[1], config))
+          return f'there is no option --config.{match[1]}; ' + (f'nearest: {near}' if near else f'all stand in {files[-1]}')
+        section = section[part]
+  return ''
+
+
+def parse(argv: list[str]) -> list[str]:
+  """absl's flags, with errors of one line."""
+  try:
+    rest = flags.FLAGS(argv)
+  except flags.Error as error:
+    die(f'{error}; --help lists the flags', status=MISUSED)
+  except (AttributeError, KeyError, TypeError, OSError) as error:
+    die(unknown_options(argv) or str(error), status=MISUSED)
+  if rest[1:]:
+    die(f'unexpected argument {rest[1]!r}; put a value of several words in quotes', status=MISUSED)
+  return rest
+
+
+def is_explained(error: BaseException) -> bool:
+  """Whether the message alone serves the user."""
+  if isinstance(error, OSError):
+    return True
+  frames = traceback.extract_tb(error.__traceback__)
+  last = pathlib.Path(frames[-1].filename) if frames else pathlib.Path()
+  if isinstance(error, ValueError | FloatingPointError):
+    return last.is_relative_to(PACKAGE)
+  return isinstance(error, AttributeError | KeyError) and 'ml_collections' in last.parts
+
+
+def run(main: Callable[[], int | None]):
+  """Reads the flags, calls main, and leaves with its status."""
+  def guarded(_):
+    try:
+      return main()
+    except KeyboardInterrupt:
+      die('interrupted', status=130)
+    except Exception as error:
+      if not is_explained(error):
+        raise
+      die(str(error))
+  app.run(guarded, flags_parser=parse)

@@ -1,0 +1,99 @@
+"""python -m jaxdreamer.doctor [--config=configs/toybox.py]: what is installed, and what a config would take.
+
+Prints versions, devices, the weights that are shipped and the compile cache; with a config also the size of its state and
+prior, and the memory, arithmetic and compile time of its step, which is compiled but not run.
+"""
+import importlib.metadata
+import json
+import pathlib
+import platform
+import shutil
+import time
+
+import jax
+from absl import flags
+from jax.sharding import NamedSharding, PartitionSpec
+from rich.console import Console
+from rich.table import Table
+
+from jaxdreamer import build, cli, loop, metrics
+
+ASSETS = pathlib.Path(__file__).parent / 'assets'
+PACKAGES = 'jax jaxlib flax optax orbax-checkpoint ml_collections safetensors trimesh scikit-image imageio-ffmpeg'.split()
+
+
+def version(package: str) -> str:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return 'missing'
+
+
+def device_line(device: jax.Device) -> str:
+  limit = (device.memory_stats() or {}).get('bytes_limit', 0)
+  return f'{device.device_kind} ({device.platform})' + (f', {limit / metrics.GIB:.1f} GiB' if limit else '')
+
+
+def weights_line(path: pathlib.Path) -> str:
+  """Size, tensors and data type, from the head of a safetensors file."""
+  with path.open('rb') as file:
+    head = json.loads(file.read(int.from_bytes(file.read(8), 'little')))
+  tensors = [value for name, value in head.items() if name != '__metadata__']
+  kinds = ', '.join(sorted({value['dtype'] for value in tensors}))
+  return f'{path.stat().st_size / 2 ** 20:.1f} MiB, {len(tensors)} tensors of {kinds}'
+
+
+def size(tree) -> str:
+  leaves = jax.tree.leaves(tree)
+  nbytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+  return f'{sum(leaf.size for leaf in leaves) / 1e6:.2f} M numbers, {nbytes / 2 ** 20:.1f} MiB'
+
+
+def installed() -> dict[str, str]:
+  rows = {'python': f'{platform.python_version()} on {platform.platform()}'}
+  rows |= {package: version(package) for package in PACKAGES}
+  rows |= {f'device {device.id}': device_line(device) for device in jax.devices()}
+  if jax.default_backend() == 'cpu' and shutil.which('nvidia-smi'):
+    rows['note'] = "an NVIDIA driver is here, but jax runs on the CPU: pip install 'jaxdreamer[cuda]'"
+  rows |= {f'weights {path.name}': weights_line(path) for path in sorted(ASSETS.glob('*.safetensors'))}
+  cache = pathlib.Path(cli.compile_cache())
+  stored = sum(path.stat().st_size for path in cache.glob('*') if path.is_file())
+  return rows | {'compile cache': f'{cache}, {stored / 2 ** 20:.0f} MiB'}
+
+
+def cost(config) -> dict[str, str]:
+  """What the config's step takes; compiled from shapes alone."""
+  mesh = build.make_mesh(config)
+  begin = time.monotonic()
+  job = build.job(config, mesh)
+  built = time.monotonic() - begin
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+                        (jax.eval_shape(job.init, jax.random.key(config.seed)), job.prior))
+  begin = time.monotonic()
+  compiled = job.step.lower(*shapes).compile()
+  rows = {'mesh': f'{dict(mesh.shape)} by {config.mesh.map}', 'state': size(shapes[0]), 'prior': size(shapes[1]),
+          'build': f'{built:.1f} s', 'compile': f'{time.monotonic() - begin:.1f} s',
+          'step': loop.describe(compiled, job.stride)}
+  limit = min((device.memory_stats() or {}).get('bytes_limit', 0) for device in mesh.devices.flat)
+  needs = loop.bytes_of(compiled)
+  if 0 < limit < needs:
+    rows['warning'] = (f'needs {needs / metrics.GIB:.1f} of {limit / metrics.GIB:.1f} GiB: lower config.sampling.views or '
+                       'config.render.samples, set config.render.chunk, or use more devices')
+  return rows
+
+
+def main():
+  tables = [installed()]
+  if flags.FLAGS.config is not None:
+    tables.append(cost(flags.FLAGS.config))
+  for rows in tables:
+    out = Table.grid(padding=(0, 2))
+    for row in rows.items():
+      out.add_row(*row)
+    Console(highlight=False, soft_wrap=True).print(out, markup=False)
+
+
+if __name__ == '__main__':
+  cli.config_flag()
+  cli.run(main)

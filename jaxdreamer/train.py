@@ -1,0 +1,53 @@
+"""python -m jaxdreamer.train --config=configs/toybox.py --config.prompt="a red cube" [--workdir=runs/cube]
+
+Text -> 3D. Writes checkpoints, metrics, previews, a film, a mesh, scores and report.html into the workdir, and goes on by
+itself where an earlier start of the same command was stopped or killed. Leaves with status 0 when the object is made, 1 on
+an error or a failed output, 2 on a wrong command line, 75 when it was told to stop and can be started again.
+"""
+import pathlib
+import re
+import shlex
+import sys
+
+import jax
+from absl import flags
+
+from jaxdreamer import build, checkpoints, cli, loop
+
+
+def default_workdir(config) -> pathlib.Path:
+  """runs/a-red-cube-1a2b3c4d: the same for the same run, however long its prompt."""
+  slug = re.sub(r'[^a-z0-9]+', '-', config.prompt.lower()).strip('-')[:40].rstrip('-')
+  return pathlib.Path('runs') / f'{slug or "run"}-{checkpoints.fingerprint(config.to_dict())[:8]}'
+
+
+def join_processes():
+  """One process a host: Slurm, GKE and Cloud TPU tell JAX where the others are."""
+  try:
+    jax.distributed.initialize(initialization_timeout=300)
+  except (RuntimeError, ValueError) as error:
+    raise ValueError(f'mesh.distributed=True: {str(error).splitlines()[0]}; start one process a host with the scripts in '
+                     'launch/, or leave the option out') from error
+
+
+def main() -> int:
+  config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
+  if config is None:
+    raise ValueError('give a config: --config=configs/toybox.py')
+  if config.mesh.get('distributed', False):
+    join_processes()
+  cli.compile_cache()
+  folder = pathlib.Path(workdir) if workdir else default_workdir(config)
+  outcome = loop.run(config, folder, build.make_mesh(config),
+                     command=shlex.join(['python', '-m', 'jaxdreamer.train', *sys.argv[1:]]))
+  if outcome.why in loop.SIGNALS:
+    return cli.STOPPED
+  if jax.process_index() == 0:
+    print(f'{folder}/report.html')
+  return cli.FAILED if outcome.failed else 0
+
+
+if __name__ == '__main__':
+  cli.config_flag()
+  flags.DEFINE_string('workdir', None, 'Where the run lives; runs/PROMPT-HASH if not given.')
+  cli.run(main)

@@ -1,0 +1,82 @@
+"""Scores against the exact shape, where the shape is known in closed form."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdreamer import cameras
+from jaxdreamer.toybox import truth, world
+
+
+def test_the_distance_and_colour_of_a_caption():
+  shape = truth.shape('a blue cube')
+  xyz = jnp.array([[0., 0., 0.], [1., 0., 0.], [0., 0., -.6]])
+  np.testing.assert_allclose(shape.distance(xyz), [-.51, .49, .09], atol=1e-6)
+  np.testing.assert_allclose(shape.colour(xyz), np.tile(world.COLOURS['blue'], (3, 1)), atol=1e-6)
+  assert not shape.has_front and truth.shape('a blue car').has_front
+  assert not truth.shape('a blue cube beside a red ball').has_front
+
+
+def test_volumes_in_closed_form():
+  n, radius = 40, world.toys.BALL
+  cell = (2. / n) ** 3
+  ball, cube = truth.occupancy('a red sphere', n), truth.occupancy('a red cube', n)
+  assert abs(ball.sum() * cell - 4 / 3 * np.pi * radius ** 3) < .03
+  assert abs(cube.sum() * cell - (2 * world.toys.CUBE) ** 3) < .1
+  assert truth.iou(ball, ball) == 1. and truth.iou(ball, ~ball) == 0.
+  assert truth.iou(jnp.zeros(3, bool), jnp.zeros(3, bool)) == 1.
+  assert abs(truth.iou(ball, cube) - (cube & ball).sum() / (cube | ball).sum()) < 1e-6
+
+
+def test_grid_is_indexed_x_y_z():
+  mug = np.asarray(truth.occupancy('a red mug', 24))              # the handle is at +y
+  assert mug[:, 21].sum() + mug[:, 20].sum() > 0 and mug[21].sum() == 0
+
+
+@pytest.mark.parametrize('caption', ['a red sphere', 'a red cube', 'a red torus', 'a red chair', 'a red cone on a blue cylinder'])
+def test_surface_points_lie_on_the_surface(caption):
+  points = truth.surface_points(jax.random.key(0), caption, 2000)
+  assert np.abs(truth.shape(caption).distance(points)).max() < 2e-3
+  assert np.linalg.norm(points, axis=1).max() < world.RADIUS + 1e-3
+
+
+def test_surface_points_are_uniform_in_area():
+  cube = np.asarray(truth.surface_points(jax.random.key(1), 'a red cube', 4000))
+  face = np.abs(cube).argmax(1) * 2 + (cube[np.arange(4000), np.abs(cube).argmax(1)] > 0)
+  assert np.abs(np.bincount(face, minlength=6) / 4000 - 1 / 6).max() < .03
+  cap = np.asarray(truth.surface_points(jax.random.key(2), 'a red sphere', 4000))[:, 2] / world.toys.BALL
+  assert abs(cap.mean()) < .04 and abs(cap.var() - 1 / 3) < .03          # Archimedes: uniform in height
+
+
+def test_chamfer_of_shifted_and_of_equal_sets():
+  a = truth.surface_points(jax.random.key(0), 'a red sphere', 500)
+  assert truth.chamfer(a, a) < 1e-6
+  far = truth.chamfer(jnp.zeros((3, 3)), jnp.array([[3., 4., 0.], [0., 0., 5.]]))
+  np.testing.assert_allclose(far, 5., atol=1e-5)
+  b = truth.surface_points(jax.random.key(1), 'a red sphere', 500)
+  assert truth.chamfer(a, b) < .1
+
+
+def test_the_silhouette_of_the_sphere_is_the_cone_around_it():
+  camera = cameras.orbit(3)
+  mask = np.asarray(truth.silhouettes('a red sphere', camera, size=32))
+  direction = np.asarray(jax.vmap(lambda c: cameras.rays(c, 32))(camera).direction)
+  toward = -np.asarray(camera.world_from_camera[:, :3, 3]) / 3.
+  inside = np.einsum('vijk,vk->vij', direction, toward) > np.sqrt(1 - (world.toys.BALL / 3.) ** 2)
+  assert (mask != inside).sum() < .02 * inside.sum()
+
+
+def test_colour_error_is_zero_for_the_truth_and_sees_a_wrong_colour():
+  camera = cameras.orbit(4)
+  red, blue = (truth.views(f'a {c} mug', camera, size=32) for c in ('red', 'blue'))
+  assert truth.colour_error(red.rgb, red.mask, red) == 0.
+  assert truth.colour_error(blue.rgb, blue.mask, red) > .2
+
+
+def test_a_turned_car_looks_turned():
+  camera = cameras.orbit(8)
+  own, opposite = (truth.views('a red car', c, size=32) for c in (camera, truth.behind(camera)))
+  assert not truth.looks_turned(own.rgb, own, opposite).any()
+  facing = np.abs(np.cos(camera.azimuth)) > .5                    # from the side a car's two ends look much alike
+  assert truth.looks_turned(opposite.rgb, own, opposite)[facing].all()
+  np.testing.assert_allclose(truth.behind(camera).world_from_camera, jnp.roll(camera.world_from_camera, 4, 0), atol=1e-5)
