@@ -15,7 +15,7 @@ import traceback
 from typing import Callable, NoReturn
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jaxdreamer.checkpoints import flatten
@@ -98,6 +98,7 @@ def is_explained(error: BaseException) -> bool:
 def run(main: Callable[[], int | None]):
   """Reads the flags, calls main, and leaves with its status."""
   def guarded(_):
+    logging.set_verbosity(logging.WARNING)       # orbax tells much about each save
     try:
       return main()
     except KeyboardInterrupt:
