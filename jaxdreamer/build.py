@@ -136,7 +136,7 @@ def job(config, mesh: Mesh) -> Job:
     if config.scene.name == 'image':             # seen whole by every camera
       return picture(code['field'])
     k_image, k_background = jax.random.split(key)
-    return draw_image(partial(scene.field, code), camera, k_image,
+    return draw_image(k_image, partial(scene.field, code), camera,
                       background=partial(background.colour, code['background'], k_background))
 
   local_step = train_step.make_local_step(
@@ -159,12 +159,13 @@ def job(config, mesh: Mesh) -> Job:
 
   @jax.jit
   def show(params, camera, background):
-    return render.image(field_of(params), camera, key, size=config.eval.size, samples=config.eval.samples, radius=r.radius,
+    return render.image(key, field_of(params), camera, size=config.eval.size, samples=config.eval.samples, radius=r.radius,
                         jitter=0., background=lambda direction: background, chunk=config.eval.chunk or None)
 
   return Job(prompt=config.prompt, init=jax.jit(init),
              step=jax.jit(lambda state, prior: mapped(state, prior, text, ids), donate_argnums=0),
-             stride=config.steps_per_call, prior=prior, render=show, density=jax.jit(lambda params, xyz: jax.vmap(field_of(params))(xyz)[0]),
+             stride=config.steps_per_call, prior=prior, render=show,
+             density=jax.jit(lambda params, xyz: jax.vmap(field_of(params))(xyz)[0]),
              colour=jax.jit(lambda params, xyz: jax.vmap(field_of(params))(xyz)[1][:, :3]), radius=r.radius,
              size=config.eval.size)
 

@@ -78,7 +78,7 @@ def white(direction: Float[Array, '3']) -> Float[Array, '3']:
   return jnp.ones(3)
 
 
-def image(field: Callable, camera: Camera, key: Key[Array, ''], *, size: int, samples: int, fine: int = 0,
+def image(key: Key[Array, ''], field: Callable, camera: Camera, *, size: int, samples: int, fine: int = 0,
           radius: float = 1., jitter: float = 1., background: Callable = white, light: Light | None = None,
           normals: Callable = fields.gradient_normals, chunk: int | None = None, remat: bool = False) -> Rendering:
   """The [size, size] Rendering of one camera; vmap over cameras, keys and lights. `jitter` = 0 makes it deterministic.

@@ -7,3 +7,4 @@ source launch/venv.sh
 
 make_venv ''
 python -m jaxdreamer.train --config=configs/toybox.py "$@"
+printf 'jaxdreamer: relative paths above are in %s\n' "$PWD"

@@ -3,7 +3,9 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 import yaml
@@ -84,6 +86,26 @@ def test_local_leaves_a_venv_of_the_users_alone(checkout, python):
   (checkout / '.venv' / 'mine').touch()
   out = bash(checkout / 'launch' / 'local.sh', env={**os.environ, 'PYTHON': str(python)})
   assert out.returncode == 1 and "not this script's" in out.stderr and (checkout / '.venv' / 'mine').exists()
+
+
+@pytest.mark.parametrize('ends, requeued', [('exit 75', True), ('exit 0', False), ('exit 3', False)])
+def test_slurm_passes_the_signal_on_and_queues_again_only_what_was_stopped(tmp_path, ends, requeued):
+  stubs = {'srun': f'echo "$@" >arguments; trap "{ends}" USR1; echo $$ >pid; while :; do sleep .05; done',
+           'scancel': 'echo "$@" >cancelled; kill -USR1 "$(cat pid)"', 'scontrol': 'echo "$@" >requeued'}
+  for name, body in stubs.items():
+    (tmp_path / name).write_text(f'#!/usr/bin/env bash\n{body}\n')
+    (tmp_path / name).chmod(0o755)
+  env = {**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'SLURM_SUBMIT_DIR': str(tmp_path), 'SLURM_JOB_ID': '7'}
+  job = subprocess.Popen(['bash', LAUNCH / 'slurm' / 'train.sbatch', '--config.prompt=a red cube'], env=env)
+  while not (tmp_path / 'pid').exists():
+    time.sleep(.02)
+    assert job.poll() is None
+  time.sleep(.2)
+  job.send_signal(signal.SIGUSR1)
+  assert job.wait(30) == (0 if requeued else int(ends.split()[1]))
+  assert '--config.mesh.distributed=True --config.prompt=a red cube' in (tmp_path / 'arguments').read_text()
+  assert (tmp_path / 'cancelled').read_text() == '--signal=USR1 7.0\n'
+  assert (tmp_path / 'requeued').exists() == requeued
 
 
 def test_jobset_starts_one_process_a_host():

@@ -27,7 +27,7 @@ def setup(**override):
   parts = dict(scene=scene, estimator=sds(guidance=lambda i: 2.), tx=tx, views=VIEWS, design=sampling.stratified,
                camera_from=partial(cameras.from_uniform, **RANGES),
                draw=sampling.make_draw(t_min=lambda i: .02, t_max=lambda i: .98, shape=(SIZE, SIZE, 3)),
-               render=lambda code, camera, key: render.image(partial(scene.field, code), camera, key, size=SIZE, samples=8),
+               render=lambda code, camera, key: render.image(key, partial(scene.field, code), camera, size=SIZE, samples=8),
                regularize=lambda shown, i: .1 * jnp.mean(shown.opacity))
   parts.update(override)
   params = {'scene': scene.init(jax.random.key(0)), 'est': parts['estimator'].init(jax.random.key(1))}
@@ -84,7 +84,7 @@ def test_the_pullback_is_the_gradient_of_residual_times_rendering_plus_regulariz
   draws = sampling.make_draw(t_min=lambda i: .02, t_max=lambda i: .98, shape=(SIZE, SIZE, 3))(k_draw, u[:, 4], ids, 0)
   def pictures(params):
     field = partial(scene.field, scene.prepare(params, None))
-    return jax.vmap(lambda c, k: render.image(field, c, k, size=SIZE, samples=8))(
+    return jax.vmap(lambda c, k: render.image(k, field, c, size=SIZE, samples=8))(
       camera, sampling.by_view(k_render, ids))
   told = train_step.look(text, camera)
   r, _ = sds(guidance=lambda i: 2.).residual(draws, (), prior, pictures(state.params['scene']).rgb, told, 0)

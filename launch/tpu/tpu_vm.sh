@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bash launch/tpu/tpu_vm.sh NAME ZONE --config=configs/stable_diffusion.py --workdir=gs://bucket/runs/dog --config.prompt='a dog'
+# bash launch/tpu/tpu_vm.sh NAME ZONE --config=configs/toybox.py --workdir=/mnt/shared/runs/cube --config.prompt='a red cube'
 # Copies this checkout to every worker of the TPU VM, installs it there, and starts one process on each; JAX finds the others.
 set -euo pipefail
 if [ "$#" -lt 3 ]; then sed -n '2,3s/^# //p' "${BASH_SOURCE[0]}" >&2; exit 2; fi
