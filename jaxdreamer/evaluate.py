@@ -11,6 +11,7 @@ from functools import partial
 from typing import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import rich
 from absl import app, flags
@@ -157,7 +158,7 @@ def score_views(prompt: str, render: Callable, *, size: int) -> dict:
   x, true_x = over_grey(seen.rgb, seen.opacity), over_grey(true.rgb, true.mask)
   gap, yaw = pose_gap(seen.opacity, true.mask, ring=RING)
   scores = {'silhouette_iou': silhouette_iou(seen.opacity, true.mask), 'psnr': psnr(x, true_x),
-            'colour_error': float(truth.colour_error(seen.rgb, seen.opacity, true)),
+            'colour_error': float(truth.colour_error(jnp.asarray(seen.rgb), jnp.asarray(seen.opacity), true)),
             **colours_of(prompt, x, seen.opacity, camera, size=size), 'pose_gap': gap, 'yaw': math.degrees(yaw)}
   if truth.shape(prompt).has_front:
     return scores | janus(x[::RING], x[RING // 2::RING], true_x[::RING], true_x[RING // 2::RING])

@@ -10,7 +10,6 @@ newest checkpoint when the same command is given again, with the numbers of an u
     workdir/profile/          the trace of `profile_steps`
 """
 import importlib.util
-import json
 import math
 import os
 import pathlib

@@ -108,6 +108,19 @@ def test_slurm_passes_the_signal_on_and_queues_again_only_what_was_stopped(tmp_p
   assert (tmp_path / 'requeued').exists() == requeued
 
 
+def test_tpu_vm_quotes_for_the_workers_shell(tmp_path):
+  for name, body in {'gcloud': 'printf "%s\\n" "$@" >>"$CALLS"', 'git': 'exit 0'}.items():
+    (tmp_path / name).write_text(f'#!/usr/bin/env bash\n{body}\n')
+    (tmp_path / name).chmod(0o755)
+  env = {**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'CALLS': str(tmp_path / 'calls')}
+  script = LAUNCH / 'tpu' / 'tpu_vm.sh'
+  assert bash(script, 'pod', env=env).returncode == 2
+  assert bash(script, 'pod', 'us-east1-c', '--config.prompt=a red cube', env=env).returncode == 0
+  last = (tmp_path / 'calls').read_text().splitlines()[-1]
+  assert last.startswith('--command=cd jaxdreamer && .venv/bin/python -m jaxdreamer.train --config.mesh.distributed=True')
+  assert r'--config.prompt=a\ red\ cube' in last
+
+
 def test_jobset_starts_one_process_a_host():
   job, = yaml.safe_load_all((LAUNCH / 'gke' / 'jobset.yaml').read_text())
   assert job['kind'] == 'JobSet'

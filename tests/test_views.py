@@ -64,7 +64,8 @@ def test_normals_point_outward_and_are_exact_on_the_sphere():
   assert np.all((np.asarray(view.normal) * d).sum(-1) < .05)
 
 
-@pytest.mark.parametrize('caption', [f'a green {k}' for k in world.KINDS] + ['a red ring on a blue cone', 'a red egg beside a blue pill'])
+@pytest.mark.parametrize('caption', [f'a green {k}' for k in world.KINDS]
+                         + ['a red ring on a blue cone', 'a red egg beside a blue pill'])
 def test_every_kind_is_seen_whole_from_all_sides(caption):
   view = see(caption, *AROUND)
   share = np.asarray(view.mask.mean((1, 2)))

@@ -110,7 +110,7 @@ def test_a_value_too_large_for_half_precision_is_refused_and_the_old_file_stays(
 
 
 def test_metadata_comes_back_as_strings_and_json(tmp_path, tree):
-  weights.save(tmp_path / 'w.safetensors', tree, {'seed': 3, 'command': 'python -m x', 'config': {'a': [1, 2]}})
+  weights.save(tmp_path / 'w.safetensors', tree, metadata={'seed': 3, 'command': 'python -m x', 'config': {'a': [1, 2]}})
   metadata = weights.read_metadata(tmp_path / 'w.safetensors')
   assert metadata == {'format': 'pt', 'seed': '3', 'command': 'python -m x', 'config': '{"a": [1, 2]}'}
 

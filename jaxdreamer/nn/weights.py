@@ -99,7 +99,7 @@ def renamed(key: str, rename: Sequence[tuple[str, str | None]]) -> str | None:
   return key
 
 
-def save(path: str | os.PathLike, params: PyTree, metadata: dict[str, Any] | None = None, *,
+def save(path: str | os.PathLike, params: PyTree, *, metadata: dict[str, Any] | None = None,
          dtype: Any = jnp.float16) -> None:
   """Write parameters in the published layout, floating ones as `dtype`; metadata that are no strings become JSON.
 

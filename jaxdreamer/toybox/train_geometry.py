@@ -89,7 +89,7 @@ def make_step(tx, *, n, slots, some):
   return jax.jit(step, donate_argnums=(0, 1, 2))
 
 
-def held_out(weights, key, *, batches=32):
+def held_out(key, weights, *, batches=32):
   """Scores on renders never trained on: Pearson of disparity on the object (clean; at t = .4), normals, reader accuracy."""
   @jax.jit
   def one(weights, key):
@@ -140,7 +140,7 @@ def main(_):
             flush=True)
     if (i + 1) % 500 == 0 or i + 1 == FLAGS.steps:
       files.save(path, (weights, opt, jnp.int32(i + 1)))
-  scores = held_out(weights, k_held)
+  scores = held_out(k_held, weights)
   print(json.dumps(scores, indent=1))
   weight_files.save(FLAGS.out, weights, metadata={
     'images': str(FLAGS.steps * FLAGS.batch), 'seed': str(FLAGS.seed), 'scores': json.dumps(scores),
