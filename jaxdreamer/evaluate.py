@@ -27,7 +27,7 @@ from jaxdreamer.types import Camera
 
 RING, ELEVATIONS = 16, (.15, .6)       # 32 views: azimuths in steps of 22.5 degrees, on two heights
 GREY = .75                             # the background on which pictures are compared; no colour of the toybox
-SURFACE = 50_000                       # points on each surface for the Chamfer distance
+SURFACE = 20_000                       # points on each surface for the Chamfer distance
 Images = Float[np.ndarray, 'V H W 3']
 Masks = Float[np.ndarray, 'V H W']
 

@@ -9,7 +9,6 @@ newest checkpoint when the same command is given again, with the numbers of an u
     workdir/previews/         four views each `preview_every` steps
     workdir/profile/          the trace of `profile_steps`
 """
-import importlib.util
 import math
 import os
 import pathlib
@@ -141,13 +140,11 @@ def passed(before: int, step: int, every: int) -> bool:
 
 def check(config: ConfigDict):
   """Refuses, in one line, what can be refused before anything is built."""
-  if config.steps < 1:
-    raise ValueError(f'steps={config.steps}: give at least 1')
-  if config.log_every < 1 or config.keep < 1:
-    raise ValueError(f'log_every={config.log_every} and keep={config.keep} must be at least 1')
+  for option, least in (('steps', 1), ('log_every', 1), ('keep', 1), ('preview_every', 0), ('checkpoint_every', 0),
+                        ('max_minutes', 0)):
+    if config[option] < least:
+      raise ValueError(f'{option}={config[option]}: give {least} or more')
   profile_range(config.profile_steps)
-  if config.tensorboard and importlib.util.find_spec('tensorboardX') is None:
-    raise ValueError("tensorboard=True needs tensorboardX: pip install 'jaxdreamer[tensorboard]', or leave it out")
 
 
 def check_stride(step: int, steps: int, stride: int):
@@ -160,14 +157,14 @@ def check_stride(step: int, steps: int, stride: int):
 
 def refuse_non_finite(info: dict[str, float], before: int, step: int, saved: checkpoints.ocp.CheckpointManager):
   names = [name for name, value in info.items() if not math.isfinite(value) and name != 'finite']
-  if not names and not info.get('finite', 1.) == 1.:
+  if not names and info.get('finite', 1.) != 1.:
     names = ['a gradient or parameter']
   if names:
     good = saved.latest_step()
-    kept = f'the last good checkpoint, step {good}, is kept' if good is not None else 'nothing was saved yet'
+    kept = f'step {good} is the last good checkpoint' if good is not None else 'nothing was saved yet'
     raise FloatingPointError(
-        f'{", ".join(names)} not finite between steps {before + 1} and {step}; {kept} in {saved.directory}. The same '
-        'command would meet this again: give another --workdir and a lower learning rate, or another seed')
+        f'{", ".join(names)} {"is" if len(names) == 1 else "are"} not finite at steps {before + 1} to {step}; {kept}. The same '
+        'command would meet this again: lower the learning rate or take another seed, in another --workdir')
 
 
 def place(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -1,6 +1,7 @@
 """Scenes against slow references and analytic functions."""
 import itertools
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from jax.test_util import check_grads
 
 from jaxdreamer import cameras, render
-from jaxdreamer.scenes import fields, hashgrid, image, mlp, voxels
+from jaxdreamer.scenes import backgrounds, fields, hashgrid, image, mlp, voxels
 
 SCENES = {'voxels': voxels.voxels(levels=(5, 9)), 'hashgrid': hashgrid.hashgrid(levels=3, log2_table=8, finest=32),
           'mlp': mlp.mlp(width=16)}
@@ -98,10 +99,80 @@ def test_normals_and_their_gradients_are_finite_in_empty_space():
   assert np.isfinite(grad).all()
 
 
-def test_a_picture_fills_the_view_of_its_camera():
+def test_upsampling_is_exact_for_levels_that_nest():
+  scene = voxels.voxels(levels=(3, 5, 9))
+  params = scene.init(jax.random.key(6))
+  code = scene.prepare(params, None)
+  for xyz in jax.random.uniform(jax.random.key(7), (10, 3), minval=-1.):
+    levels = sum(voxels.trilinear(voxels.pair_rows(params[f'grid_{n}']), xyz) for n in (3, 5, 9))
+    np.testing.assert_allclose(voxels.trilinear(code, xyz), levels, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', sorted(SCENES))
+def test_fields_are_finite_outside_the_cube_and_at_its_corners(name):
+  scene = SCENES[name]
+  code = scene.prepare(scene.init(jax.random.key(0)), None)
+  for xyz in (jnp.ones(3), -jnp.ones(3), jnp.array([5., -7., 0.]), jnp.zeros(3)):
+    (density, features), pullback = jax.vjp(scene.field, code, xyz)
+    assert density >= 0. and ((features >= 0.) & (features <= 1.)).all()
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(pullback((density, features))))
+
+
+def test_levels_of_the_hash_grid_fade_in_one_after_the_other():
+  scene = SCENES['hashgrid']
+  params = jax.tree.map(lambda p: p + .1, scene.init(jax.random.key(0)))
+  tables = hashgrid.band(params, jnp.float32(1.25))['tables']
+  for table, share, full in zip(tables, (1., .25, 0.), params['tables']):
+    np.testing.assert_allclose(table, share * full, rtol=1e-6)
+  for a, b in zip(jax.tree.leaves(hashgrid.band(params, jnp.float32(3.))), jax.tree.leaves(params)):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_blurring_the_encoding_is_its_mean_over_a_gaussian():
+  scene, variance = SCENES['mlp'], .03
+  params = scene.init(jax.random.key(0))
+  first = lambda p, xyz: fields.dense(p['encode'], fields.octaves(xyz, 6).reshape(-1))
+  noise = jnp.sqrt(variance) * jax.random.normal(jax.random.key(1), (20_000, 3))
+  xyz = jnp.array([.2, -.4, .1])
+  samples = jax.vmap(lambda e: first(params, xyz + e))(jnp.concatenate([noise, -noise]))
+  np.testing.assert_allclose(first(mlp.blur(params, jnp.float32(variance)), xyz), samples.mean(0),
+                             atol=5. * samples.std() / math.sqrt(40_000))
+
+
+def test_trunc_exp_is_exp_whose_slope_is_bounded():
+  np.testing.assert_allclose(fields.trunc_exp(jnp.float32(2.)), math.exp(2.), rtol=1e-6)
+  np.testing.assert_allclose(jax.grad(fields.trunc_exp)(2.), math.exp(2.), rtol=1e-6)
+  np.testing.assert_allclose(jax.grad(fields.trunc_exp)(40.), math.exp(15.), rtol=1e-6)
+
+
+def test_a_picture_hangs_before_its_camera():
   scene = image.image(size=16)
-  picture = jax.random.normal(jax.random.key(6), (16, 16, 3))
+  params = {'image': jax.random.normal(jax.random.key(6), (16, 16, 3))}
+  code = scene.prepare(params, None)
   camera = cameras.orbital(0., 0., 200., 2. * math.atan(1. / 200.))
-  shown = render.image(lambda xyz: scene.field({'picture': picture}, xyz), camera, jax.random.key(7), size=16, samples=64,
-                       radius=1.5, jitter=0.)
-  np.testing.assert_allclose(shown.rgb, jax.nn.sigmoid(picture), atol=.03)
+  shown = render.image(partial(scene.field, code), camera, jax.random.key(7), size=16, samples=64, radius=1.5, jitter=0.)
+  np.testing.assert_allclose(shown.rgb, jax.nn.sigmoid(params['image']), atol=.03)
+  np.testing.assert_array_equal(image.picture(code).rgb, code)
+
+
+@pytest.mark.parametrize('background', [backgrounds.constant(), backgrounds.random(), backgrounds.learnt(),
+                                        backgrounds.environment(), backgrounds.mixed(backgrounds.environment())])
+def test_backgrounds_are_colours_and_depend_on_nothing_but_their_arguments(background):
+  params = background.init(jax.random.key(0))
+  direction = jnp.array([0., .6, .8])
+  first, again = (background.colour(params, jax.random.key(1), direction) for _ in range(2))
+  assert ((first >= 0.) & (first <= 1.)).all()
+  np.testing.assert_array_equal(first, again)
+
+
+def test_a_mixed_background_is_random_in_its_share_of_the_views():
+  background = backgrounds.mixed(backgrounds.constant(rgb=(0., 0., 0.)), probability=.3)
+  keys = jax.random.split(jax.random.key(0), 2000)
+  drawn = jax.vmap(lambda k: background.colour((), k, jnp.array([1., 0., 0.])))(keys)
+  assert abs((drawn.sum(1) > 0.).mean() - .3) < 4. * math.sqrt(.21 / 2000)
+
+
+def test_a_learnt_background_starts_at_its_colour():
+  background = backgrounds.learnt(rgb=(.2, .5, .7))
+  colour = background.colour(background.init(jax.random.key(0)), jax.random.key(0), jnp.zeros(3))
+  np.testing.assert_allclose(colour, [.2, .5, .7], rtol=1e-5)

@@ -78,7 +78,8 @@ def test_distortion_is_the_mean_distance_between_two_points_of_the_ray():
   weights, _ = volume.alpha_weights(density, dist)
   weights = weights / weights.sum()
   rng = np.random.default_rng(0)
-  interval = rng.choice(6, (2, 200_000), p=np.asarray(weights, np.float64) / np.sum(weights, dtype=np.float64))
+  share = np.asarray(weights, np.float64)
+  interval = rng.choice(6, (2, 200_000), p=share / share.sum())
   place = np.asarray(dist)[interval] + rng.random(interval.shape) * np.asarray(jnp.diff(dist))[interval]
   apart = np.abs(place[0] - place[1])
   assert abs(volume.distortion(weights, dist) - apart.mean()) < 4. * apart.std() / math.sqrt(apart.size)
@@ -142,7 +143,7 @@ def test_a_ray_crosses_the_ball_where_geometry_says():
 def test_gradients_of_a_ray_agree_with_finite_differences():
   density, dist = ray(5, 5)
   def f(density):
-    weights, trans = volume.alpha_weights(density, dist)
+    weights, trans = volume.alpha_weights(jnp.asarray(density), dist)
     return trans + volume.distortion(weights, dist) + volume.expected_depth(weights, dist, jnp.float32(4.))
   check_grads(f, (density,), order=1, modes=['rev'], atol=1e-2, rtol=1e-2, eps=1e-2)
 

@@ -1,0 +1,88 @@
+"""python -m benchmarks.prior: how well the shipped prior, and the networks that look at pictures, know the toybox.
+
+Writes benchmarks/results/prior.json, a sheet of samples beside it, and the card jaxdreamer/assets/prior.md. Prompt fidelity
+is read off guided samples of random captions by the shipped reader (trained on renders alone); without
+jaxdreamer/assets/geometry.safetensors it is left out.
+"""
+import argparse
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import results
+from jaxdreamer.nn import weights as weight_files
+from jaxdreamer.priors.toybox import SHIPPED
+from jaxdreamer.toybox import geometry, network, pool, train_geometry, train_prior, world
+
+READER = SHIPPED.with_name('geometry.safetensors')
+CARD = SHIPPED.with_name('prior.md')
+
+
+def held_out(weights, *, batches):
+  """The training loss on renders, words, times and noise that no training saw (another key)."""
+  @jax.jit
+  def one(weights, key):
+    k_pool, k_pick, k_loss = jax.random.split(key, 3)
+    return train_prior.loss(weights, k_loss, *train_prior.examples(k_pick, pool.batch(k_pool, 8, size=network.SIZE), 8))
+  losses = [one(weights, k) for k in jax.random.split(jax.random.key(10 ** 6), batches)]
+  return float(np.mean(losses))
+
+
+def fidelity(weights, reader, *, samples):
+  """Accuracy of the parts of random captions, without view words or camera, as the reader sees them in samples."""
+  right = {'shape': [], 'colour': [], 'relation': []}
+  for i in range(0, samples, 32):
+    k_item, k_words, k_noise = jax.random.split(jax.random.fold_in(jax.random.key(1), i), 3)
+    items = jax.vmap(world.sample)(jax.random.split(k_item, 32))
+    ids = jax.vmap(lambda k, item: world.tokens(k, item, -1))(jax.random.split(k_words, 32), items)
+    x = network.sample(weights, k_noise, ids, jnp.zeros((32, network.CAMERA)))
+    said, classes = geometry.read(reader, x), geometry.labels(items)
+    same = {k: np.asarray(jnp.argmax(said[k], -1) == classes[k]) for k in said}
+    right['shape'] += list(same['kind_a'] & same['kind_b'])
+    right['colour'] += list(same['colour_a'] & same['colour_b'])
+    right['relation'] += list(same['relation'])
+  return {f'{name}_accuracy': float(np.mean(hits)) for name, hits in right.items()}
+
+
+def card(figures, metadata):
+  """What the file is, and how to make it again."""
+  rows = '\n'.join(f'| {name} | {value:.4g} |' for name, value in figures.items() if isinstance(value, float))
+  return f"""# prior.safetensors
+
+The toybox prior: `jaxdreamer/toybox/network.py` in float16, in the published checkpoints' key layout.
+
+- Made by `{metadata['command']}`, seed {metadata['seed']}, on {metadata['hardware']}.
+- {int(metadata['images']):,} images of 64 px, each render seen four times under new backgrounds, words and noise.
+- Scores, by `python -m benchmarks.prior`:
+
+| score | value |
+| --- | --- |
+{rows}
+"""
+
+
+def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--samples', type=int, default=512, help='captions for prompt fidelity')
+  parser.add_argument('--quick', action='store_true', help='a tenth of everything; writes nothing')
+  options = parser.parse_args()
+  shrink = 10 if options.quick else 1
+  weights = weight_files.load(SHIPPED, jax.eval_shape(network.init, jax.random.key(0)))
+  metadata = weight_files.read_metadata(SHIPPED)
+  figures = {'images_trained': int(metadata['images']), 'held_out_loss': held_out(weights, batches=64 // shrink)}
+  if READER.exists():
+    reader = weight_files.load(READER, jax.eval_shape(geometry.init, jax.random.key(0)))
+    figures |= fidelity(weights, reader, samples=options.samples // shrink)
+    figures |= train_geometry.held_out(jax.random.key(10 ** 6), reader, batches=32 // shrink)
+  print(json.dumps(figures, indent=1))
+  if not options.quick:
+    results.write('prior', figures, 'python -m benchmarks.prior')
+    train_prior.grid(weights, jax.random.key(5)).save(pathlib.Path(results.__file__).parent / 'results' / 'prior.png')
+    CARD.write_text(card(figures, metadata))
+
+
+if __name__ == '__main__':
+  main()

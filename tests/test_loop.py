@@ -1,0 +1,288 @@
+"""The loop: an interrupted run equals an unbroken one, and whatever goes wrong is said in one line."""
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType
+from ml_collections import ConfigDict
+
+from jaxdreamer import build, checkpoints, loop, metrics
+from jaxdreamer.types import Prior, Rendering, Schedule, TrainState
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+STRIDE = 2
+
+
+def make_config(**changes):
+  config = ConfigDict({
+    'prompt': 'a quadratic', 'seed': 0, 'steps': 12, 'steps_per_call': STRIDE, 'log_every': 4, 'preview_every': 0,
+    'checkpoint_every': 6, 'keep': 2, 'max_minutes': 0., 'profile_steps': '', 'tensorboard': False, 'lr': .1,
+    'poison': -1, 'mesh': {'map': 'shard_map', 'data': 1}, 'eval': {'mesh_resolution': 16}})
+  config.update(changes)
+  return config.lock()
+
+
+def make_job(config, mesh):
+  """x falls down a noisy parabola by Adam; the loss is nan at step config.poison."""
+  tx = optax.adam(config.lr)
+
+  def init(key):
+    params = {'scene': {'x': jnp.zeros(3)}, 'est': ()}
+    return TrainState(jnp.int32(0), params, tx.init(params), key)
+
+  def one(state, prior):
+    noise = jax.random.normal(jax.random.fold_in(state.key, state.step), (3,))
+    grads = {'scene': {'x': state.params['scene']['x'] - prior.weights + noise}, 'est': ()}
+    updates, opt = tx.update(grads, state.opt, state.params)
+    loss = jnp.sum(grads['scene']['x'] ** 2) + jnp.where(state.step == config.poison, jnp.nan, 0.)
+    info = {'loss': loss, 'noise': noise[0], 'finite': jnp.float32(state.step != config.poison - 100)}
+    return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt=opt), info
+
+  def several(state, prior):
+    state, info = jax.lax.scan(lambda s, _: one(s, prior), state, None, config.steps_per_call)
+    return state, jax.tree.map(jnp.mean, info)
+
+  def render(params, camera, background):
+    flat = jnp.ones((4, 4)) * jnp.cos(camera.azimuth)
+    rgb = jnp.broadcast_to(background, (4, 4, 3)) * jnp.abs(flat)[..., None]
+    return Rendering(rgb, flat, flat, rgb, flat, flat, flat)
+
+  identity = lambda t: t
+  nothing = lambda *_: jnp.zeros(())
+  prior = Prior(jnp.ones(3), Schedule(identity, identity), 4, (4, 4, 3), nothing, nothing, nothing, nothing)
+  return build.Job(config.prompt, jax.jit(init), jax.jit(several, donate_argnums=0), config.steps_per_call, prior,
+                   jax.jit(render), lambda params, xyz: jnp.sum(xyz, -1), lambda params, xyz: xyz, 1., 4)
+
+
+def make_mesh(*, devices=1):
+  return jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+  monkeypatch.setattr(build, 'job', make_job)
+  monkeypatch.setattr(loop, 'finish', lambda *_, **__: {})
+
+
+def run(workdir, *, devices=1, **changes):
+  return loop.run(make_config(**changes), workdir, make_mesh(devices=devices))
+
+
+def last_state(workdir):
+  like = loop.place(make_job(make_config(), None).init(jax.random.key(0)), make_mesh())
+  with checkpoints.manager(workdir, keep=2) as saved:
+    return checkpoints.restore(saved, like)
+
+
+def bits(workdir):
+  state, running = last_state(workdir)
+  return [np.asarray(x).tobytes() for x in jax.tree.leaves(state.replace(key=jax.random.key_data(state.key)))], running
+
+
+def same_run(a, b):
+  return bits(a) == bits(b) and (a / 'metrics.jsonl').read_bytes() == (b / 'metrics.jsonl').read_bytes()
+
+
+@pytest.fixture
+def unbroken(tmp_path):
+  assert run(tmp_path / 'unbroken') == loop.Outcome(12, 'done', {})
+  return tmp_path / 'unbroken'
+
+
+def rows(workdir):
+  return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def test_metrics_are_the_means_since_the_row_before_and_say_nothing_of_the_clock(unbroken):
+  assert [row['step'] for row in rows(unbroken)] == [4, 8, 12]
+  assert all(set(row) == {'step', 'loss', 'noise'} for row in rows(unbroken))
+  noise = [jax.random.normal(jax.random.fold_in(jax.random.key(0), k), (3,))[0] for k in range(12)]
+  np.testing.assert_allclose([row['noise'] for row in rows(unbroken)], np.reshape(noise, (3, 4)).mean(1), rtol=1e-5)
+
+
+def test_timing_is_kept_apart(unbroken):
+  timing = [json.loads(line) for line in (unbroken / 'timing.jsonl').read_text().splitlines()]
+  assert [row['step'] for row in timing] == [4, 8, 12]
+  assert {'build', 'init', 'compile', 'steps'} <= set(timing[-1]['seconds']) and timing[-1]['memory'] > 0
+
+
+def stop_at(monkeypatch, step, act):
+  """Calls act() within the call that reaches `step`."""
+  add = metrics.add
+  seen = []
+  def spy(running, values, steps):
+    seen.append(steps)
+    if sum(seen) == step:
+      act()
+    return add(running, values, steps)
+  monkeypatch.setattr(metrics, 'add', spy)
+
+
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT', 'SIGUSR1'])
+@pytest.mark.parametrize('step', [4, 6, 10])
+def test_a_signal_saves_and_the_same_command_goes_on_as_if_unbroken(tmp_path, monkeypatch, capfd, unbroken, name, step):
+  with monkeypatch.context() as patch:
+    stop_at(patch, step, lambda: os.kill(os.getpid(), getattr(signal, name)))
+    assert run(tmp_path / 'broken') == loop.Outcome(step, name, {})
+  out = capfd.readouterr()
+  assert f'{name}: saved step {step} of 12' in out.out and 'the same command goes on' in out.out
+  assert 'once more stops at once' in out.err
+  assert run(tmp_path / 'broken').why == 'done'
+  assert same_run(tmp_path / 'broken', unbroken)
+
+
+def test_signal_handlers_are_put_back(unbroken):
+  assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+  assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_after_a_signal_the_next_one_acts_at_once():
+  with loop.stop_signals() as caught:
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert caught == ['SIGTERM'] and signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+
+
+def test_a_crash_between_two_checkpoints_is_repeated_exactly(tmp_path, monkeypatch, unbroken):
+  def crash():
+    raise RuntimeError('power')
+  with monkeypatch.context() as patch:
+    stop_at(patch, 10, crash)                      # rows of steps 4 and 8 stand, the newest checkpoint is 6
+    with pytest.raises(RuntimeError, match='power'):
+      run(tmp_path / 'broken')
+  assert [row['step'] for row in rows(tmp_path / 'broken')] == [4, 8]
+  run(tmp_path / 'broken')
+  assert same_run(tmp_path / 'broken', unbroken)
+
+
+def test_two_and_two_steps_are_four(tmp_path):
+  run(tmp_path / 'whole', steps=4, log_every=2)
+  run(tmp_path / 'parts', steps=2, log_every=2)
+  run(tmp_path / 'parts', steps=4, log_every=2)
+  assert same_run(tmp_path / 'parts', tmp_path / 'whole')
+
+
+def test_a_run_goes_on_on_other_devices(tmp_path, unbroken):
+  run(tmp_path / 'parts', steps=6, devices=4)
+  run(tmp_path / 'parts', devices=2)
+  state, whole = (last_state(folder)[0] for folder in (tmp_path / 'parts', unbroken))
+  np.testing.assert_allclose(state.params['scene']['x'], whole.params['scene']['x'], rtol=1e-6)
+
+
+def test_a_finished_run_is_not_run_again(unbroken, monkeypatch):
+  monkeypatch.setattr(loop, 'train', None)
+  assert run(unbroken) == loop.Outcome(12, 'done', {})
+
+
+@pytest.mark.parametrize('poison, named', [(8, 'loss is not finite'), (108, 'a gradient or parameter is not finite')])
+def test_what_is_not_finite_is_named_with_its_steps_and_never_saved(tmp_path, poison, named):
+  with pytest.raises(FloatingPointError, match=f'{named}.* steps 9 to 10.*step 6.*--workdir') as error:
+    run(tmp_path, poison=poison)
+  assert '\n' not in str(error.value)
+  assert checkpoints.finished_steps(tmp_path) == [6] and [row['step'] for row in rows(tmp_path)] == [4, 8]
+
+
+def test_time_that_is_up_stops_saves_and_still_writes_the_outputs(tmp_path, monkeypatch, unbroken):
+  finished = []
+  monkeypatch.setattr(loop, 'finish', lambda *_, step, **__: finished.append(step) or {})
+  assert run(tmp_path / 'short', max_minutes=1e-9) == loop.Outcome(STRIDE, 'max_minutes', {})
+  assert finished == [STRIDE]
+  run(tmp_path / 'short')
+  assert same_run(tmp_path / 'short', unbroken)
+
+
+REFUSED = {
+  'steps': (0, 'steps=0'), 'log_every': (0, 'log_every=0'), 'keep': (0, 'keep=0'), 'max_minutes': (-1., 'max_minutes=-1'),
+  'profile_steps': ('5', "'a:b'"), 'preview_every': (-1, 'preview_every=-1')}
+
+
+@pytest.mark.parametrize('option', REFUSED)
+def test_a_bad_option_is_refused_before_anything_is_built(tmp_path, monkeypatch, option):
+  monkeypatch.setattr(build, 'job', None)
+  value, named = REFUSED[option]
+  with pytest.raises(ValueError, match=named) as error:
+    run(tmp_path, **{option: value})
+  assert '\n' not in str(error.value) and not any(tmp_path.iterdir())
+
+
+def test_steps_that_do_not_divide_are_refused_with_those_that_do(tmp_path):
+  with pytest.raises(ValueError, match='give steps=12 or steps=14'):
+    run(tmp_path, steps=13)
+
+
+def test_another_config_and_an_unwritable_workdir_are_refused_before_anything_is_built(unbroken, monkeypatch):
+  monkeypatch.setattr(build, 'job', None)
+  with pytest.raises(ValueError, match='lr is 0.1 there, 0.2 here.*--workdir'):
+    run(unbroken, lr=.2)
+  with pytest.raises(ValueError, match='cannot write into .*--workdir'):
+    run(unbroken / 'metrics.jsonl')
+
+
+def test_previews_hold_four_views_and_those_of_repeated_steps_are_dropped(tmp_path):
+  from PIL import Image
+  run(tmp_path, preview_every=4)
+  pictures = sorted(path.name for path in (tmp_path / 'previews').iterdir())
+  assert pictures == ['step_000004.png', 'step_000008.png', 'step_000012.png']
+  picture = np.asarray(Image.open(tmp_path / 'previews' / pictures[0]))
+  assert picture.shape == (4, 16, 3)
+  assert (picture[:, [0, 8]] == 255).all() and (picture[:, [4, 12]] == 0).all()      # cos of 0, 90, 180, 270 degrees
+  loop.drop_previews(tmp_path, 8)
+  assert sorted(path.name for path in (tmp_path / 'previews').iterdir()) == pictures[:2]
+
+
+def test_the_profiler_writes_a_trace(tmp_path):
+  run(tmp_path, profile_steps='4:6')
+  assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
+
+
+def test_a_run_in_a_thread_goes_without_signals(tmp_path):
+  outcomes = []
+  thread = threading.Thread(target=lambda: outcomes.append(run(tmp_path)))
+  thread.start()
+  thread.join()
+  assert outcomes == [loop.Outcome(12, 'done', {})]
+
+
+def test_a_failed_output_is_named_and_takes_no_other_along(tmp_path, monkeypatch, capfd):
+  from jaxdreamer.outputs import mesh, report, video
+  monkeypatch.undo()
+  monkeypatch.setattr(build, 'job', make_job)
+  made = []
+  def fail(*_, **__):
+    raise ValueError('no surface')
+  monkeypatch.setattr(video, 'turntable', lambda *_, **__: made.append('film'))
+  monkeypatch.setattr(mesh, 'write', fail)
+  monkeypatch.setattr(report, 'write', lambda *_, **__: made.append('report'))
+  assert run(tmp_path) == loop.Outcome(12, 'done', {'mesh': 'no surface'})
+  assert made == ['film', 'report'] and 'mesh failed: no surface' in capfd.readouterr().out
+  assert 'Traceback' in (tmp_path / 'failed.txt').read_text()
+
+
+def test_a_process_told_to_stop_saves_and_another_goes_on_as_if_unbroken(tmp_path):
+  """The same as above, with a process of its own and a signal from outside."""
+  environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+  process = subprocess.Popen([sys.executable, __file__, tmp_path / 'broken'], cwd=ROOT, env=environment,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  while not process.stdout.readline().startswith('step 8/'):
+    assert process.poll() is None, process.stderr.read()
+  process.send_signal(signal.SIGTERM)
+  out, err = process.communicate()
+  assert process.returncode == 0, err
+  stopped = int(out.split('saved step ')[1].split()[0])
+  assert stopped >= 8
+  run(tmp_path / 'broken', steps=stopped + 8)
+  run(tmp_path / 'whole', steps=stopped + 8)
+  assert same_run(tmp_path / 'broken', tmp_path / 'whole')
+
+
+if __name__ == '__main__':
+  build.job, loop.finish = make_job, lambda *_, **__: {}
+  run(pathlib.Path(sys.argv[1]), steps=10 ** 9)
