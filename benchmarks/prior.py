@@ -50,7 +50,7 @@ def fidelity(weights, reader, *, samples):
 def card(figures, metadata):
   """What the file is, and how to make it again."""
   rows = '\n'.join(f'| {name} | {value:.4g} |' for name, value in figures.items() if isinstance(value, float))
-  return f"""# prior.safetensors
+  return f'''# prior.safetensors
 
 The toybox prior: `jaxdreamer/toybox/network.py` in float16, in the published checkpoints' key layout.
 
@@ -61,7 +61,7 @@ The toybox prior: `jaxdreamer/toybox/network.py` in float16, in the published ch
 | score | value |
 | --- | --- |
 {rows}
-"""
+'''
 
 
 def main():

@@ -28,28 +28,28 @@ def ball(xyz, centre=0., size=.6):
   return 300. * jax.nn.sigmoid(100. * (size - fields.length(xyz - centre))), .5 + .5 * jnp.tanh(2. * xyz)
 
 
-draw = partial(jax.jit, static_argnums=0)(lambda field, camera, key: render.image(field, camera, key, size=16, samples=96))
+draw = partial(jax.jit, static_argnums=0)(lambda field, camera, key: render.image(key, field, camera, size=16, samples=96))
 
 
 def test_fog_in_the_ball_is_as_opaque_as_its_chord_is_long():
-  out = render.image(fog, FRONT, KEY, size=16, samples=8)
+  out = render.image(KEY, fog, FRONT, size=16, samples=8)
   rays = cameras.rays(FRONT, 16)
   near, far = jax.vmap(jax.vmap(partial(volume.ball_interval, radius=1.)))(rays.origin, rays.direction)
   hit = 1. - jnp.exp(-.8 * (far - near))
   np.testing.assert_allclose(out.opacity, hit, atol=1e-5)
-  colour = hit[..., None] * jnp.array([.2, .4, .6]) + (1. - hit[..., None])
+  colour = hit[..., None] * jnp.array([.2, .4, .6])[None, None] + (1. - hit[..., None])
   np.testing.assert_allclose(out.rgb, colour, atol=1e-5)
 
 
 def test_rays_that_miss_the_ball_show_the_background():
-  out = render.image(fog, FRONT, KEY, size=16, samples=8, fine=8, background=lambda direction: jnp.array([.1, .5, .3]))
+  out = render.image(KEY, fog, FRONT, size=16, samples=8, fine=8, background=lambda direction: jnp.array([.1, .5, .3]))
   assert out.opacity[0, 0] == 0.
   np.testing.assert_allclose(out.rgb[0, 0], [.1, .5, .3], atol=1e-6)
   np.testing.assert_allclose(out.depth[0, 0], 4., rtol=1e-5)
 
 
 def test_depth_and_normal_of_a_ball_are_those_of_its_surface():
-  out = render.image(ball, FRONT, KEY, size=17, samples=64, fine=64)
+  out = render.image(KEY, ball, FRONT, size=17, samples=64, fine=64)
   rays = cameras.rays(FRONT, 17)
   near, _ = jax.vmap(jax.vmap(partial(volume.ball_interval, radius=.6)))(rays.origin, rays.direction)
   inner = np.asarray(out.opacity > .999) & (np.hypot(*np.mgrid[-8:9, -8:9]) < 4.)
@@ -58,7 +58,7 @@ def test_depth_and_normal_of_a_ball_are_those_of_its_surface():
   surface = rays.origin + near[..., None] * rays.direction
   np.testing.assert_allclose(out.normal[inner], (surface / .6)[inner], atol=.05)
   assert out.orientation[inner].max() < 1e-3                       # it is seen from outside
-  assert out.z_variance[inner].max() < 1e-3 and out.distortion[inner].max() < .01
+  assert out.z_variance[inner].max() < 1e-3 and out.distortion[inner].max() < .015
 
 
 @pytest.mark.parametrize('angle', [.4, 2.])
@@ -79,13 +79,13 @@ def test_what_stands_on_the_right_is_drawn_on_the_right_and_up_is_up():
 
 
 def test_importance_samples_need_fewer_points_for_the_same_picture():
-  truth = render.image(ball, FRONT, KEY, size=16, samples=512, jitter=0.).rgb
-  error = lambda **kw: float(jnp.mean((render.image(ball, FRONT, KEY, size=16, **kw).rgb - truth) ** 2))
+  truth = render.image(KEY, ball, FRONT, size=16, samples=512, jitter=0.).rgb
+  error = lambda **kw: float(jnp.mean((render.image(KEY, ball, FRONT, size=16, **kw).rgb - truth) ** 2))
   assert error(samples=24, fine=24) < .5 * error(samples=48)
 
 
 def test_jitter_of_nothing_ignores_the_key():
-  shots = [render.image(partial(SCENE.field, CODE), FRONT, jax.random.key(seed), size=8, samples=8, fine=8, jitter=0.).rgb
+  shots = [render.image(jax.random.key(seed), partial(SCENE.field, CODE), FRONT, size=8, samples=8, fine=8, jitter=0.).rgb
            for seed in (0, 1)]
   np.testing.assert_array_equal(*shots)
 
@@ -93,7 +93,7 @@ def test_jitter_of_nothing_ignores_the_key():
 @pytest.mark.parametrize('options', [dict(chunk=7), dict(chunk=64), dict(remat=True), dict(chunk=16, remat=True)])
 def test_chunks_and_rematerialisation_change_nothing(options):
   def loss(params, **kw):
-    out = render.image(partial(SCENE.field, SCENE.prepare(params, None)), FRONT, KEY, size=8, samples=6, fine=6, **kw)
+    out = render.image(KEY, partial(SCENE.field, SCENE.prepare(params, None)), FRONT, size=8, samples=6, fine=6, **kw)
     return jnp.sum(out.rgb ** 2) + jnp.sum(out.distortion)
   plain, other = jax.value_and_grad(loss)(PARAMS), jax.value_and_grad(partial(loss, **options))(PARAMS)
   for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other)):
@@ -103,7 +103,7 @@ def test_chunks_and_rematerialisation_change_nothing(options):
 def test_gradients_agree_with_finite_differences_along_random_directions():
   camera = cameras.orbital(.4, .2, 3., FOV)
   def loss(params):
-    out = render.image(partial(SCENE.field, SCENE.prepare(params, None)), camera, KEY, size=6, samples=12)
+    out = render.image(KEY, partial(SCENE.field, SCENE.prepare(params, None)), camera, size=6, samples=12)
     return jnp.mean(out.rgb ** 2) + jnp.mean(out.distortion) + jnp.mean(out.opacity)
   loss = jax.jit(loss)
   grad = jax.grad(loss)(PARAMS)
@@ -120,7 +120,7 @@ def test_gradients_agree_with_finite_differences_along_random_directions():
 def test_gradients_are_finite_in_vacuum_and_in_solids_with_light_and_every_regularizer(raw, fine):
   light = render.Light(jnp.array([3., 1., 1.]), jnp.float32(.1), jnp.float32(.9), jnp.float32(0.))
   def loss(params):
-    out = render.image(partial(SCENE.field, SCENE.prepare(params, None)), FRONT, KEY, size=6, samples=6, fine=fine,
+    out = render.image(KEY, partial(SCENE.field, SCENE.prepare(params, None)), FRONT, size=6, samples=6, fine=fine,
                        light=light)
     return sum(jnp.sum(v) for v in out)
   params = jax.tree.map(lambda p: p.at[..., 0].set(raw), PARAMS)
@@ -141,8 +141,8 @@ def test_light_follows_lamberts_law():
 def test_a_fully_ambient_light_shows_the_albedo():
   light = render.Light(jnp.array([3., 1., 1.]), jnp.float32(1.), jnp.float32(0.), jnp.float32(0.))
   field = partial(SCENE.field, CODE)
-  lit = render.image(field, FRONT, KEY, size=8, samples=8, light=light).rgb
-  np.testing.assert_allclose(lit, render.image(field, FRONT, KEY, size=8, samples=8).rgb, atol=1e-5)
+  lit = render.image(KEY, field, FRONT, size=8, samples=8, light=light).rgb
+  np.testing.assert_allclose(lit, render.image(KEY, field, FRONT, size=8, samples=8).rgb, atol=1e-5)
 
 
 def test_sampled_lights_are_shaded_and_textureless_as_often_as_asked():
@@ -159,11 +159,11 @@ def test_unused_normals_cost_no_operation():
   def operations(light):
     def f(params):
       field = partial(SCENE.field, SCENE.prepare(params, None))
-      return jnp.sum(render.image(field, FRONT, KEY, size=8, samples=8, light=light).rgb)
+      return jnp.sum(render.image(KEY, field, FRONT, size=8, samples=8, light=light).rgb)
     return jax.jit(jax.grad(f)).lower(PARAMS).compile().cost_analysis()['flops']
   def without(params):
     blind = lambda field, xyz: (*field(xyz), jnp.zeros(3))
     field = partial(SCENE.field, SCENE.prepare(params, None))
-    return jnp.sum(render.image(field, FRONT, KEY, size=8, samples=8, normals=blind).rgb)
+    return jnp.sum(render.image(KEY, field, FRONT, size=8, samples=8, normals=blind).rgb)
   bare = jax.jit(jax.grad(without)).lower(PARAMS).compile().cost_analysis()['flops']
   assert operations(None) < 1.02 * bare < operations(render.sample_light(KEY, FRONT))

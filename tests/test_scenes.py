@@ -28,12 +28,12 @@ def test_a_scene_starts_as_a_grey_blob_at_the_origin(name):
 @pytest.mark.parametrize('name', sorted(SCENES))
 def test_gradients_with_respect_to_parameters_agree_with_finite_differences(name):
   scene = SCENES[name]
-  params = scene.init(jax.random.key(1))
-  def f(params):
+  params = jax.tree.map(lambda p: p + .3 * jax.random.normal(jax.random.key(2), p.shape), scene.init(jax.random.key(1)))
+  def f(params):                       # away from the start, where hidden units sit at the kink of ReLU
     params = jax.tree.map(jnp.asarray, params)
     density, features = scene.field(scene.prepare(params, None), jnp.array([.13, -.27, .31]))
     return density + features.sum()
-  check_grads(f, (params,), order=1, modes=['rev'], atol=.05, rtol=.05, eps=1e-2)
+  check_grads(f, (params,), order=1, modes=['rev'], atol=.05, rtol=.05, eps=1e-3)           # small: ReLU has kinks
 
 
 def slow_hashgrid(tables, sizes, xyz):
@@ -150,7 +150,7 @@ def test_a_picture_hangs_before_its_camera():
   params = {'image': jax.random.normal(jax.random.key(6), (16, 16, 3))}
   code = scene.prepare(params, None)
   camera = cameras.orbital(0., 0., 200., 2. * math.atan(1. / 200.))
-  shown = render.image(partial(scene.field, code), camera, jax.random.key(7), size=16, samples=64, radius=1.5, jitter=0.)
+  shown = render.image(jax.random.key(7), partial(scene.field, code), camera, size=16, samples=64, radius=1.5, jitter=0.)
   np.testing.assert_allclose(shown.rgb, jax.nn.sigmoid(params['image']), atol=.03)
   np.testing.assert_array_equal(image.picture(code).rgb, code)
 

@@ -1,7 +1,9 @@
 """The style guide as tests: imports flow down, keys come first, options are keyword-only, files stay short."""
 import ast
+import configparser
 import functools
 import pathlib
+import sys
 
 import pytest
 
@@ -22,6 +24,8 @@ LINES_OF_AN_ESTIMATOR = 150
 CATALOGUES = {'toybox.world': 750}       # one shape after another
 FORBIDDEN_CALLS = {'nan_to_num': 'make numbers safe by construction', 'globals': 'dispatch through a dict one can see',
                    'eval': 'runs what a file says', 'exec': 'runs what a file says'}
+OURS = {'jaxdreamer', 'configs', 'benchmarks'}
+UNSEEN = {'chex'}                     # declared though nothing imports it yet: design.md names it
 FORBIDDEN_MODULES = {'torch', 'diffusers', 'transformers', 'tensorflow', 'pickle', 'gin'}
 
 
@@ -130,6 +134,19 @@ def test_nothing_forbidden_is_imported_or_called(module):
     if isinstance(node, ast.Call):
       name = getattr(node.func, 'id', getattr(node.func, 'attr', None))
       assert name not in FORBIDDEN_CALLS, f'{module}:{node.lineno} {name}: {FORBIDDEN_CALLS[name]}'
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+  options = configparser.ConfigParser()
+  options.read(ROOT / 'setup.cfg')
+  names = lambda lines: {line.split()[0].lower().replace('-', '_') for line in lines.strip().splitlines()}
+  required, extras = names(options['options']['install_requires']), options['options.extras_require']
+  allowed = required.union(*(names(extras[extra]) for extra in ('viewer', 'tensorboard', 'hub')))
+  called = {'PIL': 'pillow', 'skimage': 'scikit_image', 'absl': 'absl_py', 'orbax': 'orbax_checkpoint'}
+  roots = {root for module in MODULES for root, _ in imported_roots(module)} - sys.stdlib_module_names - OURS
+  imported = {called.get(root, root).lower() for root in roots}
+  assert imported <= allowed, imported - allowed
+  assert required <= imported | UNSEEN, required - imported - UNSEEN
 
 
 @every_module

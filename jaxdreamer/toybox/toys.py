@@ -1,8 +1,9 @@
 """The toys: each maps p = (x, y, z), three arrays of one shape, to (distance, slot).
 
 A toy fills the ball of radius .9 about the origin (world.py cuts off what juts out), z up, its front facing +x.
-`distance` is as in primitives.py (exact for the sphere and the cube); `slot` says which colour the nearest surface wears: MAIN the item's own, SHADE a
-darker one, or one of FIXED, such as wheels, glass and wood. What breaks a symmetry is exaggerated: 32 pixels show it.
+`distance` is as in primitives.py (exact for the sphere and the cube); `slot` says which colour the nearest surface wears:
+MAIN the item's own, SHADE a darker one, or one of FIXED, such as wheels, glass and wood. What breaks a symmetry is
+exaggerated: 32 pixels show it.
 """
 import jax.numpy as jnp
 

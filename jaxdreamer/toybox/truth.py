@@ -81,7 +81,7 @@ def surface_points(key: Key[Array, ''], caption: str, n: int) -> Float[Array, 'n
   return _surface_points(key, world.parse(caption), n)
 
 
-def grid(n: int) -> Float[Array, 'n^3 3']:
+def grid(n: int) -> Float[Array, 'N 3']:
   """The centres of the n^3 cells of [-1, 1]^3, x slowest."""
   at = (2. * jnp.arange(n) + 1.) / n - 1.
   return jnp.stack(jnp.meshgrid(at, at, at, indexing='ij'), -1).reshape(-1, 3)
@@ -101,7 +101,7 @@ def iou(a: Bool[Array, '*s'], b: Bool[Array, '*s']) -> Float[Array, '']:
 def chamfer(a: Float[Array, 'n 3'], b: Float[Array, 'm 3']) -> Float[Array, '']:
   """The mean distance from a point of one set to the nearest of the other, averaged over both directions."""
   def one_way(a, b):
-    nearest = lambda p: jnp.sqrt(jnp.min(jnp.sum((b - p) ** 2, -1)))
+    nearest = lambda p: jnp.sqrt(jnp.min(jnp.sum((b - p[None]) ** 2, -1)))
     return jax.lax.map(nearest, a, batch_size=CHUNK).mean()
   return (one_way(a, b) + one_way(b, a)) / 2
 
