@@ -87,10 +87,10 @@ def fail(command, code, log):
   sys.exit(f'{shlex.join(command)}\nended with {code}; its words are in {log}:\n{log.read_text()[-2000:]}')
 
 
-def run(prompts, root, options):
+def run(prompts, root, options, variants):
   """{variant: [row of each prompt]}, from the kept results where there are any."""
-  jobs = [(variant, prompt) for variant in VARIANTS for prompt in prompts]
-  rows = {variant: [] for variant in VARIANTS}
+  jobs = [(variant, prompt) for variant in variants for prompt in prompts]
+  rows = {variant: [] for variant in variants}
   spent = []
   for i, (variant, prompt) in enumerate(jobs):
     workdir = root / variant / prompt.replace(' ', '-')
@@ -119,16 +119,14 @@ def summary(rows):
       'min_iou': min(row['iou'] for row in default),
       'mean_mesh_iou': mean('default', 'mesh_iou'),
       'mean_volume_iou': mean('default', 'volume_iou'),
-      'words_only_mean_iou': mean('words_only', 'iou'),
-      'empirical_mean_iou': mean('empirical', 'iou'),
       'max_pose_gap': gap('default'),
-      'words_only_max_pose_gap': gap('words_only'),
-      'empirical_max_pose_gap': gap('empirical'),
       'train_seconds': statistics.median(row['seconds'] for row in default),
       'first_step_seconds_cold': seconds[0],
       'first_step_seconds_warm': statistics.median(seconds[1:] or seconds),
       'peak_gib': max(row['peak_gib'] for row in default),
-      'rows': default, 'words_only': rows['words_only'], 'empirical': rows['empirical'],
+      **{f'{variant}_mean_iou': mean(variant, 'iou') for variant in rows if variant != 'default'},
+      **{f'{variant}_max_pose_gap': gap(variant) for variant in rows if variant != 'default'},
+      'rows': default, **{variant: rows[variant] for variant in rows if variant != 'default'},
   }
 
 
@@ -163,15 +161,18 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--prompts', default='', help='comma-separated, in place of the eight')
   parser.add_argument('--quick', action='store_true', help='20 steps of the first two prompts')
+  parser.add_argument('--variants', default=','.join(VARIANTS), help='comma-separated; the first is always default')
   arguments = parser.parse_args()
+  variants = [v for v in VARIANTS if v == 'default' or v in arguments.variants.split(',')]
   asked = tuple(p.strip() for p in arguments.prompts.split(',') if p.strip())
   prompts = asked or PROMPTS[:2 if arguments.quick else None]
   root = results.ROOT / 'runs' / 'benchmarks' / f'toybox-{source_hash()}{"-quick" * arguments.quick}'
-  rows = run(prompts, root, QUICK * arguments.quick)
+  rows = run(prompts, root, QUICK * arguments.quick, variants)
   figures = summary(rows)
   show(figures)
   if prompts == PROMPTS and not arguments.quick:
-    print(results.write('toybox', figures, 'python -m benchmarks.toybox'))
+    chosen = '' if len(variants) == len(VARIANTS) else f' --variants={",".join(variants)}'
+    print(results.write('toybox', figures, f'python -m benchmarks.toybox{chosen}'))
     sheet(prompts, root, results.RESULTS / 'toybox.png')
   else:
     (root / 'figures.json').write_text(json.dumps(figures, indent=2) + '\n')

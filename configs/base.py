@@ -10,7 +10,7 @@ def get_config():
     'prompt': 'a red cube',
     'negative': '',                              # a negative prompt, for the estimators that use one
     'seed': 0,
-    'steps': 300,
+    'steps': 200,
     'steps_per_call': 1,                         # steps in one compiled call: 10 on a GPU or TPU, 1 on a CPU
     'log_every': 10, 'preview_every': 50, 'checkpoint_every': 100, 'keep': 2,
     'max_minutes': 0.,                           # stop, save and write the outputs after so long; 0: never
@@ -36,7 +36,8 @@ def get_config():
     'cameras': {'azimuth': (-180., 180.), 'elevation': (-10., 85.), 'distance': (2.8, 3.3), 'fov': (40., 40.)},
     'render': {'samples': 16, 'fine': 16, 'radius': 1., 'background': 'random', 'chunk': 0, 'remat': False},
     'regularizers': {'orientation': 0., 'opacity': 0., 'sparsity': 0., 'opaque': 0., 'distortion': 0., 'z_variance': 0.},
-    'optim': {'groups': (('scene/.*', .03),), 'b1': .9, 'b2': .99, 'eps': 1e-15, 'weight_decay': 0., 'clip': 0.},
+    'optim': {'groups': (('scene/field/.*', .05), ('scene/.*', .005)),
+              'b1': .9, 'b2': .99, 'eps': 1e-15, 'weight_decay': 0., 'clip': 0.},
     'mesh': {'map': 'shard_map', 'data': 0,      # map: or 'pmap'; data 0: all devices that the views divide by
              'distributed': False},              # one process a host, joined by jax.distributed (launch/)
     'eval': {'size': 64, 'samples': 64, 'chunk': 0, 'mesh_resolution': 96},

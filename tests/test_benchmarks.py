@@ -32,7 +32,7 @@ def trainer(tmp_path, monkeypatch):
 
 
 def test_runs_are_kept_and_an_interrupted_one_starts_anew(trainer):
-  rows = toybox.run(('a red cube', 'a blue torus'), trainer, ())
+  rows = toybox.run(('a red cube', 'a blue torus'), trainer, (), toybox.VARIANTS)
   assert [row['iou'] for row in rows['default']] == [.5, .5]
   assert [row['iou'] for row in rows['empirical']] == [.75, .75]
   figures = toybox.summary(rows)
@@ -42,14 +42,14 @@ def test_runs_are_kept_and_an_interrupted_one_starts_anew(trainer):
   torus = trainer / 'default' / 'a-blue-torus.json'
   torus.unlink()
   (trainer / 'default' / 'a-blue-torus' / 'half').touch()
-  again = toybox.run(('a red cube', 'a blue torus'), trainer, ())
+  again = toybox.run(('a red cube', 'a blue torus'), trainer, (), toybox.VARIANTS)
   assert again['default'][0] == row and torus.exists()
   assert not (trainer / 'default' / 'a-blue-torus' / 'half').exists()
 
 
 def test_a_run_that_fails_is_named_with_its_last_words(trainer):
   with pytest.raises(SystemExit, match='config.prompt=to fail(.|\n)*ended with 1(.|\n)*no such thing'):
-    toybox.run(('to fail',), trainer, ())
+    toybox.run(('to fail',), trainer, (), toybox.VARIANTS)
 
 
 def test_the_sheet_has_a_line_a_prompt(trainer):
