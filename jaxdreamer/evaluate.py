@@ -37,7 +37,7 @@ MEANING = {
   'colour_error': 'mean absolute difference of colour where render and truth are both opaque',
   'colour_right': 'the colour that explains the object best is the one asked for',
   'colour_found': 'that colour, of the twelve of the toybox',
-  'chamfer': f'mean distance between the surfaces, both ways; the sampled floor is about .01 ({SURFACE} points)',
+  'chamfer': f'mean distance between the surfaces, both ways; its floor, from {SURFACE} points on each, is .01',
   'volume_iou': 'overlap of the solids',
   'pose_gap': 'what the silhouettes gain if the object is turned to its best yaw; 0 is a true pose',
   'yaw': 'that best yaw, in degrees',

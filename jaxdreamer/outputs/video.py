@@ -21,6 +21,7 @@ from jaxdreamer import cameras
 from jaxdreamer.types import Camera, Rendering
 
 FPS = 30
+STRIP = 384                      # pixels of height that turntable.png has at least
 FILTERS = {'nearest': Image.Resampling.NEAREST, 'lanczos': Image.Resampling.LANCZOS}
 Images = Float[np.ndarray, 'V H W 3']
 
@@ -124,10 +125,10 @@ def save_video(path: pathlib.Path, frames: list[Float[np.ndarray, 'H W 3']], *, 
 
 def turntable(render: Callable, folder: pathlib.Path, *, frames: int = 90, elevation: float = .26, distance: float = 3.,
               height: int = 256, how: str = 'lanczos', background: float = 1.) -> list[pathlib.Path]:
-  """Writes turntable.mp4, one turn of `frames` at 30 a second, and turntable.png, eight of its views."""
+  """Writes turntable.mp4, one turn of `frames` at 30 a second, and turntable.png, eight of its views; both enlarged where small."""
   camera = rings((frames, elevation), distance=distance)
   views = panels(shoot(render, camera), camera, background=background)
   film = [enlarge(np.concatenate(parts, 1), height, how=how) for parts in zip(*views)]
   path = folder / 'turntable.png'
-  path.write_bytes(png(strip(views)))
+  path.write_bytes(png(enlarge(strip(views), STRIP, how=how)))
   return [save_video(folder / 'turntable.mp4', film), path]

@@ -158,7 +158,9 @@ def main(_):
         f.write(json.dumps({'step': i, 'images': i * n, 'loss': float(value),
                             'held_out': float(held_out(carry[0][2]))}) + '\n')
       grid(carry[0][2], k_grid).save(os.path.join(FLAGS.workdir, f'samples_{i:06d}.png'))
-  weight_files.save(FLAGS.out, carry[0][2], metadata={'images': str(i * n), 'seed': str(FLAGS.seed)})
+  weight_files.save(FLAGS.out, carry[0][2], metadata={
+    'images': str(i * n), 'seed': str(FLAGS.seed), 'hardware': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'command': f'python -m jaxdreamer.toybox.train_prior --images={FLAGS.images} --decay={FLAGS.decay}'})
 
 
 if __name__ == '__main__':
