@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import rich
-from absl import app, flags
+from absl import flags
 from jaxtyping import Bool, Float
 from rich.table import Table
 from scipy.spatial import KDTree
 
-from jaxdreamer import build
+from jaxdreamer import build, cli
 from jaxdreamer.outputs import mesh as meshes
 from jaxdreamer.outputs import report, video
 from jaxdreamer.toybox import truth, world
@@ -201,13 +201,10 @@ def write(folder: pathlib.Path, prompt: str, step: int, job: build.Job, params, 
   return scores
 
 
-def main(_):
+def main():
+  cli.compile_cache()
   folder = pathlib.Path(flags.FLAGS.workdir)
-  try:
-    config, job, state = build.restore(folder)
-    world.parse(config.prompt)
-  except (ValueError, FileNotFoundError) as error:
-    raise app.UsageError(str(error)) from error
+  config, job, state = build.restore(folder)
   scores = write(folder, config.prompt, int(state.step), job, state.params['scene'], resolution=flags.FLAGS.resolution)
   rich.print(table(scores))
   if (folder / 'report.json').exists():
@@ -216,5 +213,5 @@ def main(_):
 
 if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'A finished run.', required=True)
-  flags.DEFINE_integer('resolution', 96, 'Nodes along a side of the grid for mesh and volume.')
-  app.run(main)
+  flags.DEFINE_integer('resolution', 96, 'Nodes along a side of the grid for mesh and volume.', lower_bound=8, upper_bound=512)
+  cli.run(main)

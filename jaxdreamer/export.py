@@ -8,26 +8,24 @@ from functools import partial
 
 import jax.numpy as jnp
 import rich
-from absl import app, flags
+from absl import flags
 
-from jaxdreamer import build
+from jaxdreamer import build, cli
 from jaxdreamer.outputs import mesh, report, video
 
 
-def main(_):
+def main() -> int:
+  cli.compile_cache()
   options = flags.FLAGS
   folder = pathlib.Path(options.out or options.workdir)
   unknown = set(options.formats) - set(mesh.FORMATS)
   if unknown:
-    raise app.UsageError(f'--formats: unknown {sorted(unknown)}; takes {", ".join(mesh.FORMATS)}')
-  try:
-    _, job, state = build.restore(pathlib.Path(options.workdir))
-  except (ValueError, FileNotFoundError) as error:
-    raise app.UsageError(str(error)) from error
+    cli.die(f'--formats: unknown {sorted(unknown)}; takes {", ".join(mesh.FORMATS)}', status=cli.MISUSED)
+  _, job, state = build.restore(pathlib.Path(options.workdir))
   params = state.params['scene']
   render = lambda camera: job.render(params, camera, jnp.ones(3))
   folder.mkdir(parents=True, exist_ok=True)
-  failed = 0
+  status = 0
   try:
     facts = mesh.write(partial(job.density, params), partial(job.colour, params), render, folder, radius=job.radius,
                        resolution=options.resolution, formats=tuple(options.formats),
@@ -35,13 +33,13 @@ def main(_):
     rich.print(facts)
   except mesh.Empty as error:
     print(error)
-    failed = 1
+    status = cli.FAILED
   if options.turntable:
     for path in video.turntable(render, folder, frames=options.frames, height=options.height, distance=3. * job.radius):
       print(path)
   if (folder / 'report.json').exists():
     print(report.refresh(folder))
-  return failed
+  return status
 
 
 if __name__ == '__main__':
@@ -54,4 +52,4 @@ if __name__ == '__main__':
   flags.DEFINE_integer('height', 256, 'Height of the film in pixels; smaller renders are enlarged.')
   flags.DEFINE_bool('points', False, 'Also points.ply, coloured points spread evenly over the surface.')
   flags.DEFINE_integer('num_points', 100_000, 'How many.', lower_bound=1)
-  app.run(main)
+  cli.run(main)

@@ -95,7 +95,7 @@ def page(*, prompt: str, settings: dict, command: str, about: dict, rows: Sequen
   fields = {
     'prompt': html.escape(prompt), 'command': html.escape(command), 'data': safe_json(data),
     'settings': rows_of(flatten(settings)), 'about': rows_of(flatten(about)), 'facts': rows_of(flatten(mesh_facts)),
-    'scores': rows_of([(name, value, meaning.get(name, '')) for name, value in flatten(scores)]),
+    'scores': rows_of([(name, value, meaning.get(name, '')) for name, value in flatten(scores) if value is not None]),
     'video': f'data:video/mp4;base64,{base64_of(video)}' if video else '',
     'absent': ' '.join(f'no-{name}' for name, is_absent in absent.items() if is_absent)}
   return re.sub(r'\{\{(\w+)\}\}', lambda match: fields[match[1]], TEMPLATE.read_text(encoding='utf-8'))
