@@ -10,6 +10,7 @@ import difflib
 import os
 import pathlib
 import re
+import runpy
 import sys
 import traceback
 from typing import Callable, NoReturn
@@ -58,7 +59,8 @@ def unknown_options(argv: list[str]) -> str:
   files = [match[1] for match in map(re.compile(r'--?config=(.*)').fullmatch, argv) if match]
   if not files:
     return ''
-  config = config_flags.ConfigFileFlagParser('config').parse(files[-1])
+  path, _, argument = files[-1].partition(':')
+  config = runpy.run_path(path)['get_config'](*[argument] if argument else [])
   for arg in argv:
     match = re.match(r'--?(?:no)?config\.([\w.]+)', arg)
     if match:
