@@ -117,7 +117,7 @@ def main(_):
   k_init, k_run, k_held = jax.random.split(jax.random.key(FLAGS.seed), 3)
   weights = jax.jit(geometry.init)(k_init)
   tx = optax.chain(optax.clip_by_global_norm(1.), optax.adamw(optax.warmup_cosine_decay_schedule(
-    0., 2e-3, 200, FLAGS.steps, 2e-5), b2=.99, weight_decay=.01))
+    0., 2e-3, min(200, FLAGS.steps // 4), FLAGS.steps, 2e-5), b2=.99, weight_decay=.01))
   opt, first = tx.init(weights), 0
   if os.path.exists(path):
     weights, opt, first = files.restore(path, (weights, opt, jnp.int32(0)))
