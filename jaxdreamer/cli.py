@@ -51,15 +51,22 @@ def nearest(option: str, config: ConfigDict) -> list[str]:
   tail = lambda name: name.split('.')[-1]
   likeness = lambda name: max(difflib.SequenceMatcher(None, tail(name), tail(option)).ratio(),
                               difflib.SequenceMatcher(None, name, option).ratio())
-  return [name for name in sorted(names, key=likeness, reverse=True) if likeness(name) > .6][:4]
+  best = max(map(likeness, names))
+  return [name for name in sorted(names, key=likeness, reverse=True) if likeness(name) > max(.6, best - .1)][:4]
+
+
+def config_file(argv: list[str]) -> tuple[str, str]:
+  """The path and the argument of `--config=path:argument`; '' where they are not given."""
+  given = [match[1] for match in map(re.compile(r'--?config=(.*)').fullmatch, argv) if match]
+  path, _, argument = (given or [''])[-1].partition(':')
+  return path, argument
 
 
 def unknown_options(argv: list[str]) -> str:
   """What is wrong with the first `--config.a.b` of the command line that the config does not have; '' if nothing is."""
-  files = [match[1] for match in map(re.compile(r'--?config=(.*)').fullmatch, argv) if match]
-  if not files:
+  path, argument = config_file(argv)
+  if not path:
     return ''
-  path, _, argument = files[-1].partition(':')
   config = runpy.run_path(path)['get_config'](*[argument] if argument else [])
   for arg in argv:
     match = re.match(r'--?(?:no)?config\.([\w.]+)', arg)
@@ -68,13 +75,16 @@ def unknown_options(argv: list[str]) -> str:
       for part in match[1].split('.'):
         if not isinstance(section, ConfigDict) or part not in section:
           near = ', '.join(f'--config.{name}' for name in nearest(match[1], config))
-          return f'there is no option --config.{match[1]}; ' + (f'nearest: {near}' if near else f'all stand in {files[-1]}')
+          return f'there is no option --config.{match[1]}; ' + (f'nearest: {near}' if near else f'all stand in {path}')
         section = section[part]
   return ''
 
 
 def parse(argv: list[str]) -> list[str]:
   """absl's flags, with errors of one line."""
+  path, _ = config_file(argv)
+  if path and not pathlib.Path(path).is_file():
+    die(f'there is no config file {path}', status=MISUSED)
   try:
     rest = flags.FLAGS(argv)
   except flags.Error as error:

@@ -138,7 +138,7 @@ class Progress:
 
   def line(self, step: int, values: dict[str, float]) -> str:
     each = (time.monotonic() - self._start) / (step - self._first)
-    numbers = '  '.join(f'{name} {value:.4g}' for name, value in list(values.items())[:4])
+    numbers = '  '.join(f'{name} {value:.4g}' for name, value in [item for item in values.items() if item[1]][:4])
     return (f'step {step}/{self._steps}  {numbers}  {1. / max(each, 1e-9):.3g} steps/s  '
             f'{span(each * (self._steps - step))} left  {memory() / GIB:.2f} GiB')
 

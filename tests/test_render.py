@@ -28,11 +28,12 @@ def ball(xyz, centre=0., size=.6):
   return 300. * jax.nn.sigmoid(100. * (size - fields.length(xyz - centre))), .5 + .5 * jnp.tanh(2. * xyz)
 
 
-draw = partial(jax.jit, static_argnums=0)(lambda field, camera, key: render.image(key, field, camera, size=16, samples=96))
+image = partial(jax.jit, static_argnums=1, static_argnames=('size', 'samples', 'fine', 'jitter', 'background'))(render.image)
+draw = partial(image, size=16, samples=96)
 
 
 def test_fog_in_the_ball_is_as_opaque_as_its_chord_is_long():
-  out = render.image(KEY, fog, FRONT, size=16, samples=8)
+  out = image(KEY, fog, FRONT, size=16, samples=8)
   rays = cameras.rays(FRONT, 16)
   near, far = jax.vmap(jax.vmap(partial(volume.ball_interval, radius=1.)))(rays.origin, rays.direction)
   hit = 1. - jnp.exp(-.8 * (far - near))
@@ -42,14 +43,14 @@ def test_fog_in_the_ball_is_as_opaque_as_its_chord_is_long():
 
 
 def test_rays_that_miss_the_ball_show_the_background():
-  out = render.image(KEY, fog, FRONT, size=16, samples=8, fine=8, background=lambda direction: jnp.array([.1, .5, .3]))
+  out = image(KEY, fog, FRONT, size=16, samples=8, fine=8, background=lambda direction: jnp.array([.1, .5, .3]))
   assert out.opacity[0, 0] == 0.
   np.testing.assert_allclose(out.rgb[0, 0], [.1, .5, .3], atol=1e-6)
   np.testing.assert_allclose(out.depth[0, 0], 4., rtol=1e-5)
 
 
 def test_depth_and_normal_of_a_ball_are_those_of_its_surface():
-  out = render.image(KEY, ball, FRONT, size=17, samples=64, fine=64)
+  out = image(KEY, ball, FRONT, size=17, samples=64, fine=64)
   rays = cameras.rays(FRONT, 17)
   near, _ = jax.vmap(jax.vmap(partial(volume.ball_interval, radius=.6)))(rays.origin, rays.direction)
   inner = np.asarray(out.opacity > .999) & (np.hypot(*np.mgrid[-8:9, -8:9]) < 4.)
@@ -65,8 +66,8 @@ def test_depth_and_normal_of_a_ball_are_those_of_its_surface():
 def test_rotating_scene_and_camera_together_changes_nothing(angle):
   turn = jnp.array([[math.cos(angle), -math.sin(angle), 0.], [math.sin(angle), math.cos(angle), 0.], [0., 0., 1.]])
   field = partial(SCENE.field, CODE)
-  still = draw(field, cameras.orbital(.3, .5, 3., FOV), KEY)
-  turned = draw(lambda xyz: field(turn.T @ xyz), cameras.orbital(.3 + angle, .5, 3., FOV), KEY)
+  still = draw(KEY, field, cameras.orbital(.3, .5, 3., FOV))
+  turned = draw(KEY, lambda xyz: field(turn.T @ xyz), cameras.orbital(.3 + angle, .5, 3., FOV))
   for name in ('rgb', 'opacity', 'depth', 'orientation', 'distortion', 'z_variance'):
     np.testing.assert_allclose(getattr(turned, name), getattr(still, name), atol=2e-3, err_msg=name)
   np.testing.assert_allclose(turned.normal, still.normal @ turn.T, atol=5e-3)
@@ -74,18 +75,19 @@ def test_rotating_scene_and_camera_together_changes_nothing(angle):
 
 def test_what_stands_on_the_right_is_drawn_on_the_right_and_up_is_up():
   field = partial(ball, centre=jnp.array([0., .5, .5]), size=.3)
-  opacity = draw(field, FRONT, KEY).opacity
+  opacity = draw(KEY, field, FRONT).opacity
   assert opacity[:8, 8:].sum() > .98 * opacity.sum() > 0.
 
 
 def test_importance_samples_need_fewer_points_for_the_same_picture():
-  truth = render.image(KEY, ball, FRONT, size=16, samples=512, jitter=0.).rgb
-  error = lambda **kw: float(jnp.mean((render.image(KEY, ball, FRONT, size=16, **kw).rgb - truth) ** 2))
+  truth = image(KEY, ball, FRONT, size=16, samples=512, jitter=0.).rgb
+  error = lambda **kw: float(jnp.mean((image(KEY, ball, FRONT, size=16, **kw).rgb - truth) ** 2))
   assert error(samples=24, fine=24) < .5 * error(samples=48)
 
 
 def test_jitter_of_nothing_ignores_the_key():
-  shots = [render.image(jax.random.key(seed), partial(SCENE.field, CODE), FRONT, size=8, samples=8, fine=8, jitter=0.).rgb
+  field = partial(SCENE.field, CODE)
+  shots = [image(jax.random.key(seed), field, FRONT, size=8, samples=8, fine=8, jitter=0.).rgb
            for seed in (0, 1)]
   np.testing.assert_array_equal(*shots)
 
@@ -95,7 +97,7 @@ def test_chunks_and_rematerialisation_change_nothing(options):
   def loss(params, **kw):
     out = render.image(KEY, partial(SCENE.field, SCENE.prepare(params, None)), FRONT, size=8, samples=6, fine=6, **kw)
     return jnp.sum(out.rgb ** 2) + jnp.sum(out.distortion)
-  plain, other = jax.value_and_grad(loss)(PARAMS), jax.value_and_grad(partial(loss, **options))(PARAMS)
+  plain, other = (jax.jit(jax.value_and_grad(partial(loss, **kw)))(PARAMS) for kw in ({}, options))
   for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other)):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -106,7 +108,7 @@ def test_gradients_agree_with_finite_differences_along_random_directions():
     out = render.image(KEY, partial(SCENE.field, SCENE.prepare(params, None)), camera, size=6, samples=12)
     return jnp.mean(out.rgb ** 2) + jnp.mean(out.distortion) + jnp.mean(out.opacity)
   loss = jax.jit(loss)
-  grad = jax.grad(loss)(PARAMS)
+  grad = jax.jit(jax.grad(loss))(PARAMS)
   for seed in range(3):
     keys = iter(jax.random.split(jax.random.key(seed), len(PARAMS)))
     direction = jax.tree.map(lambda p: jax.random.normal(next(keys), p.shape), PARAMS)
@@ -124,7 +126,7 @@ def test_gradients_are_finite_in_vacuum_and_in_solids_with_light_and_every_regul
                        light=light)
     return sum(jnp.sum(v) for v in out)
   params = jax.tree.map(lambda p: p.at[..., 0].set(raw), PARAMS)
-  value, grad = jax.value_and_grad(loss)(params)
+  value, grad = jax.jit(jax.value_and_grad(loss))(params)
   assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grad))
 
 
@@ -141,8 +143,8 @@ def test_light_follows_lamberts_law():
 def test_a_fully_ambient_light_shows_the_albedo():
   light = render.Light(jnp.array([3., 1., 1.]), jnp.float32(1.), jnp.float32(0.), jnp.float32(0.))
   field = partial(SCENE.field, CODE)
-  lit = render.image(KEY, field, FRONT, size=8, samples=8, light=light).rgb
-  np.testing.assert_allclose(lit, render.image(KEY, field, FRONT, size=8, samples=8).rgb, atol=1e-5)
+  lit = image(KEY, field, FRONT, size=8, samples=8, light=light).rgb
+  np.testing.assert_allclose(lit, image(KEY, field, FRONT, size=8, samples=8).rgb, atol=1e-5)
 
 
 def test_sampled_lights_are_shaded_and_textureless_as_often_as_asked():
