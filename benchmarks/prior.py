@@ -1,7 +1,7 @@
 """python -m benchmarks.prior: how well the shipped prior, and the networks that look at pictures, know the toybox.
 
 Writes benchmarks/results/prior.json, a sheet of samples beside it, and the card jaxdreamer/assets/prior.md. Prompt fidelity
-is read off guided samples of random captions by the shipped reader (trained on renders alone); without
+is read off guided samples of random captions by the reader, which was trained on renders alone; without
 jaxdreamer/assets/geometry.safetensors it is left out.
 """
 import argparse
@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import results
+from jaxdreamer import cameras
 from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.priors.toybox import SHIPPED
-from jaxdreamer.toybox import geometry, network, pool, train_geometry, train_prior, world
+from jaxdreamer.toybox import geometry, network, pool, train_geometry, train_prior, views, world
 
-READER = SHIPPED.with_name('geometry.safetensors')
 CARD = SHIPPED.with_name('prior.md')
 
 
@@ -32,13 +32,14 @@ def held_out(weights, *, batches):
 
 
 def fidelity(weights, reader, *, samples):
-  """Accuracy of the parts of random captions, without view words or camera, as the reader sees them in samples."""
+  """Accuracy of the parts of random captions, from random cameras that are told, as the reader sees them in samples."""
   right = {'shape': [], 'colour': [], 'relation': []}
   for i in range(0, samples, 32):
-    k_item, k_words, k_noise = jax.random.split(jax.random.fold_in(jax.random.key(1), i), 3)
+    k_item, k_words, k_camera, k_noise = jax.random.split(jax.random.fold_in(jax.random.key(1), i), 4)
     items = jax.vmap(world.sample)(jax.random.split(k_item, 32))
     ids = jax.vmap(lambda k, item: world.tokens(k, item, -1))(jax.random.split(k_words, 32), items)
-    x = network.sample(weights, k_noise, ids, jnp.zeros((32, network.CAMERA)))
+    camera = jax.vmap(views.sample_camera)(jax.random.split(k_camera, 32))
+    x = network.sample(weights, k_noise, ids, jax.vmap(cameras.camera_vector)(camera))
     said, classes = geometry.read(reader, x), geometry.labels(items)
     same = {k: np.asarray(jnp.argmax(said[k], -1) == classes[k]) for k in said}
     right['shape'] += list(same['kind_a'] & same['kind_b'])
@@ -49,6 +50,8 @@ def fidelity(weights, reader, *, samples):
 
 def card(figures, metadata):
   """What the file is, and how to make it again."""
+  lines = metadata.get('history', '').splitlines()
+  past = '- Settings changed on the way:\n' + ''.join(f'  - {line}\n' for line in lines) if len(lines) > 1 else ''
   rows = '\n'.join(f'| {name} | {value:.4g} |' for name, value in figures.items() if isinstance(value, float))
   return f'''# prior.safetensors
 
@@ -56,7 +59,7 @@ The toybox prior: `jaxdreamer/toybox/network.py` in float16, in the published ch
 
 - Made by `{metadata['command']}`, seed {metadata['seed']}, on {metadata['hardware']}.
 - {int(metadata['images']):,} images of 64 px, each render seen four times under new backgrounds, words and noise.
-- Scores, by `python -m benchmarks.prior`:
+{past}- Scores, by `python -m benchmarks.prior`:
 
 | score | value |
 | --- | --- |
@@ -73,8 +76,8 @@ def main():
   weights = weight_files.load(SHIPPED, jax.eval_shape(network.init, jax.random.key(0)))
   metadata = weight_files.read_metadata(SHIPPED)
   figures = {'images_trained': int(metadata['images']), 'held_out_loss': held_out(weights, batches=64 // shrink)}
-  if READER.exists():
-    reader = weight_files.load(READER, jax.eval_shape(geometry.init, jax.random.key(0)))
+  if geometry.SHIPPED.exists():
+    reader = geometry.shipped()
     figures |= fidelity(weights, reader, samples=options.samples // shrink)
     figures |= train_geometry.held_out(jax.random.key(10 ** 6), reader, batches=32 // shrink)
   print(json.dumps(figures, indent=1))

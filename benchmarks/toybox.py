@@ -33,7 +33,7 @@ VARIANTS = {
 }
 QUICK = ('--config.steps=20',)
 SCORES = {'iou': 'silhouette_iou'} | {name: name for name in (
-    'psnr', 'chamfer', 'volume_iou', 'mesh_iou', 'colour_right', 'one_front', 'pose_gap', 'yaw')}
+    'psnr', 'chamfer', 'volume_iou', 'mesh_iou', 'colour_right', 'recall_at_1', 'one_front', 'pose_gap', 'yaw')}
 
 
 def source_hash():
@@ -130,17 +130,20 @@ def summary(rows):
   }
 
 
-def sheet(prompts, root, path):
-  """One picture: a line per prompt with its caption and the turntable views of the default run."""
-  paths = [root / 'default' / prompt.replace(' ', '-') / 'turntable.png' for prompt in prompts]
-  strips = [Image.open(path).convert('RGB') for path in paths]
-  width, caption = max(s.width for s in strips), 28
-  out = Image.new('RGB', (width, sum(s.height + caption for s in strips)), 'white')
-  draw, y = ImageDraw.Draw(out), 0
-  for prompt, strip in zip(prompts, strips, strict=True):
-    draw.text((4, y + 5), prompt, 'black', font=ImageFont.load_default(16))
-    out.paste(strip, (0, y + caption))
-    y += strip.height + caption
+def sheet(prompts, root, path, *, columns=4):
+  """One picture: for each prompt its caption and half a turn of the default run, at half its size."""
+  tiles = []
+  for prompt in prompts:
+    strip = Image.open(root / 'default' / prompt.replace(' ', '-') / 'turntable.png').convert('RGB')
+    half = strip.crop((0, 0, strip.width // 2, strip.height))
+    tiles.append(half.resize((half.width // 2, half.height // 2), Image.Resampling.LANCZOS))
+  wide, high, caption = tiles[0].width, tiles[0].height, 20
+  out = Image.new('RGB', (columns * wide, -(-len(tiles) // columns) * (high + caption)), 'white')
+  draw = ImageDraw.Draw(out)
+  for i, (prompt, tile) in enumerate(zip(prompts, tiles, strict=True)):
+    x, y = i % columns * wide, i // columns * (high + caption)
+    draw.text((x + 4, y + 3), prompt, 'black', font=ImageFont.load_default(12))
+    out.paste(tile, (x, y + caption))
   out.save(path)
 
 

@@ -1,6 +1,7 @@
 """Every option, with its default. The other files here are short changes of this one; `--config.a.b=v` changes one more.
 
-A schedule is a number, (v0, v1, steps), or (v0, v1, start, steps): linear from v0 to v1 over `steps` from step `start` on.
+A schedule is (v,), (v0, v1, steps), or (v0, v1, start, steps): linear from v0 to v1 over `steps` from step `start` on. On the
+command line: `--config.estimator.sds.guidance=5`, or `=20,3,100`.
 """
 from ml_collections import ConfigDict
 
@@ -19,8 +20,8 @@ def get_config():
     'scene': {
       'name': 'voxels',
       'voxels': {'levels': (10, 19, 37)},
-      'hashgrid': {},
-      'mlp': {},
+      'hashgrid': {'levels': 8, 'finest': 128, 'band': (64.,)},    # band (1, 8, 100) adds levels over the first steps
+      'mlp': {'octaves': 6, 'width': 64, 'blur': (0.,)},           # blur (5e-2, 2e-3, 100) starts smooth
       'image': {'size': 64},
     },
     'prior': {
@@ -30,12 +31,14 @@ def get_config():
     },
     'estimator': {
       'name': 'sds',
-      'sds': {'guidance': 3., 'weight': 'sigma2'},       # scale 1 is conditional; threestudio's number is one less
+      'sds': {'guidance': (3.,), 'weight': 'sigma2'},       # scale 1 is conditional; threestudio's number is one less
     },
-    'sampling': {'views': 4, 'design': 'stratified', 't_min': .02, 't_max': .98},
+    'sampling': {'views': 4, 'design': 'stratified', 't_min': (.02,), 't_max': (.98,)},
     'cameras': {'azimuth': (-180., 180.), 'elevation': (-10., 85.), 'distance': (2.8, 3.3), 'fov': (40., 40.)},
-    'render': {'samples': 16, 'fine': 16, 'radius': 1., 'background': 'random', 'chunk': 0, 'remat': False},
-    'regularizers': {'orientation': 0., 'opacity': 0., 'sparsity': 0., 'opaque': 0., 'distortion': 0., 'z_variance': 0.},
+    'render': {'samples': 16, 'fine': 16, 'radius': 1., 'background': 'random', 'chunk': 0, 'remat': False,
+               'shaded': (0.,), 'textureless': (.5,)},     # shares of views lit by a lamp, and of those without colour
+    'regularizers': {'orientation': (0.,), 'opacity': (0.,), 'sparsity': (0.,), 'opaque': (0.,), 'distortion': (0.,),
+                     'z_variance': (0.,)},
     'optim': {'groups': (('scene/field/.*', .05), ('scene/.*', .005)),
               'b1': .9, 'b2': .99, 'eps': 1e-15, 'weight_decay': 0., 'clip': 0.},
     'mesh': {'map': 'shard_map', 'data': 0,      # map: or 'pmap'; data 0: all devices that the views divide by

@@ -13,5 +13,5 @@ def get_config(prior='toybox'):
   config.prior.name = prior
   if prior == 'empirical':
     config.render.background = 'grey'            # the one its images have
-    config.estimator.sds.guidance = 1.
+    config.estimator.sds.guidance = (1.,)
   return config

@@ -24,7 +24,13 @@ from jaxdreamer.scenes.mlp import mlp
 from jaxdreamer.scenes.voxels import voxels
 from jaxdreamer.types import Prior, Scene, TrainState
 
-SCENES = {'voxels': voxels, 'hashgrid': hashgrid, 'mlp': mlp, 'image': image}
+NEVER = (0.,)                    # the schedule of what is left out
+SCENES = {
+  'voxels': voxels,
+  'hashgrid': lambda band, **kw: hashgrid(active=optim.schedule(band), **kw),
+  'mlp': lambda blur, **kw: mlp(variance=optim.schedule(blur), **kw),
+  'image': image,
+}
 PRIORS = {'toybox': lambda key, prompt, **kw: toybox(**kw), 'empirical': empirical}        # (key, prompt) -> Prior
 ESTIMATORS = {'sds': lambda guidance, **kw: sds(guidance=optim.schedule(guidance), **kw)}
 BACKGROUNDS = {
@@ -81,7 +87,7 @@ def make_regularize(section) -> Callable:
   unknown = set(section) - set(REGULARIZERS)
   if unknown:
     raise ValueError(f'config.regularizers: unknown {sorted(unknown)}; takes {sorted(REGULARIZERS)}')
-  terms = [(REGULARIZERS[k], optim.schedule(v)) for k, v in section.items() if v != 0.]
+  terms = [(REGULARIZERS[k], optim.schedule(v)) for k, v in section.items() if tuple(v) != NEVER]
   def regularize(shown, step):
     return sum((weight(step) * term(shown) for term, weight in terms), start=0. * jnp.sum(shown.opacity))
   return regularize
@@ -94,7 +100,8 @@ def with_background(scene: Scene, background: backgrounds.Background) -> Scene:
     return {'field': scene.init(k_field), 'background': background.init(k_background)}
   def prepare(params, y):
     return {'field': scene.prepare(params['field'], y), 'background': params['background']}
-  return Scene(init, prepare, lambda code, xyz: scene.field(code['field'], xyz))
+  return Scene(init, prepare, lambda code, xyz: scene.field(code['field'], xyz),
+               lambda code, step: code | {'field': scene.focus(code['field'], step)})
 
 
 def check(config, mesh: Mesh) -> None:
@@ -132,11 +139,14 @@ def job(config, mesh: Mesh) -> Job:
                        chunk=r.chunk or None, remat=r.remat)
   t_min, t_max = optim.schedule(config.sampling.t_min), optim.schedule(config.sampling.t_max)
 
-  def draw_scene(code, camera, key):
+  shaded, textureless = optim.schedule(r.shaded), optim.schedule(r.textureless)
+
+  def draw_scene(code, camera, key, step):
     if config.scene.name == 'image':             # seen whole by every camera
       return picture(code['field'])
-    k_image, k_background = jax.random.split(key)
-    return draw_image(k_image, partial(scene.field, code), camera,
+    k_image, k_background, k_light = jax.random.split(key, 3)
+    light = render.sample_light(k_light, camera, shaded=shaded(step), textureless=textureless(step)) if r.shaded != NEVER else None
+    return draw_image(k_image, partial(scene.field, code), camera, light=light,
                       background=partial(background.colour, code['background'], k_background))
 
   local_step = train_step.make_local_step(
@@ -155,7 +165,7 @@ def job(config, mesh: Mesh) -> Job:
     return TrainState(jnp.int32(0), params, tx.init(params), k_run)
 
   def field_of(params):
-    return partial(scene.field, scene.prepare(params, text))
+    return partial(scene.field, scene.focus(scene.prepare(params, text), config.steps))
 
   @jax.jit
   def show(params, camera, background):

@@ -22,7 +22,7 @@ from scipy.spatial import KDTree
 from jaxdreamer import build, cli
 from jaxdreamer.outputs import mesh as meshes
 from jaxdreamer.outputs import report, video
-from jaxdreamer.toybox import truth, world
+from jaxdreamer.toybox import geometry, truth, world
 from jaxdreamer.types import Camera
 
 RING, ELEVATIONS = 16, (.15, .6)       # 32 views: azimuths in steps of 22.5 degrees, on two heights
@@ -37,6 +37,7 @@ MEANING = {
   'colour_error': 'mean absolute difference of colour where render and truth are both opaque',
   'colour_right': 'the colour that explains the object best is the one asked for',
   'colour_found': 'that colour, of the twelve of the toybox',
+  'recall_at_1': 'share of views that a reader finds to fit the prompt better than any prompt with one other word',
   'chamfer': f'mean distance between the surfaces, both ways; its floor, from {SURFACE} points on each, is .01',
   'volume_iou': 'overlap of the solids',
   'pose_gap': 'what the silhouettes gain if the object is turned to its best yaw; 0 is a true pose',
@@ -61,7 +62,7 @@ def psnr(x: Images, y: Images) -> float:
 
 
 def chamfer(a: Float[np.ndarray, 'N 3'], b: Float[np.ndarray, 'M 3']) -> float:
-  """(mean_a min_b |a - b| + mean_b min_a |a - b|) / 2: truth.chamfer for many points, by trees."""
+  """(mean_a min_b |a - b| + mean_b min_a |a - b|) / 2."""
   return float(.5 * (np.mean(KDTree(b).query(a)[0]) + np.mean(KDTree(a).query(b)[0])))
 
 
@@ -110,12 +111,9 @@ def nearest_colour(x: Images, opacity: Masks, candidates: Float[np.ndarray, 'K V
   return int(np.argmin(errors)) if len(errors) else None
 
 
-def retrieval(images: Images, text_embeddings: Float[np.ndarray, 'K D'], *, embed: Callable, target: int) -> dict:
-  """R@1: the share of views whose nearest of K texts, by cosine, is number `target`. `embed` maps images to [V, D]."""
-  unit = lambda v: v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-12)
-  similarity = unit(np.asarray(embed(images))) @ unit(text_embeddings).T
-  return {'recall_at_1': float(np.mean(similarity.argmax(1) == target)),
-          'similarity': float(similarity[:, target].mean())}
+def recall_at_1(scores: Float[np.ndarray, 'V K'], target: int) -> float:
+  """R@1: the share of views that text number `target`, of K, fits best (CLIP R-precision, Park et al. 2021)."""
+  return float(np.mean(scores.argmax(1) == target))
 
 
 def occupied(grid: meshes.Grid, threshold: float) -> Bool[np.ndarray, 'R R R']:
@@ -150,6 +148,25 @@ def colours_of(prompt: str, x: Images, opacity: Masks, camera: Camera, *, size: 
   return {'colour_right': found == wanted, 'colour_found': ', '.join('none' if k is None else names[k] for k in found)}
 
 
+def rivals(prompt: str) -> world.Item:
+  """The item [K] of the prompt, first, and all that differ from it in one colour or one kind."""
+  target, found = world.parse(prompt), []
+  lone = int(target.relation) == world.ALONE
+  for which in range(1 if lone else 2):
+    colours = [target._replace(colour=target.colour.at[which].set(k)) for k in range(len(world.COLOURS))]
+    kinds = [target._replace(kind=target.kind.at[which].set(k)) for k in range(len(world.KINDS if lone else world.SOLIDS))]
+    found += [item for item in colours + kinds if world.caption(item) != world.caption(target)]
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), target, *found)
+
+
+def read_back(prompt: str, x: Images) -> float | None:
+  """R@1 of the toybox's scorer, which was trained on renders alone, over the prompt and its rivals; None without its file."""
+  if not geometry.SHIPPED.exists():
+    return None
+  x = jax.image.resize(jnp.asarray(x, jnp.float32), (len(x), geometry.SIZE, geometry.SIZE, 3), 'linear')
+  return recall_at_1(np.asarray(jax.jit(geometry.caption_scores)(geometry.shipped(), x, rivals(prompt))), 0)
+
+
 def score_views(prompt: str, render: Callable, *, size: int) -> dict:
   """The scores that compare pictures. `render` maps a camera to a Rendering over black: its rgb is premultiplied."""
   camera = video.rings(*((RING, elevation) for elevation in ELEVATIONS))
@@ -159,26 +176,32 @@ def score_views(prompt: str, render: Callable, *, size: int) -> dict:
   gap, yaw = pose_gap(seen.opacity, true.mask, ring=RING)
   scores = {'silhouette_iou': silhouette_iou(seen.opacity, true.mask), 'psnr': psnr(x, true_x),
             'colour_error': float(truth.colour_error(jnp.asarray(seen.rgb), jnp.asarray(seen.opacity), true)),
-            **colours_of(prompt, x, seen.opacity, camera, size=size), 'pose_gap': gap, 'yaw': math.degrees(yaw)}
+            **colours_of(prompt, x, seen.opacity, camera, size=size), 'recall_at_1': read_back(prompt, x),
+            'pose_gap': gap, 'yaw': math.degrees(yaw)}
   if truth.shape(prompt).has_front:
     return scores | janus(x[::RING], x[RING // 2::RING], true_x[::RING], true_x[RING // 2::RING])
   return scores | dict.fromkeys(('front', 'back', 'one_front', 'symmetry'))
 
 
-def score_shape(prompt: str, density: Callable, colour: Callable, render: Callable, *, radius: float,
-                resolution: int) -> dict:
-  """The scores that compare solids; None for each where there is no surface."""
+def extract(density: Callable, colour: Callable, render: Callable, *, radius: float,
+            resolution: int) -> tuple[meshes.Mesh, dict] | None:
+  """meshes.extract, or None where there is no surface."""
   camera = meshes.lookouts(radius=radius)
   try:
-    mesh, facts = meshes.extract(density, colour, camera, video.shoot(render, camera).opacity, radius=radius,
-                                 resolution=resolution)
+    return meshes.extract(density, colour, camera, video.shoot(render, camera).opacity, radius=radius, resolution=resolution)
   except meshes.Empty as error:
     print(error)
+
+
+def score_shape(prompt: str, density: Callable, extracted: tuple[meshes.Mesh, dict] | None, *, radius: float) -> dict:
+  """The scores that compare solids; None for each where there is no surface."""
+  if extracted is None:
     return dict.fromkeys(('chamfer', 'volume_iou', 'mesh_iou', 'watertight'))
+  mesh, facts = extracted
   exact = np.asarray(truth.surface_points(jax.random.key(0), prompt, SURFACE), float)
-  xyz = meshes.nodes(radius, resolution)
+  xyz = meshes.nodes(radius, facts['resolution'])
   inside = meshes.evaluate(truth.shape(prompt).distance, xyz.reshape(-1, 3)).reshape(xyz.shape[:3]) < 0.
-  solid = occupied(meshes.log_density(density, radius=radius, resolution=resolution), facts['threshold'])
+  solid = occupied(meshes.log_density(density, radius=radius, resolution=facts['resolution']), facts['threshold'])
   return {'chamfer': chamfer(meshes.sample_points(mesh, SURFACE)[0], exact), 'volume_iou': meshes.iou(solid, inside),
           'mesh_iou': facts['silhouette_iou'], 'watertight': facts['watertight']}
 
@@ -190,12 +213,15 @@ def table(scores: dict) -> Table:
   return out
 
 
-def write(folder: pathlib.Path, prompt: str, step: int, job: build.Job, params, *, resolution: int = 96) -> dict:
-  """Scores a scene against what its prompt names; writes scores.json and returns the scores. ValueError: no toy's prompt."""
+def write(folder: pathlib.Path, prompt: str, step: int, job: build.Job, params, *, resolution: int = 96,
+          extracted: tuple[meshes.Mesh, dict] | None = None) -> dict:
+  """Scores a scene against what its prompt names; writes scores.json and returns the scores. ValueError: no toy's prompt.
+
+  `extracted` is its mesh (meshes.extract), for a caller that has it already."""
   world.parse(prompt)
-  render = lambda camera: job.render(params, camera, np.zeros(3, np.float32))
-  scores = score_views(prompt, render, size=job.size) | score_shape(
-    prompt, partial(job.density, params), partial(job.colour, params), render, radius=job.radius, resolution=resolution)
+  render, density = lambda camera: job.render(params, camera, np.zeros(3, np.float32)), partial(job.density, params)
+  extracted = extracted or extract(density, partial(job.colour, params), render, radius=job.radius, resolution=resolution)
+  scores = score_views(prompt, render, size=job.size) | score_shape(prompt, density, extracted, radius=job.radius)
   (folder / 'scores.json').write_text(json.dumps(
     {'prompt': prompt, 'step': step, 'scores': scores, 'meaning': {name: MEANING[name] for name in scores}}, indent=2) + '\n')
   return scores

@@ -27,7 +27,7 @@ def main() -> int:
   folder.mkdir(parents=True, exist_ok=True)
   status = 0
   try:
-    facts = mesh.write(partial(job.density, params), partial(job.colour, params), render, folder, radius=job.radius,
+    _, facts = mesh.write(partial(job.density, params), partial(job.colour, params), render, folder, radius=job.radius,
                        resolution=options.resolution, formats=tuple(options.formats),
                        points=options.num_points if options.points else 0)
     rich.print(facts)

@@ -281,11 +281,12 @@ def finish(config: ConfigDict, job: 'build.Job', params: PyTree, workdir: pathli
     for path in workdir.glob(pattern):
       path.unlink()                              # of an earlier step
   white = lambda camera: job.render(params, camera, np.ones(3, np.float32))
+  made = []
   write = {
     'film': lambda: video.turntable(white, workdir, distance=3. * job.radius),
-    'mesh': lambda: mesh.write(partial(job.density, params), partial(job.colour, params), white, workdir,
-                               radius=job.radius, resolution=config.eval.mesh_resolution),
-    'scores': lambda: score(job, params, workdir, step=step, resolution=config.eval.mesh_resolution),
+    'mesh': lambda: made.append(mesh.write(partial(job.density, params), partial(job.colour, params), white, workdir,
+                                           radius=job.radius, resolution=config.eval.mesh_resolution)),
+    'scores': lambda: score(job, params, workdir, step=step, resolution=config.eval.mesh_resolution, extracted=made),
     'report': lambda: report.write(workdir, prompt=config.prompt, settings=config.to_dict(), command=command, about={
       'step': f'{step} of {config.steps}', 'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
       'jax': jax.__version__, 'seconds': {use: round(seconds, 2) for use, seconds in clock.seconds.items()}}),
@@ -303,7 +304,7 @@ def finish(config: ConfigDict, job: 'build.Job', params: PyTree, workdir: pathli
   return failed
 
 
-def score(job: 'build.Job', params: PyTree, workdir: pathlib.Path, *, step: int, resolution: int):
+def score(job: 'build.Job', params: PyTree, workdir: pathlib.Path, *, step: int, resolution: int, extracted: list):
   """scores.json, against the exact shape; nothing where the prompt names no toy."""
   from jaxdreamer import evaluate
   from jaxdreamer.toybox import world
@@ -311,4 +312,4 @@ def score(job: 'build.Job', params: PyTree, workdir: pathlib.Path, *, step: int,
     world.parse(job.prompt)
   except ValueError:
     return
-  evaluate.write(workdir, job.prompt, step, job, params, resolution=resolution)
+  evaluate.write(workdir, job.prompt, step, job, params, resolution=resolution, extracted=extracted[0] if extracted else None)

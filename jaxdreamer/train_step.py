@@ -6,7 +6,6 @@
 `local_step` is the program of one device: it sees its own views and the named axis `data`, and communicates once. Random
 numbers are folded from (key, step, view), so that they do not depend on how many devices there are.
 """
-from functools import partial
 from typing import Callable
 
 import jax
@@ -30,7 +29,7 @@ def make_local_step(*, scene: Scene, estimator: Estimator, tx: optax.GradientTra
   """(state, prior, text, ids [local views]) -> (state, info).
 
   `design` spreads (azimuth, elevation, distance, fov, t) over the step's `views` views; `camera_from` (u [4]) -> Camera;
-  `draw` (key, u, ids, step) -> Draws; `render` (code, camera, key) -> Rendering;
+  `draw` (key, u, ids, step) -> Draws; `render` (code, camera, key, step) -> Rendering;
   `regularize` (Rendering [V, H, W], step) -> [].
   """
   def local_step(state: TrainState, prior: Prior, text: Text, ids):
@@ -42,7 +41,8 @@ def make_local_step(*, scene: Scene, estimator: Estimator, tx: optax.GradientTra
     params = jax.tree.map(vary, state.params)
 
     def picture(params):
-      shown = jax.vmap(partial(render, scene.prepare(params, text)))(camera, sampling.by_view(k_render, ids))
+      code = scene.focus(scene.prepare(params, text), state.step)
+      shown = jax.vmap(lambda camera, key: render(code, camera, key, state.step))(camera, sampling.by_view(k_render, ids))
       return prior.encode(shown.rgb), regularize(shown, state.step), jnp.mean(shown.opacity)
 
     z, pullback, opacity = _split_vjp(picture, params['scene'])

@@ -61,6 +61,7 @@ class Scene(NamedTuple):
   init: Callable                       # key -> params
   prepare: Callable                    # (params, y) -> code; identity for one prompt, a generator for many
   field: Callable                      # (code, xyz [3]) -> density [], features [F] (the first three: albedo in [0, 1])
+  focus: Callable = lambda code, step: code                    # coarse to fine: the code as `step` sees it
 
 
 @flax.struct.dataclass

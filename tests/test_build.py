@@ -1,9 +1,12 @@
 """Config -> functions: what is refused, before anything compiles, and in one line."""
 import importlib
 import pathlib
+import sys
 
 import jax
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from configs import base
 from jaxdreamer import build
@@ -61,3 +64,27 @@ def test_every_config_is_locked_and_names_only_what_exists(name):
     assert config[section].name in table
     assert set(config[section]) - {'name'} <= set(table)
   assert set(config.regularizers) == set(build.REGULARIZERS)
+
+
+@pytest.mark.slow
+def test_light_and_blur_reach_the_step():
+  def moved(**options):
+    config = base.get_config()
+    config.scene.mlp.blur = (.1, 0., 10)
+    config.update_from_flattened_dict({'scene.name': 'mlp', 'sampling.views': 1, 'mesh.data': 1, 'render.samples': 4,
+                                       'render.fine': 0} | options)
+    built = build.job(config, build.make_mesh(config))
+    state, info = built.step(built.init(jax.random.key(0)), built.prior)
+    assert float(info['finite']) == 1.
+    return state.params['scene']['field']['encode']['kernel']
+  lit, plain = moved(**{'render.shaded': (1.,)}), moved()
+  assert (lit != plain).any()
+
+
+def test_schedules_are_given_on_the_command_line_as_one_number_or_more(monkeypatch):
+  monkeypatch.setattr('sys.argv', ['train', '--config.estimator.sds.guidance=5', '--config.sampling.t_max=.98,.5,100'])
+  given = flags.FlagValues()
+  config = config_flags.DEFINE_config_dict('config', base.get_config(), flag_values=given)
+  given(sys.argv)
+  guidance, t_max = (build.optim.schedule(v) for v in (config.value.estimator.sds.guidance, config.value.sampling.t_max))
+  assert guidance(7) == 5. and t_max(50) == pytest.approx(.74)

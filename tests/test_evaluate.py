@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxdreamer import evaluate
 from jaxdreamer.outputs import mesh, video
-from jaxdreamer.toybox import truth, world
+from jaxdreamer.toybox import geometry, truth, world
 from jaxdreamer.types import Rendering
 
 SIZE = 32
@@ -89,14 +89,9 @@ def test_nearest_colour_looks_only_where_colours_differ_and_something_is():
   assert evaluate.nearest_colour(x, 0. * opacity, candidates) is None
 
 
-def test_retrieval_is_the_share_of_views_whose_text_is_nearest():
-  texts = np.eye(3)
-  embed = lambda images: images[:, 0, 0]                         # the first pixel as embedding
-  images = np.zeros((4, 2, 2, 3))
-  images[:, 0, 0] = [[5., 1., 0.], [3., 0., 4.], [0., 2., 0.], [9., 0., 0.]]
-  found = evaluate.retrieval(images, texts, embed=embed, target=0)
-  assert found['recall_at_1'] == .5
-  assert found['similarity'] == pytest.approx((5. / math.sqrt(26.) + .6 + 0. + 1.) / 4.)
+def test_recall_is_the_share_of_views_that_the_text_fits_best():
+  scores = np.array([[5., 1., 0.], [3., 0., 4.], [0., 2., 0.], [9., 0., 0.]])
+  assert [evaluate.recall_at_1(scores, k) for k in range(3)] == [.5, .25, .25]
 
 
 # ------------------------------------------------------------------------------------------------ with the exact shapes
@@ -146,9 +141,12 @@ def test_the_exact_shape_as_a_density_has_its_surface_and_volume(monkeypatch):
   distance = truth.shape(prompt).distance
   density = lambda xyz: 60. / (1. + np.exp(np.clip(80. * np.asarray(distance(xyz)), -50., 50.)))
   colour = lambda xyz: np.full((len(xyz), 3), [.9, .1, .1])
-  found = evaluate.score_shape(prompt, density, colour, render_of(prompt), radius=1., resolution=48)
+  found = evaluate.score_shape(prompt, density, evaluate.extract(density, colour, render_of(prompt), radius=1., resolution=48),
+                               radius=1.)
   assert found['volume_iou'] > .88 and found['chamfer'] < .03 and found['mesh_iou'] > .95 and found['watertight']
-  nothing = evaluate.score_shape(prompt, lambda xyz: 0. * xyz[:, 0], colour, render_of(prompt), radius=1., resolution=8)
+  empty = lambda xyz: 0. * xyz[:, 0]
+  nothing = evaluate.score_shape(prompt, empty, evaluate.extract(empty, colour, render_of(prompt), radius=1., resolution=8),
+                                 radius=1.)
   assert set(nothing.values()) == {None} and set(nothing) == set(found)
 
 
@@ -158,3 +156,25 @@ def test_every_kind_with_a_front_has_one_that_differs_from_its_back():
     item = world.parse('a snowman with a red hat' if kind == 'snowman' else f'a red {kind}')
     x, _ = evaluate.true_pictures(world.caption(item), camera, size=SIZE)
     assert evaluate.unlikeness(x[::16], x[8::16]) > .004, kind
+
+
+def test_the_rivals_of_a_prompt_differ_in_one_word():
+  items = evaluate.rivals('a red cube')
+  captions = [world.caption(jax.tree.map(lambda a, i=i: a[i], items)) for i in range(len(items.relation))]
+  assert captions[0] == 'a red cube' and len(set(captions)) == len(captions)
+  assert len(captions) == len(world.COLOURS) + len(world.KINDS) - 1
+  words = [set(caption.split()) - {'a', 'an'} for caption in captions]
+  assert all(len(words[0] - other) == 1 for other in words[1:])
+
+
+def test_read_back_asks_the_reader_for_the_best_of_the_rivals(monkeypatch, tmp_path):
+  x = np.zeros((3, SIZE, SIZE, 3))
+  monkeypatch.setattr(geometry, 'SHIPPED', tmp_path / 'none')
+  assert evaluate.read_back('a red cube', x) is None
+  monkeypatch.setattr(geometry, 'SHIPPED', tmp_path)
+  monkeypatch.setattr(geometry, 'shipped', lambda: None)
+  def scores(weights, x, items):                                 # the prompt for the first two pictures, a rival for the last
+    n = items.relation.shape[0]
+    return jax.nn.one_hot(np.array([0, 0, 1]), n)
+  monkeypatch.setattr(geometry, 'caption_scores', scores)
+  assert evaluate.read_back('a red cube', x) == pytest.approx(2 / 3)

@@ -183,7 +183,7 @@ def test_write_leaves_everything_in_the_folder(tmp_path):
     opacity = disc(jax.tree.map(lambda a: a[None], one), .6)[0].astype(np.float32)
     rgb = np.repeat(1. - opacity[..., None], 3, -1)
     return Rendering(rgb, opacity, opacity, rgb, opacity, opacity, opacity)
-  facts = mesh.write(ball(.6), halves, render, tmp_path, resolution=R, points=100)
+  _, facts = mesh.write(ball(.6), halves, render, tmp_path, resolution=R, points=100)
   assert {path.name for path in tmp_path.iterdir()} == {'mesh.glb', 'mesh.obj', 'mesh.ply', 'mesh.json', 'mesh.png',
                                                         'points.ply'}
   assert json.loads((tmp_path / 'mesh.json').read_text()) == facts

@@ -27,7 +27,7 @@ def setup(**override):
   parts = dict(scene=scene, estimator=sds(guidance=lambda i: 2.), tx=tx, views=VIEWS, design=sampling.stratified,
                camera_from=partial(cameras.from_uniform, **RANGES),
                draw=sampling.make_draw(t_min=lambda i: .02, t_max=lambda i: .98, shape=(SIZE, SIZE, 3)),
-               render=lambda code, camera, key: render.image(key, partial(scene.field, code), camera, size=SIZE, samples=8),
+               render=lambda code, camera, key, step: render.image(key, partial(scene.field, code), camera, size=SIZE, samples=8),
                regularize=lambda shown, i: .1 * jnp.mean(shown.opacity))
   parts.update(override)
   params = {'scene': scene.init(jax.random.key(0)), 'est': parts['estimator'].init(jax.random.key(1))}

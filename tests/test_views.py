@@ -50,7 +50,8 @@ def test_depth_and_mask_agree_with_the_closed_form(caption):
   mask, hit = np.asarray(view.mask) > .5, np.isfinite(true)
   assert (mask != hit).sum() <= .01 * hit.sum()
   error = np.abs(np.asarray(view.depth) - true)[mask & hit]
-  assert np.quantile(error, .98) < 1e-3 and np.median(error) < 1e-5
+  assert np.quantile(error, .99) < 1e-3 and np.median(error) < 1e-5         # the rest of the cube's graze an edge
+  assert 'cube' in caption or error.max() < 1e-3
   assert np.all(np.asarray(view.depth)[~mask] == 0.)
 
 

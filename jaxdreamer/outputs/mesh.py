@@ -304,9 +304,10 @@ def save(mesh: Mesh, folder: pathlib.Path, *, formats: tuple[str, ...] = FORMATS
 
 
 def write(density: Callable, colour: Callable, render: Callable, folder: pathlib.Path, *, radius: float = 1.,
-          resolution: int = 96, formats: tuple[str, ...] = FORMATS, points: int = 0) -> dict:
-  """Files of the mesh in `folder`, mesh.json with the report, mesh.png with the mesh under the render; points.ply
-  too where `points` > 0. `render` maps one camera to a Rendering over white. Raises Empty where there is no mesh."""
+          resolution: int = 96, formats: tuple[str, ...] = FORMATS, points: int = 0) -> tuple[Mesh, dict]:
+  """`extract`, and its files in `folder`: those of the mesh, mesh.json with the report, mesh.png with the mesh under the
+  render; points.ply too where `points` > 0. `render` maps one camera to a Rendering over white. Raises Empty where there
+  is no mesh."""
   camera = lookouts(radius=radius)
   seen = video.shoot(render, camera)
   mesh, facts = extract(density, colour, camera, seen.opacity, radius=radius, resolution=resolution)
@@ -317,4 +318,4 @@ def write(density: Callable, colour: Callable, render: Callable, folder: pathlib
   (folder / 'mesh.png').write_bytes(video.png(video.sheet([*np.clip(seen.rgb, 0., 1.), *drawn], columns=len(drawn))))
   if points:
     (folder / 'points.ply').write_bytes(points_to_ply(*sample_points(mesh, points)))
-  return facts
+  return mesh, facts

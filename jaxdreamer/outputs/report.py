@@ -56,10 +56,13 @@ def flatten(tree: dict) -> list[tuple]:
 
 
 def curves(rows: Sequence[dict], *, points: int = POINTS) -> list[dict]:
-  """name, steps and values of each metric; long ones as the means of `points` equal groups, non-finite ones as None."""
+  """name, steps and values of each metric that is ever other than 0; long ones as the means of `points` equal groups,
+  non-finite ones as None."""
   out = []
   for name in dict.fromkeys(name for row in rows for name in row if name != 'step'):
     pairs = [(row['step'], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
+    if not any(value for _, value in pairs):
+      continue
     groups = [g for g in np.array_split(np.array(pairs, float).reshape(-1, 2), min(points, len(pairs)) or 1) if len(g)]
     steps, values = zip(*(g.mean(0).tolist() for g in groups))
     out.append({'name': name, 'steps': steps, 'values': [v if math.isfinite(v) else None for v in values]})

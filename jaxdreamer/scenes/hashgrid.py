@@ -6,6 +6,7 @@ one gather of [points, 8] is several times slower on a CPU.
 """
 import itertools
 import math
+from typing import Callable
 
 import jax
 import jax.numpy as jnp
@@ -56,8 +57,11 @@ def band(params: dict, active: Float[Array, '']) -> dict:
 
 def hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, base: int = 8, finest: int = 128,
              width: int = 64, features: int = 3, activation: str = 'softplus', blob: str = 'cone', strength: float = 8.,
-             radius: float = .45) -> Scene:
-  """Levels -> one hidden layer -> density and features. threestudio: 16 levels, 2^19 rows, 16 to 4096."""
+             radius: float = .45, active: Callable | None = None) -> Scene:
+  """Levels -> one hidden layer -> density and features. threestudio: 16 levels, 2^19 rows, 16 to 4096.
+
+  `active` (step -> number of levels, see `band`) trains coarse levels first; None is all from the start.
+  """
   activate, bias = fields.ACTIVATIONS[activation], fields.BLOBS[blob]
   sizes = [resolution(l, levels=levels, base=base, finest=finest) for l in range(levels)]
 
@@ -77,4 +81,7 @@ def hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, base:
     hidden = jax.nn.relu(fields.dense(code['hidden'], encoded))
     return fields.split_raw(fields.dense(code['out'], hidden), bias(xyz, strength=strength, radius=radius), activate)
 
-  return Scene(init, prepare, field)
+  def focus(code, step):
+    return band(code, active(step)) if active else code
+
+  return Scene(init, prepare, field, focus)

@@ -2,6 +2,8 @@
 
 DreamFusion A.2: 8 octaves, 5 residual blocks of 128 units with SiLU and layer norm between.
 """
+from typing import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
@@ -25,8 +27,11 @@ def blur(params: dict, variance: Float[Array, '']) -> dict:
 
 
 def mlp(*, octaves: int = 6, width: int = 64, blocks: int = 2, features: int = 3, activation: str = 'softplus',
-        blob: str = 'cone', strength: float = 8., radius: float = .45) -> Scene:
-  """Encoding -> linear -> `blocks` times h + W silu(V norm(h)) -> density and features."""
+        blob: str = 'cone', strength: float = 8., radius: float = .45, variance: Callable | None = None) -> Scene:
+  """Encoding -> linear -> `blocks` times h + W silu(V norm(h)) -> density and features.
+
+  `variance` (step -> variance, see `blur`) starts with a smooth scene; None is sharp from the start.
+  """
   activate, bias = fields.ACTIVATIONS[activation], fields.BLOBS[blob]
 
   def init(key: Key[Array, '']):
@@ -48,4 +53,7 @@ def mlp(*, octaves: int = 6, width: int = 64, blocks: int = 2, features: int = 3
     raw = fields.dense(code['out'], layer_norm(h))
     return fields.split_raw(raw, bias(xyz, strength=strength, radius=radius), activate)
 
-  return Scene(init, prepare, field)
+  def focus(code, step):
+    return blur(code, variance(step)) if variance else code
+
+  return Scene(init, prepare, field, focus)

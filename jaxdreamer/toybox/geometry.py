@@ -5,15 +5,20 @@ camera-frame unit normals [B, 64, 64, 3] (x right, y up, z towards the camera).
 `read`: image -> log-probabilities of the parts of a caption, by independent heads. The score of a caption is the sum of
 its parts' log-probabilities: an image-text scorer whose text side is exact, and the classifier of prompt fidelity.
 """
+import pathlib
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.nn.layers import GroupNorm, upsample_nearest
 from jaxdreamer.toybox import world
 
 SIZE = 64
+MIDDLE, SPREAD = .33, .05                        # disparities of the toybox: in these units Adam's steps are small enough
+SHIPPED = pathlib.Path(__file__).parents[1] / 'assets' / 'geometry.safetensors'
 
 
 class Block(nn.Module):
@@ -79,11 +84,16 @@ def init(key: Key[Array, '']) -> PyTree:
   return {'geometry': geometry_net.init(k_geometry, x)['params'], 'reader': reader_net.init(k_reader, x)['params']}
 
 
+def shipped() -> PyTree:
+  """The weights that come with the package. FileNotFoundError or ValueError, one line, where the file is damaged."""
+  return weight_files.load(str(SHIPPED), jax.eval_shape(init, jax.random.key(0)))
+
+
 def geometry(weights: PyTree, x: Float[Array, 'B H W 3']) -> tuple[Float[Array, 'B H W'], Float[Array, 'B H W 3']]:
   """(disparity, normal) of images; differentiable."""
   out = geometry_net.apply({'params': weights['geometry']}, x)
   normal = out[..., 1:]
-  return out[..., 0], normal / jnp.sqrt(jnp.maximum(jnp.sum(normal ** 2, -1, keepdims=True), 1e-6))
+  return MIDDLE + SPREAD * out[..., 0], normal / jnp.sqrt(jnp.maximum(jnp.sum(normal ** 2, -1, keepdims=True), 1e-6))
 
 
 def read(weights: PyTree, x: Float[Array, 'B H W 3']) -> dict[str, Float[Array, 'B n']]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from jaxdreamer.toybox import views, world
 from jaxdreamer.types import Camera
@@ -39,7 +39,7 @@ def batch(key: Key[Array, ''], n: int, *, size: int) -> Pool:
   return Pool(byte(view.rgb), byte(view.mask), items, camera)
 
 
-def write(pool: Pool, fresh: Pool, at: Int[Array, '']) -> Pool:
+def write(pool: PyTree, fresh: PyTree, at: Int[Array, '']) -> PyTree:
   """`fresh` into the ring from slot `at` on; the ring's length is a multiple of the batch's."""
   return jax.tree.map(lambda p, f: jax.lax.dynamic_update_slice_in_dim(p, f, at, 0), pool, fresh)
 
@@ -48,12 +48,12 @@ def background(key: Key[Array, ''], size: int) -> Float[Array, 'H W 3']:
   """A constant grey, a constant colour or a linear gradient between two colours, a third each."""
   k_kind, k_colours, k_angle = jax.random.split(key, 3)
   kind = jax.random.randint(k_kind, (), 0, 3)
-  a, b = jax.random.uniform(k_colours, (2, 3))
+  a, b = jax.random.uniform(k_colours, (2, 1, 1, 3))
   angle = jax.random.uniform(k_angle, maxval=2. * jnp.pi)
   u = (jnp.arange(size) + .5) / size - .5
   ramp = .5 + (jnp.cos(angle) * u[:, None] + jnp.sin(angle) * u[None, :]) / 1.5
   ramp = jnp.where(kind == 2, ramp, 0.)[..., None]
-  return jnp.where(kind == 0, a[0], a) * (1. - ramp) + b * ramp
+  return jnp.where(kind == 0, a[..., :1], a) * (1. - ramp) + b * ramp
 
 
 def composite(rgb: UInt8[Array, 'H W 3'], mask: UInt8[Array, 'H W'], back: Float[Array, 'H W 3']) -> Float[Array, 'H W 3']:

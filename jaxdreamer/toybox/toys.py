@@ -290,11 +290,20 @@ def guitar(p):
                (box(p, (.13, 0., -.56), (.04, .17, .04)), DARK))
 
 
+def smaller(toy, size):
+  """A toy drawn `size` times as large: for those whose tips would leave the ball."""
+  def small(p):
+    distance, slot = toy(tuple(u / size for u in p))
+    return size * distance, slot
+  return small
+
+
 SOLIDS = dict(sphere=sphere, cube=cube, cylinder=cylinder, cone=cone, torus=torus, pyramid=pyramid, capsule=capsule,
               egg=egg)
-TOYS = dict(SOLIDS, mug=mug, teapot=teapot, house=house, castle=castle, car=car, truck=truck, snowman=snowman,
-            chair=chair, table=table, bed=bed, lamp=lamp, mushroom=mushroom, tree=tree, cactus=cactus, rocket=rocket,
-            airplane=airplane, boat=boat, duck=duck, robot=robot, bear=bear, guitar=guitar)
+TOYS = dict(SOLIDS, mug=mug, teapot=teapot, house=house, castle=castle, car=car, truck=smaller(truck, .97), snowman=snowman,
+            chair=chair, table=table, bed=smaller(bed, .96), lamp=lamp, mushroom=mushroom, tree=tree, cactus=cactus,
+            rocket=smaller(rocket, .93), airplane=smaller(airplane, .92), boat=smaller(boat, .885), duck=duck,
+            robot=smaller(robot, .95), bear=smaller(bear, .915), guitar=guitar)
 KINDS = tuple(TOYS)
 FRONT = ('teapot', 'house', 'castle', 'car', 'truck', 'snowman', 'chair', 'bed', 'rocket', 'airplane', 'boat', 'duck',
          'robot', 'bear', 'guitar')                       # the kinds whose front and back differ at a glance

@@ -2,8 +2,8 @@
 
   python -m jaxdreamer.toybox.train_prior --images=1000000
 
-x0-prediction weighted by min(1 / sigma^2, 12), stratified t, AdamW, EMA, a plateau and then a cosine decay over the last
-`--decay` of the run; captions dropped in a tenth of the images, view words in half, the camera in half. Resumes from
+x0-prediction weighted by alpha, stratified t, AdamW, EMA, a plateau and then a cosine decay over the last
+`--decay` of the run; captions dropped in a tenth of the images, view words told in .6 of them and the camera in .7. Resumes from
 `--workdir` by itself; a longer `--images` continues a run that has not begun to decay. The batch is shared by all devices.
 """
 import json
@@ -23,7 +23,7 @@ from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.toybox import files, network, pool, views, world
 
 FLAGS = flags.FLAGS
-CAMERA_KEPT, VIEW_WORDS, CAPTION_DROPPED = .5, .5, .1
+CAMERA_KEPT, VIEW_WORDS, CAPTION_DROPPED = .7, .6, .1
 
 
 
@@ -49,14 +49,14 @@ def examples(key, source, n):
 
 
 def loss(params, key, z, ids, vector):
-  """Mean of min(1 / sigma^2, 12) |x0_hat - z|^2 over a batch, with t stratified over it."""
+  """Mean of alpha |x0_hat - z|^2 over a batch, with t stratified over it: alpha is near the inverse of the error that can
+  be reached at t, so that no noise level drowns the others (Karras et al. 2024, EDM2, Sec. 2.2, learn that weight)."""
   k_t, k_eps = jax.random.split(key)
   n = z.shape[0]
   t = (jnp.arange(n) + jax.random.uniform(k_t, (n,))) / n
   eps = jax.random.normal(k_eps, z.shape)
   x0_hat = network.denoise(params, diffuse(z, t, eps, schedule=network.SCHEDULE), t, network.embed(params, ids), vector)
-  w = jnp.minimum(1. / network.SCHEDULE.sigma(t) ** 2, 12.)
-  return jnp.mean(bcast(w, z) * (x0_hat - z) ** 2)
+  return jnp.mean(bcast(network.SCHEDULE.alpha(t), z) * (x0_hat - z) ** 2)
 
 
 def make_step(tx, *, n, fresh, ring, sharded):
@@ -110,6 +110,19 @@ def grid(params, key, *, columns=8):
   return Image.fromarray((255 * np.clip(np.concatenate(rows), 0, 1)).astype(np.uint8))
 
 
+def note_start(images):
+  """Adds this start to --workdir/history.txt, if its settings are new, and returns all of the file: weights that were made
+  with more than one set of settings say so."""
+  path = os.path.join(FLAGS.workdir, 'history.txt')
+  lines = open(path).read().splitlines() if os.path.exists(path) else []
+  line = ' '.join(f'--{name}={FLAGS[name].value}' for name in ('images', 'decay', 'batch', 'reuse', 'rate', 'seed'))
+  if not lines or not lines[-1].endswith(line):
+    lines.append(f'from image {images:,}: {line}')
+    with open(path, 'w') as f:
+      f.write('\n'.join(lines) + '\n')
+  return lines
+
+
 def main(_):
   os.makedirs(FLAGS.workdir, exist_ok=True)
   n, fresh, ring = FLAGS.batch, FLAGS.batch // FLAGS.reuse, FLAGS.slots
@@ -127,6 +140,7 @@ def main(_):
   path = os.path.join(FLAGS.workdir, 'state.safetensors')
   if os.path.exists(path):
     state = files.restore(path, state)
+  history = note_start(int(state[0]) * n)
   source = fill(k_run, int(state[0]), fresh=fresh, ring=ring)
   state = jax.device_put((*state, k_run), NamedSharding(mesh, PartitionSpec()))
   step = make_step(tx, n=n, fresh=fresh, ring=ring, sharded=NamedSharding(mesh, PartitionSpec('data')))
@@ -160,7 +174,8 @@ def main(_):
       grid(carry[0][2], k_grid).save(os.path.join(FLAGS.workdir, f'samples_{i:06d}.png'))
   weight_files.save(FLAGS.out, carry[0][2], metadata={
     'images': str(i * n), 'seed': str(FLAGS.seed), 'hardware': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
-    'command': f'python -m jaxdreamer.toybox.train_prior --images={FLAGS.images} --decay={FLAGS.decay}'})
+    'command': f'python -m jaxdreamer.toybox.train_prior --images={FLAGS.images} --decay={FLAGS.decay} --rate={FLAGS.rate}',
+    'history': '\n'.join(history)})
 
 
 if __name__ == '__main__':
@@ -170,7 +185,7 @@ if __name__ == '__main__':
   flags.DEFINE_integer('batch', 32, 'images a step')
   flags.DEFINE_integer('reuse', 4, 'times a render is seen before it is replaced')
   flags.DEFINE_integer('slots', 8192, 'renders in the ring')
-  flags.DEFINE_float('rate', 1e-3, 'learning rate of the plateau')
+  flags.DEFINE_float('rate', 1.5e-3, 'learning rate of the plateau')
   flags.DEFINE_integer('every', 1000, 'steps between checkpoints, held-out losses and sample grids')
   flags.DEFINE_integer('seed', 0, '')
   flags.DEFINE_string('out', 'jaxdreamer/assets/prior.safetensors', 'where the finished EMA weights go')

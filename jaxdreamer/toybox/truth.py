@@ -17,7 +17,6 @@ from jaxdreamer.types import Camera
 
 STEPS = 96                       # of sphere tracing: truth may take its time
 CANDIDATES = 64                  # drawn for each surface point
-CHUNK = 256                      # rows of the distance matrix held at once
 
 
 class Shape(NamedTuple):
@@ -92,37 +91,8 @@ def occupancy(caption: str, n: int) -> Bool[Array, 'n n n']:
   return (shape(caption).distance(grid(n)) < 0.).reshape(n, n, n)
 
 
-def iou(a: Bool[Array, '*s'], b: Bool[Array, '*s']) -> Float[Array, '']:
-  """Intersection over union of silhouettes or of volumes; 1 where both are empty."""
-  both, either = jnp.sum(a & b), jnp.sum(a | b)
-  return jnp.where(either == 0, 1., both / jnp.maximum(either, 1))
-
-
-def chamfer(a: Float[Array, 'n 3'], b: Float[Array, 'm 3']) -> Float[Array, '']:
-  """The mean distance from a point of one set to the nearest of the other, averaged over both directions."""
-  def one_way(a, b):
-    nearest = lambda p: jnp.sqrt(jnp.min(jnp.sum((b - p[None]) ** 2, -1)))
-    return jax.lax.map(nearest, a, batch_size=CHUNK).mean()
-  return (one_way(a, b) + one_way(b, a)) / 2
-
-
 def colour_error(rgb: Float[Array, 'V H W 3'], mask: Float[Array, 'V H W'], true: pictures.View) -> Float[Array, '']:
   """Mean absolute difference of colour (premultiplied, as in View) where a render and the truth are both opaque."""
   solid = (mask > .9) & (true.mask > .9)
   off = jnp.abs(rgb - true.rgb).mean(-1)
   return jnp.sum(jnp.where(solid, off, 0.)) / jnp.maximum(solid.sum(), 1)
-
-
-def looks_turned(rgb: Float[Array, 'V H W 3'], own: pictures.View, opposite: pictures.View) -> Bool[Array, 'V']:
-  """Views (premultiplied colour) that resemble what the truth shows from behind more than what it shows here.
-
-  For a shape with a front: true of back views alone is a Janus head, true of all views is a shape that faces away.
-  """
-  off = lambda true: jnp.abs(rgb - true.rgb).mean((1, 2, 3))
-  return off(opposite) < off(own)
-
-
-def behind(camera: Camera) -> Camera:
-  """The same cameras (which look at the origin) after half a turn about z."""
-  half_turn = jnp.diag(jnp.array([-1., -1., 1., 1.]))
-  return camera._replace(world_from_camera=half_turn @ camera.world_from_camera, azimuth=camera.azimuth + jnp.pi)

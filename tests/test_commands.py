@@ -1,0 +1,72 @@
+"""The commands as a user gives them, on a scene too small to be pretty."""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import trimesh
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SMALL = {'prompt': 'a red mug', 'steps': 4, 'sampling.views': 1, 'mesh.data': 1, 'render.samples': 8, 'render.fine': 0,
+         'preview_every': 2, 'eval.size': 16, 'eval.samples': 16, 'eval.mesh_resolution': 16}
+SMALL = ['--config=configs/toybox.py', *(f'--config.{name}={value}' for name, value in SMALL.items())]
+
+
+def command(module, *args, status=0):
+  done = subprocess.run([sys.executable, '-m', f'jaxdreamer.{module}', *map(str, args)], cwd=ROOT, capture_output=True,
+                        text=True, timeout=300, env=os.environ | {'XLA_FLAGS': ''})
+  assert done.returncode == status, done.stderr[-2000:]
+  return done
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('run')
+  return folder, command('train', *SMALL, f'--workdir={folder}').stdout
+
+
+@pytest.mark.slow
+def test_train_writes_every_output_and_scores_it(trained):
+  folder, said = trained
+  assert said.splitlines()[-1] == f'{folder}/report.html'
+  made = {path.name for path in folder.iterdir()}
+  assert made >= {'turntable.mp4', 'turntable.png', 'mesh.glb', 'mesh.obj', 'mesh.ply', 'scores.json', 'report.html',
+                  'metrics.jsonl', 'previews'}
+  assert len(trimesh.load(folder / 'mesh.glb', force='mesh').faces) > 20
+  scores = json.loads((folder / 'scores.json').read_text())['scores']
+  assert 0. < scores['silhouette_iou'] < 1.
+
+
+@pytest.mark.slow
+def test_export_and_evaluate_read_a_run(trained, tmp_path):
+  folder, _ = trained
+  command('export', f'--workdir={folder}', f'--out={tmp_path}', '--resolution=24', '--formats=ply', '--points',
+          '--num_points=50')
+  assert {path.name for path in tmp_path.iterdir()} == {'mesh.ply', 'mesh.json', 'mesh.png', 'points.ply'}
+  before = json.loads((folder / 'scores.json').read_text())
+  assert 'silhouette_iou' in command('evaluate', f'--workdir={folder}', '--resolution=16').stdout
+  assert json.loads((folder / 'scores.json').read_text()) == before
+
+
+@pytest.mark.slow
+def test_doctor_names_what_is_installed_and_what_a_step_takes():
+  said = command('doctor', *SMALL).stdout
+  for row in ('python', 'jax', 'device 0', 'weights prior.safetensors', 'compile cache', 'state',
+              'prior', 'step'):
+    assert any(line.startswith(row) for line in said.splitlines()), (row, said)
+
+
+@pytest.mark.parametrize('args, says', [
+  (['--config=configs/none.py'], 'there is no config file configs/none.py'),
+  (['--config=configs/toybox.py', '--config.promt=a red cube'], '--config.prompt'),
+  (['--config=configs/toybox.py', '--config.prompt=a red zebra'], 'zebra'),
+  (['--config=configs/toybox.py', '--config.prior.toybox.path=none.safetensors'], 'none.safetensors'),
+  (['--config=configs/toybox.py', '--config.mesh.data=3', '--config.sampling.views=4'], 'config.'),
+])
+def test_bad_input_is_answered_in_one_line(tmp_path, args, says):
+  done = subprocess.run([sys.executable, '-m', 'jaxdreamer.train', *args, f'--workdir={tmp_path / "run"}'], cwd=ROOT,
+                        capture_output=True, text=True, timeout=120)
+  assert done.returncode in (1, 2) and says in done.stderr
+  assert len([line for line in done.stderr.splitlines() if not line.startswith(('I', 'W'))]) == 1, done.stderr

@@ -1,0 +1,87 @@
+"""The networks that look at pictures: what they are told, how they are scored, and that they learn."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdreamer.toybox import geometry, network, train_geometry, world
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope='module')
+def weights():
+  return jax.jit(geometry.init)(KEY)
+
+
+def test_pearson_is_numpys_over_the_mask():
+  a, b, mask = np.random.default_rng(0).normal(size=(3, 200))
+  mask = (mask > 0.).astype(float)
+  where = mask > 0.
+  found = geometry.pearson(*map(jnp.asarray, (a, a + b, mask)))
+  np.testing.assert_allclose(found, np.corrcoef(a[where], (a + b)[where])[0, 1], atol=1e-6)
+  np.testing.assert_allclose(geometry.pearson(jnp.asarray(a), 3. - 2. * jnp.asarray(a), jnp.asarray(mask)), -1., atol=1e-6)
+  assert geometry.pearson(jnp.ones(9), jnp.arange(9.), jnp.ones(9)) == 0.          # a flat guess knows nothing
+
+
+def test_the_score_of_a_caption_is_the_sum_of_its_parts(weights):
+  captions = ['a red cube', 'a striped blue mug', 'a green cone on a yellow cylinder', 'a yellow cylinder beside a green cone']
+  items = [world.parse(caption) for caption in captions]
+  x = jax.random.uniform(KEY, (3, geometry.SIZE, geometry.SIZE, 3))
+  scores = geometry.caption_scores(weights, x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *items))
+  said = geometry.read(weights, x)
+  for i in range(3):
+    for j, item in enumerate(items):
+      parts = [said[head][i, int(index)] for head, index in geometry.labels(item).items()]
+      np.testing.assert_allclose(scores[i, j], sum(parts), rtol=1e-5)
+  assert all(abs(np.exp(v).sum(-1) - 1.).max() < 1e-5 for v in said.values())
+
+
+def test_a_lone_toy_has_no_second_object():
+  alone, pair = geometry.labels(world.parse('a red cube')), geometry.labels(world.parse('a red cube on a blue cylinder'))
+  assert {name: int(v) for name, v in alone.items() if name.endswith('_b')} == {
+    'kind_b': len(world.KINDS), 'colour_b': len(world.COLOURS), 'pattern_b': len(world.PATTERNS)}
+  assert int(pair['kind_b']) == world.KINDS.index('cylinder') and int(pair['colour_b']) == list(world.COLOURS).index('blue')
+
+
+def test_normals_have_length_one_and_gradients_reach_the_picture(weights):
+  x = jax.random.uniform(KEY, (2, geometry.SIZE, geometry.SIZE, 3))
+  disparity, normal = geometry.geometry(weights, x)
+  assert disparity.shape == (2, geometry.SIZE, geometry.SIZE)
+  np.testing.assert_allclose(jnp.linalg.norm(normal, axis=-1), 1., atol=1e-3)
+  grad = jax.grad(lambda x: jnp.sum(geometry.geometry(weights, x)[0] ** 2))(x)
+  assert np.isfinite(grad).all() and (np.abs(grad).max((1, 2, 3)) > 0.).all()
+
+
+def test_noisy_pictures_are_those_of_the_prior_at_unit_scale():
+  x, t = jax.random.uniform(KEY, (2, 64, 64, 3)), jnp.array([.1, .4])
+  z = 2. * train_geometry.noisy(KEY, x, t) - 1.
+  alpha, sigma = network.SCHEDULE.alpha(t), network.SCHEDULE.sigma(t)
+  rest = z - alpha[:, None, None, None] * (2. * x - 1.)
+  np.testing.assert_allclose(rest.std((1, 2, 3)), sigma, rtol=.03)
+
+
+def test_disparity_and_normals_of_fresh_renders_fit_together():
+  """Finite differences of the stored depth agree in sign with the stored camera-frame normal."""
+  ring = jax.jit(lambda key: train_geometry.fresh(key, 4))(KEY)
+  inside = np.asarray(ring.mask) > 250
+  near = np.asarray(ring.disparity, np.float32)
+  right = near[:, :, 2:] - near[:, :, :-2]                       # nearer to the right: the surface faces left
+  where = inside[:, :, 2:] & inside[:, :, :-2] & (np.abs(right) > .004)
+  normal = np.asarray(ring.normal, np.float32)[:, :, 1:-1, 0] / 127.
+  assert where.sum() > 50 and np.mean((right * normal)[where] < 0.) > .9
+
+
+@pytest.mark.slow
+def test_both_losses_fall():
+  import optax
+  tx = optax.adam(2e-3)
+  weights = jax.jit(geometry.init)(KEY)
+  ring = jax.jit(lambda key: train_geometry.fresh(key, 8))(KEY)
+  step = train_geometry.make_step(tx, n=8, slots=8, some=4)
+  opt, seen = tx.init(weights), []
+  for i in range(30):
+    weights, opt, ring, losses = step(weights, opt, ring, KEY, jnp.int32(i))
+    seen.append([float(v) for v in losses])
+  first, last = np.mean(seen[:5], 0), np.mean(seen[-5:], 0)
+  assert (last < .8 * first).all(), (first, last)
