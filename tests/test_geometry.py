@@ -84,4 +84,4 @@ def test_both_losses_fall():
     weights, opt, ring, losses = step(weights, opt, ring, KEY, jnp.int32(i))
     seen.append([float(v) for v in losses])
   first, last = np.mean(seen[:5], 0), np.mean(seen[-5:], 0)
-  assert (last < .8 * first).all(), (first, last)
+  assert (last < .9 * first).all(), (first, last)

@@ -179,11 +179,11 @@ def test_a_learnt_background_starts_at_its_colour():
 
 
 def test_hash_levels_join_and_blur_fades_as_their_schedules_say():
-  scene = hashgrid.hashgrid(levels=3, log2_table=8, active=lambda step: 1. + step)
+  scene = hashgrid.hashgrid(levels=3, log2_table=8, active=lambda step: jnp.float32(1. + step))
   params = scene.init(jax.random.key(0))
   seen = [[bool(jnp.any(table != 0.)) for table in scene.focus(params, step)['tables']] for step in (0., .5, 2.)]
   assert seen == [[True, False, False], [True, True, False], [True, True, True]]
-  scene = mlp.mlp(variance=lambda step: .1 * (1. - step))
+  scene = mlp.mlp(variance=lambda step: jnp.float32(.1 * (1. - step)))
   params = scene.init(jax.random.key(0))
   np.testing.assert_array_equal(scene.focus(params, 1.)['encode']['kernel'], params['encode']['kernel'])
   assert jnp.all(jnp.abs(scene.focus(params, 0.)['encode']['kernel']) < jnp.abs(params['encode']['kernel']))

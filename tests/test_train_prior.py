@@ -1,4 +1,6 @@
 """The training of the prior: its schedule, its loss in closed form, and a run that goes on as if unbroken."""
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,9 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxdreamer.toybox import files, network, train_prior, world
+from jaxdreamer import cameras
+from jaxdreamer.nn.unet import UNet2DCondition
+from jaxdreamer.toybox import files, network, pool, train_prior, world
 
 KEY = jax.random.key(0)
 BATCH, FRESH, RING = 8, 2, 16
@@ -29,18 +33,29 @@ def test_the_loss_of_a_black_guess_is_the_mean_of_alpha_times_its_power(monkeypa
 def test_captions_and_cameras_are_dropped_as_often_as_said():
   source = train_prior.fill(KEY, 0, fresh=FRESH, ring=RING)
   z, ids, vector = jax.jit(lambda key: train_prior.examples(key, source, 400))(KEY)
-  blank = (ids == jnp.asarray(world.tokenize(''))).all(1)
+  blank = (ids == jnp.asarray(world.tokenize(''))[None]).all(1)
   assert z.shape == (400, *network.LATENT) and abs(z).max() <= 1.
   np.testing.assert_allclose([blank.mean(), (vector != 0.).any(1).mean()],
                              [train_prior.CAPTION_DROPPED, train_prior.CAMERA_KEPT], atol=.07)
 
 
+def noise(key, n, *, size):
+  """In place of renders, which take long to compile."""
+  k_rgb, k_mask, k_item, k_camera = jax.random.split(key, 4)
+  bits = lambda k, *shape: jax.random.bits(k, shape, jnp.uint8)
+  return pool.Pool(bits(k_rgb, n, size, size, 3), bits(k_mask, n, size, size), jax.vmap(world.sample)(jax.random.split(k_item, n)),
+                   jax.vmap(cameras.sample)(jax.random.split(k_camera, n)))
+
+
 @pytest.mark.slow
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path):
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
+  small = dataclasses.replace(network.UNET, block_out_channels=(16, 16, 32), norm_num_groups=4)
+  monkeypatch.setattr(network, 'unet', UNet2DCondition(small))
+  monkeypatch.setattr(pool, 'batch', noise)
   tx = optax.adamw(1e-3)
   mesh = jax.make_mesh((1,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
   step = jax.jit(train_prior.make_step(tx, n=BATCH, fresh=FRESH, ring=RING, sharded=NamedSharding(mesh, PartitionSpec('data'))))
-  params = jax.jit(network.init)(KEY)
+  params = jax.jit(lambda key: network.init(key))(KEY)           # not the cached one of the whole network
   begin = jnp.int32(0), params, params, tx.init(params)
 
   def advance(state, n):

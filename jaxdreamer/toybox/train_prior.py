@@ -8,6 +8,7 @@ x0-prediction weighted by alpha, stratified t, AdamW, EMA, a plateau and then a 
 """
 import json
 import os
+import pathlib
 import time
 
 import jax
@@ -113,13 +114,12 @@ def grid(params, key, *, columns=8):
 def note_start(images):
   """Adds this start to --workdir/history.txt, if its settings are new, and returns all of the file: weights that were made
   with more than one set of settings say so."""
-  path = os.path.join(FLAGS.workdir, 'history.txt')
-  lines = open(path).read().splitlines() if os.path.exists(path) else []
+  path = pathlib.Path(FLAGS.workdir) / 'history.txt'
+  lines = path.read_text().splitlines() if path.exists() else []
   line = ' '.join(f'--{name}={FLAGS[name].value}' for name in ('images', 'decay', 'batch', 'reuse', 'rate', 'seed'))
   if not lines or not lines[-1].endswith(line):
     lines.append(f'from image {images:,}: {line}')
-    with open(path, 'w') as f:
-      f.write('\n'.join(lines) + '\n')
+    path.write_text('\n'.join(lines) + '\n')
   return lines
 
 
