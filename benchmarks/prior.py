@@ -6,7 +6,6 @@ jaxdreamer/assets/geometry.safetensors it is left out.
 """
 import argparse
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +15,9 @@ from benchmarks import results
 from jaxdreamer import cameras
 from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.priors.toybox import SHIPPED
-from jaxdreamer.toybox import geometry, network, pool, train_geometry, train_prior, views, world
+from jaxdreamer.toybox import geometry, network, train_geometry, train_prior, views, world
 
 CARD = SHIPPED.with_name('prior.md')
-
-
-def held_out(weights, *, batches):
-  """The training loss on renders, words, times and noise that no training saw (another key)."""
-  @jax.jit
-  def one(weights, key):
-    k_pool, k_pick, k_loss = jax.random.split(key, 3)
-    return train_prior.loss(weights, k_loss, *train_prior.examples(k_pick, pool.batch(k_pool, 8, size=network.SIZE), 8))
-  losses = [one(weights, k) for k in jax.random.split(jax.random.key(10 ** 6), batches)]
-  return float(np.mean(losses))
 
 
 def fidelity(weights, reader, *, samples):
@@ -75,7 +64,8 @@ def main():
   shrink = 10 if options.quick else 1
   weights = weight_files.load(SHIPPED, jax.eval_shape(network.init, jax.random.key(0)))
   metadata = weight_files.read_metadata(SHIPPED)
-  figures = {'images_trained': int(metadata['images']), 'held_out_loss': held_out(weights, batches=64 // shrink)}
+  figures = {'images_trained': int(metadata['images']),
+             'held_out_loss': train_prior.held_out(weights, jax.random.key(10 ** 6), batches=64 // shrink)}
   if geometry.SHIPPED.exists():
     reader = geometry.shipped()
     figures |= fidelity(weights, reader, samples=options.samples // shrink)
@@ -83,7 +73,7 @@ def main():
   print(json.dumps(figures, indent=1))
   if not options.quick:
     results.write('prior', figures, 'python -m benchmarks.prior')
-    train_prior.grid(weights, jax.random.key(5)).save(pathlib.Path(results.__file__).parent / 'results' / 'prior.png')
+    train_prior.grid(weights, jax.random.key(5)).save(results.RESULTS / 'prior.png')
     CARD.write_text(card(figures, metadata))
 
 

@@ -87,7 +87,7 @@ def make_regularize(section) -> Callable:
   unknown = set(section) - set(REGULARIZERS)
   if unknown:
     raise ValueError(f'config.regularizers: unknown {sorted(unknown)}; takes {sorted(REGULARIZERS)}')
-  terms = [(REGULARIZERS[k], optim.schedule(v)) for k, v in section.items() if tuple(v) != NEVER]
+  terms = [(REGULARIZERS[k], optim.schedule(v)) for k, v in section.items() if v != NEVER]
   def regularize(shown, step):
     return sum((weight(step) * term(shown) for term, weight in terms), start=0. * jnp.sum(shown.opacity))
   return regularize

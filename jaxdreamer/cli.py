@@ -115,8 +115,8 @@ def keep_freed_memory():
   if platform.libc_ver()[0] != 'glibc' or 'GLIBC_TUNABLES' in os.environ:
     return
   mallopt = ctypes.CDLL(None).mallopt
-  for option, value in {'ARENA_MAX': (-8, 1), 'MMAP_MAX': (-4, 0), 'TRIM_THRESHOLD': (-1, 2 ** 31 - 1),
-                        'TOP_PAD': (-2, 2 ** 28)}.values():
+  arena_max, mmap_max, trim_threshold, top_pad = -8, -4, -1, -2          # of malloc.h
+  for option, value in ((arena_max, 1), (mmap_max, 0), (trim_threshold, 2 ** 31 - 1), (top_pad, 2 ** 28)):
     mallopt(option, value)
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,17 @@ def loss(params, key, z, ids, vector):
   eps = jax.random.normal(k_eps, z.shape)
   x0_hat = network.denoise(params, diffuse(z, t, eps, schedule=network.SCHEDULE), t, network.embed(params, ids), vector)
   return jnp.mean(bcast(network.SCHEDULE.alpha(t), z) * (x0_hat - z) ** 2)
+
+
+@partial(jax.jit, static_argnames='n')
+def _unseen(params, key, *, n):
+  k_pool, k_pick, k_loss = jax.random.split(key, 3)
+  return loss(params, k_loss, *examples(k_pick, pool.batch(k_pool, n, size=network.SIZE), n))
+
+
+def held_out(params, key, *, batches, n=8):
+  """The mean loss on `batches` of `n` renders, with words, times and noise, that a key never used in training fixes."""
+  return float(np.mean([_unseen(params, k, n=n) for k in jax.random.split(key, batches)]))
 
 
 def make_step(tx, *, n, fresh, ring, sharded):
@@ -146,14 +158,6 @@ def main(_):
   step = make_step(tx, n=n, fresh=fresh, ring=ring, sharded=NamedSharding(mesh, PartitionSpec('data')))
   run = jax.jit(step, donate_argnums=0)
 
-  @jax.jit
-  def unseen(params, key):
-    k_pool, k_pick, k_loss = jax.random.split(key, 3)
-    return loss(params, k_loss, *examples(k_pick, pool.batch(k_pool, fresh, size=network.SIZE), fresh))
-
-  def held_out(params):                # fixed renders that training never sees, with fixed words, times and noise
-    return np.mean([unseen(params, k) for k in jax.random.split(k_held, 256 // fresh)])
-
   carry, start, first = (state, source), time.time(), int(state[0])
   i = first
   print(f'{sum(p.size for p in jax.tree.leaves(params)) / 1e6:.1f} M parameters, step {i} of {steps}', flush=True)
@@ -170,7 +174,7 @@ def main(_):
       files.save(path, carry[0][:-1])
       with open(os.path.join(FLAGS.workdir, 'metrics.jsonl'), 'a') as f:
         f.write(json.dumps({'step': i, 'images': i * n, 'loss': float(value),
-                            'held_out': float(held_out(carry[0][2]))}) + '\n')
+                            'held_out': held_out(carry[0][2], k_held, batches=256 // fresh, n=fresh)}) + '\n')
       grid(carry[0][2], k_grid).save(os.path.join(FLAGS.workdir, f'samples_{i:06d}.png'))
   weight_files.save(FLAGS.out, carry[0][2], metadata={
     'images': str(i * n), 'seed': str(FLAGS.seed), 'hardware': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
