@@ -76,8 +76,12 @@ def _places():
     for relation, ya, yb, za, zb in (stacked, level):
       across = np.concatenate([r + abs(ya), r + abs(ya), r + abs(yb), r + abs(yb)])
       heights = np.concatenate([low_a + za, top_a + za, low_b + zb, top_b + zb])
-      reach = np.array([np.nanmax(np.hypot(across, heights - s)) for s in shifts])
-      middle, scale = shifts[reach.argmin()], (RADIUS - .005) / reach.min()
+      across, heights = across[~np.isnan(heights)], heights[~np.isnan(heights)]
+      reach = lambda s: np.sqrt(np.max(across ** 2 + (heights - s[:, None]) ** 2, 1))
+      coarse = shifts[::20]                                                # convex: first in large steps, then around the least
+      around = shifts[np.abs(shifts - coarse[reach(coarse).argmin()]) < .11]
+      radii = reach(around)
+      middle, scale = around[radii.argmin()], (RADIUS - .005) / radii.min()
       table[relation, i, j] = [(y * scale, (z - middle) * scale, scale * PAIR_SIZE[k])
                                for y, z, k in ((ya, za, a), (yb, zb, b))]
   return table.astype(np.float32)
