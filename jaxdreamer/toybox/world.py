@@ -61,9 +61,21 @@ def _profile(kind, r):
           **{k: (-h, h) for k, h in upper.items()}}[kind]
 
 
+def _enclose(across, heights):
+  """Middle, on the axis, and radius of the least ball around all points; a convex search, in large steps and then in small."""
+  across, heights = across[~np.isnan(heights)], heights[~np.isnan(heights)]
+  def reach(s):
+    return np.sqrt(np.max(across ** 2 + (heights - s[:, None]) ** 2, 1))
+  shifts = np.linspace(-1., 3., 801)
+  near = shifts[::20][reach(shifts[::20]).argmin()]
+  around = shifts[np.abs(shifts - near) < .11]
+  radii = reach(around)
+  return around[radii.argmin()], radii.min()
+
+
 def _places():
   """[relation, kind, kind, 2, (y, z, scale)]: the two solids touch, or stand on one floor, and fill the ball."""
-  r, shifts = np.linspace(0., 1., 2001), np.linspace(-1., 3., 801)
+  r = np.linspace(0., 1., 2001)
   table = np.tile(np.array([0., 0., 1.]), (len(RELATIONS), len(SOLIDS), len(SOLIDS), 2, 1))
   profiles = [[h * PAIR_SIZE[k] for h in _profile(k, r / PAIR_SIZE[k])] for k in SOLIDS]
   widths = [r[np.isfinite(top)].max() / (np.sqrt(2.) if k in ('cube', 'pyramid') else 1.)
@@ -76,12 +88,8 @@ def _places():
     for relation, ya, yb, za, zb in (stacked, level):
       across = np.concatenate([r + abs(ya), r + abs(ya), r + abs(yb), r + abs(yb)])
       heights = np.concatenate([low_a + za, top_a + za, low_b + zb, top_b + zb])
-      across, heights = across[~np.isnan(heights)], heights[~np.isnan(heights)]
-      reach = lambda s: np.sqrt(np.max(across ** 2 + (heights - s[:, None]) ** 2, 1))
-      coarse = shifts[::20]                                                # convex: first in large steps, then around the least
-      around = shifts[np.abs(shifts - coarse[reach(coarse).argmin()]) < .11]
-      radii = reach(around)
-      middle, scale = around[radii.argmin()], (RADIUS - .005) / radii.min()
+      middle, radius = _enclose(across, heights)
+      scale = (RADIUS - .005) / radius
       table[relation, i, j] = [(y * scale, (z - middle) * scale, scale * PAIR_SIZE[k])
                                for y, z, k in ((ya, za, a), (yb, zb, b))]
   return table.astype(np.float32)
