@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdreamer import cameras
 from jaxdreamer.diffusion import diffuse, eps_from_x0
 from jaxdreamer.priors.empirical import empirical, posterior_mean
 from jaxdreamer.priors.gaussian import gaussian
@@ -58,6 +59,20 @@ def test_the_prior_is_told_the_camera_only_where_it_is_given():
   none = network.denoise(weights, z, t, text, jnp.zeros((1, 6)))
   some = network.denoise(weights, z, t, text, jnp.ones((1, 6)))
   assert float(jnp.abs(none - some).max()) > 1e-4
+
+
+def test_camera_features_turn_with_the_camera_and_vanish_untold():
+  def features(azimuth, elevation=.4, distance=3.1):
+    camera = cameras.orbital(jnp.float32(azimuth), jnp.float32(elevation), jnp.float32(distance), jnp.float32(.7))
+    return network.camera_features(cameras.camera_vector(camera)[None])[0]
+  here = features(.3)
+  assert here.shape == (network.FEATURES,)
+  harmonics = [f(k * .3) for k in (1, 2, 3, 4) for f in (np.cos, np.sin)]
+  np.testing.assert_allclose(here[:8], 2. * np.array(harmonics), atol=1e-5)
+  np.testing.assert_allclose(features(.3 + np.pi / 2)[6:11], here[6:11], atol=1e-5)      # a cube looks the same
+  np.testing.assert_allclose(here[8:11], [4. * np.sin(.4), 8. * (np.cos(.4) - .85), 1.], atol=1e-5)
+  np.testing.assert_allclose(here[11:], 2. * np.sin(.4) * here[:4], atol=1e-5)
+  assert not network.camera_features(jnp.zeros((1, network.CAMERA))).any()
 
 
 def test_a_caption_outside_the_vocabulary_is_refused_in_one_line():

@@ -32,6 +32,12 @@ def upsample_nearest(x: Float[Array, 'B h w C']) -> Float[Array, 'B 2*h 2*w C']:
   return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
 
+def pixel_unshuffle(x: Float[Array, 'B H W C'], n: int) -> Float[Array, 'B h w D']:
+  """Every n x n patch into channels, in the order row, column, channel (Shi et al. 2016 backwards)."""
+  b, h, w, c = x.shape
+  return x.reshape(b, h // n, n, w // n, n, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // n, w // n, n * n * c)
+
+
 class GroupNorm(nn.Module):
   """Wu & He (2018). Reduces over pixels before channels, so the inner loop runs over whole channel rows."""
   groups: int

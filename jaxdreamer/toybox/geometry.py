@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxdreamer.nn import weights as weight_files
-from jaxdreamer.nn.layers import GroupNorm, upsample_nearest
+from jaxdreamer.nn.layers import GroupNorm, pixel_unshuffle, upsample_nearest
 from jaxdreamer.toybox import world
 
 SIZE = 64
@@ -28,19 +28,13 @@ class Block(nn.Module):
     return x + nn.Conv(x.shape[-1], (3, 3), name='conv')(nn.silu(GroupNorm(8, name='norm')(x)))
 
 
-def patches(x, n):
-  """[B, H, W, 3] -> [B, H / n, W / n, 3 n^2]."""
-  b, h, w, c = x.shape
-  return x.reshape(b, h // n, n, w // n, n, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // n, w // n, -1)
-
-
 class Geometry(nn.Module):
   """A small UNet on 2x2 patches at 32, 16 and 8 pixels."""
   widths: tuple[int, ...] = (24, 48, 96)
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B H W 3']) -> Float[Array, 'B H W 4']:
-    h, kept = nn.Conv(self.widths[0], (3, 3), name='conv_in')(patches(2. * x - 1., 2)), []
+    h, kept = nn.Conv(self.widths[0], (3, 3), name='conv_in')(pixel_unshuffle(2. * x - 1., 2)), []
     for i, width in enumerate(self.widths):
       if i:
         h = nn.Conv(width, (3, 3), 2, padding=((1, 1), (1, 1)), name=f'down_{i}')(h)
@@ -61,7 +55,7 @@ class Reader(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B H W 3']) -> dict[str, Float[Array, 'B n']]:
-    h = nn.Conv(self.widths[0], (3, 3), name='conv_in')(patches(2. * x - 1., 4))
+    h = nn.Conv(self.widths[0], (3, 3), name='conv_in')(pixel_unshuffle(2. * x - 1., 4))
     for i, width in enumerate(self.widths):
       if i:
         h = nn.Conv(width, (3, 3), 2, padding=((1, 1), (1, 1)), name=f'down_{i}')(h)

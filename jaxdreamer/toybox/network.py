@@ -1,18 +1,23 @@
 """The toybox prior's networks: the published UNet and CLIP text classes at toybox size, predicting the clean image.
 
+Beside the image the UNet predicts the object's mask and its normals in the world's frame, which training alone reads:
+unlike colours they owe nothing to the background, and normals say from where the camera looks (`geometry`).
+
 Images are 64 px. `encode` maps [0, 1] to [-1, 1] and moves every patch of PATCH x PATCH pixels into channels
 (Shi et al. 2016): a permutation, so white noise stays white and diffusion happens on pixels at the cost of a 16 px latent.
 A text row [L, D] is CLIP's last hidden state; its first row, which a causal encoder leaves without content, carries the
-pooled state instead. The UNet attends to the rows and is told (camera vector, pooled state) through its class embedding.
+pooled state instead. The UNet attends to the rows and is told pooled state, camera and their products (`told`) through its
+class embedding.
 """
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Int8, Key, PyTree, UInt8
 
 from jaxdreamer import cameras
 from jaxdreamer.diffusion import bcast, cosine, ddim, eps_from_x0, guide
 from jaxdreamer.nn.clip import CLIPTextConfig, CLIPTextModel
+from jaxdreamer.nn.layers import pixel_unshuffle
 from jaxdreamer.nn.unet import UNet2DCondition, UNetConfig
 from jaxdreamer.toybox import world
 from jaxdreamer.types import Camera
@@ -20,24 +25,29 @@ from jaxdreamer.types import Camera
 SIZE, PATCH, CAMERA = 64, 4, 6
 LATENT = (SIZE // PATCH, SIZE // PATCH, 3 * PATCH ** 2)
 SCHEDULE = cosine(shift=32 / SIZE)
-LOUDNESS = 6.                                    # of 6 camera numbers beside 128 of text, lest Adam learn them last
+GEOMETRY = (*LATENT[:2], 4 * PATCH ** 2)
+FEATURES = 15                                    # of a camera, see `camera_features`
 TEXT = CLIPTextConfig(vocab_size=len(world.VOCABULARY), hidden_size=128, intermediate_size=512, num_hidden_layers=2,
                       num_attention_heads=4, max_position_embeddings=world.LENGTH, eos_token_id=world.EOS)
 # 96 channels for patches of 48 numbers: with 48 the noisy picture does not fit through the last norm and SiLU, so that the
 # error at little noise stays as large as the noise, and learning takes 1.6 times as many images.
-UNET = UNetConfig(in_channels=LATENT[-1], out_channels=LATENT[-1], block_out_channels=(96, 128, 192), layers_per_block=1,
+UNET = UNetConfig(in_channels=LATENT[-1], out_channels=LATENT[-1] + GEOMETRY[-1],
+                  block_out_channels=(96, 128, 192), layers_per_block=1,
                   down_block_types=('DownBlock2D', 'DownBlock2D', 'CrossAttnDownBlock2D'),
                   up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D', 'UpBlock2D'), attention_head_dim=4,
                   norm_num_groups=16, use_linear_projection=True, cross_attention_dim=TEXT.hidden_size,
-                  class_embed_type='projection', projection_class_embeddings_input_dim=CAMERA + TEXT.hidden_size)
+                  class_embed_type='projection', projection_class_embeddings_input_dim=(1 + FEATURES) * (1 + TEXT.hidden_size) - 1)
 unet, text_model = UNet2DCondition(UNET), CLIPTextModel(TEXT)
 
 
 def encode(x: Float[Array, 'B H W 3']) -> Float[Array, 'B h w c']:
   """[0, 1] pixels -> [-1, 1] patches; differentiable, and exactly inverted by `decode`."""
-  b, h, w, _ = x.shape
-  x = (2. * x - 1.).reshape(b, h // PATCH, PATCH, w // PATCH, PATCH, 3)
-  return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // PATCH, w // PATCH, -1)
+  return pixel_unshuffle(2. * x - 1., PATCH)
+
+
+def geometry(mask: UInt8[Array, 'B H W'], normal: Int8[Array, 'B H W 3']) -> Float[Array, 'B h w g']:
+  """Mask [0, 1] and normal [-1, 1], as in pool.Pool, in patches."""
+  return jnp.concatenate([pixel_unshuffle(mask[..., None] / 255., PATCH), pixel_unshuffle(normal / 127., PATCH)], -1)
 
 
 def decode(z: Float[Array, 'B h w c']) -> Float[Array, 'B H W 3']:
@@ -51,7 +61,7 @@ def init(key: Key[Array, '']) -> PyTree:
   k_unet, k_text = jax.random.split(key)
   ids = jnp.zeros((1, world.LENGTH), jnp.int32)
   return {'unet': unet.init(k_unet, jnp.zeros((1, *LATENT)), jnp.zeros(1), jnp.zeros((1, world.LENGTH, TEXT.hidden_size)),
-                            jnp.zeros((1, CAMERA + TEXT.hidden_size)))['params'],
+                            told(jnp.zeros((1, CAMERA)), jnp.zeros((1, TEXT.hidden_size))))['params'],
           'text_model': text_model.init(k_text, ids)['params']}
 
 
@@ -61,18 +71,43 @@ def embed(weights: PyTree, ids: Int[Array, 'B L']) -> Float[Array, 'B L D']:
   return hidden.at[:, 0].set(pooled)
 
 
+def camera_features(camera: Float[Array, 'B 6']) -> Float[Array, 'B 15']:
+  """Four harmonics of the azimuth (a cube looks the same every 90 degrees), elevation, distance, and the first two
+  harmonics by elevation, scaled to about [-2, 2]; zeros for a camera that is not told."""
+  cos_1, sin_1, sin_el, cos_el, distance, is_told = (camera[:, i] for i in range(CAMERA))
+  turn = jax.lax.complex(cos_1, sin_1)
+  turns = [turn, turn ** 2, turn ** 3, turn ** 4]
+  azimuth = [part for z in turns for part in (z.real, z.imag)]
+  rest = [2. * sin_el, 4. * (cos_el - .85 * is_told), 5. * distance, *(2. * sin_el * part for part in azimuth[:4])]
+  return 2. * jnp.stack(azimuth + rest, -1)
+
+
+def told(camera: Float[Array, 'B 6'], pooled: Float[Array, 'B D']) -> Float[Array, 'B K']:
+  """Camera features, pooled text and all their products: how a view changes depends on what is seen, and a sum of the two
+  learns that an order of magnitude later."""
+  features = camera_features(camera)
+  products = .125 * pooled[:, :, None] * features[:, None, :]    # 1,920 of them: as loud as the rest together
+  return jnp.concatenate([features, pooled, products.reshape(len(pooled), -1)], -1)
+
+
+def predict(weights: PyTree, z_t: Float[Array, 'B h w c'], t: Float[Array, 'B'], text: Float[Array, 'B L D'],
+            camera: Float[Array, 'B 6']) -> tuple[Float[Array, 'B h w c'], Float[Array, 'B h w g']]:
+  """The predicted clean latent x0_hat and its `geometry`; camera rows of zeros mean 'not told' (cameras.camera_vector)."""
+  out = unet.apply({'params': weights['unet']}, z_t, 1000. * t, text, told(camera, text[:, 0]))
+  return out[..., :LATENT[-1]], out[..., LATENT[-1]:]
+
+
 def denoise(weights: PyTree, z_t: Float[Array, 'B h w c'], t: Float[Array, 'B'], text: Float[Array, 'B L D'],
             camera: Float[Array, 'B 6']) -> Float[Array, 'B h w c']:
-  """The predicted clean latent x0_hat; camera rows of zeros mean 'not told' (cameras.camera_vector)."""
-  told = jnp.concatenate([LOUDNESS * camera, text[:, 0]], -1)
-  return unet.apply({'params': weights['unet']}, z_t, 1000. * t, text, told)
+  """x0_hat alone."""
+  return predict(weights, z_t, t, text, camera)[0]
 
 
 def eps(weights: PyTree, z_t: Float[Array, 'B h w c'], t: Float[Array, 'B'], text: Float[Array, 'B L D'],
         camera: Camera | None) -> Float[Array, 'B h w c']:
   """The same prediction as noise; camera None is 'not told'."""
-  told = jnp.zeros((t.shape[0], CAMERA)) if camera is None else jax.vmap(cameras.camera_vector)(camera)
-  x0_hat = denoise(weights, z_t, t, text, told)
+  vector = jnp.zeros((t.shape[0], CAMERA)) if camera is None else jax.vmap(cameras.camera_vector)(camera)
+  x0_hat = denoise(weights, z_t, t, text, vector)
   return eps_from_x0(x0_hat, z_t, bcast(SCHEDULE.alpha(t), z_t), bcast(SCHEDULE.sigma(t), z_t))
 
 

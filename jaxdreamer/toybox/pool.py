@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+from jaxtyping import Array, Float, Int, Int8, Key, PyTree, UInt8
 
 from jaxdreamer.toybox import views, world
 from jaxdreamer.types import Camera
@@ -17,6 +17,7 @@ from jaxdreamer.types import Camera
 class Pool(NamedTuple):
   rgb: UInt8[Array, 'P H W 3']         # premultiplied by mask
   mask: UInt8[Array, 'P H W']
+  normal: Int8[Array, 'P H W 3']       # 127 times the world's, premultiplied by mask
   item: world.Item                     # [P]
   camera: Camera                       # [P]
 
@@ -36,7 +37,8 @@ def batch(key: Key[Array, ''], n: int, *, size: int) -> Pool:
   """`n` fresh slots."""
   items, camera, view = draw(key, n, size=size)
   byte = lambda a: jnp.round(255. * jnp.clip(a, 0., 1.)).astype(jnp.uint8)
-  return Pool(byte(view.rgb), byte(view.mask), items, camera)
+  normal = jnp.round(127. * view.normal * view.mask[..., None]).astype(jnp.int8)
+  return Pool(byte(view.rgb), byte(view.mask), normal, items, camera)
 
 
 def write(pool: PyTree, fresh: PyTree, at: Int[Array, '']) -> PyTree:

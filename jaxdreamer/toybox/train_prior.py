@@ -2,8 +2,9 @@
 
   python -m jaxdreamer.toybox.train_prior --images=1000000
 
-x0-prediction weighted by alpha, stratified t, AdamW, EMA, a plateau and then a cosine decay over the last
-`--decay` of the run; captions dropped in a tenth of the images, view words told in .6 of them and the camera in .7. Resumes from
+x0-prediction, stratified t, denser where noise leaves words and camera to decide, mask and normals predicted beside the
+image, AdamW, EMA, a plateau and then a cosine decay over the last `--decay` of the run; captions dropped in a tenth of the
+images, view words told in .6 of them and the camera in .7. Resumes from
 `--workdir` by itself; a longer `--images` continues a run that has not begun to decay. The batch is shared by all devices.
 """
 import json
@@ -18,16 +19,16 @@ import numpy as np
 import optax
 from absl import app, flags
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from optax import contrib
 
 from jaxdreamer import cameras
-from jaxdreamer.diffusion import bcast, diffuse
+from jaxdreamer.diffusion import diffuse
 from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.toybox import files, network, pool, views, world
 
 FLAGS = flags.FLAGS
 CAMERA_KEPT, VIEW_WORDS, CAPTION_DROPPED = .7, .6, .1
-
-
+GEOMETRY_WEIGHT = .3
 
 def schedule(steps, share, peak):
   """Warm-up over 500 steps, plateau, cosine to 2% over the last `share`."""
@@ -36,8 +37,24 @@ def schedule(steps, share, peak):
                                optax.cosine_decay_schedule(peak, max(falling, 1), .02)], [500, steps - falling])
 
 
+def optimizer(steps, share, peak):
+  """AdamW; Muon (Jordan et al. 2024), rescaled to Adam's step sizes, for the matrices through which words, times and cameras
+  act: it gives the faint directions of a gradient, as the camera's are, the step of the strong ones."""
+  rate = schedule(steps, share, peak)
+  tiny = 1e-15                                   # the lowest level's gradients are about 1e-8, and that is where words act
+  def matrices(params):
+    def of(path, x):
+      name = jax.tree_util.keystr(path)
+      acts = 'kernel' in name and any(part in name for part in ('time_emb_proj', "class_embedding']['linear_2", 'text_model'))
+      return contrib.MuonDimensionNumbers((0,), (1,)) if acts else None
+    return jax.tree_util.tree_map_with_path(of, params)
+  return optax.chain(optax.clip_by_global_norm(1.), contrib.muon(
+      rate, adam_learning_rate=rate, muon_weight_dimension_numbers=matrices, consistent_rms=.2, adam_b2=.99,
+      eps=tiny, weight_decay=.01, adam_weight_decay=.01))
+
+
 def examples(key, source, n):
-  """`n` images of the ring as network inputs: latents, token ids, camera vectors."""
+  """`n` images of the ring as network inputs: latents, token ids, camera vectors, and the geometry that is seen."""
   k_slot, k_back, k_words, k_drop = jax.random.split(key, 4)
   pick = jax.tree.map(lambda a: a[jax.random.randint(k_slot, (n,), 0, source.mask.shape[0])], source)
   back = jax.vmap(lambda k: pool.background(k, network.SIZE))(jax.random.split(k_back, n))
@@ -47,18 +64,19 @@ def examples(key, source, n):
   ids = jax.vmap(world.tokens)(jax.random.split(k_words, n), pick.item, bins)
   ids = jnp.where((blank < CAPTION_DROPPED)[:, None], jnp.asarray(world.tokenize(''))[None], ids)
   vector = jax.vmap(cameras.camera_vector)(pick.camera) * (told < CAMERA_KEPT)[:, None]
-  return network.encode(x), ids, vector
+  return network.encode(x), ids, vector, network.geometry(pick.mask, pick.normal)
 
 
-def loss(params, key, z, ids, vector):
-  """Mean of alpha |x0_hat - z|^2 over a batch, with t stratified over it: alpha is near the inverse of the error that can
-  be reached at t, so that no noise level drowns the others (Karras et al. 2024, EDM2, Sec. 2.2, learn that weight)."""
+def loss(params, key, z, ids, vector, seen):
+  """Mean of |x0_hat - z|^2 over a batch, and GEOMETRY_WEIGHT as much of the geometry's. t is stratified over the batch and
+  densest at 1 (density 1 / (2 sqrt(1 - t))): there words and camera decide what little noise leaves to guess."""
   k_t, k_eps = jax.random.split(key)
   n = z.shape[0]
-  t = (jnp.arange(n) + jax.random.uniform(k_t, (n,))) / n
+  t = 1. - (1. - (jnp.arange(n) + jax.random.uniform(k_t, (n,))) / n) ** 2
   eps = jax.random.normal(k_eps, z.shape)
-  x0_hat = network.denoise(params, diffuse(z, t, eps, schedule=network.SCHEDULE), t, network.embed(params, ids), vector)
-  return jnp.mean(bcast(network.SCHEDULE.alpha(t), z) * (x0_hat - z) ** 2)
+  text = network.embed(params, ids)
+  x0_hat, seen_hat = network.predict(params, diffuse(z, t, eps, schedule=network.SCHEDULE), t, text, vector)
+  return jnp.mean((x0_hat - z) ** 2) + GEOMETRY_WEIGHT * jnp.mean((seen_hat - seen) ** 2)
 
 
 @partial(jax.jit, static_argnames='n')
@@ -80,8 +98,8 @@ def make_step(tx, *, n, fresh, ring, sharded):
     k_fresh, k_batch, k_loss = jax.random.split(jax.random.fold_in(key, i), 3)
     at = (i + ring // fresh) * fresh % ring
     source = pool.write(source, pool.batch(k_fresh, fresh, size=network.SIZE), at)
-    z, ids, vector = jax.lax.with_sharding_constraint(examples(k_batch, source, n), sharded)
-    value, grads = jax.value_and_grad(loss)(params, k_loss, z, ids, vector)
+    some = jax.lax.with_sharding_constraint(examples(k_batch, source, n), sharded)
+    value, grads = jax.value_and_grad(loss)(params, k_loss, *some)
     updates, opt = tx.update(grads, opt, params)
     params = optax.apply_updates(params, updates)
     keep = jnp.minimum(.999, (1. + i) / (10. + i))
@@ -124,12 +142,12 @@ def grid(params, key, *, columns=8):
 
 
 def note_start(images):
-  """Adds this start to --workdir/history.txt, if its settings are new, and returns all of the file: weights that were made
-  with more than one set of settings say so."""
+  """Adds this start to --workdir/history.txt, if its settings are new and it trains at all, and returns all of the file:
+  weights that were made with more than one set of settings say so."""
   path = pathlib.Path(FLAGS.workdir) / 'history.txt'
   lines = path.read_text().splitlines() if path.exists() else []
   line = ' '.join(f'--{name}={FLAGS[name].value}' for name in ('images', 'decay', 'batch', 'reuse', 'rate', 'seed'))
-  if not lines or not lines[-1].endswith(line):
+  if images < FLAGS['images'].value and not (lines and lines[-1].endswith(line)):
     lines.append(f'from image {images:,}: {line}')
     path.write_text('\n'.join(lines) + '\n')
   return lines
@@ -143,8 +161,7 @@ def main(_):
                      f'--slots={ring} by batch / reuse = {fresh}')
   steps = FLAGS.images // n
   mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
-  tx = optax.chain(optax.clip_by_global_norm(1.),
-                   optax.adamw(schedule(steps, FLAGS.decay, FLAGS.rate), b2=.99, weight_decay=.01))
+  tx = optimizer(steps, FLAGS.decay, FLAGS.rate)
   key = jax.random.key(FLAGS.seed)
   k_init, k_run, k_held, k_grid = jax.random.split(key, 4)
   params = jax.jit(network.init)(k_init)
