@@ -32,6 +32,8 @@ def get_config():
     'estimator': {
       'name': 'sds',
       'sds': {'guidance': (3.,), 'weight': 'sigma2'},       # scale 1 is conditional; threestudio's number is one less
+      'csd': {'negative': (0.,), 'weight': 'sigma2'},       # the negative prompt's share, omega_2
+      'asd': {'guidance': (3.,), 'eta': .1, 'weight': 'sigma2'},
     },
     'sampling': {'views': 4, 'design': 'stratified', 't_min': (.02,), 't_max': (.98,)},
     'cameras': {'azimuth': (-180., 180.), 'elevation': (-10., 85.), 'distance': (2.8, 3.3), 'fov': (40., 40.)},

@@ -14,6 +14,8 @@ from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from jaxdreamer import cameras, checkpoints, optim, regularizers, render, sampling, train_step
+from jaxdreamer.estimators.asd import asd
+from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.priors.empirical import empirical
 from jaxdreamer.priors.toybox import toybox
@@ -32,7 +34,11 @@ SCENES = {
   'image': image,
 }
 PRIORS = {'toybox': lambda key, prompt, **kw: toybox(**kw), 'empirical': empirical}        # (key, prompt) -> Prior
-ESTIMATORS = {'sds': lambda guidance, **kw: sds(guidance=optim.schedule(guidance), **kw)}
+ESTIMATORS = {                   # (sampling.t_min as a schedule) -> Estimator
+  'sds': lambda t_min, guidance, **kw: sds(guidance=optim.schedule(guidance), **kw),
+  'csd': lambda t_min, negative, **kw: csd(negative=optim.schedule(negative) if negative != NEVER else None, **kw),
+  'asd': lambda t_min, guidance, **kw: asd(guidance=optim.schedule(guidance), t_min=t_min, **kw),
+}
 BACKGROUNDS = {
   'random': backgrounds.random(),
   'grey': backgrounds.constant(rgb=(.5, .5, .5)),
@@ -119,6 +125,9 @@ def check(config, mesh: Mesh) -> None:
     raise ValueError(f'config.prompt={config.prompt!r}: takes a text')
   if config.sampling.design not in sampling.DESIGNS:
     raise ValueError(f'config.sampling.design={config.sampling.design!r}: takes one of {sorted(sampling.DESIGNS)}')
+  if config.estimator.name == 'csd' and config.estimator.csd.negative != NEVER and not config.negative:
+    raise ValueError(f'config.estimator.csd.negative={config.estimator.csd.negative} asks for a negative prompt, and '
+                     'config.negative is empty: give one, or set the share to 0')
   if config.render.background not in BACKGROUNDS:
     raise ValueError(f'config.render.background={config.render.background!r}: takes one of {sorted(BACKGROUNDS)}')
 
@@ -128,7 +137,8 @@ def job(config, mesh: Mesh) -> Job:
   check(config, mesh)
   background = BACKGROUNDS[config.render.background]
   scene = with_background(pick(SCENES, config.scene, 'scene')(), background)
-  estimator = pick(ESTIMATORS, config.estimator, 'estimator')()
+  t_min, t_max = optim.schedule(config.sampling.t_min), optim.schedule(config.sampling.t_max)
+  estimator = pick(ESTIMATORS, config.estimator, 'estimator')(t_min)
   key = jax.random.key(config.seed)
   prior = pick(PRIORS, config.prior, 'prior')(key, config.prompt)
   text = prior.embed(config.prompt, config.negative)
@@ -137,8 +147,6 @@ def job(config, mesh: Mesh) -> Job:
   r = config.render
   draw_image = partial(render.image, size=prior.image_size, samples=r.samples, fine=r.fine, radius=r.radius,
                        chunk=r.chunk or None, remat=r.remat)
-  t_min, t_max = optim.schedule(config.sampling.t_min), optim.schedule(config.sampling.t_max)
-
   shaded, textureless = optim.schedule(r.shaded), optim.schedule(r.textureless)
 
   def draw_scene(code, camera, key, step):

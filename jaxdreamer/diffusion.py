@@ -72,12 +72,16 @@ def rescale(eps_s, eps_y, *, factor: float):
   return (factor * ratio + 1. - factor) * eps_s
 
 
+def predictions(prior, rows, camera):
+  """eps_hat of each of K rows (z_t [N, ...], t [N], text [N, L, D]), all under the same N cameras, in one batched call."""
+  z_t, t, text = (jnp.concatenate(parts) for parts in zip(*rows))
+  repeat = lambda a: jnp.concatenate([a] * len(rows))
+  return jnp.split(prior.eps(z_t, t, text, None if camera is None else jax.tree.map(repeat, camera)), len(rows))
+
+
 def guided(prior, z_t, t, text, null, camera, *, scale):
-  """Classifier-free guidance with one batched call of two rows a sample: [N, ...] -> eps_hat [N, ...]."""
-  double = lambda a: jnp.concatenate([a, a])
-  eps = prior.eps(double(z_t), double(t), jnp.concatenate([text, null]),
-                  None if camera is None else jax.tree.map(double, camera))
-  return guide(*jnp.split(eps, 2), scale)
+  """Classifier-free guidance: [N, ...] -> eps_hat [N, ...]."""
+  return guide(*predictions(prior, [(z_t, t, text), (z_t, t, null)], camera), scale)
 
 
 def ddim_step(eps_hat, z_t, alpha, sigma, alpha_next, sigma_next):

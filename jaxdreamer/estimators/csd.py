@@ -1,0 +1,26 @@
+"""Classifier score distillation (Yu et al. 2023): only the guidance term of SDS is kept.
+
+r = w(t) (eps_y + (negative - 1) eps_null - negative eps_neg), the paper's released form with omega_1 = 1. There is no
+guidance scale: it would only rescale r, which Adam undoes. SDS is (scale - 1) times this one plus (eps_y - eps).
+"""
+from typing import Callable
+
+import jax.numpy as jnp
+
+from jaxdreamer.diffusion import bcast, diffuse, predictions
+from jaxdreamer.estimators.weights import WEIGHTS
+from jaxdreamer.types import Estimator
+
+
+def csd(*, negative: Callable | None = None, weight: str = 'sigma2') -> Estimator:
+  """`negative` is a schedule of the step for omega_2, the share that the negative prompt takes over from the empty one;
+  None leaves its row out of the batch. `weight` names w of estimators/weights.py."""
+  def residual(draws, est, prior, z, views, step):
+    z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
+    texts = [views.text, views.null] + ([views.negative] if negative else [])
+    eps_y, eps_null, *rest = predictions(prior, [(z_t, draws.t, text) for text in texts], views.camera)
+    share = negative(step) if negative else 0.
+    delta = eps_y + (share - 1.) * eps_null - sum(share * eps_neg for eps_neg in rest)
+    r = bcast(draws.weight * WEIGHTS[weight](prior.schedule, draws.t), z) * delta
+    return r, {'residual_power': jnp.mean(r ** 2)}
+  return Estimator(init=lambda key: (), residual=residual, loss=lambda *_: jnp.zeros(()))

@@ -1,0 +1,85 @@
+"""CSD and ASD: the algebra that ties them to SDS, and their expectations under the Gaussian prior."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import toybox as toybox_config
+from jaxdreamer import build
+from jaxdreamer.estimators.asd import asd
+from jaxdreamer.estimators.csd import csd
+from jaxdreamer.estimators.sds import sds
+from jaxdreamer.priors.gaussian import gaussian
+from jaxdreamer.types import Draws, Views
+
+MEAN, NULL, STD, N = .4, -.3, .5, 100_000
+PRIOR = gaussian(jnp.full((1, 1, 1), MEAN), std=STD, null_mean=jnp.full((1, 1, 1), NULL))
+
+
+def draws(n, t):
+  eps = jax.random.normal(jax.random.key(0), (n, 1, 1, 1))
+  return Draws(jnp.broadcast_to(t, (n,)), eps, jnp.ones(n), jax.random.split(jax.random.key(1), n))
+
+
+def views(n, *, negative=0.):
+  one, zero = jnp.ones((n, 1, 1)), jnp.zeros((n, 1, 1))
+  return Views(None, one, one, zero, zero + negative)
+
+
+def residual(estimator, *, n=64, t=.4, z=.2, negative=0.):
+  return estimator.residual(draws(n, t), (), PRIOR, jnp.full((n, 1, 1, 1), z), views(n, negative=negative), 0)[0]
+
+
+def gain(t):
+  """d eps_hat / d (alpha times the mean), and alpha."""
+  alpha, sigma = PRIOR.schedule.alpha(t), PRIOR.schedule.sigma(t)
+  return sigma / (alpha ** 2 * STD ** 2 + sigma ** 2), alpha, sigma
+
+
+def test_sds_is_the_conditional_term_plus_scale_minus_one_times_csd():
+  one, five = (residual(sds(guidance=lambda i, s=s: s)) for s in (1., 5.))
+  np.testing.assert_allclose(five, one + 4. * residual(csd()), rtol=1e-4, atol=1e-6)
+
+
+def test_csd_is_its_closed_form_whatever_the_noise():
+  b, alpha, sigma = gain(.4)
+  np.testing.assert_allclose(residual(csd()), sigma ** 2 * b * alpha * (NULL - MEAN), rtol=1e-4)
+
+
+def test_a_negative_prompt_takes_over_from_the_empty_one():
+  half = csd(negative=lambda i: .5)
+  np.testing.assert_allclose(residual(half), residual(csd()), rtol=1e-5)              # the negative prompt is the empty one
+  np.testing.assert_allclose(residual(half, negative=1.), .5 * residual(csd()), rtol=1e-4)       # the prompt itself
+
+
+def test_asd_without_a_shift_is_csd_times_scale_minus_one():
+  still = asd(guidance=lambda i: 5., t_min=lambda i: .02, eta=0.)
+  np.testing.assert_allclose(residual(still), 4. * residual(csd()), rtol=1e-3, atol=1e-6)
+
+
+def test_the_expectation_of_asd_is_its_closed_form():
+  t, t_min, eta, scale, z = .6, .1, .3, 4., -.9
+  r = residual(asd(guidance=lambda i: scale, t_min=lambda i: t_min, eta=eta, weight='uniform'), n=N, t=t, z=z)
+  b, alpha, _ = gain(t)
+  later_b, later_alpha, _ = gain(t + eta * (t - t_min) * (jnp.arange(10_000) + .5) / 10_000)
+  guided_mean = NULL + scale * (MEAN - NULL)
+  exact = b * alpha * (z - guided_mean) - jnp.mean(later_b * later_alpha * (z - MEAN))
+  assert abs(float(r.mean() - exact)) < 3. * float(r.std()) / N ** .5
+
+
+def test_the_later_time_stays_below_one():
+  seen = []
+  spy = PRIOR.replace(eps_fn=lambda weights, z_t, t, text, camera: seen.append(t) or 0. * z_t)
+  asd(guidance=lambda i: 1., t_min=lambda i: .02, eta=5.).residual(
+    draws(500, jnp.linspace(.5, .98, 500)), (), spy, jnp.zeros((500, 1, 1, 1)), views(500), 0)
+  t, _, later = jnp.split(seen[0], 3)
+  assert (later >= t).all() and later.max() <= .999 + 1e-6 and later.max() > .99
+
+
+@pytest.mark.parametrize('name, option, value', [('csd', 'negative', (.5,))])
+def test_what_lacks_a_negative_prompt_is_refused(name, option, value):
+  config = toybox_config.get_config()
+  config.estimator.name = name
+  config.estimator[name][option] = value
+  with pytest.raises(ValueError, match='config.negative is empty'):
+    build.check(config, build.make_mesh(config))
