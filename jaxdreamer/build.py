@@ -17,6 +17,7 @@ from jaxdreamer import cameras, checkpoints, optim, regularizers, render, sampli
 from jaxdreamer.estimators.asd import asd
 from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
+from jaxdreamer.estimators.vsd import vsd
 from jaxdreamer.priors.empirical import empirical
 from jaxdreamer.priors.toybox import toybox
 from jaxdreamer.scenes import backgrounds
@@ -34,10 +35,11 @@ SCENES = {
   'image': image,
 }
 PRIORS = {'toybox': lambda key, prompt, **kw: toybox(**kw), 'empirical': empirical}        # (key, prompt) -> Prior
-ESTIMATORS = {                   # (sampling.t_min as a schedule) -> Estimator
-  'sds': lambda t_min, guidance, **kw: sds(guidance=optim.schedule(guidance), **kw),
-  'csd': lambda t_min, negative, **kw: csd(negative=optim.schedule(negative) if negative != NEVER else None, **kw),
-  'asd': lambda t_min, guidance, **kw: asd(guidance=optim.schedule(guidance), t_min=t_min, **kw),
+ESTIMATORS = {                   # (prior, sampling.t_min as a schedule) -> Estimator
+  'sds': lambda prior, t_min, guidance, **kw: sds(guidance=optim.schedule(guidance), **kw),
+  'csd': lambda prior, t_min, negative, **kw: csd(negative=optim.schedule(negative) if negative != NEVER else None, **kw),
+  'asd': lambda prior, t_min, guidance, **kw: asd(guidance=optim.schedule(guidance), t_min=t_min, **kw),
+  'vsd': lambda prior, t_min, guidance, **kw: vsd(weights=prior.weights, guidance=optim.schedule(guidance), **kw),
 }
 BACKGROUNDS = {
   'random': backgrounds.random(),
@@ -137,10 +139,10 @@ def job(config, mesh: Mesh) -> Job:
   check(config, mesh)
   background = BACKGROUNDS[config.render.background]
   scene = with_background(pick(SCENES, config.scene, 'scene')(), background)
-  t_min, t_max = optim.schedule(config.sampling.t_min), optim.schedule(config.sampling.t_max)
-  estimator = pick(ESTIMATORS, config.estimator, 'estimator')(t_min)
   key = jax.random.key(config.seed)
   prior = pick(PRIORS, config.prior, 'prior')(key, config.prompt)
+  t_min, t_max = optim.schedule(config.sampling.t_min), optim.schedule(config.sampling.t_max)
+  estimator = pick(ESTIMATORS, config.estimator, 'estimator')(prior, t_min)
   text = prior.embed(config.prompt, config.negative)
   tx = optim.chain(config.optim.groups, b1=config.optim.b1, b2=config.optim.b2, eps=config.optim.eps,
                    weight_decay=config.optim.weight_decay, clip=config.optim.clip)

@@ -1,0 +1,41 @@
+"""Variational score distillation (ProlificDreamer, Wang et al. 2023).
+
+r = w(t) (eps_s(z_t; y^c) - eps_phi(z_t; c, y)), Eq. 9: phi is the prior with a LoRA, learning the score of the scene's own
+renders by ordinary denoising, |eps_phi(z_t') - eps'|^2 at fresh (t', eps'), beside the scene's step (Algorithm 1). It is told
+the prompt without view words, and the camera. A LoRA that knew the score of one scene exactly would give SDS; one that knows
+nothing yet gives CSD times (scale - 1), but for the view words.
+"""
+from typing import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from jaxdreamer.diffusion import bcast, diffuse, guided
+from jaxdreamer.estimators.weights import WEIGHTS
+from jaxdreamer.nn import lora
+from jaxdreamer.types import Estimator
+
+
+def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, weight: str = 'sigma2') -> Estimator:
+  """`weights` are the prior's: `est` is a LoRA of their attention matrices. ValueError where there are none."""
+  if not lora.matching(weights):
+    raise ValueError("config.estimator.name='vsd': this prior has no attention matrices for a LoRA; sds, csd and asd need none")
+
+  def own(est, prior, z_t, t, views):
+    return prior.replace(weights=lora.merge(prior.weights, est)).eps(z_t, t, views.plain, views.camera)
+
+  def residual(draws, est, prior, z, views, step):
+    z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
+    eps_s = guided(prior, z_t, draws.t, views.text, views.null, views.camera, scale=guidance(step))
+    w = draws.weight * WEIGHTS[weight](prior.schedule, draws.t)
+    r = bcast(w, z) * (eps_s - own(est, prior, z_t, draws.t, views))
+    return r, {'residual_power': jnp.mean(r ** 2)}
+
+  def loss(draws, est, prior, z, views, step):
+    keys = jax.vmap(jax.random.split)(draws.key)
+    t = jax.vmap(jax.random.uniform)(keys[:, 0])
+    eps = jax.vmap(lambda key: jax.random.normal(key, z.shape[1:]))(keys[:, 1])
+    return jnp.mean((own(est, prior, diffuse(z, t, eps, schedule=prior.schedule), t, views) - eps) ** 2)
+
+  return Estimator(init=lambda key: lora.init(key, weights, rank=rank), residual=residual, loss=loss)

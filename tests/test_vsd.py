@@ -1,0 +1,95 @@
+"""LoRA as a transform of weights, and VSD between its two limits: CSD while the LoRA knows nothing, SDS once it knows all."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdreamer.estimators.csd import csd
+from jaxdreamer.estimators.sds import sds
+from jaxdreamer.estimators.vsd import vsd
+from jaxdreamer.nn import lora
+from jaxdreamer.priors.gaussian import gaussian
+from jaxdreamer.types import Draws, Views
+
+KEY = jax.random.key(0)
+WEIGHTS = {'block': {'attn1': {'to_q': {'kernel': jnp.ones((4, 6))}, 'to_out_0': {'kernel': jnp.ones((6, 4)), 'bias': jnp.ones(4)}},
+                     'conv': {'kernel': jnp.ones((3, 3, 4, 4))}}}
+Z0, N = .7, 64
+BASE = gaussian(jnp.full((1, 1, 1), .4), std=.5, null_mean=jnp.full((1, 1, 1), -.3))
+
+
+def with_attention(eps):
+  """BASE with a matrix that can be adapted: eps(base's prediction, kernel [1, 1], z_t, t)."""
+  weights = BASE.weights | {'attn1': {'to_q': {'kernel': jnp.ones((1, 1))}}}
+  def eps_fn(weights, z_t, t, text, camera):
+    return eps(BASE.eps_fn(weights, z_t, t, text, camera), weights['attn1']['to_q']['kernel'], z_t, t)
+  return BASE.replace(weights=weights, eps_fn=eps_fn)
+
+
+def draws(n=N):
+  return Draws(jnp.linspace(.1, .9, n), jax.random.normal(KEY, (n, 1, 1, 1)), jnp.ones(n), jax.random.split(jax.random.key(1), n))
+
+
+def views(n=N):
+  one, zero = jnp.ones((n, 1, 1)), jnp.zeros((n, 1, 1))
+  return Views(None, one, one, zero, zero)
+
+
+def residual(estimator, prior, est=()):
+  return estimator.residual(draws(), est, prior, jnp.full((N, 1, 1, 1), Z0), views(), 0)[0]
+
+
+def test_only_matching_matrices_are_adapted_and_merging_is_undone():
+  small = lora.init(KEY, WEIGHTS, rank=2)
+  assert {path: (w['down'].shape, w['up'].shape) for path, w in small.items()} == {
+    'block/attn1/to_q/kernel': ((4, 2), (2, 6)), 'block/attn1/to_out_0/kernel': ((6, 2), (2, 4))}
+  jax.tree.map(np.testing.assert_array_equal, lora.merge(WEIGHTS, small), WEIGHTS)       # `up` is zero at first
+  small = jax.tree.map(lambda x: x + .1, small)
+  merged = lora.merge(WEIGHTS, small, scale=3.)
+  want = 1. + 3. * small['block/attn1/to_q/kernel']['down'] @ small['block/attn1/to_q/kernel']['up']
+  np.testing.assert_allclose(merged['block']['attn1']['to_q']['kernel'], want, rtol=1e-6)
+  back = lora.merge(merged, small, scale=-3.)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), back, WEIGHTS)
+
+
+def test_a_lora_that_knows_nothing_gives_csd_times_scale_minus_one():
+  prior = with_attention(lambda eps, kernel, z_t, t: eps * kernel[0, 0])
+  estimator = vsd(weights=prior.weights, guidance=lambda i: 7.5)
+  np.testing.assert_allclose(residual(estimator, prior, estimator.init(KEY)), 6.5 * residual(csd(), prior), rtol=1e-3, atol=1e-6)
+
+
+def test_a_lora_that_knows_the_scenes_score_gives_sds():
+  def eps(base, kernel, z_t, t):                 # merged, the kernel is not 1: the exact score of the one scene there is
+    alpha, sigma = (f(t)[:, None, None, None] for f in (BASE.schedule.alpha, BASE.schedule.sigma))
+    return jnp.where(kernel[0, 0] == 1., base, (z_t - alpha * Z0) / sigma)
+  prior = with_attention(eps)
+  estimator = vsd(weights=prior.weights, guidance=lambda i: 7.5)
+  known = jax.tree.map(lambda x: x + 1., estimator.init(KEY))
+  np.testing.assert_allclose(residual(estimator, prior, known), residual(sds(guidance=lambda i: 7.5), prior), rtol=1e-3, atol=1e-4)
+
+
+def test_the_lora_learns_the_score_of_the_scene_and_the_prior_is_left_alone():
+  prior = with_attention(lambda eps, kernel, z_t, t: eps + kernel[0, 0] - 1.)
+  estimator = vsd(weights=prior.weights, guidance=lambda i: 1.)
+  est, z = estimator.init(KEY), jnp.full((N, 1, 1, 1), Z0)
+
+  def loss(est, i):
+    keys = jax.random.split(jax.random.fold_in(KEY, i), N)
+    return estimator.loss(draws()._replace(key=keys), est, prior, z, views(), 0)
+  values, step = [], jax.jit(jax.value_and_grad(loss))
+  for i in range(200):
+    value, grad = step(est, i)
+    est = jax.tree.map(lambda w, g: w - .05 * g, est, grad)
+    values.append(float(value))
+  shift = lora.merge(prior.weights, est)['attn1']['to_q']['kernel'][0, 0] - 1.
+  # The best constant is the mean over t of eps - eps_hat, for z = Z0 and a prior of mean .4.
+  t = jnp.linspace(0., 1., 10_001)
+  alpha, sigma = BASE.schedule.alpha(t), BASE.schedule.sigma(t)
+  best = -jnp.mean(sigma * alpha * (Z0 - .4) / (alpha ** 2 * .25 + sigma ** 2))
+  assert abs(float(shift - best)) < .08 and np.mean(values[-50:]) < np.mean(values[:10])
+
+
+def test_a_prior_without_attention_is_refused_in_one_line():
+  with pytest.raises(ValueError, match='vsd.*no attention') as error:
+    vsd(weights=BASE.weights, guidance=lambda i: 1.)
+  assert '\n' not in str(error.value)
