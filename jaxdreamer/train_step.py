@@ -43,14 +43,15 @@ def make_local_step(*, scene: Scene, estimator: Estimator, tx: optax.GradientTra
     def picture(params):
       code = scene.focus(scene.prepare(params, text), state.step)
       shown = jax.vmap(lambda camera, key: render(code, camera, key, state.step))(camera, sampling.by_view(k_render, ids))
-      return prior.encode(shown.rgb), regularize(shown, state.step), jnp.mean(shown.opacity)
+      return prior.encode(shown.rgb), regularize(shown, state.step), shown
 
-    z, pullback, opacity = _split_vjp(picture, params['scene'])
+    z, pullback, shown = _split_vjp(picture, params['scene'])
+    told = told._replace(shown=jax.lax.stop_gradient(shown))
     r, info = estimator.residual(draws, params['est'], prior, z[0], told, state.step)
     grad_scene, = pullback((r / ids.size, jnp.ones_like(z[1])))
     loss, grad_est = jax.value_and_grad(
         lambda est: estimator.loss(draws, est, prior, jax.lax.stop_gradient(z[0]), told, state.step))(params['est'])
-    info = info | {'opacity': opacity, 'regularizer': z[1], 'estimator_loss': loss}
+    info = info | {'opacity': jnp.mean(shown.opacity), 'regularizer': z[1], 'estimator_loss': loss}
     info = jax.tree.map(lambda v: v + 0. * ids[0], info)         # constants too become this device's own, as pmean wants
     grads, info = jax.lax.pmean(({'scene': grad_scene, 'est': grad_est}, info), 'data')
 

@@ -43,6 +43,7 @@ class Views(NamedTuple):
   plain: Float[Array, 'V L D']
   null: Float[Array, 'V L D']
   negative: Float[Array, 'V L D']
+  shown: Any = None                    # the step's Rendering [V, H, W], held fixed: what a control variate may compare with
 
 
 class Rendering(NamedTuple):

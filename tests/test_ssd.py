@@ -1,0 +1,161 @@
+"""Stein control variates: zero mean for any phi, and only in the exact form; their weights; and the limits of SSD."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdreamer.baselines.constant import constant
+from jaxdreamer.estimators.sds import sds
+from jaxdreamer.estimators.ssd import ssd, variate
+from jaxdreamer.priors.gaussian import gaussian
+from jaxdreamer.types import Draws, Views
+
+SHAPE, N, ALPHA, SIGMA = (4, 4, 1), 200_000, .8, .6
+D = 16
+rng = np.random.default_rng(0)
+X0, W, A, B, MAP = (rng.normal(size=s) for s in (SHAPE, SHAPE, (8, D), 8, D))
+
+
+def pearson(x, t, shown):
+  a, b = x.ravel() - x.mean(), MAP - MAP.mean()
+  return a @ b / jnp.sqrt((a @ a) * (b @ b))
+
+
+PHI = {'linear': lambda x, t, shown: jnp.sum(W * x), 'quadratic': lambda x, t, shown: .5 * jnp.sum(x ** 2),
+       'mlp': lambda x, t, shown: jnp.sum(B * jnp.tanh(A @ x.ravel() / 2.)), 'pearson': pearson}
+WRONG = {'printed': lambda eps, value, slope: eps * value + slope, 'no sigma': lambda eps, value, slope: eps * value - slope,
+         'sign': lambda eps, value, slope: eps * value + SIGMA * slope}
+
+
+def chi2(h):
+  """Sum of squared standard scores of the means of h [N, ...]: about D where they are all 0."""
+  h = np.asarray(h).reshape(len(h), -1)
+  return float(np.sum((h.mean(0) / (h.std(0) / len(h) ** .5)) ** 2))
+
+
+def sample():
+  eps = jax.random.normal(jax.random.key(0), (N, *SHAPE), jnp.float64)
+  return eps, ALPHA * X0[None] + SIGMA * eps
+
+
+@pytest.mark.parametrize('name', PHI)
+def test_the_variate_has_mean_zero_and_the_three_wrong_forms_do_not(name):
+  with jax.enable_x64(True):
+    eps, x = sample()
+    h = variate(PHI[name], x, jnp.zeros(N), eps, jnp.full(N, SIGMA))
+    assert abs(chi2(h) - D) < 5. * (2. * D) ** .5
+    value, slope = jax.vmap(jax.value_and_grad(PHI[name]), (0, None, None))(x, 0., None)
+    for wrong in WRONG.values():
+      assert chi2(wrong(eps, value[:, None, None, None], slope)) > D + 10. * (2. * D) ** .5
+
+
+def test_closed_form_for_half_the_squared_length():
+  with jax.enable_x64(True):
+    eps, x = sample()
+    h = variate(PHI['quadratic'], x, jnp.zeros(N), eps, jnp.full(N, SIGMA))
+    np.testing.assert_allclose(h, .5 * eps * jnp.sum(x ** 2, (1, 2, 3), keepdims=True) - SIGMA * x, rtol=1e-9, atol=1e-9)
+    weighted = eps * .5 * jnp.sum(x ** 2, (1, 2, 3), keepdims=True)
+    error = weighted.std(0) / N ** .5
+    assert (abs(weighted.mean(0) - SIGMA * ALPHA * X0) < 4.5 * error).all()
+
+
+def test_the_slope_is_that_by_the_noise():
+  x0, eps = jnp.asarray(X0, jnp.float32), jax.random.normal(jax.random.key(1), SHAPE)
+  phi = lambda x: PHI['mlp'](x, 0., None)
+  by_noise = jax.grad(lambda e: phi(ALPHA * x0 + SIGMA * e))(eps)
+  np.testing.assert_allclose(by_noise, SIGMA * jax.grad(phi)(ALPHA * x0 + SIGMA * eps), rtol=1e-4, atol=1e-6)
+
+
+def test_the_printed_form_is_biased_by_one_plus_sigma_times_the_mean_slope():
+  with jax.enable_x64(True):
+    eps, x = sample()
+    h = np.asarray(variate(PHI['mlp'], x, jnp.zeros(N), eps, jnp.full(N, SIGMA), form='printed'))
+    slope = np.asarray(jax.vmap(jax.grad(PHI['mlp']), (0, None, None))(x, 0., None))
+    gap = h - (1. + SIGMA) * slope
+    assert chi2(gap) < D + 5. * (2. * D) ** .5
+
+
+PRIOR = gaussian(jnp.full(SHAPE, .4), std=.5, null_mean=jnp.full(SHAPE, -.3))
+
+
+def draws(n, key=0):
+  k_eps, k_t = jax.random.split(jax.random.key(key))
+  return Draws(jax.random.uniform(k_t, (n,), minval=.1, maxval=.9), jax.random.normal(k_eps, (n, *SHAPE)), jnp.ones(n),
+               jax.random.split(jax.random.key(1), n))
+
+
+def views(n):
+  one, zero = jnp.ones((n, 1, 1)), jnp.zeros((n, 1, 1))
+  return Views(None, one, one, zero, zero)
+
+
+def residual(estimator, est, n=64):
+  z = jnp.broadcast_to(jnp.asarray(X0, jnp.float32), (n, *SHAPE))
+  return estimator.residual(draws(n), est, PRIOR, z, views(n), 0)[0]
+
+
+@pytest.mark.parametrize('mu', ['learnt', 'moments'])
+def test_one_times_a_constant_is_sds_and_nothing_at_all_is_the_raw_score(mu):
+  estimator = ssd(guidance=lambda i: 3., phi=(constant(),), shape=SHAPE, mu=mu)
+  est = estimator.init(jax.random.key(0))
+  np.testing.assert_allclose(residual(estimator, est), residual(sds(guidance=lambda i: 3.), ()), atol=2e-5)
+  none = {'mu': 0. * est['mu']} if mu == 'learnt' else {'moments': est['moments'] | {'b': 0. * est['moments']['b']}}
+  d, z = draws(64), jnp.broadcast_to(jnp.asarray(X0, jnp.float32), (64, *SHAPE))
+  raw = residual(sds(guidance=lambda i: 3.), ()) + (PRIOR.schedule.sigma(d.t) ** 2)[:, None, None, None] * d.eps
+  np.testing.assert_allclose(residual(estimator, none), raw, atol=2e-5)
+  assert z.shape == d.eps.shape
+
+
+def learnt(estimator, *, rate, steps, n=256):
+  """mu after plain descent on fresh draws."""
+  z = jnp.broadcast_to(jnp.asarray(X0, jnp.float32), (n, *SHAPE))
+  @jax.jit
+  def step(est, key):
+    fresh = draws(n)._replace(eps=jax.random.normal(key, (n, *SHAPE)))
+    grad = jax.grad(lambda est: estimator.loss(fresh, est, PRIOR, z, views(n), 0))(est)
+    return jax.tree.map(lambda e, g: e - rate * g, est, grad)
+  est = estimator.init(jax.random.key(0))
+  for i in range(steps):
+    est = step(est, jax.random.fold_in(jax.random.key(5), i))
+  return est
+
+
+def best(t):
+  """mu of a constant phi for the Gaussian prior: eps_hat = b (z_t - ...), so cov(eps_hat, eps) = b sigma."""
+  alpha, sigma = PRIOR.schedule.alpha(t), PRIOR.schedule.sigma(t)
+  return sigma ** 2 / (alpha ** 2 * .25 + sigma ** 2)
+
+
+def test_learnt_weights_reach_the_optimum_of_each_time_bin():
+  estimator = ssd(guidance=lambda i: 1., phi=(constant(),), shape=SHAPE, weight='uniform', bins=1)
+  t = np.asarray(draws(256).t)
+  found = learnt(estimator, rate=.2, steps=300)['mu'].ravel()[0]
+  np.testing.assert_allclose(found, np.mean(best(t)), rtol=.02)       # w = 1: the mean over t of the optimum
+
+
+def test_moments_reach_the_optimum_of_each_time_bin():
+  estimator = ssd(guidance=lambda i: 1., phi=(constant(),), shape=SHAPE, mu='moments', bins=4)
+  moments = learnt(estimator, rate=.0004, steps=1000)['moments']
+  t = np.asarray(draws(256).t)
+  for i in range(4):
+    inside = t[(t * 4).astype(int) == i]
+    found = float(moments['b'][i, 0] / moments['G'][i, 0, 0])
+    np.testing.assert_allclose(found, np.mean(best(inside)), rtol=.03)
+
+
+def test_ssd_is_unbiased_for_any_phi_and_any_weights():
+  estimator = ssd(guidance=lambda i: 3., phi=(constant(), PHI['mlp']), shape=SHAPE, per=('h', 'w'))
+  est = jax.tree.map(lambda m: m + .5 * jax.random.normal(jax.random.key(3), m.shape), estimator.init(jax.random.key(0)))
+  gap = residual(estimator, est, N) - residual(sds(guidance=lambda i: 3.), (), N)
+  assert chi2(gap) < D + 5. * (2. * D) ** .5
+
+
+@pytest.mark.parametrize(('option', 'value'), [('mu', 'best'), ('form', 'paper'), ('per', ('z',))])
+def test_what_it_does_not_know_is_refused(option, value):
+  with pytest.raises(ValueError, match=option):
+    ssd(guidance=lambda i: 1., phi=(constant(),), shape=SHAPE, **{option: value})
+
+
+def test_moments_are_scalars():
+  with pytest.raises(ValueError, match="needs mu='learnt'"):
+    ssd(guidance=lambda i: 1., phi=(constant(),), shape=SHAPE, mu='moments', per=('c',))
