@@ -33,6 +33,7 @@ def get_config():
       'name': 'sds',
       'sds': {'guidance': (3.,), 'weight': 'sigma2'},       # scale 1 is conditional; threestudio's number is one less
       'csd': {'negative': (0.,), 'weight': 'sigma2'},       # the negative prompt's share, omega_2
+      'ssd': {'guidance': (3.,), 'phi': ('constant',), 'mu': 'learnt', 'bins': 10, 'per': (), 'form': 'stein', 'weight': 'sigma2'},
       'vsd': {'guidance': (7.5,), 'rank': 4, 'weight': 'sigma2'},
       'asd': {'guidance': (3.,), 'eta': .1, 'weight': 'sigma2'},
     },
@@ -42,7 +43,7 @@ def get_config():
                'shaded': (0.,), 'textureless': (.5,)},     # shares of views lit by a lamp, and of those without colour
     'regularizers': {'orientation': (0.,), 'opacity': (0.,), 'sparsity': (0.,), 'opaque': (0.,), 'distortion': (0.,),
                      'z_variance': (0.,)},
-    'optim': {'groups': (('scene/field/.*', .05), ('scene/.*', .005), ('est/.*', .001)),
+    'optim': {'groups': (('scene/field/.*', .05), ('scene/.*', .005), ('est/moments/.*', .05, 'sgd'), ('est/.*', .001)),
               'b1': .9, 'b2': .99, 'eps': 1e-15, 'weight_decay': 0., 'clip': 0.},
     'mesh': {'map': 'shard_map', 'data': 0,      # map: or 'pmap'; data 0: all devices that the views divide by
              'distributed': False},              # one process a host, joined by jax.distributed (launch/)

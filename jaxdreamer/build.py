@@ -14,9 +14,13 @@ from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from jaxdreamer import cameras, checkpoints, optim, regularizers, render, sampling, train_step
+from jaxdreamer.baselines.constant import constant
+from jaxdreamer.baselines.depth import depth
+from jaxdreamer.baselines.normals import normals
 from jaxdreamer.estimators.asd import asd
 from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
+from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.estimators.vsd import vsd
 from jaxdreamer.priors.empirical import empirical
 from jaxdreamer.priors.toybox import toybox
@@ -25,6 +29,7 @@ from jaxdreamer.scenes.hashgrid import hashgrid
 from jaxdreamer.scenes.image import image, picture
 from jaxdreamer.scenes.mlp import mlp
 from jaxdreamer.scenes.voxels import voxels
+from jaxdreamer.toybox import geometry
 from jaxdreamer.types import Prior, Scene, TrainState
 
 NEVER = (0.,)                    # the schedule of what is left out
@@ -40,6 +45,13 @@ ESTIMATORS = {                   # (prior, sampling.t_min as a schedule) -> Esti
   'csd': lambda prior, t_min, negative, **kw: csd(negative=optim.schedule(negative) if negative != NEVER else None, **kw),
   'asd': lambda prior, t_min, guidance, **kw: asd(guidance=optim.schedule(guidance), t_min=t_min, **kw),
   'vsd': lambda prior, t_min, guidance, **kw: vsd(weights=prior.weights, guidance=optim.schedule(guidance), **kw),
+  'ssd': lambda prior, t_min, guidance, phi, **kw: ssd(guidance=optim.schedule(guidance), shape=prior.latent, phi=tuple(
+    pick_baseline(name)(prior) for name in phi), **kw),
+}
+BASELINES = {                    # prior -> phi of SSD
+  'constant': lambda prior: constant(),
+  'depth': lambda prior: depth(prior, geometry.shipped()),
+  'normals': lambda prior: normals(prior, geometry.shipped()),
 }
 BACKGROUNDS = {
   'random': backgrounds.random(),
@@ -71,6 +83,12 @@ def pick(table: dict, section: Any, option: str) -> Callable:
   if section.name not in table:
     raise ValueError(f'config.{option}.name={section.name!r}: takes one of {sorted(table)}')
   return partial(table[section.name], **section.get(section.name, {}))
+
+
+def pick_baseline(name: str) -> Callable:
+  if name not in BASELINES:
+    raise ValueError(f'config.estimator.ssd.phi names {name!r}: takes some of {sorted(BASELINES)}')
+  return BASELINES[name]
 
 
 def make_mesh(config) -> Mesh:

@@ -24,19 +24,24 @@ def name(path) -> str:
 
 def chain(groups, *, b1: float = .9, b2: float = .99, eps: float = 1e-15, weight_decay: float = 0.,
           clip: float = 0.) -> optax.GradientTransformation:
-  """AdamW whose learning rate is that of the first group (regex, schedule) that matches a parameter's whole name.
+  """AdamW whose learning rate is that of the first group (regex, schedule) that matches a parameter's whole name; a group
+  (regex, schedule, 'sgd') descends plainly, as what keeps running means wants.
 
   `clip` bounds the global gradient norm (0: off). ValueError where a parameter matches no group.
   """
   def label(params):
     def of(path, _):
-      for i, (pattern, _) in enumerate(groups):
+      for i, (pattern, *_) in enumerate(groups):
         if re.fullmatch(pattern, name(path)):
           return str(i)
-      raise ValueError(f'config.optim.groups: no pattern matches parameter {name(path)!r}; got {[g for g, _ in groups]}')
+      raise ValueError(f'config.optim.groups: no pattern matches parameter {name(path)!r}; got {[g[0] for g in groups]}')
     return jax.tree_util.tree_map_with_path(of, params)
 
-  rates = {str(i): optax.scale_by_learning_rate(schedule(rate)) for i, (_, rate) in enumerate(groups)}
+  def transform(rate, kind='adam'):
+    if kind not in ('adam', 'sgd'):
+      raise ValueError(f"config.optim.groups: a group takes 'adam' or 'sgd', got {kind!r}")
+    adam = (optax.scale_by_adam(b1=b1, b2=b2, eps=eps), optax.add_decayed_weights(weight_decay))
+    return optax.chain(*adam if kind == 'adam' else (), optax.scale_by_learning_rate(schedule(rate)))
+
   return optax.chain(optax.clip_by_global_norm(clip) if clip else optax.identity(),
-                     optax.scale_by_adam(b1=b1, b2=b2, eps=eps), optax.add_decayed_weights(weight_decay),
-                     optax.multi_transform(rates, label))
+                     optax.multi_transform({str(i): transform(*rest) for i, (_, *rest) in enumerate(groups)}, label))

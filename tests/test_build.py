@@ -88,3 +88,18 @@ def test_schedules_are_given_on_the_command_line_as_one_number_or_more(monkeypat
   given(sys.argv)
   guidance, t_max = (build.optim.schedule(v) for v in (config.value.estimator.sds.guidance, config.value.sampling.t_max))
   assert guidance(7) == 5. and t_max(50) == pytest.approx(.74)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['csd', 'asd', 'vsd', 'ssd'])
+def test_every_estimator_steps_on_the_toybox(name):
+  """Through the shipped prior: its residual and what it learns for itself are finite, and both move."""
+  config = importlib.import_module(f'configs.{name}').get_config()
+  config.update_from_flattened_dict({'sampling.views': 1, 'mesh.data': 1, 'render.samples': 4, 'render.fine': 0})
+  job = build.job(config, build.make_mesh(config))
+  before = jax.jit(job.init)(jax.random.key(0))
+  after, info = job.step(jax.tree.map(jnp.copy, before), job.prior)
+  assert all(np.isfinite(v) for v in jax.tree.leaves(info)) and info['residual_power'] > 0.
+  assert any((a != b).any() for a, b in zip(jax.tree.leaves(before.params['scene']), jax.tree.leaves(after.params['scene'])))
+  own = zip(jax.tree.leaves(before.params['est']), jax.tree.leaves(after.params['est']))
+  assert name in ('csd', 'asd') or any((a != b).any() for a, b in own)

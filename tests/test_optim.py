@@ -50,3 +50,12 @@ def test_clipping_bounds_the_global_norm_before_adam():
   params = {'a': jnp.zeros(2)}
   updates, _ = tx.update({'a': jnp.array([30., 40.])}, tx.init(params), params)
   np.testing.assert_allclose(updates['a'], [-.6e-3, -.8e-3], rtol=2e-3)
+
+
+def test_a_plain_group_keeps_a_running_mean_beside_adam():
+  tx = optim.chain((('mean', .25, 'sgd'), ('.*', .1)))
+  params = {'mean': jnp.float32(2.), 'other': jnp.float32(0.)}
+  updates, _ = tx.update({'mean': params['mean'] - 6., 'other': jnp.float32(1e-3)}, tx.init(params), params)
+  np.testing.assert_allclose([updates['mean'], updates['other']], [1., -.1], rtol=1e-4)
+  with pytest.raises(ValueError, match="'adam' or 'sgd'"):
+    optim.chain((('.*', .1, 'lamb'),))

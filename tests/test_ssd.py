@@ -16,13 +16,13 @@ rng = np.random.default_rng(0)
 X0, W, A, B, MAP = (rng.normal(size=s) for s in (SHAPE, SHAPE, (8, D), 8, D))
 
 
-def pearson(x, t, shown):
+def pearson(x, t, view):
   a, b = x.ravel() - x.mean(), MAP - MAP.mean()
   return a @ b / jnp.sqrt((a @ a) * (b @ b))
 
 
-PHI = {'linear': lambda x, t, shown: jnp.sum(W * x), 'quadratic': lambda x, t, shown: .5 * jnp.sum(x ** 2),
-       'mlp': lambda x, t, shown: jnp.sum(B * jnp.tanh(A @ x.ravel() / 2.)), 'pearson': pearson}
+PHI = {'linear': lambda x, t, view: jnp.sum(W * x), 'quadratic': lambda x, t, view: .5 * jnp.sum(x ** 2),
+       'mlp': lambda x, t, view: jnp.sum(B * jnp.tanh(A @ x.ravel() / 2.)), 'pearson': pearson}
 WRONG = {'printed': lambda eps, value, slope: eps * value + slope, 'no sigma': lambda eps, value, slope: eps * value - slope,
          'sign': lambda eps, value, slope: eps * value + SIGMA * slope}
 
@@ -42,7 +42,7 @@ def sample():
 def test_the_variate_has_mean_zero_and_the_three_wrong_forms_do_not(name):
   with jax.enable_x64(True):
     eps, x = sample()
-    h = variate(PHI[name], x, jnp.zeros(N), eps, jnp.full(N, SIGMA))
+    h = variate(PHI[name], x, jnp.zeros(N), eps, jnp.full(N, SIGMA), None)
     assert abs(chi2(h) - D) < 5. * (2. * D) ** .5
     value, slope = jax.vmap(jax.value_and_grad(PHI[name]), (0, None, None))(x, 0., None)
     for wrong in WRONG.values():
@@ -52,7 +52,7 @@ def test_the_variate_has_mean_zero_and_the_three_wrong_forms_do_not(name):
 def test_closed_form_for_half_the_squared_length():
   with jax.enable_x64(True):
     eps, x = sample()
-    h = variate(PHI['quadratic'], x, jnp.zeros(N), eps, jnp.full(N, SIGMA))
+    h = variate(PHI['quadratic'], x, jnp.zeros(N), eps, jnp.full(N, SIGMA), None)
     np.testing.assert_allclose(h, .5 * eps * jnp.sum(x ** 2, (1, 2, 3), keepdims=True) - SIGMA * x, rtol=1e-9, atol=1e-9)
     weighted = eps * .5 * jnp.sum(x ** 2, (1, 2, 3), keepdims=True)
     error = weighted.std(0) / N ** .5
@@ -69,7 +69,7 @@ def test_the_slope_is_that_by_the_noise():
 def test_the_printed_form_is_biased_by_one_plus_sigma_times_the_mean_slope():
   with jax.enable_x64(True):
     eps, x = sample()
-    h = np.asarray(variate(PHI['mlp'], x, jnp.zeros(N), eps, jnp.full(N, SIGMA), form='printed'))
+    h = np.asarray(variate(PHI['mlp'], x, jnp.zeros(N), eps, jnp.full(N, SIGMA), None, form='printed'))
     slope = np.asarray(jax.vmap(jax.grad(PHI['mlp']), (0, None, None))(x, 0., None))
     gap = h - (1. + SIGMA) * slope
     assert chi2(gap) < D + 5. * (2. * D) ** .5

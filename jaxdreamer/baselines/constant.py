@@ -3,5 +3,5 @@ import jax.numpy as jnp
 
 
 def constant():
-  """(z_t [h, w, c], t [], shown) -> phi []."""
-  return lambda z_t, t, shown: jnp.ones(())
+  """(z_t [h, w, c], t [], view) -> phi []."""
+  return lambda z_t, t, view: jnp.ones(())

@@ -31,15 +31,15 @@ def bins_of(t, bins):
   return jnp.minimum((t * bins).astype(jnp.int32), bins - 1)
 
 
-def variate(phi: Callable, z_t, t, eps, sigma, shown=None, *, form: str = 'stein'):
+def variate(phi: Callable, z_t, t, eps, sigma, views, *, form: str = 'stein'):
   """h [N, h, w, c] of one phi for N draws; `sigma` is [N]."""
-  value, slope = jax.vmap(jax.value_and_grad(phi))(z_t, t, shown)
+  value, slope = jax.vmap(jax.value_and_grad(phi))(z_t, t, views)
   return FORMS[form](bcast(sigma, eps), eps, bcast(value, eps), slope)
 
 
 def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int, int], mu: str = 'learnt', bins: int = 10,
         per: tuple[str, ...] = (), form: str = 'stein', weight: str = 'sigma2') -> Estimator:
-  """`phi`: each (z_t [h, w, c], t [], shown) -> []; `shown` is what the scene rendered in that view, held fixed.
+  """`phi`: each (z_t [h, w, c], t [], view) -> []; view.shown is what the scene rendered there, held fixed.
 
   mu is one number a time bin of `bins` and a phi, or more: `per` names the axes of the latent `shape` ('h', 'w', 'c') that it
   also varies along. ValueError for an unknown mu, form or axis, and for per with 'moments', which solves for scalars.
@@ -68,7 +68,7 @@ def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int,
     z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
     eps_hat = guided(prior, z_t, draws.t, views.text, views.null, views.camera, scale=guidance(step))
     sigma = prior.schedule.sigma(draws.t)
-    return eps_hat, jnp.stack([variate(f, z_t, draws.t, draws.eps, sigma, views.shown, form=form) for f in phi], 1)
+    return eps_hat, jnp.stack([variate(f, z_t, draws.t, draws.eps, sigma, views, form=form) for f in phi], 1)
 
   def corrected(draws, est, prior, eps_hat, h):
     w = draws.weight * WEIGHTS[weight](prior.schedule, draws.t)
