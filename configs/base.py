@@ -18,7 +18,7 @@ def get_config():
     'profile_steps': '',                         # 'a:b' writes a profile of steps a to b
     'tensorboard': False,
     'scene': {
-      'name': 'voxels',
+      'name': 'voxels', 'particles': 1,          # several scenes in one state, for VSD; each step trains the next one
       'voxels': {'levels': (10, 19, 37)},
       'hashgrid': {'levels': 8, 'finest': 128, 'band': (64.,)},    # band (1, 8, 100) adds levels over the first steps
       'mlp': {'octaves': 6, 'width': 64, 'blur': (0.,)},           # blur (5e-2, 2e-3, 100) starts smooth
@@ -34,10 +34,14 @@ def get_config():
       'sds': {'guidance': (3.,), 'weight': 'sigma2'},       # scale 1 is conditional; threestudio's number is one less
       'csd': {'negative': (0.,), 'weight': 'sigma2'},       # the negative prompt's share, omega_2
       'ssd': {'guidance': (3.,), 'phi': ('constant',), 'mu': 'learnt', 'bins': 10, 'per': (), 'form': 'stein', 'weight': 'sigma2'},
-      'vsd': {'guidance': (7.5,), 'rank': 4, 'weight': 'sigma2'},
-      'asd': {'guidance': (3.,), 'eta': .1, 'weight': 'sigma2'},
+      'vsd': {'guidance': (7.5,), 'rank': 4, 'dropped': .1, 'weight': 'sigma2'},       # of cameras, in the LoRA's training
+      'asd': {'guidance': (3.,), 'eta': .1, 'negatives': 0., 'weight': 'sigma2'},      # negatives .5: Perp-Neg
     },
-    'sampling': {'views': 4, 'design': 'stratified', 't_min': (.02,), 't_max': (.98,)},
+    'sampling': {'views': 4, 'draws': 1,         # draws of (t, eps) for each render
+                 'design': 'stratified',         # how (camera, t) spread over the views: or 'independent', 'lattice'
+                 'antithetic': False,            # every second draw is the one before with -eps
+                 'density': (1.,),               # a histogram of t between t_min and t_max; the mean stays a uniform one's
+                 't_min': (.02,), 't_max': (.98,)},
     'cameras': {'azimuth': (-180., 180.), 'elevation': (-10., 85.), 'distance': (2.8, 3.3), 'fov': (40., 40.)},
     'render': {'samples': 16, 'fine': 16, 'radius': 1., 'background': 'random', 'chunk': 0, 'remat': False,
                'shaded': (0.,), 'textureless': (.5,)},     # shares of views lit by a lamp, and of those without colour

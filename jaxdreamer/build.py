@@ -3,6 +3,7 @@
 A section such as config.scene holds `name` and, under each name it may take, that function's keyword arguments. ValueError
 and FileNotFoundError, one line each, for what cannot be built; nothing is compiled before all of it has been checked.
 """
+import importlib
 import math
 import pathlib
 from functools import partial
@@ -28,9 +29,10 @@ from jaxdreamer.scenes import backgrounds
 from jaxdreamer.scenes.hashgrid import hashgrid
 from jaxdreamer.scenes.image import image, picture
 from jaxdreamer.scenes.mlp import mlp
+from jaxdreamer.scenes.particles import several
 from jaxdreamer.scenes.voxels import voxels
 from jaxdreamer.toybox import geometry
-from jaxdreamer.types import Prior, Scene, TrainState
+from jaxdreamer.types import Estimator, Prior, Scene, Text, TrainState
 
 NEVER = (0.,)                    # the schedule of what is left out
 SCENES = {
@@ -76,12 +78,29 @@ class Job(NamedTuple):
   colour: Callable              # (scene params, xyz [N, 3]) -> [N, 3]
   radius: float
   size: int
+  parts: 'Parts'
+
+
+class Parts(NamedTuple):
+  """What the step is made of, for those who take it apart: the variance laboratory."""
+  text: Text
+  estimator: Estimator
+  sample: Callable              # train_step.make_sample's
+  picture: Callable             # train_step.make_picture's
+  gradient: Callable            # train_step.make_gradient's
 
 
 def pick(table: dict, section: Any, option: str) -> Callable:
-  """table[section.name] with the keyword arguments that the section holds for it."""
+  """table[section.name], or a function of the user's own named 'module:function', with the keyword arguments that the section
+  holds for it."""
+  module, _, function = section.name.partition(':')
+  if function:
+    try:
+      return partial(getattr(importlib.import_module(module), function), **section.get(function, {}))
+    except (ImportError, AttributeError) as error:
+      raise ValueError(f'config.{option}.name={section.name!r}: {error}') from error
   if section.name not in table:
-    raise ValueError(f'config.{option}.name={section.name!r}: takes one of {sorted(table)}')
+    raise ValueError(f"config.{option}.name={section.name!r}: takes one of {sorted(table)}, or your own 'module:function'")
   return partial(table[section.name], **section.get(section.name, {}))
 
 
@@ -136,15 +155,22 @@ def check(config, mesh: Mesh) -> None:
   if views < 1 or views % mesh.devices.size:
     raise ValueError(f'config.sampling.views={views}: must be a positive multiple of the {mesh.devices.size} devices of the '
                      f'mesh; change it, or set config.mesh.data')
-  for option in ('steps', 'steps_per_call'):
-    if config[option] < 1:
-      raise ValueError(f'config.{option}={config[option]}: takes a positive number')
+  for option, number in (('steps', config.steps), ('steps_per_call', config.steps_per_call),
+                         ('scene.particles', config.scene.particles)):
+    if number < 1:
+      raise ValueError(f'config.{option}={number}: takes a positive number')
   if config.steps % config.steps_per_call:
     raise ValueError(f'config.steps={config.steps}: must be a multiple of config.steps_per_call={config.steps_per_call}')
   if not isinstance(config.prompt, str) or not config.prompt.strip():
     raise ValueError(f'config.prompt={config.prompt!r}: takes a text')
   if config.sampling.design not in sampling.DESIGNS:
     raise ValueError(f'config.sampling.design={config.sampling.design!r}: takes one of {sorted(sampling.DESIGNS)}')
+  s = config.sampling
+  if s.draws < 1 or s.draws % (2 if s.antithetic else 1):
+    raise ValueError(f'config.sampling.draws={s.draws}: takes a positive number'
+                     + (', an even one with config.sampling.antithetic=True' if s.antithetic else ''))
+  if not s.density or min(s.density) <= 0:
+    raise ValueError(f'config.sampling.density={s.density}: takes positive numbers, one a bin of t')
   if config.estimator.name == 'csd' and config.estimator.csd.negative != NEVER and not config.negative:
     raise ValueError(f'config.estimator.csd.negative={config.estimator.csd.negative} asks for a negative prompt, and '
                      'config.negative is empty: give one, or set the share to 0')
@@ -156,7 +182,8 @@ def job(config, mesh: Mesh) -> Job:
   """The run that `config` describes, on `mesh`."""
   check(config, mesh)
   background = BACKGROUNDS[config.render.background]
-  scene = with_background(pick(SCENES, config.scene, 'scene')(), background)
+  field = pick(SCENES, config.scene, 'scene')()
+  scene = with_background(several(field, config.scene.particles) if config.scene.particles > 1 else field, background)
   key = jax.random.key(config.seed)
   prior = pick(PRIORS, config.prior, 'prior')(key, config.prompt)
   t_min, t_max = optim.schedule(config.sampling.t_min), optim.schedule(config.sampling.t_max)
@@ -177,12 +204,14 @@ def job(config, mesh: Mesh) -> Job:
     return draw_image(k_image, partial(scene.field, code), camera, light=light,
                       background=partial(background.colour, code['background'], k_background))
 
-  local_step = train_step.make_local_step(
-    scene=scene, estimator=estimator, tx=tx, views=config.sampling.views,
-    design=sampling.DESIGNS[config.sampling.design],
-    camera_from=partial(cameras.from_uniform, **camera_ranges(config.cameras)),
-    draw=sampling.make_draw(t_min=t_min, t_max=t_max, shape=prior.latent), render=draw_scene,
-    regularize=make_regularize(config.regularizers))
+  see = train_step.make_picture(scene=scene, render=draw_scene, regularize=make_regularize(config.regularizers))
+  gradient = train_step.make_gradient(picture=see, estimator=estimator)
+  s = config.sampling
+  sample = train_step.make_sample(
+    design=sampling.DESIGNS[s.design], camera_from=partial(cameras.from_uniform, **camera_ranges(config.cameras)),
+    draw=sampling.make_draw(t_min=t_min, t_max=t_max, shape=prior.latent, density=s.density, antithetic=s.antithetic),
+    views=s.views, dims=s.draws // (2 if s.antithetic else 1))
+  local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx)
   steps = train_step.several(local_step, config.steps_per_call)
   mapped = train_step.data_parallel(steps, mesh, how=config.mesh.map)
   ids = jnp.arange(config.sampling.views)
@@ -205,7 +234,7 @@ def job(config, mesh: Mesh) -> Job:
              stride=config.steps_per_call, prior=prior, render=show,
              density=jax.jit(lambda params, xyz: jax.vmap(field_of(params))(xyz)[0]),
              colour=jax.jit(lambda params, xyz: jax.vmap(field_of(params))(xyz)[1][:, :3]), radius=r.radius,
-             size=config.eval.size)
+             size=config.eval.size, parts=Parts(text, estimator, sample, see, gradient))
 
 
 def tuples(value):

@@ -108,6 +108,7 @@ def view_bin(azimuth: Float[Array, '*b'], elevation: Float[Array, '*b'], *, fron
 
 
 def camera_vector(camera: Camera) -> Float[Array, '6']:
-  """What a prior may know of a camera: (cos az, sin az, sin el, cos el, distance - 3, 1); zeros mean 'not told'."""
-  return jnp.stack([jnp.cos(camera.azimuth), jnp.sin(camera.azimuth), jnp.sin(camera.elevation),
+  """What a prior may know of a camera: (cos az, sin az, sin el, cos el, distance - 3, 1); zeros mean 'not told'.
+  A camera of fov 0 is not told."""
+  return (camera.fov > 0.) * jnp.stack([jnp.cos(camera.azimuth), jnp.sin(camera.azimuth), jnp.sin(camera.elevation),
                     jnp.cos(camera.elevation), camera.distance - 3., jnp.ones_like(camera.azimuth)])

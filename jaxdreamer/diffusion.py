@@ -64,6 +64,19 @@ def guide(eps_y, eps_null, scale):
   return eps_null + scale * (eps_y - eps_null)
 
 
+def perp_neg(eps_y, eps_null, eps_neg, weights, scale):
+  """Guidance away from other views (Perp-Neg, Armandpour et al. 2023, Eq. 10): of each negative prediction only what is
+  perpendicular to the positive direction counts. [N, ...]; eps_neg is a list of K, weights [N, K] are negative or 0."""
+  direction = eps_y - eps_null
+  inner = lambda a, b: jnp.sum(a * b, axis=tuple(range(1, a.ndim)), keepdims=True)
+  total = direction
+  for k, eps in enumerate(eps_neg):
+    other = eps - eps_null
+    along = inner(other, direction) / jnp.maximum(inner(direction, direction), 1e-12)
+    total = total + bcast(weights[:, k], other) * (other - along * direction)
+  return eps_null + scale * total
+
+
 def rescale(eps_s, eps_y, *, factor: float):
   """Pull the guided prediction's standard deviation towards the conditional one's (Lin et al. 2023, section 3.4).
   Arrays [N, ...]; factor 0 leaves eps_s as it is."""

@@ -3,8 +3,10 @@
 A design maps (key, view ids, number of views in the step, dimensions) to u in [0, 1). It sees *all* views of the step,
 whatever device holds them: every device draws the same permutation and picks its own rows, so the numbers do not depend
 on how many devices there are. Most of the variance of a score-distillation gradient comes from t and from the camera, and
-a stratified design removes much of it at no cost and without bias.
+a stratified design removes much of it at no cost and without bias. Several draws for one render share its cost, and the
+pullback's: it is linear, so their residuals are averaged before it (CARV, Bettencourt et al. 2026).
 """
+import math
 from typing import Callable
 
 import jax
@@ -31,17 +33,49 @@ def stratified(key: Key[Array, ''], ids: Int[Array, 'V'], *, views: int, dims: i
   return (cell + independent(k_place, ids, views=views, dims=dims)) / views
 
 
-DESIGNS = {'independent': independent, 'stratified': stratified}
+def lattice(key: Key[Array, ''], ids: Int[Array, 'V'], *, views: int, dims: int) -> Float[Array, 'V dims']:
+  """Rank-1 lattice (Korobov 1959), its generators and its shift drawn anew each step: along every dimension the views stand
+  at exactly equal distances, and pairs of dimensions are spread as well where there are views enough."""
+  units = jnp.asarray([g for g in range(1, views + 1) if math.gcd(g, views) == 1])
+  k_generator, k_shift = jax.random.split(key)
+  generator = units[jax.random.randint(k_generator, (dims,), 0, len(units))]
+  return (ids[:, None] * generator[None] / views + jax.random.uniform(k_shift, (1, dims))) % 1.
 
 
-def draws(key: Key[Array, ''], u: Float[Array, 'V'], ids: Int[Array, 'V'], *, t_min: Float[Array, ''] | float,
-          t_max: Float[Array, ''] | float, shape: tuple[int, ...]) -> Draws:
-  """One draw a view: t = t_min + u (t_max - t_min), eps ~ N(0, I) of latent `shape`, weight 1."""
+DESIGNS = {'independent': independent, 'stratified': stratified, 'lattice': lattice}
+
+
+def inverse_cdf(u: Float[Array, '*n'], density: tuple[float, ...]) -> tuple[Float[Array, '*n'], Float[Array, '*n']]:
+  """u ~ U[0, 1) -> a number in [0, 1) of the histogram `density` (equal bins, any scale), and its weight p / q against the
+  uniform density. Monotonic: what is stratified in u is so in the result."""
+  q = jnp.asarray(density) / sum(density)                # mass of each bin
+  edges = jnp.concatenate([jnp.zeros(1), jnp.cumsum(q)[:-1], jnp.ones(1)])
+  b = jnp.clip(jnp.searchsorted(edges, u, side='right') - 1, 0, len(density) - 1)
+  return (b + jnp.clip((u - edges[b]) / q[b], 0., 1.)) / len(density), 1. / (len(density) * q[b])
+
+
+def draws(key: Key[Array, ''], u: Float[Array, 'V M'], ids: Int[Array, 'V'], *, t_min: Float[Array, ''] | float,
+          t_max: Float[Array, ''] | float, shape: tuple[int, ...], density: tuple[float, ...] = (1.,),
+          antithetic: bool = False) -> Draws:
+  """The N = V M draws of a step, those of one view side by side; N = 2 V M when `antithetic`: then each (t, eps) is followed
+  by (t, -eps).
+
+  t = t_min + v (t_max - t_min) with v of the histogram `density`: draw j of a view takes u from the j-th of M strata.
+  eps ~ N(0, I) of latent `shape`; `weight` keeps the mean what a uniform density gives.
+  """
   k_eps, k_more = jax.random.split(key)
-  eps = jax.vmap(lambda k: jax.random.normal(k, shape))(by_view(k_eps, ids))
-  return Draws(t=t_min + u * (t_max - t_min), eps=eps, weight=jnp.ones_like(u), key=by_view(k_more, ids))
+  each = u.shape[1]
+  place, weight = inverse_cdf((jnp.arange(each)[None] + u) / each, density)
+  eps = jax.vmap(lambda k: jax.random.normal(k, (each, *shape)))(by_view(k_eps, ids))
+  flat = lambda a: a.reshape(-1, *a.shape[2:])
+  if antithetic:
+    place, weight = (jnp.repeat(a, 2, 1) for a in (place, weight))
+    eps = flat(jnp.stack([eps, -eps], 2)).reshape(len(ids), 2 * each, *shape)
+  more = by_view(k_more, ids) if place.shape[1] == 1 else flat(jax.vmap(lambda k: jax.random.split(k, place.shape[1]))(
+    by_view(k_more, ids)))
+  return Draws(t=t_min + flat(place) * (t_max - t_min), eps=flat(eps), weight=flat(weight), key=more)
 
 
-def make_draw(*, t_min: Callable, t_max: Callable, shape: tuple[int, ...]) -> Callable:
+def make_draw(*, t_min: Callable, t_max: Callable, **options) -> Callable:
   """(key, u, ids, step) -> Draws, with t's range given by two schedules of the step."""
-  return lambda key, u, ids, step: draws(key, u, ids, t_min=t_min(step), t_max=t_max(step), shape=shape)
+  return lambda key, u, ids, step: draws(key, u, ids, t_min=t_min(step), t_max=t_max(step), **options)

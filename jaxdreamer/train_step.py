@@ -21,39 +21,62 @@ def look(text: Text, camera) -> Views:
   """What the prior is told of a batch of cameras [V]: the prompt with the words of each view."""
   each = lambda row: jnp.broadcast_to(row, (camera.azimuth.shape[0], *row.shape))
   return Views(camera, text.views[cameras.view_bin(camera.azimuth, camera.elevation)], each(text.plain), each(text.null),
-               each(text.negative))
+               each(text.negative), each(text.views))
 
 
-def make_local_step(*, scene: Scene, estimator: Estimator, tx: optax.GradientTransformation, views: int, design: Callable,
-                    camera_from: Callable, draw: Callable, render: Callable, regularize: Callable) -> Callable:
-  """(state, prior, text, ids [local views]) -> (state, info).
+def make_picture(*, scene: Scene, render: Callable, regularize: Callable) -> Callable:
+  """(scene params, prior, text, camera [V], keys [V], step) -> (z [V h w c], regularizer [], Views, pullback).
 
-  `design` spreads (azimuth, elevation, distance, fov, t) over the step's `views` views; `camera_from` (u [4]) -> Camera;
-  `draw` (key, u, ids, step) -> Draws; `render` (code, camera, key, step) -> Rendering;
-  `regularize` (Rendering [V, H, W], step) -> [].
+  `render` (code, camera, key, step) -> Rendering; `regularize` (Rendering [V, H, W], step) -> []; pullback takes the
+  cotangents of z and of the regularizer to the scene's params.
   """
+  def picture(params, prior: Prior, text: Text, camera, keys, step):
+    def see(params):
+      code = scene.focus(scene.prepare(params, text), step)
+      shown = jax.vmap(lambda camera, key: render(code, camera, key, step))(camera, keys)
+      return (prior.encode(shown.rgb), regularize(shown, step)), shown
+    (z, cost), pullback, shown = jax.vjp(see, params, has_aux=True)
+    shown = jax.tree.map(jax.lax.stop_gradient, shown)
+    return z, cost, look(text, camera)._replace(shown=shown), lambda r, scale: pullback((r, scale))[0]
+  return picture
+
+
+def make_gradient(*, picture: Callable, estimator: Estimator) -> Callable:
+  """(params, prior, text, camera [V], draws [V M], keys [V], step) -> (gradient like params, info), with `picture` of
+  make_picture. The M draws of a view share its render, and their residuals its pullback."""
+  def gradient(params, prior: Prior, text: Text, camera, draws, keys, step):
+    z, cost, told, pullback = picture(params['scene'], prior, text, camera, keys, step)
+    views, each = len(keys), len(draws.t) // len(keys)
+    opacity = jnp.mean(told.shown.opacity)
+    told, latent = jax.tree.map(lambda a: jnp.repeat(a, each, 0), (told, jax.lax.stop_gradient(z)))
+    r, info = estimator.residual(draws, params['est'], prior, latent, told, step)
+    grad_scene = pullback(jnp.mean(r.reshape(views, each, *r.shape[1:]), 1) / views, jnp.ones_like(cost))
+    loss, grad_est = jax.value_and_grad(lambda est: estimator.loss(draws, est, prior, latent, told, step))(params['est'])
+    return {'scene': grad_scene, 'est': grad_est}, info | {'opacity': opacity, 'regularizer': cost, 'estimator_loss': loss}
+  return gradient
+
+
+def make_sample(*, design: Callable, camera_from: Callable, draw: Callable, views: int, dims: int = 1) -> Callable:
+  """(key, ids [local views], step) -> (camera [V], Draws, one key a view for rendering).
+
+  `design` spreads (azimuth, elevation, distance, fov, t of `dims` draws) over the step's `views` views; `camera_from` (u [4])
+  -> Camera; `draw` (key, u [V, dims], ids, step) -> Draws.
+  """
+  def sample(key, ids, step):
+    k_where, k_draw, k_render = jax.random.split(key, 3)
+    u = design(k_where, ids, views=views, dims=4 + dims)
+    return jax.vmap(camera_from)(u[:, :4]), draw(k_draw, u[:, 4:], ids, step), sampling.by_view(k_render, ids)
+  return sample
+
+
+def make_local_step(*, sample: Callable, gradient: Callable, tx: optax.GradientTransformation) -> Callable:
+  """(state, prior, text, ids [local views]) -> (state, info), from `sample` of make_sample and `gradient` of make_gradient."""
   def local_step(state: TrainState, prior: Prior, text: Text, ids):
-    k_where, k_draw, k_render = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
-    u = design(k_where, ids, views=views, dims=5)
-    camera = jax.vmap(camera_from)(u[:, :4])
-    draws = draw(k_draw, u[:, 4], ids, state.step)
-    told = look(text, camera)
+    camera, draws, keys = sample(jax.random.fold_in(state.key, state.step), ids, state.step)
     params = jax.tree.map(vary, state.params)
-
-    def picture(params):
-      code = scene.focus(scene.prepare(params, text), state.step)
-      shown = jax.vmap(lambda camera, key: render(code, camera, key, state.step))(camera, sampling.by_view(k_render, ids))
-      return prior.encode(shown.rgb), regularize(shown, state.step), shown
-
-    z, pullback, shown = _split_vjp(picture, params['scene'])
-    told = told._replace(shown=jax.lax.stop_gradient(shown))
-    r, info = estimator.residual(draws, params['est'], prior, z[0], told, state.step)
-    grad_scene, = pullback((r / ids.size, jnp.ones_like(z[1])))
-    loss, grad_est = jax.value_and_grad(
-        lambda est: estimator.loss(draws, est, prior, jax.lax.stop_gradient(z[0]), told, state.step))(params['est'])
-    info = info | {'opacity': jnp.mean(shown.opacity), 'regularizer': z[1], 'estimator_loss': loss}
+    grads, info = gradient(params, prior, text, camera, draws, keys, state.step)
     info = jax.tree.map(lambda v: v + 0. * ids[0], info)         # constants too become this device's own, as pmean wants
-    grads, info = jax.lax.pmean(({'scene': grad_scene, 'est': grad_est}, info), 'data')
+    grads, info = jax.lax.pmean((grads, info), 'data')
 
     updates, opt = tx.update(grads, state.opt, state.params)
     norm = optax.tree.norm(grads)
@@ -61,15 +84,6 @@ def make_local_step(*, scene: Scene, estimator: Estimator, tx: optax.GradientTra
     return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt=opt), info
 
   return local_step
-
-
-def _split_vjp(f, x):
-  """vjp of the first two outputs of f; the third is only looked at."""
-  def two(x):
-    a, b, seen = f(x)
-    return (a, b), seen
-  y, pullback, seen = jax.vjp(two, x, has_aux=True)
-  return y, pullback, seen
 
 
 def vary(p):

@@ -43,6 +43,7 @@ class Views(NamedTuple):
   plain: Float[Array, 'V L D']
   null: Float[Array, 'V L D']
   negative: Float[Array, 'V L D']
+  words: Float[Array, 'V 4 L D'] | None = None             # the rows of all four view words, for Perp-Neg
   shown: Any = None                    # the step's Rendering [V, H, W], held fixed: what a control variate may compare with
 
 
@@ -91,7 +92,8 @@ class Prior:
     return self.decode_fn(self.weights, z)
 
   def eps(self, z_t, t, text, camera):
-    """Predicted noise; text [V, L, D] rows from Text; camera [V] or None for a camera-free prediction."""
+    """Predicted noise; text [V, L, D] rows from Text; camera [V] or None for a camera-free prediction. A camera whose fov is 0
+    is not told either."""
     return self.eps_fn(self.weights, z_t, t, text, camera)
 
   def embed(self, prompt, negative=''):

@@ -11,7 +11,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import base
-from jaxdreamer import build
+from jaxdreamer import build, cameras, sampling, train_step
+from jaxdreamer.priors.gaussian import gaussian
 
 REFUSED = {
   'prompt': ('  ', 'config.prompt'),
@@ -19,6 +20,9 @@ REFUSED = {
   'prior.name': ('imagen', 'config.prior.name'),
   'estimator.name': ('sdx', 'config.estimator.name'),
   'sampling.design': ('sobol', 'config.sampling.design'),
+  'sampling.draws': (0, 'config.sampling.draws'),
+  'sampling.density': ((1., 0.), 'config.sampling.density'),
+  'scene.particles': (0, 'config.scene.particles'),
   'sampling.views': (0, 'config.sampling.views'),
   'render.background': ('sky', 'config.render.background'),
   'mesh.map': ('xmap', 'config.mesh.map'),
@@ -64,7 +68,7 @@ def test_every_config_is_locked_and_names_only_what_exists(name):
     config.step = 1
   for section, table in (('scene', build.SCENES), ('prior', build.PRIORS), ('estimator', build.ESTIMATORS)):
     assert config[section].name in table
-    assert set(config[section]) - {'name'} <= set(table)
+    assert set(config[section]) - {'name', 'particles'} <= set(table)
   assert set(config.regularizers) == set(build.REGULARIZERS)
 
 
@@ -105,3 +109,34 @@ def test_every_estimator_steps_on_the_toybox(name):
   assert any((a != b).any() for a, b in zip(jax.tree.leaves(before.params['scene']), jax.tree.leaves(after.params['scene'])))
   own = zip(jax.tree.leaves(before.params['est']), jax.tree.leaves(after.params['est']))
   assert name in ('csd', 'asd') or any((a != b).any() for a, b in own)
+
+
+SIXTH = """
+from jaxdreamer.estimators.sds import sds
+def sixth(prior, t_min, scale):
+  one = sds(guidance=lambda step: 1.)
+  def residual(*args):
+    r, info = one.residual(*args)
+    return scale * r, info
+  return one._replace(residual=residual)
+"""
+
+
+def test_an_estimator_from_outside_the_package_is_named_in_a_config(tmp_path, monkeypatch):
+  (tmp_path / 'mine.py').write_text(SIXTH)
+  monkeypatch.syspath_prepend(tmp_path)
+  config = base.get_config()
+  with config.unlocked():
+    config.estimator.sixth = {'scale': 3.}
+  residuals = []
+  for name in ('mine:sixth', 'sds'):
+    config.estimator.name, config.estimator.sds.guidance = name, (1.,)
+    parts = build.job(config, build.make_mesh(config)).parts
+    prior = gaussian(jnp.zeros((2, 2, 1)), std=.5)
+    draws = sampling.draws(jax.random.key(0), jnp.full((3, 1), .5), jnp.arange(3), t_min=.1, t_max=.9, shape=(2, 2, 1))
+    told = train_step.look(prior.embed(''), cameras.orbit(3))
+    residuals.append(parts.estimator.residual(draws, (), prior, jnp.ones((3, 2, 2, 1)), told, 0)[0])
+  np.testing.assert_allclose(residuals[0], 3. * residuals[1], rtol=1e-6)
+  config.estimator.name = 'mine:seventh'
+  with pytest.raises(ValueError, match='config.estimator.name'):
+    build.job(config, build.make_mesh(config))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import toybox as toybox_config
-from jaxdreamer import build
+from jaxdreamer import build, cameras
 from jaxdreamer.estimators.asd import asd
 from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
@@ -55,6 +55,19 @@ def test_a_negative_prompt_takes_over_from_the_empty_one():
 def test_asd_without_a_shift_is_csd_times_scale_minus_one():
   still = asd(guidance=lambda i: 5., t_min=lambda i: .02, eta=0.)
   np.testing.assert_allclose(residual(still), 4. * residual(csd()), rtol=1e-3, atol=1e-6)
+
+
+def test_perp_neg_leaves_plain_guidance_where_nothing_is_denied():
+  """From above and straight at the front Perp-Neg denies nothing; between two sides it does."""
+  n, words = 3, jnp.linspace(-1., 1., 4)[None, :, None, None]
+  camera = jax.vmap(lambda a, e: cameras.orbital(a, e, 3., .7))(jnp.array([0., 0., .7]), jnp.array([1.4, 0., 0.]))
+  text = jnp.array([1., -1., -1. + 2. * .7 / jnp.pi * 2. / 3.])[:, None, None]         # overhead, front, between front and side
+  seen = Views(camera, text, text, jnp.zeros((n, 1, 1)), jnp.zeros((n, 1, 1)), jnp.broadcast_to(words, (n, 4, 1, 1)))
+  prior = gaussian(jnp.full((1, 1, 1), MEAN), std=STD)
+  prior = prior.replace(eps_fn=lambda w, z_t, t, text, camera: z_t * .1 + text[:, :, :, None] ** 2)
+  of = lambda negatives: asd(guidance=lambda i: 5., t_min=lambda i: .02, negatives=negatives).residual(
+    draws(n, .4), (), prior, jnp.full((n, 1, 1, 1), .2), seen, 0)[0].ravel()
+  np.testing.assert_allclose(of(.5)[:2], of(0.)[:2], rtol=1e-4)
 
 
 def test_the_expectation_of_asd_is_its_closed_form():

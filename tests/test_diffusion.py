@@ -75,3 +75,13 @@ def test_guided_batches_two_rows_and_equals_two_calls():
   t, y, null = jnp.array([.2, .5, .8]), jnp.ones((3, 1, 1)), jnp.zeros((3, 1, 1))
   both = diffusion.guided(prior, z, t, y, null, None, scale=4.)
   np.testing.assert_allclose(both, diffusion.guide(prior.eps(z, t, y, None), prior.eps(z, t, null, None), 4.), rtol=1e-5)
+
+
+def test_perp_neg_denies_only_what_is_perpendicular():
+  eps_null = jnp.zeros((2, 1, 1, 3)) + .5
+  eps_y = eps_null + jnp.array([[[[2., 0., 0.]]]])
+  other = eps_null + jnp.array([[[[1., 1., 0.]]]])
+  weights = jnp.array([[-.5], [0.]])
+  got = diffusion.perp_neg(eps_y, eps_null, [other], weights, 3.)
+  np.testing.assert_allclose(got[0, 0, 0], .5 + 3. * np.array([2., -.5, 0.]), rtol=1e-6)
+  np.testing.assert_allclose(got[1], diffusion.guide(eps_y, eps_null, 3.)[1], rtol=1e-6)       # weight 0: plain guidance

@@ -10,7 +10,7 @@ import pytest
 from jax.test_util import check_grads
 
 from jaxdreamer import cameras, render
-from jaxdreamer.scenes import backgrounds, fields, hashgrid, image, mlp, voxels
+from jaxdreamer.scenes import backgrounds, fields, hashgrid, image, mlp, particles, voxels
 
 SCENES = {'voxels': voxels.voxels(levels=(5, 9)), 'hashgrid': hashgrid.hashgrid(levels=3, log2_table=8, finest=32),
           'mlp': mlp.mlp(width=16)}
@@ -187,3 +187,16 @@ def test_hash_levels_join_and_blur_fades_as_their_schedules_say():
   params = scene.init(jax.random.key(0))
   np.testing.assert_array_equal(scene.focus(params, 1.)['encode']['kernel'], params['encode']['kernel'])
   assert jnp.all(jnp.abs(scene.focus(params, 0.)['encode']['kernel']) < jnp.abs(params['encode']['kernel']))
+
+
+def test_particles_take_turns_and_each_is_a_scene_of_its_own():
+  one = voxels.voxels(levels=(4,))
+  three = particles.several(one, 3)
+  params = three.init(jax.random.key(0))
+  assert params['grid_4'].shape == (3, 4, 4, 4, 4)
+  point = jnp.array([.1, -.2, .3])
+  for step in range(5):
+    alone = one.field(one.prepare(jax.tree.map(lambda a: a[step % 3], params), None), point)
+    jax.tree.map(np.testing.assert_allclose, three.field(three.focus(three.prepare(params, None), step), point), alone)
+  slope = jax.grad(lambda p: three.field(three.focus(three.prepare(p, None), 1), point)[0])(params)['grid_4']
+  assert not slope[0].any() and slope[1].any() and not slope[2].any()

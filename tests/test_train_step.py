@@ -15,7 +15,14 @@ from jaxdreamer.scenes.voxels import voxels
 from jaxdreamer.types import TrainState
 
 SIZE, VIEWS = 8, 4
+DRAW = dict(t_min=lambda i: .02, t_max=lambda i: .98, shape=(SIZE, SIZE, 3))
 RANGES = dict(azimuth=(-math.pi, math.pi), elevation=(-.2, 1.), distance=(2.8, 3.3), fov=(.7, .7))
+
+
+def make_picture(scene):
+  return train_step.make_picture(
+    scene=scene, regularize=lambda shown, i: .1 * jnp.mean(shown.opacity),
+    render=lambda code, camera, key, step: render.image(key, partial(scene.field, code), camera, size=SIZE, samples=8))
 
 
 def setup(**override):
@@ -24,15 +31,15 @@ def setup(**override):
   prior = gaussian(target, std=.3)
   # A large eps: the direction of Adam's step for a vanishing gradient is no measure.
   tx = optim.chain((('scene/.*', .01), ('est/.*', .01)), eps=1e-3)
-  parts = dict(scene=scene, estimator=sds(guidance=lambda i: 2.), tx=tx, views=VIEWS, design=sampling.stratified,
-               camera_from=partial(cameras.from_uniform, **RANGES),
-               draw=sampling.make_draw(t_min=lambda i: .02, t_max=lambda i: .98, shape=(SIZE, SIZE, 3)),
-               render=lambda code, camera, key, step: render.image(key, partial(scene.field, code), camera, size=SIZE, samples=8),
-               regularize=lambda shown, i: .1 * jnp.mean(shown.opacity))
-  parts.update(override)
-  params = {'scene': scene.init(jax.random.key(0)), 'est': parts['estimator'].init(jax.random.key(1))}
+  parts = dict(estimator=sds(guidance=lambda i: 2.), tx=tx, dims=1) | override
+  estimator, tx = parts['estimator'], parts['tx']
+  gradient = train_step.make_gradient(picture=make_picture(scene), estimator=estimator)
+  params = {'scene': scene.init(jax.random.key(0)), 'est': estimator.init(jax.random.key(1))}
   state = TrainState(jnp.int32(0), params, tx.init(params), jax.random.key(2))
-  return train_step.make_local_step(**parts), state, prior, prior.embed('')
+  sample = train_step.make_sample(views=VIEWS, design=sampling.stratified, draw=sampling.make_draw(**DRAW), dims=parts['dims'],
+                                  camera_from=partial(cameras.from_uniform, **RANGES))
+  local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx)
+  return local_step, state, prior, prior.embed('')
 
 
 def run(local_step, state, prior, text, *, devices, how='shard_map', steps=20):
@@ -46,9 +53,9 @@ def run(local_step, state, prior, text, *, devices, how='shard_map', steps=20):
   return jax.device_get(state.params), jax.device_get(info)
 
 
-@pytest.mark.parametrize(('devices', 'how'), [(4, 'shard_map'), (4, 'pmap'), (1, 'pmap')])
-def test_devices_and_the_kind_of_map_do_not_change_the_result(devices, how):
-  parts = setup()
+@pytest.mark.parametrize(('devices', 'how', 'draws'), [(4, 'shard_map', 1), (4, 'pmap', 1), (1, 'pmap', 1), (4, 'shard_map', 3)])
+def test_devices_and_the_kind_of_map_do_not_change_the_result(devices, how, draws):
+  parts = setup(dims=draws)
   want, info = run(*parts, devices=1)
   got, info2 = run(*parts, devices=devices, how=how)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), want, got)
@@ -65,7 +72,6 @@ def test_the_pullback_is_the_gradient_of_residual_times_rendering_plus_regulariz
     import optax
     return optax.GradientTransformation(lambda params: (), update)
   local_step, state, prior, text = setup(tx=spy())
-  state = state.replace(opt=())
   seen = {}
   def body(state, prior, text, ids):
     new, info = local_step(state, prior, text, ids)
@@ -81,7 +87,7 @@ def test_the_pullback_is_the_gradient_of_residual_times_rendering_plus_regulariz
   u = sampling.stratified(k_where, ids, views=VIEWS, dims=5)
   camera = jax.vmap(partial(cameras.from_uniform, **RANGES))(u[:, :4])
   scene = voxels(levels=(5, 9))
-  draws = sampling.make_draw(t_min=lambda i: .02, t_max=lambda i: .98, shape=(SIZE, SIZE, 3))(k_draw, u[:, 4], ids, 0)
+  draws = sampling.make_draw(**DRAW)(k_draw, u[:, 4:], ids, 0)
   def pictures(params):
     field = partial(scene.field, scene.prepare(params, None))
     return jax.vmap(lambda c, k: render.image(k, field, c, size=SIZE, samples=8))(
@@ -93,6 +99,24 @@ def test_the_pullback_is_the_gradient_of_residual_times_rendering_plus_regulariz
     return jnp.sum(r * shown.rgb) / VIEWS + .1 * jnp.mean(shown.opacity)
   want = jax.grad(surrogate)(state.params['scene'])
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), want, seen['scene'])
+
+
+def test_the_draws_of_a_view_act_as_their_mean_would():
+  local_step, state, prior, text = setup(dims=3)
+  gradient = train_step.make_gradient(picture=make_picture(voxels(levels=(5, 9))), estimator=sds(guidance=lambda i: 2.))
+  camera = jax.vmap(partial(cameras.from_uniform, **RANGES))(jax.random.uniform(jax.random.key(3), (2, 4)))
+  keys = jax.random.split(jax.random.key(4), 2)
+  draws = sampling.make_draw(**DRAW)(jax.random.key(5), jax.random.uniform(jax.random.key(6), (2, 3)), jnp.arange(2), 0)
+  grads, _ = gradient(state.params, prior, text, camera, draws, keys, 0)
+  alone = []
+  for view in range(2):
+    for j in range(3):
+      one = jax.tree.map(lambda a: a[3 * view + j:3 * view + j + 1], draws)
+      at = jax.tree.map(lambda a: a[view:view + 1], camera)
+      g, _ = gradient(state.params, prior, text, at, one, keys[view:view + 1], 0)
+      alone.append(g['scene'])
+  mean = jax.tree.map(lambda *g: sum(g) / 6, *alone)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), mean, grads['scene'])
 
 
 def test_an_estimators_own_parameters_are_trained_by_its_own_loss():

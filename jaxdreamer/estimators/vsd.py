@@ -17,8 +17,9 @@ from jaxdreamer.nn import lora
 from jaxdreamer.types import Estimator
 
 
-def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, weight: str = 'sigma2') -> Estimator:
-  """`weights` are the prior's: `est` is a LoRA of their attention matrices. ValueError where there are none."""
+def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, dropped: float = .1, weight: str = 'sigma2') -> Estimator:
+  """`weights` are the prior's: `est` is a LoRA of their attention matrices. It is not told the camera in a share `dropped` of
+  its training. ValueError where there are no such matrices."""
   if not lora.matching(weights):
     raise ValueError("config.estimator.name='vsd': this prior has no attention matrices for a LoRA; sds, csd and asd need none")
 
@@ -33,9 +34,12 @@ def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, weight: str = 'si
     return r, {'residual_power': jnp.mean(r ** 2)}
 
   def loss(draws, est, prior, z, views, step):
-    keys = jax.vmap(jax.random.split)(draws.key)
+    keys = jax.vmap(lambda key: jax.random.split(key, 3))(draws.key)
     t = jax.vmap(jax.random.uniform)(keys[:, 0])
     eps = jax.vmap(lambda key: jax.random.normal(key, z.shape[1:]))(keys[:, 1])
+    if views.camera is not None:
+      told = jax.vmap(jax.random.uniform)(keys[:, 2]) >= dropped
+      views = views._replace(camera=views.camera._replace(fov=views.camera.fov * told))
     return jnp.mean((own(est, prior, diffuse(z, t, eps, schedule=prior.schedule), t, views) - eps) ** 2)
 
   return Estimator(init=lambda key: lora.init(key, weights, rank=rank), residual=residual, loss=loss)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Key, PyTree
 ATTENTION = r'.*/to_(q|k|v|out_0)/kernel'        # diffusers' default: the attention processors
 
 
-def matching(weights: PyTree, matrices: str = ATTENTION) -> dict[str, tuple[int, int]]:
+def matching(weights: PyTree, *, matrices: str = ATTENTION) -> dict[str, tuple[int, int]]:
   """{path: (in, out)} of the dense kernels whose path, joined by '/', the pattern matches in full."""
   flat = traverse_util.flatten_dict(weights, sep='/') if isinstance(weights, dict) else {}
   return {path: x.shape for path, x in flat.items() if re.fullmatch(matrices, path) and x.ndim == 2}
@@ -21,7 +21,7 @@ def matching(weights: PyTree, matrices: str = ATTENTION) -> dict[str, tuple[int,
 
 def init(key: Key[Array, ''], weights: PyTree, *, rank: int, matrices: str = ATTENTION) -> PyTree:
   """`down` normal with deviation 1 / rank, as in diffusers; `up` zero: merging changes nothing yet."""
-  shapes = matching(weights, matrices)
+  shapes = matching(weights, matrices=matrices)
   keys = jax.random.split(key, max(len(shapes), 1))
   return {path: {'down': jax.random.normal(k, (n, rank)) / rank, 'up': jnp.zeros((rank, m))}
           for k, (path, (n, m)) in zip(keys, sorted(shapes.items()))}

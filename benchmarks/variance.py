@@ -1,0 +1,76 @@
+"""Gradient variance of the estimators, and of ways of sampling, on the toybox:   python -m benchmarks.variance [--quick]
+
+Runs `python -m jaxdreamer.variance` on a fresh scene and on later steps of a run, and writes its figures to
+benchmarks/results/variance.json, with variance.png beside it; with --quick, a few draws into runs/. SDS as published is the
+reference: independent t, noise and cameras, one draw a render, as many views. Figures that decide:
+
+  ssd_over_sds_parameter_space          of SSD with learnt weights, one draw, the greatest over the states
+  best_variance_times_cost_over_sds     of what has SDS's mean, by name: variance of a step times its seconds
+"""
+import argparse
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+from benchmarks import results
+
+SSD = 'ssd estimator.ssd.mu=learnt'
+METHODS = (
+    'sds', SSD, 'ssd estimator.ssd.mu=moments', 'ssd estimator.ssd.per=h,w,c', 'csd', 'vsd', 'asd',
+    'sds sampling.design=stratified', 'sds sampling.design=lattice',
+    'sds sampling.design=stratified sampling.draws=2', 'sds sampling.design=stratified sampling.draws=4',
+    'sds sampling.design=lattice sampling.draws=4', 'sds sampling.design=stratified sampling.draws=4 sampling.antithetic=True')
+DEPTH = ('ssd estimator.ssd.phi=constant,depth', 'ssd estimator.ssd.phi=constant,normals')
+UNBIASED = ('sds', 'ssd')                        # estimators whose mean is that of the raw score
+QUICK = ('--at=0', '--cameras=3', '--repeats=3', '--warm=2', '--methods=sds; ' + SSD)
+
+
+def decide(seen):
+  """The figures on top of the table of `seen`, what `jaxdreamer.variance` wrote."""
+  numbers = ('mean', 'lower', 'upper')
+  at = [next(row for row in state['rows'] if row['method'] == SSD)['parameter'] for state in seen['states']]
+  worst = max(at, key=lambda interval: interval['upper'])
+  honest = [row for row in seen['all'] if row['method'].split()[0] in UNBIASED and row['method'] != 'sds']
+  best = min(honest, key=lambda row: row['step_times_cost']['mean'])
+  return {'ssd_over_sds_parameter_space': {k: worst[k] for k in numbers},
+          'best_variance_times_cost_over_sds': {'name': best['method'], **{k: best['step_times_cost'][k] for k in numbers}}}
+
+
+def rows(seen):
+  """README's table."""
+  show = lambda i: f'{i["mean"]:.2f} [{i["lower"]:.2f}, {i["upper"]:.2f}]' if i else '-'
+  return [{'method': row['method'], 'image, one draw': show(row.get('image')), 'parameters, one draw': show(row.get('parameter')),
+           'of t': show(row.get('time')), 'of the camera': show(row.get('camera')), 'of the noise': show(row.get('noise')),
+           'step': show(row['step']), 'seconds': row['cost'], 'step x seconds': show(row['step_times_cost']),
+           'relative x seconds': show(row['relative_times_cost'])} for row in seen['all']]
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--quick', action='store_true', help='a few draws of two methods')
+  parser.add_argument('--prompt', default='a red car')
+  arguments = parser.parse_args()
+  out = results.ROOT / 'runs' / 'benchmarks' / f'variance{"-quick" * arguments.quick}'
+  shipped = (results.ROOT / 'jaxdreamer' / 'assets' / 'geometry.safetensors').exists()
+  methods = METHODS + (DEPTH if shipped else ())
+  options = QUICK if arguments.quick else (f'--methods={"; ".join(methods)}',)
+  command = (sys.executable, '-m', 'jaxdreamer.variance', '--config=configs/toybox.py', f'--config.prompt={arguments.prompt}',
+             f'--out={out}', *options)
+  done = subprocess.run(command, cwd=results.ROOT)
+  if done.returncode:
+    sys.exit(done.returncode)
+  seen = json.loads((out / 'variance.json').read_text())
+  figures = decide(seen) | {'prompt': seen['prompt'], 'density': seen['density'], 'rows': rows(seen), 'all': seen['all'],
+                            'states': seen['states']}
+  if arguments.quick:
+    (out / 'figures.json').write_text(json.dumps(figures, indent=2) + '\n')
+    print(out / 'figures.json')
+  else:
+    shutil.copy(out / 'variance.png', pathlib.Path(results.RESULTS) / 'variance.png')
+    print(results.write('variance', figures, 'python -m benchmarks.variance'))
+
+
+if __name__ == '__main__':
+  main()

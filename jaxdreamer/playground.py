@@ -1,0 +1,105 @@
+"""python -m jaxdreamer.playground --config=configs/image2d.py --config.prompt="a red car" [--methods="sds; vsd" --every=100]
+
+Each method distils the prior into a picture of its own, and every `--every` steps its gradient's variance is measured where
+it then is (SteinDreamer, Fig. 2), with its distance from the truth. Writes playground.json, curves.png and pictures.png.
+"""
+import json
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+
+from jaxdreamer import build, cameras, cli, evaluate, laboratory, moments
+from jaxdreamer.outputs import video
+
+METHODS = 'sds; ssd; csd; vsd; asd; sds sampling.design=stratified; sds sampling.design=stratified sampling.draws=4'
+
+
+def follow(key, subject: laboratory.Subject, *, steps: int, every: int, repeats: int):
+  """(step, picture [H, W, 3], gradients [R P]) of one method's own run, every `every` steps and at its start."""
+  job = subject.job
+  state = job.init(jax.random.key(subject.config.seed))
+  scene = jax.jit(lambda params: params['field']['image'])
+  while True:
+    step = int(state.step)
+    if step % every == 0:
+      gradients = [subject.whole(k, state.params, job.prior, state.step) for k in jax.random.split(key, repeats)]
+      yield step, np.asarray(jax.nn.sigmoid(scene(state.params['scene']))), np.stack(gradients)
+    if step >= steps:
+      return
+    state, _ = job.step(state, job.prior)
+
+
+def distance(picture, truth, mask) -> float:
+  """Root mean square error of colour on the object."""
+  return float(np.sqrt(np.sum(mask[..., None] * (picture - truth) ** 2) / (3. * mask.sum())))
+
+
+def spread(gradients) -> dict:
+  """Variance of a step's gradient, and that over its squared mean."""
+  gram = gradients.astype(np.float64) @ gradients.T.astype(np.float64)
+  n = len(gram)
+  relative = lambda w: moments.variance(gram, w) / max(moments.squared_mean(gram, w), np.finfo(float).tiny)
+  return {'variance': moments.bootstrap(lambda w: moments.variance(gram, w), n)._asdict(),
+          'relative_variance': moments.bootstrap(relative, n)._asdict()}
+
+
+def plot(runs: dict[str, list[dict]], path: pathlib.Path):
+  figure = Figure(figsize=(15., 4.5), layout='constrained')
+  for axes, (name, of) in zip(figure.subplots(1, 3), (
+      ('variance of a step', 'variance'), ('variance / |mean|^2', 'relative_variance'), ('distance from the truth', 'distance'))):
+    for method, rows in runs.items():
+      x = [row['step'] for row in rows]
+      if of == 'distance':
+        axes.plot(x, [row[of] for row in rows], label=method)
+      else:
+        line, = axes.plot(x, [row[of]['mean'] for row in rows], label=method)
+        axes.fill_between(x, *([row[of][side] for row in rows] for side in ('lower', 'upper')), color=line.get_color(), alpha=.15)
+        axes.set_yscale('log')
+    axes.set_xlabel('step')
+    axes.set_title(name)
+  axes.legend(fontsize=8)
+  figure.savefig(path, dpi=120)
+
+
+def main() -> int:
+  options, config = flags.FLAGS, flags.FLAGS.config
+  if config is None or config.scene.name != 'image':
+    raise ValueError('--config: give one whose scene is a picture: configs/image2d.py')
+  cli.compile_cache()
+  folder = pathlib.Path(options.out)
+  folder.mkdir(parents=True, exist_ok=True)
+  camera = jax.tree.map(lambda a: a[None], cameras.from_uniform(jnp.full(4, .5), **build.camera_ranges(config.cameras)))
+  truth, mask = (np.asarray(a[0]) for a in evaluate.true_pictures(config.prompt, camera, size=config.scene.image.size))
+  start, runs, pictures = time.time(), {}, {}
+  for method in (m.strip() for m in options.methods.split(';') if m.strip()):
+    subject = laboratory.subject(config, method, times=2, noises=2)
+    runs[method], pictures[method] = [], []
+    for step, picture, gradients in follow(jax.random.key(options.seed), subject, steps=config.steps, every=options.every,
+                                           repeats=options.repeats):
+      runs[method].append({'step': step, 'distance': distance(picture, truth, mask), **spread(gradients)})
+      pictures[method].append(picture)
+      print(f'{time.time() - start:6.0f} s  {method}: step {step}/{config.steps}  distance {runs[method][-1]["distance"]:.3f}'
+            f'  variance {runs[method][-1]["variance"]["mean"]:.3g}', flush=True)
+  columns = max(len(row) for row in pictures.values()) + 1
+  tiles = [tile for row in pictures.values() for tile in [*row, truth]]
+  (folder / 'pictures.png').write_bytes(video.png(video.sheet(tiles, columns=columns)))
+  plot(runs, folder / 'curves.png')
+  (folder / 'playground.json').write_text(json.dumps({'prompt': config.prompt, 'repeats': options.repeats, 'runs': runs}, indent=1)
+                                          + '\n')
+  print(folder / 'curves.png', folder / 'pictures.png')
+  return 0
+
+
+if __name__ == '__main__':
+  cli.config_flag()
+  flags.DEFINE_string('methods', METHODS, 'What runs, separated by `;`.')
+  flags.DEFINE_integer('every', 100, 'Steps between measurements.', lower_bound=1)
+  flags.DEFINE_integer('repeats', 32, 'Gradients that a measurement draws.', lower_bound=3)
+  flags.DEFINE_integer('seed', 0, 'Of those.')
+  flags.DEFINE_string('out', 'runs/playground', 'Where to write.')
+  cli.run(main)
