@@ -1,0 +1,166 @@
+"""The estimators, and their controls, at equal compute on the toybox:   python -m benchmarks.estimators [--quick]
+
+Every method gets the same number of prior calls: what SDS's 200 steps of 4 views spend, two rows a view; so a method that asks
+for more rows a step takes fewer steps. Each of six prompts runs with three seeds; curves of silhouette IoU are taken on the
+way, outside the clock. Runs are kept under runs/benchmarks, by a hash of the sources: after an interruption the same command
+goes on with the first run that has no result. Writes benchmarks/results/estimators.json, and estimators.png: each prompt's
+last object under each method. --quick: one prompt, two methods, a few steps, into runs/.
+"""
+import argparse
+import json
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks import results
+from benchmarks.toybox import source_hash
+from configs import toybox as config_file
+from jaxdreamer import cli, evaluate, laboratory, moments
+from jaxdreamer.outputs import video
+from jaxdreamer.toybox import truth
+
+PROMPTS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a red car', 'a snowman with a blue hat',
+           'an orange chair')
+SPREAD = ' sampling.design=stratified'
+# method: rows of the prior a draw costs. A backward pass counts two: VSD's LoRA learns by one forward and one backward.
+METHODS = {'sds': 2, 'sds' + SPREAD: 2, 'sds' + SPREAD + ' sampling.draws=4': 2, 'csd' + SPREAD: 2, 'ssd' + SPREAD: 2,
+           'asd' + SPREAD: 3, 'vsd' + SPREAD: 6}
+SEEDS = (0, 1, 2)
+STEPS = 200                                      # of the reference
+MARKS = (.7, .8, .9)                             # IoUs whose steps and seconds are told
+RECOGNISABLE = .8
+CURVE = 10                                       # points of a curve
+NEAR = video.rings((6, .3), (2, 1.))             # eight views no step was trained on
+
+
+def steps_of(method, config, steps):
+  """As many steps as spend what `steps` of the reference do, in whole stretches of the curve."""
+  draws = config.sampling.draws * METHODS[method] / METHODS['sds']
+  return max(1, round(steps / draws / CURVE)) * CURVE
+
+
+def spread(gradients):
+  """Variance of a step's gradient over its squared mean, at the end of a run."""
+  gram = gradients.astype(np.float64) @ gradients.T.astype(np.float64)
+  ones = np.ones(len(gram))
+  return moments.variance(gram, ones) / max(moments.squared_mean(gram, ones), np.finfo(float).tiny)
+
+
+def run(subject, prompt, seed, steps):
+  """One run: its curve, its scores, its picture."""
+  job, state = subject.job, subject.job.init(jax.random.key(seed))
+  over_black = lambda params: lambda camera: job.render(params, camera, np.zeros(3, np.float32))
+  true = np.asarray(jax.device_get(truth.views(prompt, NEAR, size=job.size)).mask)
+  seconds, curve = 0., []
+  for _ in range(CURVE):
+    start = time.perf_counter()
+    for _ in range(steps // CURVE):
+      state, _ = job.step(state, job.prior)
+    jax.block_until_ready(state)
+    seconds += time.perf_counter() - start
+    shown = video.shoot(over_black(state.params['scene']), NEAR)
+    curve.append({'step': int(state.step), 'seconds': seconds, 'iou': evaluate.silhouette_iou(shown.opacity, true)})
+  params = state.params['scene']
+  scores = evaluate.score_views(prompt, over_black(params), size=job.size)
+  keys = jax.random.split(jax.random.key(9), 16)
+  gradients = np.stack([subject.whole(k, state.params, job.prior, state.step) for k in keys])
+  picture = np.asarray(job.render(params, video.each(NEAR)[1], jnp.ones(3)).rgb)
+  return {'iou': scores['silhouette_iou'], 'colour': scores['colour_right'], 'one_front': scores['one_front'],
+          'steps': steps, 'seconds': seconds, 'curve': curve, 'relative_variance': spread(gradients)}, picture
+
+
+def everything(prompts, methods, seeds, root, steps):
+  """{(method, prompt): [run of each seed]}, from the kept results where there are any."""
+  jobs = [(prompt, method, seed) for prompt in prompts for method in methods for seed in seeds]
+  rows, spent, subject, built = {}, [], None, None
+  for i, (prompt, method, seed) in enumerate(jobs):
+    kept = root / f'{prompt}_{method}_{seed}.json'.replace(' ', '-')
+    if not kept.exists():
+      start = time.time()
+      if built != (prompt, method):
+        config = config_file.get_config()
+        config.prompt = prompt
+        subject, built = laboratory.subject(config, method, times=2, noises=2), (prompt, method)
+      row, picture = run(subject, prompt, seed, steps_of(method, subject.config, steps))
+      Image.fromarray(video.to_bytes(picture)).save(kept.with_suffix('.png'))
+      kept.write_text(json.dumps(row) + '\n')
+      spent.append(time.time() - start)
+      left = statistics.mean(spent) * (len(jobs) - i - 1) / 60
+      print(f'[{i + 1}/{len(jobs)}] {prompt}, {method}, seed {seed}: IoU {row["iou"]:.3f}, {row["seconds"]:.0f} s;'
+            f' about {left:.0f} min left', flush=True)
+    rows.setdefault((method, prompt), []).append(json.loads(kept.read_text()))
+  return rows
+
+
+def reached(runs, mark, of):
+  """The median over runs of the steps or seconds to an IoU; None where less than half of them get there."""
+  first = [next((point[of] for point in r['curve'] if point['iou'] >= mark), float('inf')) for r in runs]
+  middle = statistics.median_low(first)
+  return None if middle == float('inf') else middle
+
+
+def mean_of(runs, name):
+  """Mean over runs, and its interval."""
+  values = np.array([float(r[name]) for r in runs])
+  return moments.bootstrap(lambda w: float(w @ values / w.sum()), len(runs))
+
+
+def summary(rows, prompts, methods):
+  """A row a method, with 95% intervals over prompts and seeds, and the prompts it makes recognisable."""
+  table = []
+  for method in methods:
+    runs = [r for prompt in prompts for r in rows[method, prompt]]
+    fronts = [r['one_front'] for r in runs if r['one_front'] is not None]
+    good = sum(statistics.mean(r['iou'] for r in rows[method, prompt]) >= RECOGNISABLE for prompt in prompts)
+    iou, variance = mean_of(runs, 'iou'), mean_of(runs, 'relative_variance')
+    table.append({'method': method, 'steps': runs[0]['steps'], 'seconds': statistics.median(r['seconds'] for r in runs),
+                  'iou': iou.mean, 'iou_lower': iou.lower, 'iou_upper': iou.upper,
+                  'colour': statistics.mean(bool(r['colour']) for r in runs),
+                  'one_front': statistics.mean(fronts) if fronts else None, 'recognisable': good,
+                  'relative_variance': variance.mean, 'relative_variance_lower': variance.lower,
+                  'relative_variance_upper': variance.upper,
+                  **{f'{of}_to_{mark}': reached(runs, mark, of) for mark in MARKS for of in ('steps', 'seconds')}})
+  good = {row['method']: row['recognisable'] for row in table}
+  return {'prompts_recognisable': {**good, 'min': min(good.values()), 'of': len(prompts)}, 'rows': table,
+          'runs': [{'method': m, 'prompt': p, **r} for (m, p), found in rows.items() for r in found]}
+
+
+def sheet(prompts, methods, seed, root, path):
+  """A column a method, a row a prompt."""
+  tile, head, side = 96, 34, 120
+  out = Image.new('RGB', (side + tile * len(methods), head + tile * len(prompts)), 'white')
+  draw, font = ImageDraw.Draw(out), ImageFont.load_default(10)
+  for j, method in enumerate(methods):
+    draw.text((side + tile * j + 3, 2), method.replace(' sampling.', '\n'), 'black', font=font)
+    for i, prompt in enumerate(prompts):
+      draw.text((3, head + tile * i + 30), prompt.replace(' on ', '\non ').replace(' with ', '\nwith '), 'black', font=font)
+      picture = Image.open(root / f'{prompt}_{method}_{seed}.png'.replace(' ', '-')).convert('RGB')
+      out.paste(picture.resize((tile, tile), Image.Resampling.LANCZOS), (side + tile * j, head + tile * i))
+  out.save(path)
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--quick', action='store_true', help='one prompt, two methods, one seed, a few steps')
+  quick = parser.parse_args().quick
+  prompts, methods, seeds = (PROMPTS[:1], list(METHODS)[:2], SEEDS[:1]) if quick else (PROMPTS, list(METHODS), SEEDS)
+  root = results.ROOT / 'runs' / 'benchmarks' / f'estimators-{source_hash()}{"-quick" * quick}'
+  root.mkdir(parents=True, exist_ok=True)
+  cli.compile_cache()
+  print(f'{len(prompts) * len(methods) * len(seeds)} runs, about {"2" if quick else "100"} minutes on two cores', flush=True)
+  figures = summary(everything(prompts, methods, seeds, root, CURVE if quick else STEPS), prompts, methods)
+  if quick:
+    (root / 'figures.json').write_text(json.dumps(figures, indent=2) + '\n')
+    sheet(prompts, methods, seeds[-1], root, root / 'sheet.png')
+    print(root)
+  else:
+    sheet(prompts, methods, seeds[-1], root, results.RESULTS / 'estimators.png')
+    print(results.write('estimators', figures, 'python -m benchmarks.estimators'))
+
+
+if __name__ == '__main__':
+  main()
