@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from jaxdreamer import cameras, checkpoints, optim, regularizers, render, sampling, train_step
 from jaxdreamer.baselines.constant import constant
 from jaxdreamer.baselines.depth import depth
+from jaxdreamer.baselines.neighbours import neighbours
 from jaxdreamer.baselines.normals import normals
 from jaxdreamer.estimators.asd import asd
 from jaxdreamer.estimators.csd import csd
@@ -52,6 +53,7 @@ ESTIMATORS = {                   # (prior, sampling.t_min as a schedule) -> Esti
 }
 BASELINES = {                    # prior -> phi of SSD
   'constant': lambda prior: constant(),
+  'neighbours': lambda prior: neighbours(),
   'depth': lambda prior: depth(prior, geometry.shipped()),
   'normals': lambda prior: normals(prior, geometry.shipped()),
 }

@@ -12,9 +12,9 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich
 from absl import flags
 from matplotlib.figure import Figure
+from rich.console import Console
 from rich.table import Table
 
 from jaxdreamer import build, cli, laboratory, moments
@@ -37,20 +37,24 @@ def text(interval: moments.Interval) -> str:
   return f'{interval.mean:.3g} [{interval.lower:.3g}, {interval.upper:.3g}]'
 
 
-def table(rows: dict[str, dict]) -> Table:
-  columns = {'image': 'image', 'parameter': 'parameter', 'camera': 'camera', 'time': 't', 'noise': 'eps', 'step': 'step',
-             'step_times_cost': 'step x cost', 'relative_times_cost': 'relative x cost', 'bias': 'bias', 'cosine': 'cosine'}
-  out = Table(title=f'variance over that of {laboratory.REFERENCE!r}, with 95% intervals')
-  for name in ('method', *columns.values(), 'seconds'):
+DRAW = {'image': 'image', 'parameter': 'parameters', 'camera': 'of the camera', 'time': 'of t', 'noise': 'of eps'}
+STEP = {'step': 'variance', 'step_times_cost': 'variance x cost', 'relative_times_cost': 'relative x cost', 'bias': 'bias',
+        'cosine': 'cosine'}
+
+
+def table(rows: dict[str, dict], columns: dict[str, str], title: str) -> Table:
+  out = Table(title=f'{title}, over {laboratory.REFERENCE!r} as published, with 95% intervals')
+  for name in ('method', *columns.values()):
     out.add_column(name)
   for name, row in rows.items():
-    out.add_row(name, *(text(row[c]) if c in row else '-' for c in columns), f'{row["seconds"]:.3f}')
+    if all(c in row for c in columns):
+      out.add_row(name, *(text(row[c]) for c in columns))
   return out
 
 
 def plot(rows: dict[str, dict], path: pathlib.Path):
   """Left: where the variance of one draw comes from. Right: variance times cost of a whole step, with intervals."""
-  figure = Figure(figsize=(12., 1.5 + .35 * len(rows)), layout='constrained')
+  figure = Figure(figsize=(14., 1.8 + .35 * len(rows)), layout='constrained')
   left, right = figure.subplots(1, 2, sharey=True)
   names = list(rows)[::-1]
   start = np.zeros(len(names))
@@ -59,7 +63,7 @@ def plot(rows: dict[str, dict], path: pathlib.Path):
     left.barh(names, size, left=start, color=colour, label={'time': 't', 'noise': 'eps'}.get(part, part))
     start = start + np.maximum(size, 0.)
   left.set_xlabel(f'gradient variance of one draw / {laboratory.REFERENCE}')
-  left.legend()
+  left.legend(loc='lower center', bbox_to_anchor=(.5, 1.), ncols=3)
   for y, n in enumerate(names):
     for key, marker, colour in (('step_times_cost', 'o', 'tab:red'), ('relative_times_cost', 's', 'tab:purple')):
       i = rows[n][key]
@@ -69,7 +73,7 @@ def plot(rows: dict[str, dict], path: pathlib.Path):
   right.axvline(1. / 3., color='grey', linewidth=.7, linestyle=':')
   right.set_xscale('log')
   right.set_xlabel(f'of a whole step / {laboratory.REFERENCE}')
-  right.legend()
+  right.legend(loc='lower center', bbox_to_anchor=(.5, 1.), ncols=2)
   figure.savefig(path, dpi=120)
 
 
@@ -105,7 +109,9 @@ def main() -> int:
   over_all = laboratory.compare(seen)
   folder = pathlib.Path(options.out or options.workdir or 'runs/variance')
   folder.mkdir(parents=True, exist_ok=True)
-  rich.print(table(over_all))
+  console = Console(width=max(140, Console().width))
+  console.print(table(over_all, DRAW, 'variance of one draw'))
+  console.print(table(over_all, STEP, 'a whole step'))
   density = laboratory.best_density(seen, t_min=float(config.sampling.t_min[0]), t_max=float(config.sampling.t_max[0]))
   print(f'best density of t: {tuple(density)}')
   (folder / 'variance.json').write_text(json.dumps(

@@ -19,7 +19,7 @@ def view():
   zero = jnp.zeros_like(seen.mask)
   shown = Rendering(seen.rgb, seen.mask, seen.depth, seen.normal * seen.mask[..., None], zero, zero, zero)
   row = jnp.ones((1, 1))
-  return Views(camera, row, row, row, row, shown)
+  return Views(camera, row, row, row, row, shown=shown)
 
 
 def test_geometry_agrees_with_itself_and_its_opposite_does_not(monkeypatch):

@@ -58,6 +58,27 @@ def test_doctor_names_what_is_installed_and_what_a_step_takes():
     assert any(line.startswith(row) for line in said.splitlines()), (row, said)
 
 
+@pytest.mark.slow
+def test_variance_compares_methods_at_a_fresh_scene(tmp_path):
+  said = command('variance', *SMALL, '--at=0', '--cameras=3', '--repeats=4', '--warm=1', '--methods=sds; ssd',
+                 f'--out={tmp_path}').stdout
+  assert said.splitlines()[-1] == f'{tmp_path}/variance.json'
+  seen = json.loads((tmp_path / 'variance.json').read_text())
+  reference, other = seen['all']
+  assert [state['step'] for state in seen['states']] == [0] and other['method'] == 'ssd'
+  assert reference['step']['mean'] == reference['parameter']['mean'] == 1. and other['parameter']['mean'] != 1.
+  assert (tmp_path / 'variance.png').stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_playground_follows_a_method_to_the_truth(tmp_path):
+  small = [option.replace('toybox.py', 'image2d.py') for option in SMALL if 'steps' not in option]
+  command('playground', *small, '--config.steps=6', '--every=3', '--repeats=3', '--methods=sds', f'--out={tmp_path}')
+  rows = json.loads((tmp_path / 'playground.json').read_text())['runs']['sds']
+  assert [row['step'] for row in rows] == [0, 3, 6] and rows[-1]['distance'] < rows[0]['distance']
+  assert {path.name for path in tmp_path.iterdir()} == {'playground.json', 'curves.png', 'pictures.png'}
+
+
 @pytest.mark.parametrize('args, says', [
   (['--config=configs/none.py'], 'there is no config file configs/none.py'),
   (['--config=configs/toybox.py', '--config.promt=a red cube'], '--config.prompt'),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxdreamer.baselines.constant import constant
+from jaxdreamer.baselines.neighbours import neighbours
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd, variate
 from jaxdreamer.priors.gaussian import gaussian
@@ -47,6 +48,17 @@ def test_the_variate_has_mean_zero_and_the_three_wrong_forms_do_not(name):
     value, slope = jax.vmap(jax.value_and_grad(PHI[name]), (0, None, None))(x, 0., None)
     for wrong in WRONG.values():
       assert chi2(wrong(eps, value[:, None, None, None], slope)) > D + 10. * (2. * D) ** .5
+
+
+def test_a_phi_that_does_not_look_at_its_own_place_needs_no_slope():
+  with jax.enable_x64(True):
+    eps, x = sample()
+    own = jnp.diagonal(jax.jacobian(lambda x: neighbours()(x, 0., None).ravel())(jnp.asarray(X0)).reshape(D, D))
+    np.testing.assert_array_equal(own, 0.)
+    h = variate(neighbours(), x, jnp.zeros(N), eps, jnp.full(N, SIGMA), None)
+    assert abs(chi2(h) - D) < 5. * (2. * D) ** .5
+    whole = lambda x, t, view: neighbours()(x, t, view) + x              # it sees itself: now the slope is missed
+    assert chi2(variate(whole, x, jnp.zeros(N), eps, jnp.full(N, SIGMA), None)) > D + 10. * (2. * D) ** .5
 
 
 def test_closed_form_for_half_the_squared_length():

@@ -32,14 +32,17 @@ def bins_of(t, bins):
 
 
 def variate(phi: Callable, z_t, t, eps, sigma, views, *, form: str = 'stein'):
-  """h [N, h, w, c] of one phi for N draws; `sigma` is [N]."""
+  """h [N, h, w, c] of one phi for N draws; `sigma` is [N]. A phi that returns [h, w, c] must not see z_t[i] in its entry i."""
+  if jax.eval_shape(jax.vmap(phi), z_t, t, views).ndim > 1:
+    return eps * jax.vmap(phi)(z_t, t, views)
   value, slope = jax.vmap(jax.value_and_grad(phi))(z_t, t, views)
   return FORMS[form](bcast(sigma, eps), eps, bcast(value, eps), slope)
 
 
 def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int, int], mu: str = 'learnt', bins: int = 10,
         per: tuple[str, ...] = (), form: str = 'stein', weight: str = 'sigma2') -> Estimator:
-  """`phi`: each (z_t [h, w, c], t [], view) -> []; view.shown is what the scene rendered there, held fixed.
+  """`phi`: each (z_t [h, w, c], t [], view) -> [], or -> [h, w, c] where no entry sees its own place (baselines/neighbours.py);
+  view.shown is what the scene rendered there, held fixed.
 
   mu is one number a time bin of `bins` and a phi, or more: `per` names the axes of the latent `shape` ('h', 'w', 'c') that it
   also varies along. ValueError for an unknown mu, form or axis, and for per with 'moments', which solves for scalars.
