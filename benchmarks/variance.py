@@ -18,7 +18,8 @@ from benchmarks import results
 
 SSD = 'ssd estimator.ssd.mu=learnt'
 METHODS = (
-    'sds', SSD, 'ssd estimator.ssd.mu=moments', 'ssd estimator.ssd.per=h,w,c', 'ssd estimator.ssd.phi=constant,neighbours', 'csd', 'vsd', 'asd',
+    'sds', SSD, 'ssd estimator.ssd.mu=moments', 'ssd estimator.ssd.per=h,w,c', 'ssd estimator.ssd.phi=constant,neighbours',
+    'csd', 'vsd', 'asd',
     'sds sampling.design=stratified', 'sds sampling.design=lattice',
     'sds sampling.design=stratified sampling.draws=2', 'sds sampling.design=stratified sampling.draws=4',
     'sds sampling.design=lattice sampling.draws=4', 'sds sampling.design=stratified sampling.draws=4 sampling.antithetic=True')
