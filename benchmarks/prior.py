@@ -17,7 +17,10 @@ from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.priors.toybox import SHIPPED
 from jaxdreamer.toybox import geometry, network, train_geometry, train_prior, views, world
 
-CARD = SHIPPED.with_name('prior.md')
+PRIOR = ('prior', "The toybox prior: `jaxdreamer/toybox/network.py` in float16, in the published checkpoints' key layout.",
+         'images of 64 px, each render seen four times under new backgrounds, words and noise')
+GEOMETRY = ('geometry', 'The depth and normal estimator and the reader of the toybox: `jaxdreamer/toybox/geometry.py`.',
+            'pictures for each of the two networks, under random backgrounds, half and a quarter of them noisy')
 
 
 def fidelity(weights, reader, *, samples):
@@ -37,17 +40,18 @@ def fidelity(weights, reader, *, samples):
   return {f'{name}_accuracy': float(np.mean(hits)) for name, hits in right.items()}
 
 
-def card(figures, metadata):
-  """What the file is, and how to make it again."""
+def card(what, figures, metadata):
+  """What the file is, and how to make it again: PRIOR or GEOMETRY, its scores, the metadata of its file."""
+  name, says, saw = what
   lines = metadata.get('history', '').splitlines()
   past = '- Settings changed on the way:\n' + ''.join(f'  - {line}\n' for line in lines) if len(lines) > 1 else ''
-  rows = '\n'.join(f'| {name} | {value:.4g} |' for name, value in figures.items() if isinstance(value, float))
-  return f'''# prior.safetensors
+  rows = '\n'.join(f'| {name} | {value:.4g} |' for name, value in figures.items())
+  return f'''# {name}.safetensors
 
-The toybox prior: `jaxdreamer/toybox/network.py` in float16, in the published checkpoints' key layout.
+{says}
 
 - Made by `{metadata['command']}`, seed {metadata['seed']}, on {metadata['hardware']}.
-- {int(metadata['images']):,} images of 64 px, each render seen four times under new backgrounds, words and noise.
+- {int(metadata['images']):,} {saw}.
 {past}- Scores, by `python -m benchmarks.prior`:
 
 | score | value |
@@ -66,15 +70,19 @@ def main():
   metadata = weight_files.read_metadata(SHIPPED)
   figures = {'images_trained': int(metadata['images']),
              'held_out_loss': train_prior.held_out(weights, jax.random.key(10 ** 6), batches=64 // shrink)}
+  seen = {}
   if geometry.SHIPPED.exists():
     reader = geometry.shipped()
     figures |= fidelity(weights, reader, samples=options.samples // shrink)
-    figures |= train_geometry.held_out(jax.random.key(10 ** 6), reader, batches=32 // shrink)
-  print(json.dumps(figures, indent=1))
+    seen = train_geometry.held_out(jax.random.key(10 ** 6), reader, batches=32 // shrink)
+  print(json.dumps(figures | seen, indent=1))
   if not options.quick:
-    results.write('prior', figures, 'python -m benchmarks.prior')
+    results.write('prior', figures | seen, 'python -m benchmarks.prior')
     train_prior.grid(weights, jax.random.key(5)).save(results.RESULTS / 'prior.png')
-    CARD.write_text(card(figures, metadata))
+    scores = {name: value for name, value in figures.items() if isinstance(value, float)}
+    SHIPPED.with_name('prior.md').write_text(card(PRIOR, scores, metadata))
+    if seen:
+      SHIPPED.with_name('geometry.md').write_text(card(GEOMETRY, seen, weight_files.read_metadata(geometry.SHIPPED)))
 
 
 if __name__ == '__main__':

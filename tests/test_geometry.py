@@ -1,9 +1,12 @@
 """The networks that look at pictures: what they are told, how they are scored, and that they learn."""
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.toybox import geometry, network, train_geometry, world
 
 KEY = jax.random.key(0)
@@ -85,3 +88,13 @@ def test_both_losses_fall():
     seen.append([float(v) for v in losses])
   first, last = np.mean(seen[:5], 0), np.mean(seen[-5:], 0)
   assert (last < .9 * first).all(), (first, last)
+
+
+@pytest.mark.skipif(not geometry.SHIPPED.exists(), reason='no geometry.safetensors yet')
+def test_the_shipped_networks_know_the_toybox():
+  """On renders of a key that training never saw, as well as their card says, within what so few pictures can tell."""
+  card = json.loads(weight_files.read_metadata(geometry.SHIPPED)['scores'])
+  seen = train_geometry.held_out(jax.random.key(77), geometry.shipped(), batches=4)
+  for name in ('depth_pearson_clean', 'depth_pearson_noisy', 'normal_cosine'):
+    assert seen[name] > card[name] - .1, (name, seen[name], card[name])
+  assert seen['read_relation'] > .8 and seen['depth_pearson_clean'] > seen['depth_pearson_noisy']

@@ -147,7 +147,8 @@ def main(_):
   scores = held_out(k_held, weights)
   print(json.dumps(scores, indent=1))
   weight_files.save(FLAGS.out, weights, metadata={
-    'images': str(FLAGS.steps * FLAGS.batch), 'seed': str(FLAGS.seed), 'scores': json.dumps(scores),
+    'images': str(FLAGS.steps * FLAGS.batch), 'seed': str(FLAGS.seed),
+    'hardware': f'{jax.device_count()} x {jax.devices()[0].device_kind}', 'scores': json.dumps(scores),
     'command': f'python -m jaxdreamer.toybox.train_geometry --steps={FLAGS.steps} --seed={FLAGS.seed}'})
 
 
