@@ -48,15 +48,16 @@ class CLIPVisionConfig:
       raise ValueError(f'CLIPVisionConfig: hidden_act {self.hidden_act!r}; known are {[*clip.ACTIVATIONS]}')
     if self.hidden_size % self.num_attention_heads:
       raise ValueError(f'CLIPVisionConfig: {self.hidden_size} is no multiple of {self.num_attention_heads} heads')
-    for name in ('image_size', 'patch_size'):
-      if not isinstance(getattr(self, name), int):
-        raise ValueError(f'CLIPVisionConfig: {name} {getattr(self, name)}; images and patches are square, one number')
 
 
 def config_from_transformers(config: dict) -> CLIPVisionConfig:
   """The CLIPVisionConfig of a published config.json, of this tower or of both."""
   known = {f.name for f in dataclasses.fields(CLIPVisionConfig)}
-  return CLIPVisionConfig(**LEFT_OUT | {k: v for k, v in clip.tower(config, 'vision').items() if k in known})
+  values = LEFT_OUT | {k: v for k, v in clip.tower(config, 'vision').items() if k in known}
+  oblong = {k: v for k, v in values.items() if k in ('image_size', 'patch_size') and not isinstance(v, int)}
+  if oblong:
+    raise ValueError(f'this CLIP tower has square images and patches, a number each; config.json says {oblong}')
+  return CLIPVisionConfig(**values)
 
 
 def preprocess(x: Float[Array, 'B H W 3'], *, size: int) -> Float[Array, 'B size size 3']:

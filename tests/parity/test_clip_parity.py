@@ -17,7 +17,7 @@ from jaxdreamer.nn.clip import (
 )
 
 TOLERANCE = 2e-5                         # of the largest output; 3e-6 measured, wrong gelu 1e-4, wrong eps 1e-3
-TOLERANCE_BF16 = 2e-2
+TOLERANCE_BF16 = 2e-2                    # 8e-3 measured
 OTHERS = {                               # what a file of both towers, or of an older release, holds besides
     'vision_model.pre_layrnorm.weight': np.ones(3, np.float32), 'visual_projection.weight': np.ones((3, 3), np.float32),
     'logit_scale': np.ones((), np.float32), 'text_model.embeddings.position_ids': np.arange(12)[None]}

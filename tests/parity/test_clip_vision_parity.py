@@ -18,7 +18,7 @@ from jaxdreamer.nn.clip_vision import (
 )
 
 TOLERANCE = 2e-5                         # of the largest output; 1e-6 measured
-TOLERANCE_BF16 = 2e-2
+TOLERANCE_BF16 = 2e-2                    # 1.1e-2 measured
 OTHERS = {                               # what a file of both towers, or of an older release, holds besides
     'text_model.final_layer_norm.weight': np.ones(3, np.float32), 'text_projection.weight': np.ones((3, 3), np.float32),
     'logit_scale': np.ones((), np.float32), 'vision_model.embeddings.position_ids': np.arange(10)[None]}
