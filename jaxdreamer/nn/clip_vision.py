@@ -79,7 +79,7 @@ class VisionEmbeddings(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B S S C']) -> Float[Array, 'B N D']:
+  def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B N D']:
     cfg, width = self.config, self.config.hidden_size
     patch = nn.Conv(width, (cfg.patch_size,) * 2, cfg.patch_size, padding='VALID', use_bias=False, dtype=self.dtype,
                     name='patch_embedding')(x)
@@ -97,7 +97,7 @@ class CLIPVisionModel(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B S S C']) -> Float[Array, 'B D']:
+  def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B D']:
     cfg, dtype = self.config, self.dtype
     expected = (cfg.image_size, cfg.image_size, cfg.num_channels)
     if x.shape[1:] != expected:
@@ -114,7 +114,7 @@ class CLIPVisionModelWithProjection(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B S S C']) -> Float[Array, 'B P']:
+  def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B P']:
     pooled = CLIPVisionModel(self.config, self.dtype, name='vision_model')(x)
     projection = nn.Dense(self.config.projection_dim, use_bias=False, dtype=self.dtype, name='visual_projection')
     return projection(pooled).astype(jnp.float32)
