@@ -1,13 +1,17 @@
 """CLIP's text tower (Radford et al. 2021): the text encoder of Stable Diffusion and, small, of the toybox prior.
+clip_vision.py holds the image tower.
 
 `CLIPTextConfig` has the names of the published config.json, and the parameter tree the names of the published weights
 without their old `text_model.` prefix: weights.load(path, like, rename=CLIP_RENAME) reads both kinds of file.
 input_ids [B, L] with L <= max_position_embeddings, padded on the right; the causal mask keeps padding out of what comes
 before it. Returns (last_hidden_state [B, L, D], pooled [B, D]), both after final_layer_norm, float32; pooled is the row
 of the first EOS token (row 0 where there is none). ValueError for a sequence too long, and for unknown configs.
+
+CLIPTextModelWithProjection maps the pooled row into the space shared with images, [B, projection_dim]. Its files keep
+the prefix, so weights.load takes rename=TEXT_PROJECTION_RENAME, which also reads files that hold both towers.
 """
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -19,6 +23,10 @@ ACTIVATIONS = {'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
 
 # For weights.load: older files prefix every key, and carry the positions 0..L-1 as a tensor.
 CLIP_RENAME = ((r'^text_model\.', ''), (r'^embeddings\.position_ids$', None))
+TEXT_PROJECTION_RENAME = ((r'^(vision_model|visual_projection)\.|^logit_scale$|\.position_ids$', None),)
+
+# transformers' defaults where they are not ours: a config.json may leave out what equals them.
+LEFT_OUT = dict(hidden_size=512, intermediate_size=2048, num_attention_heads=8, projection_dim=512)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +41,8 @@ class CLIPTextConfig:
   hidden_act: str = 'quick_gelu'                         # or 'gelu' (Stable Diffusion 2.x)
   layer_norm_eps: float = 1e-5
   eos_token_id: int = 49407
+  projection_dim: int = 768                              # for CLIPTextModelWithProjection alone
+  causal: ClassVar[bool] = True                          # no field: every text tower is
 
   def __post_init__(self):
     if self.hidden_act not in ACTIVATIONS:
@@ -41,10 +51,21 @@ class CLIPTextConfig:
       raise ValueError(f'CLIPTextConfig: {self.hidden_size} is no multiple of {self.num_attention_heads} heads')
 
 
+def tower(config: dict, name: str) -> dict:
+  """The values of one tower, 'text' or 'vision', in a published config.json of that tower or of both."""
+  known = ('clip', f'clip_{name}_model', None)
+  if config.get('model_type') not in known:
+    raise ValueError(f'model_type {config["model_type"]!r} is no CLIP {name} tower; known are {known[:2]}')
+  if f'{name}_config' not in config:
+    return config
+  # the projection's width is said once for both towers, and the towers' own fields may contradict it
+  return config[f'{name}_config'] | {k: config[k] for k in ('projection_dim',) if k in config}
+
+
 def config_from_transformers(config: dict) -> CLIPTextConfig:
   """The CLIPTextConfig of a published config.json. Old ones say eos_token_id 2 and mean the vocabulary's last."""
   known = {f.name for f in dataclasses.fields(CLIPTextConfig)}
-  values = {k: v for k, v in config.items() if k in known}
+  values = LEFT_OUT | {k: v for k, v in tower(config, 'text').items() if k in known}
   if values.get('eos_token_id', 2) == 2:
     values['eos_token_id'] = values.get('vocab_size', CLIPTextConfig.vocab_size) - 1
   return CLIPTextConfig(**values)
@@ -66,8 +87,8 @@ class Embeddings(nn.Module):
 
 
 class SelfAttention(nn.Module):
-  """Causal multi-head attention."""
-  config: CLIPTextConfig
+  """Multi-head attention, causal where the config is."""
+  config: Any                                            # a CLIPTextConfig or a CLIPVisionConfig, here and below
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -76,13 +97,13 @@ class SelfAttention(nn.Module):
     b, length, width = x.shape
     q, k, v = [nn.Dense(width, dtype=self.dtype, name=name)(x).reshape(b, length, heads, width // heads)
                for name in ('q_proj', 'k_proj', 'v_proj')]
-    mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(b, length, width)
+    mixed = jax.nn.dot_product_attention(q, k, v, is_causal=self.config.causal).reshape(b, length, width)
     return nn.Dense(width, dtype=self.dtype, name='out_proj')(mixed)
 
 
 class MLP(nn.Module):
   """Two dense layers."""
-  config: CLIPTextConfig
+  config: Any
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -93,7 +114,7 @@ class MLP(nn.Module):
 
 class Layer(nn.Module):
   """Pre-norm transformer layer."""
-  config: CLIPTextConfig
+  config: Any
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -105,7 +126,7 @@ class Layer(nn.Module):
 
 class Encoder(nn.Module):
   """The stack of layers."""
-  config: CLIPTextConfig
+  config: Any
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -115,7 +136,7 @@ class Encoder(nn.Module):
     return x
 
 
-def layer_norm(cfg: CLIPTextConfig, dtype: Any, name: str) -> nn.LayerNorm:
+def layer_norm(cfg: Any, dtype: Any, name: str) -> nn.LayerNorm:
   """LayerNorm with the config's eps and two-pass statistics."""
   return nn.LayerNorm(cfg.layer_norm_eps, dtype, use_fast_variance=False, name=name)
 
@@ -134,3 +155,15 @@ class CLIPTextModel(nn.Module):
     x = layer_norm(cfg, self.dtype, 'final_layer_norm')(x).astype(jnp.float32)
     eos = jnp.argmax(input_ids == cfg.eos_token_id, axis=1)
     return x, jnp.take_along_axis(x, eos[:, None, None], axis=1)[:, 0]
+
+
+class CLIPTextModelWithProjection(nn.Module):
+  """Token ids -> embedding [B, projection_dim], not normalised."""
+  config: CLIPTextConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, input_ids: Int[Array, 'B L']) -> Float[Array, 'B P']:
+    _, pooled = CLIPTextModel(self.config, self.dtype, name='text_model')(input_ids)
+    embedding = nn.Dense(self.config.projection_dim, use_bias=False, dtype=self.dtype, name='text_projection')(pooled)
+    return embedding.astype(jnp.float32)

@@ -35,9 +35,25 @@ UNETS = {
 }
 CLIPS = {
     'quick_gelu': dict(vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-                       max_position_embeddings=12, hidden_act='quick_gelu', eos_token_id=7),
+                       max_position_embeddings=12, hidden_act='quick_gelu', eos_token_id=7, projection_dim=24),
     'gelu': dict(vocab_size=50, hidden_size=32, intermediate_size=80, num_hidden_layers=3, num_attention_heads=2,
-                 max_position_embeddings=9, hidden_act='gelu', eos_token_id=49),
+                 max_position_embeddings=9, hidden_act='gelu', eos_token_id=49, projection_dim=40),
+}
+VISIONS = {
+    'quick_gelu': dict(hidden_size=32, intermediate_size=64, projection_dim=24, num_hidden_layers=2,
+                       num_attention_heads=4, image_size=12, patch_size=4, hidden_act='quick_gelu'),
+    'gelu': dict(                        # the last two columns and rows of pixels fill no patch
+        hidden_size=32, intermediate_size=80, projection_dim=40, num_hidden_layers=3, num_attention_heads=2,
+        image_size=17, patch_size=5, hidden_act='gelu'),
+}
+DOWN_VAE, UP_VAE = 'DownEncoderBlock2D', 'UpDecoderBlock2D'
+VAES = {
+    'three_levels': dict(                # as Stable Diffusion's, of four
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 16, 16), layers_per_block=2,
+        down_block_types=(DOWN_VAE,) * 3, up_block_types=(UP_VAE,) * 3, norm_num_groups=4),
+    'two_levels': dict(
+        in_channels=3, out_channels=3, latent_channels=6, block_out_channels=(8, 12), layers_per_block=1,
+        down_block_types=(DOWN_VAE,) * 2, up_block_types=(UP_VAE,) * 2, norm_num_groups=2, scaling_factor=.13025),
 }
 
 
@@ -71,3 +87,16 @@ def clip_inputs(config):
   ids = np.random.RandomState(0).randint(8, 49, (3, length)).astype(np.int32)
   ids[0, 4:], ids[1, -1], ids[2, 2] = eos, eos, eos
   return ids
+
+
+def vision_inputs(config):
+  """Two images, NHWC."""
+  return random('image', 2, config['image_size'], config['image_size'], 3)
+
+
+def vae_inputs(config):
+  """Two images [2, 8, 12, 3], two latents [2, 2, 3, Z], cotangents of the encoder's mean and logvar."""
+  factor = 2 ** (len(config['block_out_channels']) - 1)
+  h, w, z = 8 // factor, 12 // factor, config['latent_channels']
+  return (random('images', 2, 8, 12, config['in_channels']), random('latents', 2, 2, 3, z),
+          (random('d_mean', 2, h, w, z), random('d_logvar', 2, h, w, z)))

@@ -5,8 +5,14 @@ Each file holds the outputs on cases.py's weights and inputs, and the checkpoint
 import cases
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import (
+  CLIPTextConfig,
+  CLIPTextModel,
+  CLIPTextModelWithProjection,
+  CLIPVisionConfig,
+  CLIPVisionModelWithProjection,
+)
 
 
 def filled(model):
@@ -45,6 +51,50 @@ def run_clip(model, ids):
   return out.last_hidden_state, out.pooler_output
 
 
+def clip_projection(config):
+  """The torch text tower of a case, with its projection."""
+  return filled(CLIPTextModelWithProjection(CLIPTextConfig(**config, bos_token_id=1, pad_token_id=0)))
+
+
+def run_clip_projection(model, ids):
+  """The embedding."""
+  return model(torch.from_numpy(ids).long()).text_embeds
+
+
+def vision(config):
+  """The torch image tower of a case."""
+  return filled(CLIPVisionModelWithProjection(CLIPVisionConfig(**config)))
+
+
+def run_vision(model, image):
+  """NHWC in, the embedding out."""
+  return model(torch.as_tensor(image).permute(0, 3, 1, 2)).image_embeds
+
+
+def vae(config):
+  """The torch autoencoder of a case."""
+  return filled(AutoencoderKL(**config))
+
+
+def run_encode(model, image):
+  """NHWC in, the posterior's mean and logvar out, NHWC."""
+  posterior = model.encode(torch.as_tensor(image).permute(0, 3, 1, 2)).latent_dist
+  return posterior.mean.permute(0, 2, 3, 1), posterior.logvar.permute(0, 2, 3, 1)
+
+
+def run_decode(model, latent):
+  """NHWC in, NHWC out."""
+  return model.decode(torch.as_tensor(latent).permute(0, 3, 1, 2)).sample.permute(0, 2, 3, 1)
+
+
+def encode_gradient(model, image, cotangents):
+  """The cotangents of mean and logvar pulled back to the image."""
+  image = torch.from_numpy(image).requires_grad_()
+  with torch.enable_grad():
+    torch.autograd.backward(run_encode(model, image), [torch.from_numpy(c) for c in cotangents])
+  return image.grad
+
+
 def write(name, model, **outputs):
   """One golden file."""
   keys = [f'{k}|{",".join(map(str, s))}' for k, s in shapes(model).items()]
@@ -60,3 +110,14 @@ if __name__ == '__main__':
       model = clip(config)
       hidden, pooled = run_clip(model, cases.clip_inputs(config))
       write(f'clip_{name}', model, hidden=hidden, pooled=pooled)
+      model = clip_projection(config)
+      write(f'clip_projection_{name}', model, embedding=run_clip_projection(model, cases.clip_inputs(config)))
+    for name, config in cases.VISIONS.items():
+      model = vision(config)
+      write(f'clip_vision_{name}', model, embedding=run_vision(model, cases.vision_inputs(config)))
+    for name, config in cases.VAES.items():
+      model = vae(config)
+      image, latent, cotangents = cases.vae_inputs(config)
+      mean, logvar = run_encode(model, image)
+      write(f'vae_{name}', model, mean=mean, logvar=logvar, image=run_decode(model, latent),
+            gradient=encode_gradient(model, image, cotangents))

@@ -1,4 +1,4 @@
-"""CLIPTextModel is transformers' CLIPTextModel: keys, shapes, hidden states and the pooled row."""
+"""CLIPTextModel, with and without projection, is transformers': keys, shapes, hidden states, pooled row, embedding."""
 import cases
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,20 @@ import pytest
 import safetensors.numpy
 
 from jaxdreamer.nn import weights
-from jaxdreamer.nn.clip import CLIP_RENAME, CLIPTextModel, config_from_transformers
+from jaxdreamer.nn.clip import (
+  CLIP_RENAME,
+  TEXT_PROJECTION_RENAME,
+  CLIPTextConfig,
+  CLIPTextModel,
+  CLIPTextModelWithProjection,
+  config_from_transformers,
+)
 
 TOLERANCE = 2e-5                         # of the largest output; 3e-6 measured, wrong gelu 1e-4, wrong eps 1e-3
+TOLERANCE_BF16 = 2e-2                    # 8e-3 measured
+OTHERS = {                               # what a file of both towers, or of an older release, holds besides
+    'vision_model.pre_layrnorm.weight': np.ones(3, np.float32), 'visual_projection.weight': np.ones((3, 3), np.float32),
+    'logit_scale': np.ones((), np.float32), 'text_model.embeddings.position_ids': np.arange(12)[None]}
 
 
 def run(tmp_path, name, tensors, config):
@@ -18,6 +29,16 @@ def run(tmp_path, name, tensors, config):
   model, ids = CLIPTextModel(config_from_transformers(config)), jnp.asarray(cases.clip_inputs(cases.CLIPS[name]))
   like = jax.eval_shape(model.init, jax.random.key(0), ids)['params']
   return model.apply({'params': weights.load(tmp_path / 'clip.safetensors', like, rename=CLIP_RENAME)}, ids)
+
+
+def embedding(tmp_path, name, tensors, dtype=jnp.float32):
+  """The embedding of our model with projection, read from a checkpoint of these tensors."""
+  safetensors.numpy.save_file(tensors, tmp_path / 'clip.safetensors')
+  model = CLIPTextModelWithProjection(config_from_transformers(cases.CLIPS[name]), dtype)
+  ids = jnp.asarray(cases.clip_inputs(cases.CLIPS[name]))
+  like = jax.eval_shape(model.init, jax.random.key(0), ids)['params']
+  params = weights.load(tmp_path / 'clip.safetensors', like, rename=TEXT_PROJECTION_RENAME)
+  return model.apply({'params': params}, ids)
 
 
 def error(ours, theirs):
@@ -36,6 +57,16 @@ def test_clip_reproduces_stored_torch_outputs_from_new_and_old_files(tmp_path, n
   hidden, pooled = run(tmp_path, name, tensors, cases.CLIPS[name])
   assert error(hidden, golden['hidden']) < TOLERANCE
   assert error(pooled, golden['pooled']) < TOLERANCE
+
+
+@pytest.mark.parametrize('others', [{}, OTHERS], ids=['one tower', 'both towers'])
+@pytest.mark.parametrize('name', cases.CLIPS)
+def test_projection_reproduces_stored_torch_outputs(tmp_path, name, others):
+  golden = np.load(cases.GOLDEN / f'clip_projection_{name}.npz')
+  rows = [row.split('|') for row in golden['keys']]
+  tensors = {k: cases.weight(k, tuple(int(n) for n in s.split(','))) for k, s in rows} | others
+  assert error(embedding(tmp_path, name, tensors), golden['embedding']) < TOLERANCE
+  assert error(embedding(tmp_path, name, tensors, jnp.bfloat16), golden['embedding']) < TOLERANCE_BF16
 
 
 @pytest.fixture
@@ -60,3 +91,26 @@ def test_clip_agrees_with_the_live_torch_class(tmp_path, torch_side, name, legac
     torch_hidden, torch_pooled = torch_side.run_clip(theirs, cases.clip_inputs(cases.CLIPS[name]))
   assert error(hidden, torch_hidden.numpy()) < TOLERANCE
   assert error(pooled, torch_pooled.numpy()) < TOLERANCE
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('name', cases.CLIPS)
+def test_projection_agrees_with_the_live_torch_class(tmp_path, torch_side, name):
+  import torch
+  theirs = torch_side.clip_projection(cases.CLIPS[name])
+  with torch.no_grad():
+    torch_out = torch_side.run_clip_projection(theirs, cases.clip_inputs(cases.CLIPS[name])).numpy()
+  tensors = {k: v.numpy() for k, v in theirs.state_dict().items()}
+  assert error(embedding(tmp_path, name, tensors), torch_out) < TOLERANCE
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_configs_that_transformers_wrote_are_read(torch_side):
+  from transformers import CLIPConfig
+  values = cases.CLIPS['gelu']
+  theirs, ours = torch_side.CLIPTextConfig(**values, bos_token_id=1, pad_token_id=0), CLIPTextConfig(**values)
+  both = CLIPConfig(text_config=theirs.to_dict() | {'projection_dim': 7}, projection_dim=40)
+  assert config_from_transformers(theirs.to_dict()) == config_from_transformers(theirs.to_diff_dict()) == ours
+  assert config_from_transformers(both.to_dict()) == config_from_transformers(both.to_diff_dict()) == ours
+  left_out = config_from_transformers(torch_side.CLIPTextConfig().to_diff_dict())
+  assert left_out == config_from_transformers(torch_side.CLIPTextConfig().to_dict())
