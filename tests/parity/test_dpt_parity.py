@@ -14,9 +14,9 @@ import safetensors.numpy
 from jaxdreamer.nn import depth_anything, dpt, interpolate, weights
 from jaxdreamer.nn.dinov2 import DINOV2_RENAME
 
-TOLERANCE = 2e-5                         # of the largest output
-GRADIENT_TOLERANCE = 1e-4
-BFLOAT16_TOLERANCE = 2e-2
+TOLERANCE = 2e-5                         # of the largest output; 9e-7 measured, tanh gelu 1e-4, eps 7e-4, linear for cubic 3e-2
+GRADIENT_TOLERANCE = 1e-4                # 2e-6 measured
+BFLOAT16_TOLERANCE = 2e-2                # 1.2e-2 measured
 every_size = pytest.mark.parametrize('family, name, size', [
     (family, name, size) for family, names in (('dpt', cases_depth.DPTS), ('depth_anything', cases_depth.DEPTH_ANYTHINGS))
     for name in names for size in cases_depth.SIZES[name]])
@@ -81,7 +81,6 @@ def test_stored_torch_outputs_and_gradients_are_reproduced(tmp_path, family, nam
   out, gradient = run_case(loaded(tmp_path, family, name, shapes), family, name, size)
   tag = f'{size[0]}x{size[1]}'
   errors = error(cases_depth.sampled(out), golden[f'out_{tag}']), error(cases_depth.sampled(gradient), golden[f'gradient_{tag}'])
-  print(name, size, errors)
   assert errors[0] < TOLERANCE
   assert errors[1] < GRADIENT_TOLERANCE
 
@@ -101,7 +100,6 @@ def test_bfloat16_is_near(tmp_path, family, name):
   image = cases_depth.image(name, cases_depth.SIZES[name][-1])
   exact, low = (jax.jit(model_of(family, name, d).apply)({'params': params}, image) for d in (jnp.float32, jnp.bfloat16))
   assert low.dtype == jnp.float32
-  print(name, 'bfloat16', error(low, np.asarray(exact)))
   assert error(low, np.asarray(exact)) < BFLOAT16_TOLERANCE
 
 
@@ -120,7 +118,6 @@ def test_live_torch_outputs_and_gradients_are_reproduced(tmp_path, torch_side, f
   theirs = getattr(torch_side, family)(name)
   torch_out, torch_gradient = torch_side.run_with_gradient(theirs, name, size)
   out, gradient = run_case(loaded(tmp_path, family, name, torch_side.shapes(theirs)), family, name, size)
-  print(name, size, error(out, torch_out), error(gradient, torch_gradient))
   assert error(out, torch_out) < TOLERANCE
   assert error(gradient, torch_gradient) < GRADIENT_TOLERANCE
 
