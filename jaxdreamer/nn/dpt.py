@@ -1,0 +1,272 @@
+"""DPT-Hybrid (Ranftl et al. 2021): one image to a map of disparity (Intel/dpt-hybrid-midas) or of normals (Omnidata).
+
+transformers' DPTForDepthEstimation with is_hybrid: BiT's first three stages, a ViT on the last, a convolutional decoder
+over two maps of the one and two of the other. `DPTConfig` has the names of the published config.json and the parameter
+tree those of the published weights. Images [B, H, W, 3] normalised by interpolate.preprocess ('midas', or
+'omnidata_normal'), H and W multiples of 32 (torch's class takes image_size alone; other sizes resize the positions).
+Output float32, never negative: [B, H, W], relative inverse depth, large is near; or [B, H, W, head_channels] where that
+is more than 1. ValueError for other sizes, and for configs the class does not know. The decoder is Depth Anything's too.
+"""
+import dataclasses
+from typing import Any, Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxdreamer.nn import bit, interpolate, published, vit
+
+
+@dataclasses.dataclass(frozen=True)
+class DPTConfig:
+  """transformers' names, but `head_channels`; the defaults are dpt-hybrid-midas's."""
+  hidden_size: int = 768
+  num_hidden_layers: int = 12
+  num_attention_heads: int = 12
+  intermediate_size: int = 3072
+  layer_norm_eps: float = 1e-12
+  image_size: int = 384                                  # the size whose patches have one position each
+  num_channels: int = 3
+  qkv_bias: bool = True
+  backbone_out_indices: tuple[int, ...] = (2, 5, 8, 11)  # the last two are layers, from 0; the first two are not read
+  reassemble_factors: tuple[float | int, ...] = (1, 1, 1, .5)              # the first two are not read
+  neck_hidden_sizes: tuple[int, ...] = (256, 512, 768, 768)
+  fusion_hidden_size: int = 256
+  use_bias_in_fusion_residual: bool = True
+  backbone_config: bit.BitConfig = bit.BitConfig()
+  head_channels: int = 1                                 # 3 for normals
+
+  def __post_init__(self):
+    if self.hidden_size % self.num_attention_heads:
+      raise ValueError(f'DPTConfig: {self.hidden_size} is no multiple of {self.num_attention_heads} heads')
+    if not len(self.neck_hidden_sizes) == len(self.reassemble_factors) == len(self.backbone_out_indices) == 4:
+      raise ValueError(f'DPTConfig: neck_hidden_sizes {self.neck_hidden_sizes}, reassemble_factors {self.reassemble_factors}, '
+                       f'backbone_out_indices {self.backbone_out_indices}; four of each')
+    if self.neck_hidden_sizes[:2] != self.backbone_config.hidden_sizes[:2]:
+      raise ValueError(f'DPTConfig: neck_hidden_sizes {self.neck_hidden_sizes} must begin with the widths of the '
+                       f'backbone, {self.backbone_config.hidden_sizes[:2]}')
+    if tuple(self.reassemble_factors[2:]) != (1, .5):
+      raise ValueError(f'DPTConfig: reassemble_factors {self.reassemble_factors} must end with 1, 0.5')
+    first, second = self.backbone_out_indices[2:]
+    if not 0 <= first < second < self.num_hidden_layers:
+      raise ValueError(f'DPTConfig: backbone_out_indices {self.backbone_out_indices} must ascend below {self.num_hidden_layers}')
+
+
+FIXED = dict(model_type='dpt', is_hybrid=True, hidden_act='gelu', patch_size=16, readout_type='project', head_in_index=-1,
+             use_batch_norm_in_fusion_residual=False, add_projection=False, neck_ignore_stages=(0, 1),
+             use_timm_backbone=False)
+DEFAULTS = dict(is_hybrid=False, reassemble_factors=(4, 2, 1, .5), neck_hidden_sizes=(96, 192, 384, 768))
+IGNORED = ('use_auxiliary_head', 'auxiliary_loss_weight', 'semantic_loss_ignore_index', 'semantic_classifier_dropout',
+           'backbone_featmap_shape', 'pooler_output_size', 'pooler_act', 'use_pretrained_backbone')
+
+
+def config_from_transformers(config: dict) -> DPTConfig:
+  """The DPTConfig of a published config.json. ValueError lists every field that asks for maths this class lacks."""
+  values = published.fields_of(config, DPTConfig, defaults=DEFAULTS, fixed=FIXED, ignored=IGNORED)
+  if values.get('use_bias_in_fusion_residual') is None:
+    values['use_bias_in_fusion_residual'] = True
+  backbone = values.pop('backbone_config', None)
+  values['image_size'] = published.side('DPTConfig', 'image_size', values.get('image_size', DPTConfig.image_size))
+  return DPTConfig(**values, backbone_config=bit.BitConfig() if backbone is None else bit.config_from_transformers(backbone))
+
+
+def unit_normals(out: Float[Array, 'B H W 3']) -> Float[Array, 'B H W 3']:
+  """Omnidata's output as unit vectors in its camera frame: [0, 1] to [-1, 1], then to length 1."""
+  n = 2 * jnp.clip(out, 0, 1) - 1
+  return n / jnp.sqrt(jnp.maximum((n * n).sum(-1, keepdims=True), 1e-12))
+
+
+class Deconv(nn.Module):
+  """Transposed convolution whose stride is its size: every pixel becomes a block. Kernel [n, n, out, in], as torch's."""
+  factor: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B h w C']) -> Float[Array, 'B H W C']:
+    b, h, w, c = x.shape
+    n = self.factor
+    kernel = self.param('kernel', nn.initializers.lecun_normal(in_axis=-1, out_axis=-2), (n, n, c, c))
+    bias = self.param('bias', nn.initializers.zeros_init(), (c,))
+    y = jnp.einsum('bhwi,yxoi->bhywxo', x.astype(self.dtype), kernel.astype(self.dtype))
+    return y.reshape(b, n * h, n * w, c) + bias.astype(self.dtype)[None, None, None]
+
+
+class ReassembleLayer(nn.Module):
+  """A 1x1 convolution, then `factor` times the resolution."""
+  channels: int
+  factor: float | int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B h w D']) -> Float[Array, 'B H W channels']:
+    x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name='projection')(x)
+    if self.factor > 1:
+      return Deconv(int(self.factor), self.dtype, name='resize')(x)
+    if self.factor < 1:
+      stride, pad = (int(1 / self.factor),) * 2, ((1, 1), (1, 1))
+      return nn.Conv(self.channels, (3, 3), stride, pad, dtype=self.dtype, name='resize')(x)
+    return x
+
+
+class Reassemble(nn.Module):
+  """Maps pass; tokens on a grid become maps. `readout`: each token sees the class token through a dense layer, else
+  that token is dropped."""
+  neck_hidden_sizes: tuple[int, ...]
+  factors: tuple[float | int, ...]
+  readout: bool
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, features: Sequence[Array], grid: tuple[int, int]) -> list[Float[Array, 'B _ _ _']]:
+    maps = []
+    for i, (x, channels, factor) in enumerate(zip(features, self.neck_hidden_sizes, self.factors)):
+      if x.ndim == 3:
+        b, _, d = x.shape
+        first, x = x[:, :1], x[:, 1:]
+        if self.readout:
+          both = jnp.concatenate([x, jnp.broadcast_to(first, x.shape)], -1)
+          x = nn.gelu(nn.Dense(d, dtype=self.dtype, name=f'readout_projects_{i}_0')(both), approximate=False)
+        x = ReassembleLayer(channels, factor, self.dtype, name=f'layers_{i}')(x.reshape(b, *grid, d))
+      maps.append(x)
+    return maps
+
+
+class Residual(nn.Module):
+  """x + conv(relu(conv(relu(x))))."""
+  use_bias: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B h w C']) -> Float[Array, 'B h w C']:
+    h = x
+    for name in ('convolution1', 'convolution2'):
+      h = nn.Conv(x.shape[-1], (3, 3), use_bias=self.use_bias, dtype=self.dtype, name=name)(nn.relu(h))
+    return x + h
+
+
+class FusionLayer(nn.Module):
+  """What came from below plus a map of the same size (None at the lowest), then resized to `shape`."""
+  use_bias: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B h w C'], skip: Float[Array, 'B h w C'] | None,
+               shape: tuple[int, int]) -> Float[Array, 'B H W C']:
+    residual = Residual(self.use_bias, self.dtype, name='residual_layer1')
+    if skip is not None:
+      x = x + residual(skip)
+    elif self.is_initializing():
+      residual(x)                                        # the lowest has none to add, but the checkpoint holds its weights
+    x = Residual(self.use_bias, self.dtype, name='residual_layer2')(x)
+    x = interpolate.resize(x, shape, align_corners=True)
+    return nn.Conv(x.shape[-1], (1, 1), dtype=self.dtype, name='projection')(x)
+
+
+class Fusion(nn.Module):
+  """From the lowest resolution to the highest, each fused at the size of the next; the last at twice its size."""
+  use_bias: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, maps: Sequence[Float[Array, 'B _ _ C']]) -> Float[Array, 'B H W C']:
+    maps = maps[::-1]
+    shapes = [m.shape[1:3] for m in maps[1:]] + [(2 * maps[-1].shape[1], 2 * maps[-1].shape[2])]
+    x = maps[0]
+    for i, (skip, shape) in enumerate(zip(maps, shapes)):
+      x = FusionLayer(self.use_bias, self.dtype, name=f'layers_{i}')(x, skip if i else None, shape)
+    return x
+
+
+class Neck(nn.Module):
+  """Features of four depths -> one map at twice the size of the first."""
+  neck_hidden_sizes: tuple[int, ...]
+  factors: tuple[float | int, ...]
+  fusion_hidden_size: int
+  readout: bool
+  use_bias: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, features: Sequence[Array], grid: tuple[int, int]) -> Float[Array, 'B H W C']:
+    maps = Reassemble(self.neck_hidden_sizes, self.factors, self.readout, self.dtype, name='reassemble_stage')(features, grid)
+    maps = [nn.Conv(self.fusion_hidden_size, (3, 3), use_bias=False, dtype=self.dtype, name=f'convs_{i}')(m)
+            for i, m in enumerate(maps)]
+    return Fusion(self.use_bias, self.dtype, name='fusion_stage')(maps)
+
+
+class HybridEmbeddings(nn.Module):
+  """Images -> tokens of the backbone's last map, and its first two maps."""
+  config: DPTConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B H W C']) -> tuple[Float[Array, 'B N D'], list[Float[Array, 'B _ _ _']]]:
+    cfg = self.config
+    cls_token = self.param('cls_token', vit.normal, (1, 1, cfg.hidden_size))
+    positions = self.param('position_embeddings', vit.normal, (1, (cfg.image_size // 16) ** 2 + 1, cfg.hidden_size))
+    *maps, last = bit.BitBackbone(cfg.backbone_config, self.dtype, name='backbone')(x)
+    patches = nn.Conv(cfg.hidden_size, (1, 1), dtype=self.dtype, name='projection')(last)
+    return vit.tokens(patches, cls_token, positions, method='linear'), maps
+
+
+class Encoder(nn.Module):
+  """The stack of layers, the output of each kept."""
+  config: DPTConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B N D']) -> list[Float[Array, 'B N D']]:
+    cfg, states = self.config, []
+    for i in range(cfg.num_hidden_layers):
+      x = vit.Layer(cfg.num_attention_heads, cfg.intermediate_size, cfg.layer_norm_eps, cfg.qkv_bias, self.dtype,
+                    name=f'layer_{i}')(x)
+      states.append(x)
+    return states
+
+
+class Hybrid(nn.Module):
+  """Images -> the decoder's four features: two maps, then tokens of two layers."""
+  config: DPTConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B H W C']) -> list[Array]:
+    cfg = self.config
+    x, maps = HybridEmbeddings(cfg, self.dtype, name='embeddings')(x)
+    states = Encoder(cfg, self.dtype, name='encoder')(x)
+    if self.is_initializing():
+      vit.layer_norm(cfg.layer_norm_eps, self.dtype, 'layernorm')(x)       # in the checkpoint, needed by no output
+    return [*maps, *(states[i] for i in cfg.backbone_out_indices[2:])]
+
+
+class Head(nn.Module):
+  """Three convolutions, twice the size after the first."""
+  channels: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B h w C']) -> Float[Array, 'B H W channels']:
+    _, h, w, c = x.shape
+    x = nn.Conv(c // 2, (3, 3), dtype=self.dtype, name='head_0')(x)
+    x = interpolate.resize(x, (2 * h, 2 * w), align_corners=True)
+    x = nn.relu(nn.Conv(32, (3, 3), dtype=self.dtype, name='head_2')(x))
+    return nn.relu(nn.Conv(self.channels, (1, 1), dtype=self.dtype, name='head_4')(x))
+
+
+class DPTForDepthEstimation(nn.Module):
+  """Normalised images -> disparity or normals; see the module's docstring."""
+  config: DPTConfig
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, pixel_values: Float[Array, 'B H W C']) -> Float[Array, 'B H W'] | Float[Array, 'B H W N']:
+    cfg = self.config
+    _, h, w, channels = pixel_values.shape
+    if h % 32 or w % 32 or channels != cfg.num_channels:
+      raise ValueError(f'DPTForDepthEstimation: images of {h} x {w} x {channels}; sides must be multiples of 32, '
+                       f'with {cfg.num_channels} channels')
+    features = Hybrid(cfg, self.dtype, name='dpt')(pixel_values)
+    x = Neck(cfg.neck_hidden_sizes, cfg.reassemble_factors, cfg.fusion_hidden_size, True, cfg.use_bias_in_fusion_residual,
+             self.dtype, name='neck')(features, (h // 16, w // 16))
+    x = Head(cfg.head_channels, self.dtype, name='head')(x).astype(jnp.float32)
+    return x[..., 0] if cfg.head_channels == 1 else x
