@@ -91,6 +91,15 @@ def test_both_losses_fall():
 
 
 @pytest.mark.skipif(not geometry.SHIPPED.exists(), reason='no geometry.safetensors yet')
+def test_two_toys_beside_one_another_have_one_reading_whoever_is_named_first():
+  one, other = (geometry.labels(world.parse(f'{a} beside {b}')) for a, b in (('a red cube', 'a blue ball'),
+                                                                            ('a blue ball', 'a red cube')))
+  assert jax.tree.all(jax.tree.map(lambda a, b: bool(a == b), one, other))
+  above, below = (geometry.labels(world.parse(f'{a} on {b}')) for a, b in (('a red cube', 'a blue cylinder'),
+                                                                          ('a blue cylinder', 'a red cube')))
+  assert above['kind_a'] == below['kind_b'] != below['kind_a']
+
+
 def test_the_shipped_networks_know_the_toybox():
   """On renders of a key that training never saw, as well as their card says, within what so few pictures can tell."""
   card = json.loads(weight_files.read_metadata(geometry.SHIPPED)['scores'])

@@ -50,7 +50,8 @@ class Geometry(nn.Module):
 
 
 class Reader(nn.Module):
-  """Convolutions on 4x4 patches, pooled over pixels; a head for each part of a caption."""
+  """Convolutions on 4x4 patches, then a head for each part of a caption. The last map is read place by place, not pooled: which
+  of two toys is on top is a matter of place."""
   widths: tuple[int, ...] = (48, 96, 192)
 
   @nn.compact
@@ -60,8 +61,8 @@ class Reader(nn.Module):
       if i:
         h = nn.Conv(width, (3, 3), 2, padding=((1, 1), (1, 1)), name=f'down_{i}')(h)
       h = Block(name=f'block_{i}_1')(Block(name=f'block_{i}_0')(h))
-    h = jnp.concatenate([h.mean((1, 2)), h.max((1, 2))], -1)
-    h = nn.silu(nn.Dense(256, name='dense')(h))
+    h = nn.silu(GroupNorm(8, name='norm_out')(h))
+    h = nn.silu(nn.Dense(256, name='dense')(h.reshape(len(h), -1)))
     return {name: jax.nn.log_softmax(nn.Dense(n, name=name)(h)) for name, n in HEADS.items()}
 
 
@@ -96,13 +97,19 @@ def read(weights: PyTree, x: Float[Array, 'B H W 3']) -> dict[str, Float[Array, 
 
 
 def labels(item: world.Item) -> dict[str, Int[Array, '*b']]:
-  """The classes of an item, one a head."""
-  alone = item.relation == world.ALONE
-  second = lambda values, n: jnp.where(alone, n, values[..., 1])
-  return {'kind_a': item.kind[..., 0], 'kind_b': second(item.kind, len(world.KINDS)),
-          'colour_a': item.colour[..., 0], 'colour_b': second(item.colour, len(world.COLOURS)),
-          'pattern_a': item.pattern[..., 0], 'pattern_b': second(item.pattern, len(world.PATTERNS)),
-          'relation': item.relation}
+  """The classes of an item, one a head. Who is first of two toys beside one another depends on where one stands, and a picture
+  does not say where: the one of the lesser (kind, colour, pattern) is."""
+  alone, beside = item.relation == world.ALONE, item.relation == world.BESIDE
+  rank = (item.kind * len(world.COLOURS) + item.colour) * len(world.PATTERNS) + item.pattern
+  swap = beside & (rank[..., 0] > rank[..., 1])
+  def pair(values, n):
+    a, b = values[..., 0], values[..., 1]
+    return jnp.where(swap, b, a), jnp.where(alone, n, jnp.where(swap, a, b))
+  out = {'relation': item.relation}
+  for name, values, n in (('kind', item.kind, len(world.KINDS)), ('colour', item.colour, len(world.COLOURS)),
+                          ('pattern', item.pattern, len(world.PATTERNS))):
+    out[f'{name}_a'], out[f'{name}_b'] = pair(values, n)
+  return out
 
 
 def caption_scores(weights: PyTree, x: Float[Array, 'B H W 3'], items: world.Item) -> Float[Array, 'B N']:
