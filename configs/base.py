@@ -25,15 +25,18 @@ def get_config():
       'image': {'size': 64},
     },
     'prior': {
-      'name': 'toybox',
-      'toybox': {'path': '', 'camera': True},    # '' is the shipped file; camera False: view words alone
+      'name': 'toybox', 'path': '',              # of a folder or file of weights; '' is the shipped file
+      'toybox': {'camera': True},                # camera False: view words alone
       'empirical': {'images': 1024, 'bandwidth': .15, 'background': .5},
+      'stable_diffusion': {'image_size': 64, 'dtype': 'bfloat16',          # pixels of the render, enlarged to the model's own
+                           'prediction': '', 'tokenizer': ''},             # for single files, which do not hold them
     },
     'estimator': {
       'name': 'sds',
       'sds': {'guidance': (3.,), 'weight': 'sigma2'},       # scale 1 is conditional; threestudio's number is one less
       'csd': {'negative': (0.,), 'weight': 'sigma2'},       # the negative prompt's share, omega_2
-      'ssd': {'guidance': (3.,), 'phi': ('constant',), 'mu': 'learnt', 'bins': 10, 'per': (), 'form': 'stein', 'weight': 'sigma2'},
+      'ssd': {'guidance': (3.,), 'phi': ('constant',), 'mu': 'learnt', 'bins': 10, 'per': (), 'form': 'stein', 'weight': 'sigma2',
+              'depth': '', 'normals': '', 'size': 224},     # folders of published estimators, '' the toybox's; pixels they see
       'vsd': {'guidance': (7.5,), 'rank': 4, 'dropped': .1, 'weight': 'sigma2'},       # of cameras, in the LoRA's training
       'asd': {'guidance': (3.,), 'eta': .1, 'negatives': 0., 'weight': 'sigma2'},      # negatives .5: Perp-Neg
     },

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from jaxdreamer import cameras, checkpoints, optim, regularizers, render, sampling, train_step
+from jaxdreamer.baselines import eyes
 from jaxdreamer.baselines.constant import constant
 from jaxdreamer.baselines.depth import depth
 from jaxdreamer.baselines.neighbours import neighbours
@@ -25,6 +26,7 @@ from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.estimators.vsd import vsd
 from jaxdreamer.priors.empirical import empirical
+from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.priors.toybox import toybox
 from jaxdreamer.scenes import backgrounds
 from jaxdreamer.scenes.hashgrid import hashgrid
@@ -32,7 +34,6 @@ from jaxdreamer.scenes.image import image, picture
 from jaxdreamer.scenes.mlp import mlp
 from jaxdreamer.scenes.particles import several
 from jaxdreamer.scenes.voxels import voxels
-from jaxdreamer.toybox import geometry
 from jaxdreamer.types import Estimator, Prior, Scene, Text, TrainState
 
 NEVER = (0.,)                    # the schedule of what is left out
@@ -42,20 +43,25 @@ SCENES = {
   'mlp': lambda blur, **kw: mlp(variance=optim.schedule(blur), **kw),
   'image': image,
 }
-PRIORS = {'toybox': lambda key, prompt, **kw: toybox(**kw), 'empirical': empirical}        # (key, prompt) -> Prior
+PRIORS = {                       # (key, prompt, path) -> Prior
+  'toybox': lambda key, prompt, path, **kw: toybox(path=path, **kw),
+  'empirical': lambda key, prompt, path, **kw: empirical(key, prompt, **kw),
+  'stable_diffusion': lambda key, prompt, path, **kw: stable_diffusion(path=path, **kw),
+}
 ESTIMATORS = {                   # (prior, sampling.t_min as a schedule) -> Estimator
   'sds': lambda prior, t_min, guidance, **kw: sds(guidance=optim.schedule(guidance), **kw),
   'csd': lambda prior, t_min, negative, **kw: csd(negative=optim.schedule(negative) if negative != NEVER else None, **kw),
   'asd': lambda prior, t_min, guidance, **kw: asd(guidance=optim.schedule(guidance), t_min=t_min, **kw),
   'vsd': lambda prior, t_min, guidance, **kw: vsd(weights=prior.weights, guidance=optim.schedule(guidance), **kw),
-  'ssd': lambda prior, t_min, guidance, phi, **kw: ssd(guidance=optim.schedule(guidance), shape=prior.latent, phi=tuple(
-    pick_baseline(name)(prior) for name in phi), **kw),
+  'ssd': lambda prior, t_min, guidance, phi, depth, normals, size, **kw: ssd(
+    guidance=optim.schedule(guidance), shape=prior.latent,
+    phi=tuple(f for f, _ in baselines(phi, depth, normals, size).values()), **kw),
 }
-BASELINES = {                    # prior -> phi of SSD
-  'constant': lambda prior: constant(),
-  'neighbours': lambda prior: neighbours(),
-  'depth': lambda prior: depth(prior, geometry.shipped()),
-  'normals': lambda prior: normals(prior, geometry.shipped()),
+BASELINES = {                    # (folder of an estimator or '', pixels) -> phi of SSD, and what loads its weights
+  'constant': lambda path, size: (constant(), None),
+  'neighbours': lambda path, size: (neighbours(), None),
+  'depth': lambda path, size: through(depth, *eyes.depth(path, size=size)),
+  'normals': lambda path, size: through(normals, *eyes.normals(path, size=size)),
 }
 BACKGROUNDS = {
   'random': backgrounds.random(),
@@ -106,10 +112,25 @@ def pick(table: dict, section: Any, option: str) -> Callable:
   return partial(table[section.name], **section.get(section.name, {}))
 
 
-def pick_baseline(name: str) -> Callable:
-  if name not in BASELINES:
-    raise ValueError(f'config.estimator.ssd.phi names {name!r}: takes some of {sorted(BASELINES)}')
-  return BASELINES[name]
+def through(phi: Callable, load: Callable, see: Callable) -> tuple[Callable, Callable]:
+  return phi(see=see), load
+
+
+def baselines(phi: tuple[str, ...], depth: str, normals: str, size: int) -> dict[str, tuple[Callable, Callable | None]]:
+  """{name: (phi, what loads its weights)} of config.estimator.ssd."""
+  unknown = [name for name in phi if name not in BASELINES]
+  if unknown or not phi:
+    raise ValueError(f'config.estimator.ssd.phi={phi!r}: takes some of {sorted(BASELINES)}')
+  paths = {'depth': depth, 'normals': normals}
+  return {name: BASELINES[name](paths.get(name, ''), size) for name in phi}
+
+
+def with_eyes(prior: Prior, section: Any) -> Prior:
+  """The prior with the weights beside its own that the baselines look through: so they enter the step as arguments."""
+  if section.name != 'ssd':
+    return prior
+  chosen = baselines(section.ssd.phi, section.ssd.depth, section.ssd.normals, section.ssd.size)
+  return prior.replace(weights=prior.weights | {name: load() for name, (_, load) in chosen.items() if load})
 
 
 def make_mesh(config) -> Mesh:
@@ -187,7 +208,7 @@ def job(config, mesh: Mesh) -> Job:
   field = pick(SCENES, config.scene, 'scene')()
   scene = with_background(several(field, config.scene.particles) if config.scene.particles > 1 else field, background)
   key = jax.random.key(config.seed)
-  prior = pick(PRIORS, config.prior, 'prior')(key, config.prompt)
+  prior = with_eyes(pick(PRIORS, config.prior, 'prior')(key, config.prompt, config.prior.path), config.estimator)
   t_min, t_max = optim.schedule(config.sampling.t_min), optim.schedule(config.sampling.t_max)
   estimator = pick(ESTIMATORS, config.estimator, 'estimator')(prior, t_min)
   text = prior.embed(config.prompt, config.negative)

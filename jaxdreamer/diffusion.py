@@ -25,11 +25,16 @@ def cosine(*, shift: float = 1.) -> Schedule:
   return Schedule(alpha=lambda t: jnp.cos(angle(t)), sigma=lambda t: jnp.sin(angle(t)))
 
 
-def ddpm(*, beta_start: float = .00085, beta_end: float = .012, steps: int = 1000) -> Schedule:
-  """Stable Diffusion's `scaled_linear` schedule, linear in sqrt(beta); alpha_bar is interpolated between its steps in
+BETAS = {                                # diffusers' beta_schedule, from (beta_start, beta_end, steps)
+  'linear': jnp.linspace,
+  'scaled_linear': lambda start, end, steps: jnp.linspace(start ** .5, end ** .5, steps) ** 2,
+}
+
+
+def ddpm(*, beta_start: float = .00085, beta_end: float = .012, steps: int = 1000, kind: str = 'scaled_linear') -> Schedule:
+  """Discrete schedules, by default Stable Diffusion's, linear in sqrt(beta); alpha_bar is interpolated between its steps in
   log space. t = k / (steps - 1) is step k."""
-  beta = jnp.linspace(beta_start ** .5, beta_end ** .5, steps) ** 2
-  log_alpha = .5 * jnp.cumsum(jnp.log1p(-beta))
+  log_alpha = .5 * jnp.cumsum(jnp.log1p(-BETAS[kind](beta_start, beta_end, steps)))
   def alpha(t):
     return jnp.exp(jnp.interp(t * (steps - 1), jnp.arange(steps), log_alpha))
   return Schedule(alpha=alpha, sigma=lambda t: jnp.sqrt(1. - alpha(t) ** 2))

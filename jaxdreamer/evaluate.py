@@ -3,6 +3,9 @@
 Where the prompt names a toy of the toybox, the exact shape is known, and the run is held against it in 32 views that no
 step was trained on, as a mesh, and as a volume. Writes scores.json (every score and its meaning), prints a table,
 renews the report. Functions before the banner are pure; images are [V, H, W, 3] in [0, 1], masks and opacity [V, H, W].
+
+`--clip=FOLDER` asks a CLIP model as well, for any prompt, and with `--prompts=FILE`, a prompt a line, which of them it would
+choose; clip.json names the protocol.
 """
 import json
 import math
@@ -19,7 +22,7 @@ from jaxtyping import Bool, Float
 from rich.table import Table
 from scipy.spatial import KDTree
 
-from jaxdreamer import build, cli
+from jaxdreamer import build, cli, clip_score
 from jaxdreamer.outputs import mesh as meshes
 from jaxdreamer.outputs import report, video
 from jaxdreamer.toybox import geometry, truth, world
@@ -49,6 +52,8 @@ MEANING = {
   'symmetry': 'of [0, 1]: 0 front and back differ at least as they should, 1 they are the same',
   'mesh_iou': 'silhouettes of the mesh against those of the render; .95 is faithful',
   'watertight': 'the mesh is closed',
+  'clip_similarity': "mean cosine of CLIP's view of the pictures and of the prompt",
+  'clip_recall_at_1': 'share of views that CLIP finds nearest to the prompt, of all in --prompts',
 }
 
 
@@ -229,11 +234,51 @@ def write(folder: pathlib.Path, prompt: str, step: int, job: build.Job, params, 
   return scores
 
 
+def names_a_toy(prompt: str) -> bool:
+  """Whether the exact shape is known."""
+  try:
+    world.parse(prompt)
+  except ValueError:
+    return False
+  return True
+
+
+def read_prompts(path: str, prompt: str) -> list[str]:
+  """The lines of a file, of which the prompt must be one; the prompt alone without a file."""
+  lines = [line.strip() for line in pathlib.Path(path).read_text().splitlines() if line.strip()] if path else [prompt]
+  if prompt not in lines:
+    raise ValueError(f'--prompts={path}: the prompt of this run, {prompt!r}, is not among its {len(lines)} lines')
+  return lines
+
+
+def score_clip(folder: pathlib.Path, prompt: str, step: int, render: Callable, *, model: str, texts: list[str], protocol: str,
+               size: int, radius: float) -> dict:
+  """What CLIP says of a ring of views; writes clip.json. `render` maps a camera to a Rendering over white."""
+  see, read = clip_score.load(model)
+  views, elevation = clip_score.PROTOCOLS[protocol]
+  images, rows = see(np.clip(video.shoot(render, video.rings((views, elevation), distance=3. * radius)).rgb, 0., 1.)), read(texts)
+  target = texts.index(prompt)
+  scores = {'clip_similarity': clip_score.similarity(images, rows[target])}
+  if len(texts) > 1:
+    scores['clip_recall_at_1'] = clip_score.recall_at_1(images, rows, target)
+  told = clip_score.identity(protocol, backbone=pathlib.Path(model).name, prompts=len(texts), size=size)
+  row = {'prompt': prompt, 'step': step, 'protocol': told, 'scores': scores}
+  (folder / 'clip.json').write_text(json.dumps(row, indent=2) + '\n')
+  return scores
+
+
 def main():
   cli.compile_cache()
-  folder = pathlib.Path(flags.FLAGS.workdir)
+  folder, ask = pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.clip
   config, job, state = build.restore(folder)
-  scores = write(folder, config.prompt, int(state.step), job, state.params['scene'], resolution=flags.FLAGS.resolution)
+  texts = read_prompts(flags.FLAGS.prompts, config.prompt) if ask else []
+  params, step, scores = state.params['scene'], int(state.step), {}
+  if not ask or names_a_toy(config.prompt):
+    scores |= write(folder, config.prompt, step, job, params, resolution=flags.FLAGS.resolution)
+  if ask:
+    scores |= score_clip(folder, config.prompt, step, lambda camera: job.render(params, camera, np.ones(3, np.float32)), model=ask,
+                         texts=texts, protocol=flags.FLAGS.protocol, size=job.size,
+                         radius=job.radius)
   rich.print(table(scores))
   if (folder / 'report.json').exists():
     print(report.refresh(folder))
@@ -242,4 +287,7 @@ def main():
 if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'A finished run.', required=True)
   flags.DEFINE_integer('resolution', 96, 'Nodes along a side of the grid for mesh and volume.', lower_bound=8, upper_bound=512)
+  flags.DEFINE_string('clip', '', 'Folder of a CLIP model to ask too.')
+  flags.DEFINE_string('prompts', '', 'File of prompts, one a line, among which CLIP is to find the right one.')
+  flags.DEFINE_enum('protocol', 'scaledreamer', sorted(clip_score.PROTOCOLS), 'Whose views CLIP is shown.')
   cli.run(main)

@@ -307,9 +307,5 @@ def finish(config: ConfigDict, job: 'build.Job', params: PyTree, workdir: pathli
 def score(job: 'build.Job', params: PyTree, workdir: pathlib.Path, *, step: int, resolution: int, extracted: list):
   """scores.json, against the exact shape; nothing where the prompt names no toy."""
   from jaxdreamer import evaluate
-  from jaxdreamer.toybox import world
-  try:
-    world.parse(job.prompt)
-  except ValueError:
-    return
-  evaluate.write(workdir, job.prompt, step, job, params, resolution=resolution, extracted=extracted[0] if extracted else None)
+  if evaluate.names_a_toy(job.prompt):
+    evaluate.write(workdir, job.prompt, step, job, params, resolution=resolution, extracted=extracted[0] if extracted else None)

@@ -1,5 +1,11 @@
-"""View-dependent prompts: "{prompt}, front view" and so on (DreamFusion section 3.2; threestudio's template)."""
+"""View-dependent prompts: "{prompt}, front view" and so on (DreamFusion section 3.2; threestudio's template); and a store of what
+text encoders made of prompts."""
+import os
+import pathlib
+from typing import Callable
+
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 VIEWS = ('front view', 'side view', 'back view', 'overhead view')      # the order of cameras.view_bin
@@ -8,6 +14,23 @@ VIEWS = ('front view', 'side view', 'back view', 'overhead view')      # the ord
 def view_prompts(prompt: str) -> list[str]:
   """The four prompts of one object, in the order of cameras.view_bin."""
   return [f'{prompt}, {view}' for view in VIEWS]
+
+
+def stored(name: str, make: Callable[[], Array]) -> np.ndarray:
+  """The array of this name under XDG_CACHE_HOME/jaxdreamer/text, made and kept there where it is new or cannot be read."""
+  path = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'jaxdreamer' / 'text' / f'{name}.npy'
+  try:
+    return np.load(path, allow_pickle=False)
+  except (OSError, ValueError, EOFError):
+    rows = np.asarray(make())
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(part := path.with_suffix(f'.{os.getpid()}.part'), 'wb') as file:
+      np.save(file, rows, allow_pickle=False)
+    os.replace(part, path)
+  except OSError:
+    pass                                         # a cache that cannot be written only costs the time it would have saved
+  return rows
 
 
 def against(words: Float[Array, '4 L D'], azimuth: Float[Array, ''], elevation: Float[Array, ''], *, overhead: float = 1.0472

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdreamer import cameras
+from jaxdreamer.baselines import eyes
 from jaxdreamer.baselines.depth import depth
 from jaxdreamer.baselines.normals import normals
 from jaxdreamer.priors.gaussian import gaussian
@@ -22,23 +23,33 @@ def view():
   return Views(camera, row, row, row, row, shown=shown)
 
 
-def test_geometry_agrees_with_itself_and_its_opposite_does_not(monkeypatch):
+def test_geometry_agrees_with_itself_and_its_opposite_does_not():
   told = view()
   turn = told.camera.world_from_camera[:3, :3]
+  z, t = jnp.zeros((64, 64, 3)), jnp.float32(.3)
+  prior = PRIOR.replace(weights=PRIOR.weights | {'depth': 1., 'normals': 1.})
   for sign in (1., -1.):
-    monkeypatch.setattr(geometry, 'geometry', lambda weights, x, sign=sign: (
-      sign * (told.shown.opacity / jnp.maximum(told.shown.depth, 1e-3))[None],
-      sign * (told.shown.normal @ turn)[None]))
-    z, t = jnp.zeros((64, 64, 3)), jnp.float32(.3)
-    np.testing.assert_allclose(depth(PRIOR, None)(z, t, told), sign, atol=1e-3)
-    np.testing.assert_allclose(normals(PRIOR, None)(z, t, told), sign, atol=.03)
+    near = lambda weights, x, sign=sign: sign * weights * (told.shown.opacity / jnp.maximum(told.shown.depth, 1e-3))[None]
+    facing = lambda weights, x, sign=sign: sign * weights * (told.shown.normal @ turn)[None]
+    np.testing.assert_allclose(depth(see=near)(prior, z, t, told), sign, atol=1e-3)
+    np.testing.assert_allclose(normals(see=facing)(prior, z, t, told), sign, atol=.03)
+
+
+def test_an_estimator_may_see_at_another_size():
+  """A slope seen at half the pixels is still that slope."""
+  told, rise = view(), lambda n: jnp.broadcast_to(.3 + .1 * (jnp.arange(n) + .5) / n, (n, n))
+  flat = told._replace(shown=told.shown._replace(opacity=jnp.ones((64, 64)), depth=1. / rise(64)))
+  prior = PRIOR.replace(weights=PRIOR.weights | {'depth': ()})
+  assert depth(see=lambda weights, x: rise(32)[None])(prior, jnp.zeros((64, 64, 3)), jnp.float32(.3), flat) > .999
 
 
 def test_their_slopes_reach_the_noisy_image_and_are_finite_where_nothing_is_rendered():
   weights, told = jax.jit(geometry.init)(jax.random.key(0)), view()
+  prior = PRIOR.replace(weights=PRIOR.weights | {'depth': weights, 'normals': weights})
   empty = told._replace(shown=jax.tree.map(jnp.zeros_like, told.shown))
   z = .1 * jax.random.normal(jax.random.key(1), (64, 64, 3))
-  for make in (depth, normals):
-    slope = jax.grad(make(PRIOR, weights))(z, jnp.float32(.3), told)
-    assert np.isfinite(slope).all() and abs(slope).max() > 0.
-    assert np.isfinite(jax.grad(make(PRIOR, weights))(z, jnp.float32(.3), empty)).all()
+  for make, look in ((depth, eyes.depth), (normals, eyes.normals)):
+    slope = jax.jit(jax.grad(make(see=look('', size=64)[1]), argnums=1))
+    seen = slope(prior, z, jnp.float32(.3), told)
+    assert np.isfinite(seen).all() and abs(seen).max() > 0.
+    assert np.isfinite(slope(prior, z, jnp.float32(.3), empty)).all()

@@ -56,7 +56,7 @@ def test_data_zero_takes_the_most_devices_that_divide_the_views():
 
 def test_missing_weights_are_named(tmp_path):
   config = base.get_config()
-  config.prior.toybox.path = str(tmp_path / 'nothing.safetensors')
+  config.prior.path = str(tmp_path / 'nothing.safetensors')
   with pytest.raises(FileNotFoundError, match='nothing.safetensors'):
     build.job(config, build.make_mesh(config))
 

@@ -83,7 +83,7 @@ def test_the_playground_follows_a_method_to_the_truth(tmp_path):
   (['--config=configs/none.py'], 'there is no config file configs/none.py'),
   (['--config=configs/toybox.py', '--config.promt=a red cube'], '--config.prompt'),
   (['--config=configs/toybox.py', '--config.prompt=a red zebra'], 'zebra'),
-  (['--config=configs/toybox.py', '--config.prior.toybox.path=none.safetensors'], 'none.safetensors'),
+  (['--config=configs/toybox.py', '--config.prior.path=none.safetensors'], 'none.safetensors'),
   (['--config=configs/toybox.py', '--config.mesh.data=3', '--config.sampling.views=4'], 'config.'),
 ])
 def test_bad_input_is_answered_in_one_line(tmp_path, args, says):

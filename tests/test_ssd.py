@@ -1,4 +1,6 @@
 """Stein control variates: zero mean for any phi, and only in the exact form; their weights; and the limits of SSD."""
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,11 +55,11 @@ def test_the_variate_has_mean_zero_and_the_three_wrong_forms_do_not(name):
 def test_a_phi_that_does_not_look_at_its_own_place_needs_no_slope():
   with jax.enable_x64(True):
     eps, x = sample()
-    own = jnp.diagonal(jax.jacobian(lambda x: neighbours()(x, 0., None).ravel())(jnp.asarray(X0)).reshape(D, D))
+    own = jnp.diagonal(jax.jacobian(lambda x: neighbours()(None, x, 0., None).ravel())(jnp.asarray(X0)).reshape(D, D))
     np.testing.assert_array_equal(own, 0.)
-    h = variate(neighbours(), x, jnp.zeros(N), eps, jnp.full(N, SIGMA), None)
+    h = variate(partial(neighbours(), None), x, jnp.zeros(N), eps, jnp.full(N, SIGMA), None)
     assert abs(chi2(h) - D) < 5. * (2. * D) ** .5
-    whole = lambda x, t, view: neighbours()(x, t, view) + x              # it sees itself: now the slope is missed
+    whole = lambda x, t, view: neighbours()(None, x, t, view) + x              # it sees itself: now the slope is missed
     assert chi2(variate(whole, x, jnp.zeros(N), eps, jnp.full(N, SIGMA), None)) > D + 10. * (2. * D) ** .5
 
 
@@ -156,7 +158,7 @@ def test_moments_reach_the_optimum_of_each_time_bin():
 
 
 def test_ssd_is_unbiased_for_any_phi_and_any_weights():
-  estimator = ssd(guidance=lambda i: 3., phi=(constant(), PHI['mlp']), shape=SHAPE, per=('h', 'w'))
+  estimator = ssd(guidance=lambda i: 3., phi=(constant(), lambda prior, *rest: PHI['mlp'](*rest)), shape=SHAPE, per=('h', 'w'))
   est = jax.tree.map(lambda m: m + .5 * jax.random.normal(jax.random.key(3), m.shape), estimator.init(jax.random.key(0)))
   gap = residual(estimator, est, N) - residual(sds(guidance=lambda i: 3.), (), N)
   assert chi2(gap) < D + 5. * (2. * D) ** .5

@@ -3,5 +3,5 @@ import jax.numpy as jnp
 
 
 def constant():
-  """(z_t [h, w, c], t [], view) -> phi []."""
-  return lambda z_t, t, view: jnp.ones(())
+  """(prior, z_t [h, w, c], t [], view) -> phi []."""
+  return lambda prior, z_t, t, view: jnp.ones(())

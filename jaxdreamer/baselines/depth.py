@@ -1,15 +1,18 @@
 """phi = Pearson correlation of the depth that an estimator sees in the noisy image with the depth that the scene rendered
 (SteinDreamer, Sec. 4.2). Through decode, so that phi is a function of the very z_t whose noise is used."""
+from typing import Callable
+
+import jax
 import jax.numpy as jnp
 
-from jaxdreamer.toybox import geometry
-from jaxdreamer.types import Prior
+from jaxdreamer.toybox.geometry import pearson
 
 
-def depth(prior: Prior, weights):
-  """(z_t [h, w, c], t [], view) -> phi in [-1, 1], over the rendered object; `weights` as geometry.shipped() gives them."""
-  def phi(z_t, t, view):
-    seen, _ = geometry.geometry(weights, prior.decode(z_t[None]))
+def depth(*, see: Callable, name: str = 'depth'):
+  """(prior, z_t [h, w, c], t [], view) -> phi in [-1, 1], over the rendered object. `see`: (prior.weights[name], images
+  [N, H, W, 3] in [0, 1]) -> disparity [N, h, w], in any affine units."""
+  def phi(prior, z_t, t, view):
     near = view.shown.opacity / jnp.maximum(view.shown.depth, 1e-3)
-    return geometry.pearson(seen[0].ravel(), near.ravel(), view.shown.opacity.ravel())
+    seen = jax.image.resize(see(prior.weights[name], prior.decode(z_t[None]))[0], near.shape, 'linear')
+    return pearson(seen.ravel(), near.ravel(), view.shown.opacity.ravel())
   return phi

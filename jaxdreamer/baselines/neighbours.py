@@ -4,8 +4,8 @@ import jax.numpy as jnp
 
 
 def neighbours():
-  """(z_t [h, w, c], t [], view) -> phi [h, w, c]; beyond the border is 0."""
-  def phi(z_t, t, view):
+  """(prior, z_t [h, w, c], t [], view) -> phi [h, w, c]; beyond the border is 0."""
+  def phi(prior, z_t, t, view):
     h, w, _ = z_t.shape
     padded = jnp.pad(z_t, ((1, 1), (1, 1), (0, 0)))
     around = [padded[1 + i:1 + i + h, 1 + j:1 + j + w] for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]

@@ -12,6 +12,7 @@ running means of G_kl = <h_k, h_l> and b_k = <eps_hat, h_k> and solves G mu = b.
 The paper prints eps phi + grad phi. Under its own z_t that is not zero-mean: it adds the force mu (1 + sigma) E[grad phi], a
 hidden regularizer. `form='printed'` is that, for ablation alone.
 """
+from functools import partial
 from typing import Callable
 
 import jax
@@ -41,8 +42,8 @@ def variate(phi: Callable, z_t, t, eps, sigma, views, *, form: str = 'stein'):
 
 def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int, int], mu: str = 'learnt', bins: int = 10,
         per: tuple[str, ...] = (), form: str = 'stein', weight: str = 'sigma2') -> Estimator:
-  """`phi`: each (z_t [h, w, c], t [], view) -> [], or -> [h, w, c] where no entry sees its own place (baselines/neighbours.py);
-  view.shown is what the scene rendered there, held fixed.
+  """`phi`: each (prior, z_t [h, w, c], t [], view) -> [], or -> [h, w, c] where no entry sees its own place
+  (baselines/neighbours.py); view.shown is what the scene rendered there, held fixed.
 
   mu is one number a time bin of `bins` and a phi, or more: `per` names the axes of the latent `shape` ('h', 'w', 'c') that it
   also varies along. ValueError for an unknown mu, form or axis, and for per with 'moments', which solves for scalars.
@@ -71,7 +72,7 @@ def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int,
     z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
     eps_hat = guided(prior, z_t, draws.t, views.text, views.null, views.camera, scale=guidance(step))
     sigma = prior.schedule.sigma(draws.t)
-    return eps_hat, jnp.stack([variate(f, z_t, draws.t, draws.eps, sigma, views, form=form) for f in phi], 1)
+    return eps_hat, jnp.stack([variate(partial(f, prior), z_t, draws.t, draws.eps, sigma, views, form=form) for f in phi], 1)
 
   def corrected(draws, est, prior, eps_hat, h):
     w = draws.weight * WEIGHTS[weight](prior.schedule, draws.t)

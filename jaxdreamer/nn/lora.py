@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import Array, Key, PyTree
 
-ATTENTION = r'.*/to_(q|k|v|out_0)/kernel'        # diffusers' default: the attention processors
+# diffusers' default, the attention processors; and the way in of the camera, which a frozen UNet may not have learnt
+ATTENTION = r'unet/(.*/to_(q|k|v|out_0)|class_embedding/linear_2)/kernel'
 
 
 def matching(weights: PyTree, *, matrices: str = ATTENTION) -> dict[str, tuple[int, int]]:

@@ -1,0 +1,16 @@
+"""VSD with Stable Diffusion, stage 1 of ProlificDreamer as threestudio runs it. The LoRA's base is the prior itself, where the
+paper took the 768 px model: that halves memory.
+
+  python -m jaxdreamer.train --config=configs/prolificdreamer_sd.py --config.prior.path=FOLDER --config.prompt="a pineapple"
+"""
+from configs import sd
+
+
+def get_config():
+  config = sd.get_config()
+  config.steps = 25000
+  config.estimator.name = 'vsd'
+  config.sampling.t_max = (.98, .5, 5000, 1)
+  config.cameras.distance = (1., 1.5)
+  config.regularizers.update({'sparsity': (10.,), 'opaque': (0., 1000., 10000, 1)})
+  return config

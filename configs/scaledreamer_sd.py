@@ -1,0 +1,17 @@
+"""ASD with Stable Diffusion and Perp-Neg: ScaleDreamer's single-prompt asd_sd_nerf.
+
+  python -m jaxdreamer.train --config=configs/scaledreamer_sd.py --config.prior.path=FOLDER --config.prompt="a pineapple"
+"""
+from configs import sd
+
+
+def get_config():
+  config = sd.get_config()
+  config.steps = 25000
+  config.estimator.name = 'asd'
+  config.estimator.asd.update({'guidance': (7.5,), 'eta': .1, 'negatives': .5})
+  config.sampling.update({'t_min': (.5, .02, config.steps), 't_max': (.98, .5, config.steps)})
+  config.cameras.distance = (1., 1.5)
+  config.optim.b1 = 0.
+  config.regularizers.update({'sparsity': (30.,), 'opaque': (0., 100., 10000, 1)})
+  return config

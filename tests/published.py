@@ -1,0 +1,90 @@
+"""Models of random weights in the published layout of files, small enough to be made in a test."""
+import json
+
+import jax
+import jax.numpy as jnp
+
+from jaxdreamer.nn import clip, clip_vision, unet, vae
+from jaxdreamer.nn import weights as weight_files
+
+UNET = {'_class_name': 'UNet2DConditionModel', 'in_channels': 4, 'out_channels': 4, 'sample_size': 8,
+        'block_out_channels': [32, 64], 'layers_per_block': 1, 'down_block_types': ['CrossAttnDownBlock2D', 'DownBlock2D'],
+        'up_block_types': ['UpBlock2D', 'CrossAttnUpBlock2D'], 'cross_attention_dim': 32, 'attention_head_dim': 4}
+VAE = {'_class_name': 'AutoencoderKL', 'block_out_channels': [32, 32], 'layers_per_block': 1, 'latent_channels': 4,
+       'down_block_types': [vae.DOWN] * 2, 'up_block_types': [vae.UP] * 2, 'scaling_factor': .18215}
+SCHEDULER = {'_class_name': 'DDIMScheduler', 'beta_start': .00085, 'beta_end': .012, 'beta_schedule': 'scaled_linear',
+             'num_train_timesteps': 1000, 'steps_offset': 1, 'clip_sample': False, 'trained_betas': None,
+             'prediction_type': 'epsilon'}
+INDEX = {'_class_name': 'StableDiffusionPipeline', 'unet': ['diffusers', 'UNet2DConditionModel'],
+         'vae': ['diffusers', 'AutoencoderKL'],
+         'text_encoder': ['transformers', 'CLIPTextModel'], 'tokenizer': ['transformers', 'CLIPTokenizer'],
+         'scheduler': ['diffusers', 'DDIMScheduler']}
+MERGES = ('r e', 're d</w>', 'm u', 'mu g</w>', 'e r')
+
+
+def write_json(path, value):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(value))
+
+
+def byte_letters():
+  """GPT-2's printable stand-ins for the 256 bytes, in the order of its vocabulary."""
+  shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+  return [chr(b) for b in shown] + [chr(256 + i) for i in range(256 - len(shown))]
+
+
+def write_tokenizer(folder, *, pad='<|endoftext|>'):
+  """A CLIP tokenizer that knows the words of MERGES; returns its vocabulary."""
+  letters = byte_letters()
+  words = [*letters, *(f'{letter}</w>' for letter in letters), *(merge.replace(' ', '') for merge in MERGES),
+           '<|startoftext|>', '<|endoftext|>']
+  vocabulary = {word: i for i, word in enumerate(words)}
+  write_json(folder / 'vocab.json', vocabulary)
+  (folder / 'merges.txt').write_text('#version: 0.2\n' + '\n'.join(MERGES) + '\n')
+  write_json(folder / 'special_tokens_map.json', {'pad_token': pad})
+  write_json(folder / 'tokenizer_config.json', {'model_max_length': 77, 'tokenizer_class': 'CLIPTokenizer'})
+  return vocabulary
+
+
+def write_clip(folder, *, seed=0):
+  """A CLIP model of 16 pixels in transformers' layout, both towers and the tokenizer in one folder. Returns its config."""
+  vocabulary = write_tokenizer(folder)
+  sizes = {'hidden_size': 32, 'intermediate_size': 64, 'num_hidden_layers': 2, 'num_attention_heads': 2}
+  config = {'model_type': 'clip', 'projection_dim': 16,
+            'text_config': sizes | {'vocab_size': len(vocabulary), 'eos_token_id': vocabulary['<|endoftext|>']},
+            'vision_config': sizes | {'image_size': 16, 'patch_size': 4}}
+  write_json(folder / 'config.json', config)
+  keys = jax.random.split(jax.random.key(seed), 2)
+  towers = (clip.CLIPTextModelWithProjection(clip.config_from_transformers(config)), jnp.zeros((1, 77), jnp.int32)), (
+    clip_vision.CLIPVisionModelWithProjection(clip_vision.config_from_transformers(config)), jnp.zeros((1, 16, 16, 3)))
+  tree = {}
+  for key, (tower, example) in zip(keys, towers):
+    tree |= tower.init(key, example)['params']
+  weight_files.save(folder / 'model.safetensors', tree, dtype=jnp.float32)
+  return config
+
+
+def write_model(folder, *, seed=0, scheduler=None, dtype=jnp.float32):
+  """A Stable Diffusion of 16 pixels in diffusers' layout: unet, vae, text_encoder, tokenizer, scheduler. Returns its parameters."""
+  vocabulary = write_tokenizer(folder / 'tokenizer')
+  text = {'architectures': ['CLIPTextModel'], 'model_type': 'clip_text_model', 'vocab_size': len(vocabulary), 'hidden_size': 32,
+          'intermediate_size': 64, 'num_hidden_layers': 2, 'num_attention_heads': 2, 'max_position_embeddings': 77,
+          'hidden_act': 'quick_gelu', 'eos_token_id': vocabulary['<|endoftext|>']}
+  keys = jax.random.split(jax.random.key(seed), 3)
+  network = unet.UNet2DCondition(unet.config_from_diffusers(UNET))
+  encoder = vae.AutoencoderKL(vae.config_from_diffusers(VAE))
+  words = clip.CLIPTextModel(clip.config_from_transformers(text))
+  params = {'unet': network.init(keys[0], jnp.zeros((1, 8, 8, 4)), jnp.zeros(1), jnp.zeros((1, 77, 32)))['params'],
+            'vae': encoder.init(keys[1], jnp.zeros((1, 16, 16, 3)))['params'],
+            'text_encoder': words.init(keys[2], jnp.zeros((1, 77), jnp.int32))['params']}
+  stir = lambda i, a: a + .05 * jax.random.normal(jax.random.fold_in(keys[0], i), a.shape)         # nothing stays at zero
+  leaves, shape = jax.tree.flatten(params)
+  params = jax.tree.unflatten(shape, [stir(i, a) for i, a in enumerate(leaves)])
+  write_json(folder / 'model_index.json', INDEX)
+  for part, config, name in (('unet', UNET, 'diffusion_pytorch_model'), ('vae', VAE, 'diffusion_pytorch_model'),
+                             ('text_encoder', text, 'model')):
+    write_json(folder / part / 'config.json', config)
+    tree = {'text_model': params[part]} if part == 'text_encoder' else params[part]
+    weight_files.save(folder / part / f'{name}.safetensors', tree, dtype=dtype)
+  write_json(folder / 'scheduler' / 'scheduler_config.json', SCHEDULER | (scheduler or {}))
+  return params
