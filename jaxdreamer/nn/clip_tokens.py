@@ -36,12 +36,12 @@ def load(folder: str | os.PathLike) -> Callable[[list[str]], np.ndarray]:
                                               normalizers.Lowercase()])
   splitter.pre_tokenizer = pre_tokenizers.Sequence([
     pre_tokenizers.Split(tokenizers.Regex(WORDS), 'removed', invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
-  splitter.add_special_tokens([START, END])
-  start, end = (splitter.token_to_id(token) for token in (START, END))
+  special = (START, END, content(settings.get('pad_token', END)))
+  start, end, pad = ids = [splitter.token_to_id(token) for token in special]
+  if None in ids:
+    raise ValueError(f'{vocabulary} lacks one of {special}: start, end, padding')
+  splitter.add_special_tokens(list(special))
   length = min(int(settings.get('model_max_length', 77)), 77)
-  pad = splitter.token_to_id(content(settings.get('pad_token', END)))
-  if None in (start, end, pad):
-    raise ValueError(f'{vocabulary} lacks one of {START}, {END} and the padding {settings.get("pad_token", END)!r}')
 
   def tokenize(texts):
     out = np.full((len(texts), length), pad, np.int32)
