@@ -7,25 +7,27 @@ so several models share one file as branches of one tree, {'unet': ..., 'text_mo
 convolutions [kh, kw, in, out] <-> [out, in, kh, kw], dense [in, out] <-> [out, in]; all else is stored as it is.
 A tree is a nested dict of arrays: `variables['params']`, or its jax.eval_shape, without the outer 'params'.
 """
+import functools
 import json
 import os
 import re
-from typing import Any, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import traverse_util
 from jaxtyping import PyTree
 
+from jaxdreamer.nn import safe_files, tensors
+from jaxdreamer.nn.safe_files import CONVERT as CONVERT
+
 LEAVES = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}        # linen's name -> torch's
 TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}                                        # axes of a kernel, by rank
 TO_LINEN = {2: (1, 0), 4: (2, 3, 1, 0)}
-CONVERT = ('python -c "import sys, torch; from safetensors.torch import save_file; '
-           "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
-           'save_file({k: v.clone().contiguous() for k, v in d.items()}, sys.argv[2])" IN.bin OUT.safetensors')
+BLOCK = 2 ** 18                          # bytes cast at a time
+View = Callable[[np.ndarray], np.ndarray]
 
 
 def key_of(path: tuple[str, ...]) -> str:
@@ -48,55 +50,125 @@ def transpose(path: tuple[str, ...], x: np.ndarray, axes: dict[int, tuple[int, .
   return x.transpose(axes[x.ndim]) if path[-1] == 'kernel' and x.ndim in axes else x
 
 
-def opened(path: str | os.PathLike):
-  """A handle on a safetensors file. FileNotFoundError, or ValueError with the remedy for any other format."""
-  path = os.fspath(path)
-  if not os.path.isfile(path):
-    raise FileNotFoundError(f'no weights at {path}: download the .safetensors file there, or give the path of yours')
+def identity(x: np.ndarray) -> np.ndarray:
+  """The tensor as it is."""
+  return x
+
+
+def renamed(key: str, rename: Sequence[tuple]) -> list[tuple[str, View]]:
+  """What a file's tensor becomes by the rows of `load`: new keys, each with the view of the tensor that belongs to it."""
+  found = [(key, identity)]
+  for pattern, replacement, *views in rename:
+    pattern, next_found = re.compile(pattern), []
+    for old, view in found:
+      if not pattern.search(old):
+        next_found.append((old, view))
+      elif isinstance(replacement, tuple):               # parts of equal length, of a tensor not yet viewed otherwise
+        next_found += [(pattern.sub(new, old), functools.partial(part, i, len(replacement)))
+                       for i, new in enumerate(replacement)]
+      elif replacement is not None:
+        next_found.append((pattern.sub(replacement, old), views[0] if views else view))
+    found = next_found
+  return found
+
+
+def part(i: int, n: int, x: np.ndarray) -> np.ndarray:
+  """The i-th of n equal parts of x along its first axis."""
+  return x[i * (len(x) // n):(i + 1) * (len(x) // n)] if len(x) % n == 0 else x
+
+
+def viewed(view: View, path: tuple[str, ...], x: np.ndarray) -> np.ndarray:
+  """A file's tensor as the leaf at `path`. A tensor of a rank that the view does not know stays as it is."""
   try:
-    return safetensors.safe_open(path, 'numpy')
-  except safetensors.SafetensorError as error:
-    raise ValueError(f'{path} is no valid safetensors file ({error}); pickles can run code when opened and are '
-                     f'refused. Convert one you trust by: {CONVERT}') from error
+    x = view(x)
+  except (IndexError, TypeError, ValueError):
+    pass
+  return transpose(path, x, TO_LINEN)
 
 
-def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple[str, str | None]] = (),
-         dtype: Any = jnp.float32) -> PyTree:
-  """Parameters shaped as `like` from a published file; floating tensors become `dtype`.
+def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple] = (), dtype: Any = jnp.float32,
+         sharding: PyTree = None, sha256: str | Mapping[str, str] | None = None) -> PyTree:
+  """Parameters shaped as `like` from a published .safetensors file, or from a .safetensors.index.json and the shards
+  beside it. Floating tensors become `dtype`, and stand where `sharding` (one, or a tree of them) says. One tensor at a
+  time is in host memory besides those that stay there.
 
   `rename` holds (regex, replacement) rows applied in turn to the file's keys, for files of older or foreign layouts;
-  a replacement of None drops the key. ValueError lists every missing, unused and mis-shaped key, or says that the file
-  is no safetensors file; FileNotFoundError names the path.
+  a replacement of None drops the key, a tuple cuts the tensor into as many equal parts along its first axis, and a
+  third element is a function of the tensor that returns a view of it. `sha256` is the file's hash, or {file name: hash}
+  of every shard: without it, damage within the tensors goes unseen.
+  ValueError lists every missing, unused and mis-shaped key, every key whose values are not finite or not the model's
+  kind of number, or says what is wrong with the file; FileNotFoundError names the path.
   """
-  expected = keys_of(like)
-  with opened(path) as file:
-    names = [(key, new) for key in file.keys() if (new := renamed(key, rename)) is not None]
-    found = {new: file.get_tensor(key) for key, new in names}
-  if len(found) != len(names):
+  expected, flat, lost = keys_of(like), {}, []
+  where = keys_of(jax.tree.broadcast(sharding, like)) if sharding is not None else {}
+  with tensors.opened_all(path, sha256=sha256) as files:
+    wanted = [(file, key, renamed(key, rename)) for file in files for key in file.entries]
+    check_fit(path, expected, {new: (file.entries[key], view) for file, key, news in wanted for new, view in news},
+              sum(len(news) for *_, news in wanted))
+    for file, key, news in sorted(wanted, key=lambda row: (row[0].path, row[0].entries[row[1]].begin)):
+      targets = [(*expected[new], view, where[new][1] if where else None) for new, view in news]
+      leaves = leaves_of(file, key, targets, dtype) if news else []
+      lost += [new for (new, _), leaf in zip(news, leaves) if leaf is None]
+      flat |= {} if lost else {target[0]: leaf for target, leaf in zip(targets, leaves)}
+  if lost:
+    raise ValueError(f'{os.fspath(path)}: values that are not finite, or too large for {jnp.dtype(dtype).name} or for the '
+                     f'integers wanted, in {safe_files.listed(lost)}')
+  return traverse_util.unflatten_dict({p: flat[p] for p, _ in expected.values()})
+
+
+def leaves_of(file: tensors.Tensors, name: str, targets: list[tuple], dtype: Any) -> list[jax.Array | None]:
+  """The leaves that one tensor of a file becomes. A function of its own, for its copies die with it."""
+  tensor = file.read(name)
+  return [placed(cast(viewed(view, path, tensor), dtype if kind(leaf.dtype) == 'floating' else leaf.dtype), sharding)
+          for path, leaf, view, sharding in targets]
+
+
+def check_fit(path: str | os.PathLike, expected: dict, found: dict[str, tuple[tensors.Entry, View]], count: int) -> None:
+  """ValueError unless the tensors that `rename` made of the file's are the model's: names, shapes, kinds of number."""
+  if len(found) != count:
     raise ValueError(f'{os.fspath(path)}: rename gives several keys the same new name')
   missing, unused = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-  flat, misshapen = {}, []
-  for key in expected.keys() & found.keys():
-    tree_path, leaf = expected[key]
-    value = transpose(tree_path, found[key], TO_LINEN)
-    if value.shape != leaf.shape:
+  misshapen, foreign = [], []
+  for key in sorted(expected.keys() & found.keys()):
+    (tree_path, leaf), (entry, view) = expected[key], found[key]
+    if viewed(view, tree_path, np.broadcast_to(False, entry.shape)).shape != leaf.shape:
       wanted = transpose(tree_path, np.broadcast_to(False, leaf.shape), TO_TORCH).shape
-      misshapen.append(f'{key} {found[key].shape} for {wanted}')
-    flat[tree_path] = value
-  if missing or unused or misshapen:
-    raise ValueError(f'{os.fspath(path)} does not fit the model: missing {missing}, unused {unused}, '
-                     f'wrong shape {sorted(misshapen)}')
-  tree = traverse_util.unflatten_dict({p: flat[p] for p, _ in expected.values()})
-  return jax.tree.map(lambda x: jnp.asarray(x, dtype if jnp.issubdtype(x.dtype, jnp.floating) else None), tree)
+      misshapen.append(f'{key} {entry.shape} for {wanted}')
+    if kind(entry.dtype) != kind(leaf.dtype):
+      foreign.append(f'{key} {entry.dtype.name} for {jnp.dtype(leaf.dtype).name}')
+  faults = {'missing': missing, 'unused': unused, 'wrong shape': misshapen, 'wrong dtype': foreign}
+  if any(faults.values()):
+    listed = ', '.join(f'{name} {safe_files.listed(keys)}' for name, keys in faults.items())
+    raise ValueError(f'{os.fspath(path)} does not fit the model: {listed}')
 
 
-def renamed(key: str, rename: Sequence[tuple[str, str | None]]) -> str | None:
-  """A file's key after the rows of `load`; None if a row drops it."""
-  for pattern, replacement in rename:
-    if replacement is None and re.search(pattern, key):
+def kind(dtype: Any) -> str:
+  """Floats, integers and truth values are not each other."""
+  kinds = {'floating': jnp.floating, 'integer': jnp.integer}
+  return next((name for name, cls in kinds.items() if jnp.issubdtype(dtype, cls)), str(dtype))
+
+
+def cast(view: np.ndarray, dtype: Any) -> np.ndarray | None:
+  """A contiguous copy as `dtype`; None where a value is not finite or does not fit. Goes through the tensor in the order
+  of the file, in blocks that caches hold: a transpose in one piece takes about twice as long."""
+  out = np.empty(view.shape, dtype)
+  axis = int(np.argmax(view.strides)) if view.ndim else 0
+  source, target = (np.moveaxis(np.atleast_1d(x), axis, 0) for x in (view, out))
+  rows = max(1, BLOCK * len(source) // max(1, view.nbytes))
+  for i in range(0, len(source), rows):
+    old, new = source[i:i + rows], target[i:i + rows]
+    with np.errstate(over='ignore', invalid='ignore'):
+      new[...] = old
+    if not (np.isfinite(new) if kind(out.dtype) == 'floating' else new == old).all():
       return None
-    key = key if replacement is None else re.sub(pattern, replacement, key)
-  return key
+  return out
+
+
+def placed(value: np.ndarray | None, sharding: jax.sharding.Sharding | None) -> jax.Array | None:
+  """The array on its devices, each given its own shard; waits, so that no copy lingers in host memory."""
+  if value is None or sharding is None:
+    return None if value is None else jnp.asarray(value).block_until_ready()
+  return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index]).block_until_ready()
 
 
 def save(path: str | os.PathLike, params: PyTree, *, metadata: dict[str, Any] | None = None,
@@ -105,7 +177,7 @@ def save(path: str | os.PathLike, params: PyTree, *, metadata: dict[str, Any] | 
 
   The file appears whole or not at all. ValueError lists parameters that `dtype` cannot hold.
   """
-  tensors, lost = {}, []
+  stored, lost = {}, []
   for key, (tree_path, leaf) in keys_of(params).items():
     value = np.asarray(leaf)
     if jnp.issubdtype(value.dtype, jnp.floating):
@@ -114,16 +186,16 @@ def save(path: str | os.PathLike, params: PyTree, *, metadata: dict[str, Any] | 
       if not np.isfinite(small.astype(np.float32)).all():
         lost.append(key)
       value = small
-    tensors[key] = np.ascontiguousarray(transpose(tree_path, value, TO_TORCH))
+    stored[key] = np.ascontiguousarray(transpose(tree_path, value, TO_TORCH))
   if lost:
     raise ValueError(f'{jnp.dtype(dtype).name} cannot hold, or not finite: {lost}')
   text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (metadata or {}).items()}
   path = os.fspath(path)
-  safetensors.numpy.save_file(tensors, f'{path}.part', metadata={'format': 'pt', **text})
+  safetensors.numpy.save_file(stored, f'{path}.part', metadata={'format': 'pt', **text})
   os.replace(f'{path}.part', path)
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
   """The table of strings that `save` wrote beside the tensors; errors as load's."""
-  with opened(path) as file:
-    return dict(file.metadata() or {})
+  with tensors.opened(path) as file:
+    return file.metadata

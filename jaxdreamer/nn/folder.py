@@ -1,0 +1,121 @@
+"""Published text-to-image models: a folder in diffusers' layout, or Stable Diffusion in one safetensors file.
+
+    parts = open_model('stable-diffusion-2-1-base')              # reads indices and configs, no tensors
+    network = unet.UNet2DCondition(unet.config_from_diffusers(parts['unet'].config))
+    params = load_part(parts['unet'], jax.eval_shape(network.init, ...)['params'], dtype=jnp.bfloat16)
+
+A folder holds model_index.json, {name: [library, class]}, and a subfolder of every name. Its files may be symlinks within
+the folder or into the blobs of the Hugging Face cache it lies in, nowhere else. Of several weights files the plain one is
+read, else the half precision one, else the shards of an index. A safety checker and its feature extractor are left alone.
+FileNotFoundError or ValueError, in one line, names the file and the remedy.
+"""
+import os
+import pathlib
+from typing import Any, Mapping, NamedTuple
+
+from jaxtyping import PyTree
+
+from jaxdreamer.nn import safe_files, single_file, tensors, weights
+from jaxdreamer.nn.clip import CLIP_RENAME, TEXT_PROJECTION_RENAME
+from jaxdreamer.nn.vae import VAE_RENAME
+
+# Classes by part's name, with the rows for weights.load that read their files.
+CLASSES = {
+    'unet': {'UNet2DConditionModel': ()},
+    'vae': {'AutoencoderKL': VAE_RENAME},
+    'text_encoder': {'CLIPTextModel': CLIP_RENAME, 'CLIPTextModelWithProjection': TEXT_PROJECTION_RENAME},
+    'text_encoder_2': {'CLIPTextModel': CLIP_RENAME, 'CLIPTextModelWithProjection': TEXT_PROJECTION_RENAME}}
+TOKENIZERS = ('CLIPTokenizer', 'CLIPTokenizerFast')
+REQUIRED = ('unet', 'vae', 'text_encoder', 'scheduler', 'tokenizer')
+LEFT_ALONE = ('safety_checker', 'feature_extractor', 'image_encoder')
+NAMES = ('{}.safetensors', '{}.fp16.safetensors', '{}.safetensors.index.json', '{}.safetensors.index.fp16.json')
+INDEX = 'model_index.json'
+
+
+class Part(NamedTuple):
+  """A network of the model: its config.json, the file or index for weights.load, and the rows that read it."""
+  config: dict
+  file: pathlib.Path
+  rename: tuple
+
+
+def open_model(path: str | os.PathLike, *, sha256: str | Mapping[str, str] | None = None) -> dict[str, Any]:
+  """{name as in model_index.json: Part}, but under 'scheduler' its config, a dict, and under 'tokenizer' or
+  'tokenizer_2' its folder, a path. One file holds no tokenizer, and its scheduler is inferred: single_file.py says how.
+
+  `sha256` is the hash of the one file, or {path below the folder, with /: hash} of every weights file that is read.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    return from_folder(path, sha256)
+  with tensors.opened_all(path, sha256=sha256) as files:
+    if path.suffix == tensors.INDEX:
+      raise ValueError(f"{path} is an index: give the model's folder, which holds {INDEX}, or one .safetensors file")
+    found = single_file.parts(files[0])
+  return {name: Part(config, path, rows) if rows else config for name, (config, rows) in found.items()}
+
+
+def load_part(part: Part, like: PyTree, *, dtype: Any, sharding: PyTree = None) -> PyTree:
+  """The parameters of a part, shaped as `like`; dtype, sharding and errors as weights.load's."""
+  return weights.load(part.file, like, rename=part.rename, dtype=dtype, sharding=sharding)
+
+
+def from_folder(folder: pathlib.Path, sha256: str | Mapping[str, str] | None) -> dict[str, Any]:
+  """The parts of a folder; see `open_model`."""
+  if isinstance(sha256, str):
+    raise ValueError(f'{folder}: one sha256 cannot vouch for a folder, give {{path below it: sha256}} of every weights file')
+  index = json_in(folder, folder / INDEX)
+  entries = {name: entry for name, entry in index.items()
+             if not name.startswith('_') and isinstance(entry, list) and any(entry) and name not in LEFT_ALONE}
+  if absent := [name for name in REQUIRED if name not in entries]:
+    raise ValueError(f'{folder / INDEX} lists no {safe_files.listed(absent)}: it is no Stable Diffusion, or is incomplete')
+  parts = {name: part_of(folder, name, entry) for name, entry in entries.items()}
+  if sha256 is not None:
+    files = [file for part in parts.values() if isinstance(part, Part)
+             for file in (tensors.shards_of(part.file) if part.file.suffix == tensors.INDEX else [part.file])]
+    names = {file: file.relative_to(folder).as_posix() for file in files}
+    if unknown := [name for name in names.values() if name not in sha256]:
+      raise ValueError(f'{folder}: sha256 says nothing of {safe_files.listed(unknown)}')
+    for file, name in names.items():
+      safe_files.check_hash(file, sha256[name])
+  return parts
+
+
+def part_of(folder: pathlib.Path, name: str, entry: list) -> Part | dict | pathlib.Path:
+  """One entry of model_index.json, resolved."""
+  library, cls = entry if len(entry) == 2 else (None, None)
+  home = folder / name
+  known = (*CLASSES.get(name, ()), *(TOKENIZERS if name in ('tokenizer', 'tokenizer_2') else ()))
+  if name == 'scheduler' and library == 'diffusers' and isinstance(cls, str):
+    return json_in(folder, home / 'scheduler_config.json')
+  if cls not in known:
+    raise ValueError(f'{folder / INDEX}: the part {name!r} is {str(entry)[:200]}; known are '
+                     f'{[*known] or "no classes of that name"}')
+  if not home.is_dir():
+    raise FileNotFoundError(f'no folder {home}, though {INDEX} lists it: download that part of the model too')
+  if cls in TOKENIZERS:
+    return safe_files.contained(home, folder)
+  config = json_in(folder, home / 'config.json')
+  says = config.get('_class_name') or (config.get('architectures') or [cls])[0]
+  if says != cls:
+    raise ValueError(f'{home / "config.json"} is of {str(says)[:200]}, {INDEX} says {cls}: the two are of different models')
+  return Part(config, weights_in(folder, home, 'model' if 'text' in name else 'diffusion_pytorch_model'), CLASSES[name][cls])
+
+
+def json_in(folder: pathlib.Path, path: pathlib.Path) -> dict:
+  """A JSON file that lies in the folder."""
+  return safe_files.read_json(safe_files.contained(path, folder))
+
+
+def weights_in(folder: pathlib.Path, home: pathlib.Path, stem: str) -> pathlib.Path:
+  """The weights file of a part, in the order of NAMES."""
+  names = [name.format(stem) for name in NAMES]
+  found = [home / name for name in names if os.path.lexists(home / name)]
+  if found:
+    safe_files.contained(found[0], folder)
+    safe_files.regular(found[0]).close()
+    return found[0]
+  pickles = sorted(p for p in home.iterdir() if p.suffix.lower() in safe_files.PICKLES)
+  if pickles:
+    raise ValueError(safe_files.pickle_refusal(pickles[0]))
+  raise FileNotFoundError(f'no weights in {home}: download one of {names} there')
