@@ -29,7 +29,7 @@ def get_config():
       'toybox': {'camera': True},                # camera False: view words alone
       'empirical': {'images': 1024, 'bandwidth': .15, 'background': .5},
       'stable_diffusion': {'image_size': 64, 'dtype': 'bfloat16',          # pixels of the render, enlarged to the model's own
-                           'prediction': '', 'tokenizer': ''},             # for single files, which do not hold them
+                           'prediction': '', 'tokenizer': '', 'sha256': ''},       # for single files, which do not hold them
     },
     'estimator': {
       'name': 'sds',

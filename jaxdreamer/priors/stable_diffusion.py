@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxdreamer import prompts
 from jaxdreamer.diffusion import BETAS, bcast, ddpm, eps_from_v
-from jaxdreamer.nn import clip, clip_tokens, folder, layers, unet, vae
+from jaxdreamer.nn import clip, clip_tokens, folder, layers, tensors, unet, vae
 from jaxdreamer.types import Prior, Schedule, Text
 
 CAMERA = 16                              # world_from_camera, row by row
@@ -47,10 +47,11 @@ def schedule_of(config: dict) -> tuple[Schedule, int, str]:
   return schedule, steps, prediction
 
 
-def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', prediction: str = '', tokenizer: str = ''
-                     ) -> Prior:
+def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', prediction: str = '', tokenizer: str = '',
+                     sha256: str = '') -> Prior:
   """`image_size`: pixels of the render that it is shown. `dtype` of weights and compute; norms and softmax are float32.
-  `prediction`, 'epsilon' or 'v_prediction', and `tokenizer`, a folder, are for single files, which do not hold them.
+  `prediction`, 'epsilon' or 'v_prediction', and `tokenizer`, a folder, are for single files, which do not hold them; `sha256`
+  is such a file's hash, where one wants it checked.
 
   FileNotFoundError or ValueError, one line, for what is missing or not of these models.
   """
@@ -58,11 +59,12 @@ def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16'
     raise FileNotFoundError(f'{HELP}; it is empty')
   if prediction and prediction not in CONVERSIONS:
     raise ValueError(f'config.prior.stable_diffusion.prediction={prediction!r}: takes one of {sorted(CONVERSIONS)}')
-  parts = folder.open_model(path)
-  lacking = sorted({'unet', 'vae', 'text_encoder', 'scheduler'} - parts.keys())
-  if lacking:
-    raise FileNotFoundError(f'{path} lacks {lacking}. {HELP}')
-  schedule, steps, predicted = schedule_of(parts['scheduler'].config | ({'prediction_type': prediction} if prediction else {}))
+  parts = folder.open_model(path, sha256=sha256 or None)
+  told = parts['scheduler'] | ({'prediction_type': prediction} if prediction else {})
+  if told.get('prediction_type', '') is None:
+    raise ValueError(f'{path} does not say what its UNet predicts: config.prior.stable_diffusion.prediction takes one of '
+                     f"{sorted(CONVERSIONS)}; Stable Diffusion 2.1's 768 px model is the v_prediction")
+  schedule, steps, predicted = schedule_of(told)
   kind = jnp.dtype(dtype)
   unet_config, vae_config = unet.config_from_diffusers(parts['unet'].config), vae.config_from_diffusers(parts['vae'].config)
   if unet_config.class_embed_type or unet_config.in_channels != vae_config.latent_channels:
@@ -107,15 +109,16 @@ def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16'
 def text_name(parts: dict, phrases: list[str]) -> str:
   """What names the rows of these phrases: the text encoder's weights and the phrases themselves."""
   mark = hashlib.sha256(json.dumps([parts['text_encoder'].config, phrases], sort_keys=True).encode())
-  for path in parts['text_encoder'].files:
-    with open(path, 'rb') as file:
-      mark.update(hashlib.file_digest(file, 'sha256').digest())
+  file = parts['text_encoder'].file
+  for path in tensors.shards_of(file) if file.suffix == tensors.INDEX else [file]:
+    with open(path, 'rb') as shard:
+      mark.update(hashlib.file_digest(shard, 'sha256').digest())
   return mark.hexdigest()
 
 
 def text_rows(parts: dict, tokenizer: str, phrases: list[str]) -> jax.Array:
   """[N, 77, D] rows of the phrases; the text encoder is let go afterwards."""
-  where = tokenizer or ('tokenizer' in parts and parts['tokenizer'].folder)
+  where = tokenizer or parts.get('tokenizer')
   if not where:
     raise FileNotFoundError(f'config.prior.stable_diffusion.tokenizer is empty, and there is no tokenizer in the model. {HELP}')
   model = clip.CLIPTextModel(clip.config_from_transformers(parts['text_encoder'].config))

@@ -1,13 +1,13 @@
 """The tokenizer is transformers': same ids for any text, from the same files."""
 import numpy as np
+import published
 import pytest
 
-import published
 from jaxdreamer.nn import clip_tokens
 
 transformers = pytest.importorskip('transformers')
-TEXTS = ['a red mug', 'A  Red\tMUG\n', '', "the mug's 12 reds, isn't it?!", 'naïve café №5 — 红色', 'red' * 60, '  ', '<|endoftext|> mug',
-         'a.b_c-d/e', 'ﬁne ½']
+TEXTS = ['a red mug', 'A  Red\tMUG\n', '', "the mug's 12 reds, isn't it?!", 'naïve café №5 — 红色', 'red' * 60, '  ',
+         '<|endoftext|> mug', 'a.b_c-d/e', 'ﬁne ½']
 
 
 @pytest.mark.parametrize('pad', ['<|endoftext|>', '!'])
