@@ -182,22 +182,24 @@ def test_integers_that_do_not_fit_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_loading_takes_the_models_memory_and_no_more_than_its_largest_tensor_twice(tmp_path):
-  rng = np.random.default_rng(0)
-  tensors = {f'conv_{i}.weight'.replace('_', '.'): rng.standard_normal((512, 512, 3, 3), np.float32) for i in range(20)}
+def test_loading_takes_the_memory_of_the_model_and_of_its_largest_tensor(tmp_path):
+  tensors = {f'conv.{i}.weight': np.ones((512, 512, 3, 3), np.float32) for i in range(20)}
   safetensors.numpy.save_file(tensors, tmp_path / 'w.safetensors')
+  safetensors.numpy.save_file({'conv.0.weight': np.ones((2, 2, 3, 3), np.float32)}, tmp_path / 'small.safetensors')
   size, largest = (tmp_path / 'w.safetensors').stat().st_size, 512 * 512 * 9 * 4
   code = f"""
 import pathlib, re
-import jax, jax.numpy as jnp
+import jax
 from jaxdreamer.nn import weights
 def kib(what):
   return int(re.search(what + r':\\s+(\\d+) kB', pathlib.Path('/proc/self/status').read_text())[1])
-leaf = {{'kernel': jax.ShapeDtypeStruct((3, 3, 512, 512), jnp.float32)}}
-jnp.asarray([1.]).block_until_ready()
+def load(name, n, width):
+  leaf = {{'kernel': jax.ShapeDtypeStruct((3, 3, width, width), 'float32')}}
+  return weights.load(pathlib.Path({str(tmp_path)!r}) / name, {{f'conv_{{i}}': leaf for i in range(n)}})
+load('small.safetensors', 1, 2)
 before = kib('VmRSS')
-params = weights.load({str(tmp_path / 'w.safetensors')!r}, {{f'conv_{{i}}': leaf for i in range(20)}})
+params = load('w.safetensors', 20, 512)
 print((kib('VmHWM') - before) * 1024)
 """
   used = int(subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True).stdout)
-  assert size < used < size + 1.5 * largest          # a copy being made, while what is done stays; 1.06 of the size measured
+  assert size < used < size + 1.5 * largest, (size, used)        # 1.0 of the largest measured
