@@ -161,12 +161,20 @@ def cast(view: np.ndarray, dtype: Any) -> np.ndarray | None:
   source, target = (np.moveaxis(np.atleast_1d(x), axis, 0) for x in (view, out))
   rows = max(1, BLOCK * len(source) // max(1, view.nbytes))
   for i in range(0, len(source), rows):
-    old, new = source[i:i + rows], target[i:i + rows]
+    block = source[i:i + rows]
     with np.errstate(over='ignore', invalid='ignore'):
-      new[...] = old
-    if not (np.isfinite(new) if kind(out.dtype) == 'floating' else new == old).all():
+      new = block.astype(dtype, copy=False)              # in the stored order: cast and transpose at once is slower
+    if not (finite(new) if kind(dtype) == 'floating' else (new == block).all()):
       return None
+    target[i:i + rows] = new
   return out
+
+
+def finite(x: np.ndarray) -> bool:
+  """Whether no float has an infinity's exponent; looks at bits, for np.isfinite is eight times slower in half precision."""
+  bits = np.dtype(f'u{x.dtype.itemsize}')
+  infinity = np.array(np.inf, x.dtype).view(bits)
+  return not ((x.view(bits) & infinity) == infinity).any()
 
 
 def placed(value: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
