@@ -167,6 +167,14 @@ def test_wrong_offsets_are_refused(key, offsets):
 
 
 @many
+@given(keys, st.integers(-40, 40).filter(bool))
+def test_a_tensor_over_the_bytes_of_another_is_refused(key, shift):
+  begin, end = (max(0, n + shift) for n in HEADER[key]['data_offsets'])
+  if [begin, end] != HEADER[key]['data_offsets']:
+    refused(edited(key, data_offsets=[begin, end]), 'bytes for|begins at byte')
+
+
+@many
 @given(st.one_of(st.integers(DATA - 7, 2 ** 64 - 1), st.sampled_from([2 ** 63, 2 ** 32, 2 ** 31 - 1, 100_000_001])))
 def test_a_hostile_header_size_is_refused(length):
   refused(length.to_bytes(8, 'little') + GOOD[8:], 'no valid')
