@@ -1,5 +1,7 @@
 """The safetensors reader and writer: names, transposes, strictness. Parity: parity/test_unet_parity.py."""
 import pickle
+import subprocess
+import sys
 import zipfile
 
 import jax
@@ -125,3 +127,79 @@ def test_integers_stay_integers(tmp_path):
 def test_two_parameters_of_one_name_are_refused(tmp_path):
   with pytest.raises(ValueError, match='2 parameters share 1'):
     weights.save(tmp_path / 'w.safetensors', {'a': {'scale': jnp.ones(2), 'kernel': jnp.ones((2, 2))}})
+
+
+def test_sharding_puts_each_part_on_its_device(tmp_path, tree):
+  mesh = jax.make_mesh((4,), ('model',), axis_types=(jax.sharding.AxisType.Auto,))
+  rows, whole = (jax.NamedSharding(mesh, jax.P(*spec)) for spec in (('model',), ()))
+  big = {'dense': {'kernel': jnp.arange(96.).reshape(8, 12), 'bias': jnp.arange(12.)}}
+  weights.save(tmp_path / 'w.safetensors', big)
+  back = weights.load(tmp_path / 'w.safetensors', big, sharding={'dense': {'kernel': rows, 'bias': whole}})
+  assert back['dense']['kernel'].sharding == rows and back['dense']['bias'].sharding == whole
+  for i, shard in enumerate(back['dense']['kernel'].addressable_shards):
+    np.testing.assert_array_equal(shard.data, big['dense']['kernel'][2 * i:2 * i + 2])
+  both = weights.load(tmp_path / 'w.safetensors', big, sharding=rows)['dense']
+  assert both['kernel'].sharding == both['bias'].sharding == rows
+  np.testing.assert_array_equal(both['bias'], big['dense']['bias'])
+
+
+def test_rename_cuts_and_turns_tensors(tmp_path):
+  fused = np.arange(36, dtype=np.float32).reshape(9, 4)
+  safetensors.numpy.save_file({'in_proj_weight': fused, 'projection': fused}, tmp_path / 'w.safetensors')
+  like = {name: {'kernel': jnp.zeros((4, 3))} for name in 'qkv'} | {'out': {'kernel': jnp.zeros((9, 4))}}
+  rows = ((r'^in_proj_weight$', ('q.weight', 'k.weight', 'v.weight')), (r'^projection$', 'out.weight', np.transpose))
+  back = weights.load(tmp_path / 'w.safetensors', like, rename=rows)
+  for name, stored in zip('qkv', (fused[:3], fused[3:6], fused[6:])):
+    np.testing.assert_array_equal(back[name]['kernel'], stored.T)
+  np.testing.assert_array_equal(back['out']['kernel'], fused)
+  for wrong in (fused[:8], fused[0, 0]):
+    safetensors.numpy.save_file({'in_proj_weight': np.asarray(wrong), 'projection': fused}, tmp_path / 'w.safetensors')
+    with pytest.raises(ValueError, match=r'wrong shape \[.k.weight \(.*\) for \(3, 4\)'):
+      weights.load(tmp_path / 'w.safetensors', like, rename=rows)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf, 1e5])
+def test_values_that_are_not_finite_are_refused_by_name(tmp_path, value):
+  good, bad = np.ones((300, 300), np.float32), np.ones((300, 300), np.float32)
+  bad[299, 7] = value                                # in the last of the blocks that are cast
+  safetensors.numpy.save_file({'a.weight': good, 'b.weight': bad}, tmp_path / 'w.safetensors')
+  like = {name: {'kernel': jnp.zeros((300, 300))} for name in 'ab'}
+  with pytest.raises(ValueError, match=r"w.safetensors: .* too large for float16 .* in \['b.weight'\]"):
+    weights.load(tmp_path / 'w.safetensors', like, dtype=jnp.float16)
+
+
+@pytest.mark.parametrize('stored, wanted', [(jnp.int32, jnp.float32), (jnp.float32, jnp.int32), (jnp.bool_, jnp.int32)])
+def test_another_kind_of_number_is_refused(tmp_path, stored, wanted):
+  safetensors.numpy.save_file({'ids': np.ones(3, stored)}, tmp_path / 'w.safetensors')
+  with pytest.raises(ValueError, match=rf"wrong dtype \['ids {jnp.dtype(stored).name} for {jnp.dtype(wanted).name}'\]"):
+    weights.load(tmp_path / 'w.safetensors', {'ids': jnp.ones(3, wanted)})
+
+
+def test_integers_that_do_not_fit_are_refused(tmp_path):
+  safetensors.numpy.save_file({'ids': np.array([1, 2 ** 32])}, tmp_path / 'w.safetensors')
+  with pytest.raises(ValueError, match=r"integers wanted, in \['ids'\]"):
+    weights.load(tmp_path / 'w.safetensors', {'ids': jnp.ones(2, jnp.int32)})
+
+
+@pytest.mark.slow
+def test_loading_takes_the_memory_of_the_model_and_of_its_largest_tensor(tmp_path):
+  tensors = {f'conv.{i}.weight': np.ones((512, 512, 3, 3), np.float32) for i in range(20)}
+  safetensors.numpy.save_file(tensors, tmp_path / 'w.safetensors')
+  safetensors.numpy.save_file({'conv.0.weight': np.ones((2, 2, 3, 3), np.float32)}, tmp_path / 'small.safetensors')
+  size, largest = (tmp_path / 'w.safetensors').stat().st_size, 512 * 512 * 9 * 4
+  code = f"""
+import pathlib, re
+import jax
+from jaxdreamer.nn import weights
+def kib(what):
+  return int(re.search(what + r':\\s+(\\d+) kB', pathlib.Path('/proc/self/status').read_text())[1])
+def load(name, n, width):
+  leaf = {{'kernel': jax.ShapeDtypeStruct((3, 3, width, width), 'float32')}}
+  return weights.load(pathlib.Path({str(tmp_path)!r}) / name, {{f'conv_{{i}}': leaf for i in range(n)}})
+load('small.safetensors', 1, 2)
+before = kib('VmRSS')
+params = load('w.safetensors', 20, 512)
+print((kib('VmHWM') - before) * 1024)
+"""
+  used = int(subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True).stdout)
+  assert size < used < size + 1.5 * largest, (size, used)        # 1.0 of the largest measured

@@ -48,9 +48,9 @@ def open_model(path: str | os.PathLike, *, sha256: str | Mapping[str, str] | Non
   path = pathlib.Path(path)
   if path.is_dir():
     return from_folder(path, sha256)
+  if path.suffix == tensors.INDEX:
+    raise ValueError(f'{path} is an index: give the folder that holds {INDEX}, or one .safetensors file')
   with tensors.opened_all(path, sha256=sha256) as files:
-    if path.suffix == tensors.INDEX:
-      raise ValueError(f"{path} is an index: give the model's folder, which holds {INDEX}, or one .safetensors file")
     found = single_file.parts(files[0])
   return {name: Part(config, path, rows) if rows else config for name, (config, rows) in found.items()}
 
@@ -96,8 +96,8 @@ def part_of(folder: pathlib.Path, name: str, entry: list) -> Part | dict | pathl
   if cls in TOKENIZERS:
     return safe_files.contained(home, folder)
   config = json_in(folder, home / 'config.json')
-  says = config.get('_class_name') or (config.get('architectures') or [cls])[0]
-  if says != cls:
+  says = config.get('_class_name', config.get('architectures', cls))
+  if says not in (cls, [cls]):
     raise ValueError(f'{home / "config.json"} is of {str(says)[:200]}, {INDEX} says {cls}: the two are of different models')
   return Part(config, weights_in(folder, home, 'model' if 'text' in name else 'diffusion_pytorch_model'), CLASSES[name][cls])
 

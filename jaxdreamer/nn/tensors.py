@@ -2,7 +2,7 @@
 
 Such a file is the header's length (8 bytes, little endian), a JSON header {key: {dtype, shape, data_offsets}}, and the
 tensors one after another without gaps. Every field is checked against the file's size before a tensor is read, and
-tensors are read one at a time into memory of their own: nothing is mapped. Errors are those of safe_files.py.
+tensors are read one at a time into memory that the caller lends: nothing is mapped. Errors are those of safe_files.py.
 """
 import contextlib
 import math
@@ -33,6 +33,11 @@ class Entry(NamedTuple):
   begin: int
   end: int
 
+  @property
+  def size(self) -> int:
+    """Bytes."""
+    return self.end - self.begin
+
 
 class Tensors(NamedTuple):
   """An open safetensors file whose header is sound."""
@@ -41,10 +46,10 @@ class Tensors(NamedTuple):
   entries: dict[str, Entry]
   metadata: dict[str, str]
 
-  def read(self, key: str) -> np.ndarray:
-    """One tensor, in memory of its own."""
+  def read(self, key: str, memory: np.ndarray) -> np.ndarray:
+    """One tensor, into the first of these bytes: fresh memory for each would cost more than the reading."""
     entry = self.entries[key]
-    raw = np.empty(entry.end - entry.begin, np.uint8)
+    raw = memory[:entry.size]
     self.file.seek(entry.begin)
     done = 0
     while done < raw.size:
