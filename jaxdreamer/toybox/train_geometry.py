@@ -38,7 +38,7 @@ def fresh(key, n):
   turn = camera.world_from_camera[:, :3, :3]                       # columns: right, up, backwards
   normal = jnp.einsum('bji,bhwj->bhwi', turn, view.normal)
   byte = lambda a: jnp.round(255. * jnp.clip(a, 0., 1.)).astype(jnp.uint8)
-  disparity = jnp.where(view.mask > .5, 1. / jnp.maximum(view.depth, 1.), 0.)
+  disparity = jnp.where(view.mask > 0., 1. / jnp.maximum(view.depth, 1.), 0.)      # on every pixel that a loss may count
   return Ring(byte(view.rgb), byte(view.mask), disparity.astype(jnp.float16), jnp.round(127. * normal).astype(jnp.int8),
               items, camera)
 
