@@ -30,7 +30,7 @@ class Block(nn.Module):
 
 class Geometry(nn.Module):
   """A small UNet on 2x2 patches at 32, 16 and 8 pixels."""
-  widths: tuple[int, ...] = (24, 48, 96)
+  widths: tuple[int, ...] = (24, 64, 160)
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B H W 3']) -> Float[Array, 'B H W 4']:

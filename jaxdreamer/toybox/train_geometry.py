@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from absl import app, flags
 from jaxtyping import Array, Float, Int8, UInt8
+from optax import contrib
 
 from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.toybox import files, geometry, network, pool, world
@@ -37,7 +38,7 @@ def fresh(key, n):
   turn = camera.world_from_camera[:, :3, :3]                       # columns: right, up, backwards
   normal = jnp.einsum('bji,bhwj->bhwi', turn, view.normal)
   byte = lambda a: jnp.round(255. * jnp.clip(a, 0., 1.)).astype(jnp.uint8)
-  disparity = jnp.where(view.mask > .5, 1. / jnp.maximum(view.depth, 1.), 0.)
+  disparity = jnp.where(view.mask > 0., 1. / jnp.maximum(view.depth, 1.), 0.)      # on every pixel that a loss may count
   return Ring(byte(view.rgb), byte(view.mask), disparity.astype(jnp.float16), jnp.round(127. * normal).astype(jnp.int8),
               items, camera)
 
@@ -76,6 +77,17 @@ def reader_loss(weights, x, pick):
   """Cross-entropy, summed over heads."""
   logp, classes = geometry.read(weights, x), geometry.labels(pick.item)
   return -sum(jnp.mean(jnp.take_along_axis(logp[k], classes[k][:, None], -1)) for k in logp)
+
+
+def optimizer(steps):
+  """Muon (Jordan et al. 2024) for every kernel, AdamW for the rest: at 700 steps a loss that AdamW alone has at twice as many."""
+  rate = lambda peak: optax.warmup_cosine_decay_schedule(0., peak, min(200, steps // 4), steps, .01 * peak)
+  def kernels(params):
+    matrix = lambda a: contrib.MuonDimensionNumbers(tuple(range(a.ndim - 1)), (a.ndim - 1,)) if a.ndim > 1 else None
+    return jax.tree.map(matrix, params)
+  return optax.chain(optax.clip_by_global_norm(1.), contrib.muon(
+      rate(6e-3), adam_learning_rate=rate(2e-3), muon_weight_dimension_numbers=kernels, consistent_rms=.2, adam_b2=.99,
+      eps=1e-15, weight_decay=.01, adam_weight_decay=.01))
 
 
 def make_step(tx, *, n, slots, some):
@@ -120,8 +132,7 @@ def main(_):
   path = os.path.join(FLAGS.workdir, 'state.safetensors')
   k_init, k_run, k_held = jax.random.split(jax.random.key(FLAGS.seed), 3)
   weights = jax.jit(geometry.init)(k_init)
-  tx = optax.chain(optax.clip_by_global_norm(1.), optax.adamw(optax.warmup_cosine_decay_schedule(
-    0., 2e-3, min(200, FLAGS.steps // 4), FLAGS.steps, 2e-5), b2=.99, eps=1e-15, weight_decay=.01))
+  tx = optimizer(FLAGS.steps)
   opt, first = tx.init(weights), 0
   if os.path.exists(path):
     weights, opt, first = files.restore(path, (weights, opt, jnp.int32(0)))
