@@ -11,6 +11,7 @@ import pytest
 from jaxdreamer.nn import layers
 from jaxdreamer.nn.unet import UNet2DCondition, UNetConfig, config_from_diffusers
 
+QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}        # compiling is what takes time here
 SMALL = UNetConfig(in_channels=3, out_channels=3, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
                    down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'),
                    up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'),
@@ -31,22 +32,26 @@ def perturbed(tree, scale):
   return jax.tree.map(lambda p: np.asarray(p) + scale * noise.standard_normal(p.shape).astype(np.float32), tree)
 
 
+init = jax.jit(UNet2DCondition(SMALL).init, compiler_options=QUICK)
+
+
 @pytest.fixture(scope='module')
 def params():
   """SMALL's parameters, none of them zero."""
-  return perturbed(jax.jit(UNet2DCondition(SMALL).init)(jax.random.key(0), *inputs(jax.random.key(1)))['params'], .2)
+  return perturbed(init(jax.random.key(0), *inputs(jax.random.key(1)))['params'], .2)
 
 
-@functools.partial(jax.jit, static_argnames='dtype')
+@functools.partial(jax.jit, static_argnames='dtype', compiler_options=QUICK)
 def apply(params, args, *, dtype=jnp.float32):
   """SMALL at args."""
   return UNet2DCondition(SMALL, dtype).apply({'params': params}, *args)
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=QUICK)
 def value_and_grads(params, args):
   """A scalar of the first example's output, and its derivatives by all parameters and inputs."""
-  return jax.value_and_grad(lambda p, a: jnp.sin(jnp.arange(96.)) @ apply(p, a)[0].ravel(), (0, 1))(params, args)
+  scalar = lambda p, a: jnp.sin(jnp.arange(96.)) @ UNet2DCondition(SMALL).apply({'params': p}, *a)[0].ravel()
+  return jax.value_and_grad(scalar, (0, 1))(params, args)
 
 
 def init_and_apply(module, *args):
@@ -121,7 +126,7 @@ def test_upsampling_repeats_pixels():
 
 def test_a_fresh_network_predicts_zero_and_can_learn():
   args = inputs(jax.random.key(1))
-  params = jax.jit(UNet2DCondition(SMALL).init)(jax.random.key(0), *args)['params']
+  params = init(jax.random.key(0), *args)['params']
   value, (grads, _) = value_and_grads(params, args)
   assert value == 0
   assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
@@ -240,7 +245,7 @@ def test_less_memory_changes_no_number(params):
   thrifty = UNet2DCondition(SMALL, remat=True, chunk=4)
   args = inputs(jax.random.key(1))
 
-  @jax.jit
+  @functools.partial(jax.jit, compiler_options=QUICK)
   def value_and_slopes(args):
     return jax.value_and_grad(lambda a: jnp.sin(jnp.arange(96.)) @ thrifty.apply({'params': params}, *a)[0].ravel())(args)
 
