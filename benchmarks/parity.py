@@ -93,6 +93,7 @@ def main():
     import live
   except ImportError as error:
     sys.exit(f"benchmarks.parity compares with torch, diffusers and transformers, and {error}: pip install '.[parity]'")
+  jax.config.update('jax_default_matmul_precision', 'highest')           # float32 means float32 on accelerators too
   rows = []
   for name in [*NETWORKS, *([] if quick else ['unet_sd15_full'])]:
     rows.append(tiny(live, name) if name in NETWORKS else full(live))

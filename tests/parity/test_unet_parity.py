@@ -13,7 +13,7 @@ from jaxdreamer.nn import weights
 from jaxdreamer.nn.unet import UNetConfig, config_from_diffusers
 
 TOLERANCE = 2e-5                         # of the largest output; 3e-6 measured, wrong gelu 1e-4, wrong eps 1e-3
-TOLERANCE_BF16 = 2e-2
+TOLERANCE_BF16 = 2e-2                    # 1.9e-2 measured; 1.4e-2 with norms and SiLU in float32, which cost memory
 WITH_GRADIENT = ('sdxl', 'mvdream')
 
 
