@@ -11,6 +11,7 @@ import pytest
 from jaxdreamer.nn import layers
 from jaxdreamer.nn.unet import UNet2DCondition, UNetConfig, config_from_diffusers
 
+QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}        # compiling is what takes time here
 SMALL = UNetConfig(in_channels=3, out_channels=3, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
                    down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'),
                    up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'),
@@ -31,22 +32,26 @@ def perturbed(tree, scale):
   return jax.tree.map(lambda p: np.asarray(p) + scale * noise.standard_normal(p.shape).astype(np.float32), tree)
 
 
+init = jax.jit(UNet2DCondition(SMALL).init, compiler_options=QUICK)
+
+
 @pytest.fixture(scope='module')
 def params():
   """SMALL's parameters, none of them zero."""
-  return perturbed(jax.jit(UNet2DCondition(SMALL).init)(jax.random.key(0), *inputs(jax.random.key(1)))['params'], .2)
+  return perturbed(init(jax.random.key(0), *inputs(jax.random.key(1)))['params'], .2)
 
 
-@functools.partial(jax.jit, static_argnames='dtype')
+@functools.partial(jax.jit, static_argnames='dtype', compiler_options=QUICK)
 def apply(params, args, *, dtype=jnp.float32):
   """SMALL at args."""
   return UNet2DCondition(SMALL, dtype).apply({'params': params}, *args)
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=QUICK)
 def value_and_grads(params, args):
   """A scalar of the first example's output, and its derivatives by all parameters and inputs."""
-  return jax.value_and_grad(lambda p, a: jnp.sin(jnp.arange(96.)) @ apply(p, a)[0].ravel(), (0, 1))(params, args)
+  scalar = lambda p, a: jnp.sin(jnp.arange(96.)) @ UNet2DCondition(SMALL).apply({'params': p}, *a)[0].ravel()
+  return jax.value_and_grad(scalar, (0, 1))(params, args)
 
 
 def init_and_apply(module, *args):
@@ -121,7 +126,7 @@ def test_upsampling_repeats_pixels():
 
 def test_a_fresh_network_predicts_zero_and_can_learn():
   args = inputs(jax.random.key(1))
-  params = jax.jit(UNet2DCondition(SMALL).init)(jax.random.key(0), *args)['params']
+  params = init(jax.random.key(0), *args)['params']
   value, (grads, _) = value_and_grads(params, args)
   assert value == 0
   assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
@@ -160,22 +165,51 @@ def test_bfloat16_stays_inside_and_near(params):
 def count(config):
   """Parameters of a config, without making them."""
   args = (jnp.zeros((1, 8, 8, config.in_channels)), jnp.zeros(1), jnp.zeros((1, 2, config.cross_attention_dim)))
-  like = jax.eval_shape(UNet2DCondition(config).init, jax.random.key(0), *args)
+  xl = {'text_embeds': jnp.zeros((1, 1280)), 'time_ids': jnp.zeros((1, 6))} if config.addition_embed_type else {}
+  like = jax.eval_shape(UNet2DCondition(config).init, jax.random.key(0), *args, **xl)
   return sum(leaf.size for leaf in jax.tree.leaves(like))
 
 
-def test_published_configs_have_the_published_number_of_parameters():
-  sd15 = {'_class_name': 'UNet2DConditionModel', 'act_fn': 'silu', 'attention_head_dim': 8, 'sample_size': 64,
-          'block_out_channels': [320, 640, 1280, 1280], 'cross_attention_dim': 768, 'downsample_padding': 1}
-  sd21 = sd15 | {'attention_head_dim': [5, 10, 20, 20], 'cross_attention_dim': 1024, 'use_linear_projection': True,
-                 'only_cross_attention': False, 'num_class_embeds': None, 'upcast_attention': True}
-  assert count(config_from_diffusers(sd15)) == 859_520_964
-  assert count(config_from_diffusers(sd21)) == 865_910_724
+CROSS_DOWN, CROSS_UP = 'CrossAttnDownBlock2D', 'CrossAttnUpBlock2D'
+SD15 = {
+    '_class_name': 'UNet2DConditionModel', '_diffusers_version': '0.6.0', 'act_fn': 'silu', 'attention_head_dim': 8,
+    'block_out_channels': [320, 640, 1280, 1280], 'center_input_sample': False, 'cross_attention_dim': 768,
+    'down_block_types': [CROSS_DOWN, CROSS_DOWN, CROSS_DOWN, 'DownBlock2D'], 'downsample_padding': 1, 'flip_sin_to_cos': True,
+    'freq_shift': 0, 'in_channels': 4, 'layers_per_block': 2, 'mid_block_scale_factor': 1, 'norm_eps': 1e-5,
+    'norm_num_groups': 32, 'out_channels': 4, 'sample_size': 64,
+    'up_block_types': ['UpBlock2D', CROSS_UP, CROSS_UP, CROSS_UP]}
+SD21_BASE = SD15 | {
+    '_diffusers_version': '0.10.0.dev0', 'attention_head_dim': [5, 10, 20, 20], 'cross_attention_dim': 1024,
+    'dual_cross_attention': False, 'num_class_embeds': None, 'only_cross_attention': False, 'use_linear_projection': True}
+SD21 = SD21_BASE | {'sample_size': 96, 'upcast_attention': True}
+SDXL = SD21 | {
+    '_diffusers_version': '0.19.0.dev0', 'addition_embed_type': 'text_time', 'addition_embed_type_num_heads': 64,
+    'addition_time_embed_dim': 256, 'attention_head_dim': [5, 10, 20], 'block_out_channels': [320, 640, 1280],
+    'class_embed_type': None, 'class_embeddings_concat': False, 'conv_in_kernel': 3, 'conv_out_kernel': 3,
+    'cross_attention_dim': 2048, 'cross_attention_norm': None, 'down_block_types': ['DownBlock2D', CROSS_DOWN, CROSS_DOWN],
+    'encoder_hid_dim': None, 'encoder_hid_dim_type': None, 'mid_block_only_cross_attention': None,
+    'mid_block_type': 'UNetMidBlock2DCrossAttn', 'num_attention_heads': None, 'projection_class_embeddings_input_dim': 2816,
+    'resnet_out_scale_factor': 1.0, 'resnet_skip_time_act': False, 'resnet_time_scale_shift': 'default', 'sample_size': 128,
+    'time_cond_proj_dim': None, 'time_embedding_act_fn': None, 'time_embedding_dim': None, 'time_embedding_type': 'positional',
+    'timestep_post_act': None, 'transformer_layers_per_block': [1, 2, 10],
+    'up_block_types': [CROSS_UP, CROSS_UP, 'UpBlock2D'], 'upcast_attention': None}
+
+
+@pytest.mark.parametrize('published, parameters', [
+    (SD15, 859_520_964), (SD21_BASE, 865_910_724), (SD21, 865_910_724), (SDXL, 2_567_463_684)])
+def test_published_configs_have_the_published_number_of_parameters(published, parameters):
+  assert count(config_from_diffusers(published)) == parameters
 
 
 def test_configs_that_ask_for_other_maths_are_refused():
-  with pytest.raises(ValueError, match='addition_embed_type.*dual_cross_attention'):
-    config_from_diffusers({'addition_embed_type': 'text_time', 'dual_cross_attention': True, 'act_fn': 'silu'})
+  with pytest.raises(ValueError, match='encoder_hid_dim.*dual_cross_attention'):
+    config_from_diffusers({'encoder_hid_dim': 768, 'dual_cross_attention': True, 'act_fn': 'silu'})
+  with pytest.raises(ValueError, match='addition_embed_type .image.'):
+    config_from_diffusers({'addition_embed_type': 'image'})
+  with pytest.raises(ValueError, match='go together'):
+    dataclasses.replace(SMALL, addition_embed_type='text_time', addition_time_embed_dim=4)
+  with pytest.raises(ValueError, match='addition_time_embed_dim go together'):
+    dataclasses.replace(SMALL, class_embed_type=None, addition_embed_type='text_time')
   with pytest.raises(ValueError, match='AttnDownBlock2D'):
     dataclasses.replace(SMALL, down_block_types=('DownBlock2D', 'AttnDownBlock2D'))
   with pytest.raises(ValueError, match='one of each per level'):
@@ -192,6 +226,34 @@ def test_wrong_shapes_are_named(params, i, shape, message):
   args[i] = jnp.zeros(shape)
   with pytest.raises(ValueError, match=message):
     UNet2DCondition(SMALL).apply({'params': params}, *args)
+
+
+def test_the_inputs_of_xl_are_asked_for_and_no_others():
+  xl = dataclasses.replace(SMALL, class_embed_type=None, addition_embed_type='text_time', addition_time_embed_dim=4,
+                           projection_class_embeddings_input_dim=5 + 6 * 4)
+  args, pooled, sizes = inputs(jax.random.key(1))[:3], jnp.zeros((2, 5)), jnp.zeros((2, 6))
+  init = functools.partial(jax.eval_shape, UNet2DCondition(xl).init, jax.random.key(0), *args)
+  init(text_embeds=pooled, time_ids=sizes)
+  for wrong in ({}, {'text_embeds': pooled}, {'text_embeds': pooled, 'time_ids': sizes[:, :5]}):
+    with pytest.raises(ValueError, match='the config asks for P . 4 I = 29'):
+      init(**wrong)
+  with pytest.raises(ValueError, match='no use for text_embeds'):
+    UNet2DCondition(SMALL).init(jax.random.key(0), *inputs(jax.random.key(1)), text_embeds=pooled)
+
+
+def test_less_memory_changes_no_number(params):
+  thrifty = UNet2DCondition(SMALL, remat=True, chunk=4)
+  args = inputs(jax.random.key(1))
+
+  @functools.partial(jax.jit, compiler_options=QUICK)
+  def value_and_slopes(args):
+    return jax.value_and_grad(lambda a: jnp.sin(jnp.arange(96.)) @ thrifty.apply({'params': params}, *a)[0].ravel())(args)
+
+  value, slopes = value_and_slopes(args)
+  expected, (_, expected_slopes) = value_and_grads(params, args)
+  np.testing.assert_allclose(value, expected, rtol=1e-4)
+  for slope, other in zip(slopes, expected_slopes):
+    np.testing.assert_allclose(slope, other, rtol=1e-3, atol=1e-4 * jnp.abs(other).max())
 
 
 def test_channels_must_divide_into_groups_and_heads():

@@ -6,7 +6,7 @@ normalisation and softmax are float32 always. The last convolution of a Resnet a
 zero (Dhariwal & Nichol 2021).
 """
 import math
-from typing import Any
+from typing import Any, Callable
 
 import flax.linen as nn
 import jax
@@ -30,6 +30,21 @@ def upsample_nearest(x: Float[Array, 'B h w C']) -> Float[Array, 'B 2*h 2*w C']:
   """Every pixel becomes a 2x2 block."""
   b, h, w, c = x.shape
   return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+def attend(q: Float[Array, 'B N K D'], k: Float[Array, 'B M K D'], v: Float[Array, 'B M K D'], *, views: int = 1,
+           chunk: int | None = None) -> Float[Array, 'B N K D']:
+  """softmax(q k / sqrt D) v, softmax in float32. `views` successive examples attend as one sequence of tokens; with `chunk`,
+  that many queries at a time, so that scores take chunk / (views N) of the memory, in the backward pass too."""
+  b, n, heads, d = q.shape
+  if b % views or (chunk and views * n % chunk and views * n > chunk):
+    raise ValueError(f'attend: {b} examples of {n} tokens divide into no groups of {views} views, or no chunks of {chunk} queries')
+  q, k, v = (x.reshape(b // views, -1, heads, d) for x in (q, k, v))
+  if chunk and chunk < views * n:
+    one = jax.checkpoint(lambda part: jax.nn.dot_product_attention(part, k, v))
+    parts = jax.lax.map(one, q.reshape(b // views, -1, chunk, heads, d).swapaxes(0, 1))
+    return parts.swapaxes(0, 1).reshape(b, n, heads, d)
+  return jax.nn.dot_product_attention(q, k, v).reshape(b, n, heads, d)
 
 
 def pixel_unshuffle(x: Float[Array, 'B H W C'], n: int) -> Float[Array, 'B h w D']:
@@ -118,6 +133,7 @@ class Attention(nn.Module):
   """Multi-head attention from x [B, N, C] to context [B, M, D]; Vaswani et al. (2017). No bias but the last."""
   heads: int
   dtype: Any = jnp.float32
+  attend: Callable = attend                              # (q, k, v) [B, tokens, heads, channels] -> as q
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B N C'], context: Float[Array, 'B M D']) -> Float[Array, 'B N C']:
@@ -129,7 +145,7 @@ class Attention(nn.Module):
       return nn.Dense(c, use_bias=False, dtype=self.dtype, name=name)(y).reshape(b, -1, self.heads, c // self.heads)
 
     q, k, v = heads_of('to_q', x), heads_of('to_k', context), heads_of('to_v', context)
-    mixed = jax.nn.dot_product_attention(q, k, v).reshape(b, n, c)         # scale (c / heads)^-1/2, softmax in float32
+    mixed = self.attend(q, k, v).reshape(b, n, c)
     return nn.Dense(c, dtype=self.dtype, name='to_out_0')(mixed)
 
 
@@ -155,9 +171,10 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-  """Pre-norm self-attention, attention to the text, feed-forward."""
+  """Pre-norm self-attention (by `attend`), attention to the text, feed-forward."""
   heads: int
   dtype: Any = jnp.float32
+  attend: Callable = attend
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B N C'], context: Float[Array, 'B L D']) -> Float[Array, 'B N C']:
@@ -165,7 +182,7 @@ class TransformerBlock(nn.Module):
       return nn.LayerNorm(1e-5, self.dtype, use_fast_variance=False, name=name)
 
     h = norm('norm1')(x)
-    x = x + Attention(self.heads, self.dtype, name='attn1')(h, h)
+    x = x + Attention(self.heads, self.dtype, self.attend, name='attn1')(h, h)
     x = x + Attention(self.heads, self.dtype, name='attn2')(norm('norm2')(x), context)
     return x + FeedForward(self.dtype, name='ff')(norm('norm3')(x))
 
@@ -177,6 +194,7 @@ class SpatialTransformer(nn.Module):
   groups: int
   linear: bool = False                   # projections dense (SD 2) or 1x1 convolutions (SD 1): equal but in shape
   dtype: Any = jnp.float32
+  attend: Callable = attend              # of pixels to each other
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B h w C'], context: Float[Array, 'B L D']) -> Float[Array, 'B h w C']:
@@ -190,5 +208,5 @@ class SpatialTransformer(nn.Module):
     y = project('proj_in', GroupNorm(self.groups, 1e-6, self.dtype, name='norm')(x), nn.initializers.lecun_normal())
     y = y.reshape(b, h * w, c)
     for i in range(self.depth):
-      y = TransformerBlock(self.heads, self.dtype, name=f'transformer_blocks_{i}')(y, context)
+      y = TransformerBlock(self.heads, self.dtype, self.attend, name=f'transformer_blocks_{i}')(y, context)
     return x + project('proj_out', y.reshape(b, h, w, c), zeros)

@@ -32,7 +32,18 @@ UNETS = {
         down_block_types=(DOWN, CROSS_DOWN, CROSS_DOWN), up_block_types=(CROSS_UP, CROSS_UP, UP),
         cross_attention_dim=32, attention_head_dim=4, use_linear_projection=True,
         class_embed_type='projection', projection_class_embeddings_input_dim=8),
+    'sdxl': dict(                        # no attention on the first level, depth two on the last; pooled text and sizes
+        in_channels=4, out_channels=4, block_out_channels=(16, 32, 32), layers_per_block=1, norm_num_groups=8,
+        down_block_types=(DOWN, CROSS_DOWN, CROSS_DOWN), up_block_types=(CROSS_UP, CROSS_UP, UP), cross_attention_dim=24,
+        attention_head_dim=(1, 2, 4), transformer_layers_per_block=(1, 1, 2), use_linear_projection=True,
+        addition_embed_type='text_time', addition_time_embed_dim=8, projection_class_embeddings_input_dim=12 + 6 * 8),
+    'mvdream': dict(                     # a camera vector; self-attention spans VIEWS['mvdream'] pictures
+        in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
+        down_block_types=(CROSS_DOWN, CROSS_DOWN), up_block_types=(CROSS_UP, CROSS_UP), cross_attention_dim=24,
+        attention_head_dim=(2, 4), use_linear_projection=True, class_embed_type='projection',
+        projection_class_embeddings_input_dim=16),
 }
+VIEWS = {'mvdream': 4}
 CLIPS = {
     'quick_gelu': dict(vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
                        max_position_embeddings=12, hidden_act='quick_gelu', eos_token_id=7, projection_dim=24),
@@ -74,11 +85,27 @@ def weight(key, shape):
   return .03 * z if SMALL.search(key) else z
 
 
-def unet_inputs(config):
-  """sample [2, 8, 12, C] NHWC, timesteps, text, class labels or None."""
-  width = config.get('projection_class_embeddings_input_dim')
-  return (random('sample', 2, 8, 12, config['in_channels']), np.array([3.25, 871.], np.float32),
-          random('text', 2, 5, config['cross_attention_dim']), None if width is None else random('camera', 2, width))
+def unet_inputs(name):
+  """sample [2, 8, 12, C] NHWC (of two scenes of four views, half that size), timesteps, text, class labels or None."""
+  config, views = UNETS[name], VIEWS.get(name, 1)
+  b, h, w = (2, 8, 12) if views == 1 else (2 * views, 4, 6)
+  width = config['projection_class_embeddings_input_dim'] if config.get('class_embed_type') else None
+  return (random('sample', b, h, w, config['in_channels']), np.array([3.25, 871.], np.float32).repeat(views),
+          random('text', b, 5, config['cross_attention_dim']), None if width is None else random('camera', b, width))
+
+
+def unet_extras(name):
+  """The keyword inputs: for SDXL text_embeds and time_ids, for others none."""
+  if not UNETS[name].get('addition_embed_type'):
+    return {}
+  sizes = np.array([[1024, 768, 0, 128, 1024, 1024], [512, 512, 64, 0, 1024, 1024]], np.float32)
+  width = UNETS[name]['projection_class_embeddings_input_dim'] - 6 * UNETS[name]['addition_time_embed_dim']
+  return {'text_embeds': random('pooled', 2, width), 'time_ids': sizes}
+
+
+def unet_cotangent(name):
+  """What is pulled back to the sample."""
+  return random('cotangent', *unet_inputs(name)[0].shape[:3], UNETS[name]['out_channels'])
 
 
 def clip_inputs(config):
@@ -100,3 +127,12 @@ def vae_inputs(config):
   h, w, z = 8 // factor, 12 // factor, config['latent_channels']
   return (random('images', 2, 8, 12, config['in_channels']), random('latents', 2, 2, 3, z),
           (random('d_mean', 2, h, w, z), random('d_logvar', 2, h, w, z)))
+
+
+def vae_cotangent(name, method):
+  """Of the encoder's mean or of the decoder's image, to be pulled back to their inputs."""
+  config = VAES[name]
+  image, latent, (mean, _) = vae_inputs(config)
+  factor = 2 ** (len(config['block_out_channels']) - 1)
+  b, h, w, _ = latent.shape
+  return mean if method == 'encode' else random('d_image', b, h * factor, w * factor, config['out_channels'])

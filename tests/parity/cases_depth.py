@@ -44,6 +44,14 @@ LARGE = re.compile(r'readout_projects.*weight')
 LAST_BIAS = re.compile(r'^head\.(head\.4|conv3)\.bias')
 
 
+def published(key):
+  """The key of transformers 5 as the files on the hub have it."""
+  for new, old in (('q_proj', 'attention.query'), ('k_proj', 'attention.key'), ('v_proj', 'attention.value'),
+                   ('o_proj', 'output.dense')):
+    key = re.sub(rf'\.attention\.{new}\.', f'.attention.{old}.', key)
+  return key
+
+
 def weight(key, shape):
   """A tensor for a torch key: about unit gain, scales about 1; see the module's docstring."""
   z = cases.random(key, *shape)

@@ -1,7 +1,10 @@
-"""Writes golden/*.npz: `python tests/parity/make_golden.py`, where torch, diffusers and transformers are installed.
+"""Writes golden/*.npz: `python tests/parity/make_golden.py [NAME]`, where torch, diffusers and transformers are installed;
+with NAME those files alone whose names begin so.
 
 Each file holds the outputs on cases.py's weights and inputs, and the checkpoint's keys with their shapes.
 """
+import sys
+
 import cases
 import numpy as np
 import torch
@@ -28,16 +31,64 @@ def shapes(model):
   return {k: tuple(v.shape) for k, v in model.state_dict().items() if v.dtype.is_floating_point}
 
 
-def unet(config):
+def unet(name):
   """The torch UNet of a case."""
-  return filled(UNet2DConditionModel(**config))
+  return multi_view(name) if name in cases.VIEWS else filled(UNet2DConditionModel(**cases.UNETS[name]))
 
 
-def run_unet(model, sample, timesteps, text, camera):
+class OneSequence:
+  """Attention processor: the views of a scene as one sequence, softmax written out."""
+
+  def __init__(self, views):
+    self.views = views
+
+  def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **rest):
+    assert encoder_hidden_states is None and attention_mask is None, 'self-attention alone'
+    b, n, c = hidden_states.shape
+    scenes = hidden_states.reshape(b // self.views, self.views * n, c)
+    q, k, v = (project(scenes).unflatten(2, (attn.heads, -1)).transpose(1, 2) for project in (attn.to_q, attn.to_k, attn.to_v))
+    scores = torch.softmax(q @ k.transpose(2, 3) * q.shape[3] ** -.5, 3)
+    return attn.to_out[0]((scores @ v).transpose(1, 2).flatten(2)).reshape(b, n, c)
+
+
+def multi_view(name):
+  """MVDream of a case: diffusers' UNet with its self-attention replaced, and two layers for the camera under the names that
+  MVDream's checkpoint gives them. `run_unet` adds what they say to the embedding of time."""
+  config = {k: v for k, v in cases.UNETS[name].items() if 'class_embed' not in k}
+  model = UNet2DConditionModel(**config)
+  width = 4 * config['block_out_channels'][0]
+  model.camera_embed = torch.nn.Sequential(torch.nn.Linear(cases.UNETS[name]['projection_class_embeddings_input_dim'], width),
+                                           torch.nn.SiLU(), torch.nn.Linear(width, width))
+  for path, module in model.named_modules():
+    if path.endswith('.attn1'):
+      module.set_processor(OneSequence(cases.VIEWS[name]))
+  return filled(model)
+
+
+def run_unet(model, sample, timesteps, text, camera, text_embeds=None, time_ids=None):
   """NHWC in, NHWC out."""
   labels = None if camera is None else torch.from_numpy(camera)
   x = torch.as_tensor(sample).permute(0, 3, 1, 2)
-  return model(x, torch.from_numpy(timesteps), torch.from_numpy(text), class_labels=labels).sample.permute(0, 2, 3, 1)
+  added = None
+  if text_embeds is not None:
+    added = {'text_embeds': torch.from_numpy(text_embeds), 'time_ids': torch.from_numpy(time_ids)}
+  if hasattr(model, 'camera_embed'):
+    hook = model.time_embedding.register_forward_hook(lambda module, inputs, out: out + model.camera_embed(labels))
+    out = model(x, torch.from_numpy(timesteps), torch.from_numpy(text)).sample
+    hook.remove()
+  else:
+    out = model(x, torch.from_numpy(timesteps), torch.from_numpy(text), class_labels=labels, added_cond_kwargs=added).sample
+  return out.permute(0, 2, 3, 1)
+
+
+def unet_with_gradient(model, name):
+  """The case's output, and its cotangent pulled back to the sample."""
+  sample, *rest = cases.unet_inputs(name)
+  sample = torch.from_numpy(sample).requires_grad_()
+  with torch.enable_grad():
+    out = run_unet(model, sample, *rest, **cases.unet_extras(name))
+    out.backward(torch.from_numpy(cases.unet_cotangent(name)))
+  return out.detach(), sample.grad
 
 
 def clip(config):
@@ -96,16 +147,19 @@ def encode_gradient(model, image, cotangents):
 
 
 def write(name, model, **outputs):
-  """One golden file."""
+  """One golden file, if its name is asked for."""
+  if not name.startswith(''.join(sys.argv[1:2])):
+    return
   keys = [f'{k}|{",".join(map(str, s))}' for k, s in shapes(model).items()]
   np.savez_compressed(cases.GOLDEN / f'{name}.npz', keys=keys, **{k: v.numpy() for k, v in outputs.items()})
 
 
 if __name__ == '__main__':
   with torch.no_grad():
-    for name, config in cases.UNETS.items():
-      model = unet(config)
-      write(f'unet_{name}', model, out=run_unet(model, *cases.unet_inputs(config)))
+    for name in cases.UNETS:
+      model = unet(name)
+      out, gradient = unet_with_gradient(model, name)
+      write(f'unet_{name}', model, out=out, **({'gradient': gradient} if name in ('sdxl', 'mvdream') else {}))
     for name, config in cases.CLIPS.items():
       model = clip(config)
       hidden, pooled = run_clip(model, cases.clip_inputs(config))
