@@ -86,7 +86,7 @@ class Job(NamedTuple):
   colour: Callable              # (scene params, xyz [N, 3]) -> [N, 3]
   radius: float
   size: int
-  parts: 'Parts'
+  parts: 'Parts | None'
 
 
 class Parts(NamedTuple):

@@ -60,7 +60,7 @@ def make_job(config, mesh):
   nothing = lambda *_: jnp.zeros(())
   prior = Prior(jnp.ones(3), Schedule(identity, identity), 4, (4, 4, 3), nothing, nothing, nothing, nothing)
   return build.Job(config.prompt, jax.jit(init), jax.jit(several, donate_argnums=0), config.steps_per_call, prior,
-                   jax.jit(render), lambda params, xyz: jnp.sum(xyz, -1), lambda params, xyz: xyz, 1., 4)
+                   jax.jit(render), lambda params, xyz: jnp.sum(xyz, -1), lambda params, xyz: xyz, 1., 4, None)
 
 
 def make_mesh(*, devices=1):

@@ -136,6 +136,16 @@ def test_what_is_missing_is_named(model, tmp_path):
     stable_diffusion(path=str(tmp_path))
 
 
+def test_a_model_that_wants_more_is_refused(tmp_path):
+  published.write_model(tmp_path)
+  path = tmp_path / 'unet' / 'config.json'
+  larger = json.loads(path.read_text()) | {'addition_embed_type': 'text_time', 'addition_time_embed_dim': 8,
+                                           'projection_class_embeddings_input_dim': 80}
+  path.write_text(json.dumps(larger))
+  with pytest.raises(ValueError, match='XL'):
+    stable_diffusion(path=str(tmp_path))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('config', ['steindreamer_sd', 'prolificdreamer_sd'])
 def test_the_published_configs_train(model, config, tmp_path):

@@ -67,12 +67,13 @@ def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16'
   schedule, steps, predicted = schedule_of(told)
   kind = jnp.dtype(dtype)
   unet_config, vae_config = unet.config_from_diffusers(parts['unet'].config), vae.config_from_diffusers(parts['vae'].config)
-  if unet_config.class_embed_type or unet_config.in_channels != vae_config.latent_channels:
-    raise ValueError(f'{path}: this UNet wants more than a noisy latent, which this prior does not have to give')
+  if unet_config.class_embed_type or unet_config.addition_embed_type or unet_config.in_channels != vae_config.latent_channels:
+    raise ValueError(f'{path}: this UNet wants more than a noisy latent and a text; Stable Diffusion 1.x and 2.x do not, XL, '
+                     'inpainting and depth models do')
   side = parts['unet'].config.get('sample_size', 64)
   latent, pixels = (side, side, vae_config.latent_channels), side * 2 ** (len(vae_config.block_out_channels) - 1)
   network = unet.UNet2DCondition(dataclasses.replace(unet_config, class_embed_type='projection',
-                                                     projection_class_embeddings_input_dim=CAMERA), kind)
+                                                     projection_class_embeddings_input_dim=CAMERA), kind, remat=True)
   autoencoder = vae.AutoencoderKL(vae_config, kind)
   words, where = jnp.zeros((1, 77, unet_config.cross_attention_dim)), jnp.zeros((1, CAMERA))
   key = jax.random.key(0)

@@ -54,7 +54,8 @@ def test_a_folder_that_diffusers_wrote_is_read(tmp_path, torch_side, options):
   from transformers import CLIPTokenizer
   vocabulary = {word: i for i, word in enumerate(['a', 'a</w>', '<|startoftext|>', '<|endoftext|>'])}
   tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[])
-  parts = {'unet': torch_side.unet(UNET), 'vae': torch_side.vae(VAE), 'text_encoder': torch_side.clip(CLIP)}
+  network = torch_side.filled(diffusers.UNet2DConditionModel(**UNET))
+  parts = {'unet': network, 'vae': torch_side.vae(VAE), 'text_encoder': torch_side.clip(CLIP)}
   pipeline = diffusers.StableDiffusionPipeline(
       **parts, tokenizer=tokenizer, scheduler=diffusers.DDIMScheduler(prediction_type='v_prediction'), safety_checker=None,
       feature_extractor=None, requires_safety_checker=False)
@@ -86,11 +87,12 @@ def converted(path, parse, names):
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('part', ['unet', 'vae', 'text_encoder'])
 def test_a_single_files_part_is_what_diffusers_makes_of_it(tmp_path, torch_side, part):
+  import diffusers
   from diffusers.loaders import single_file_utils as theirs
 
   from jaxdreamer.nn import single_file
   if part == 'unet':
-    model = torch_side.unet(UNET)
+    model = torch_side.filled(diffusers.UNet2DConditionModel(**UNET))
     old = single(tmp_path, model, functools.partial(ldm_layout.unet, config=UNET), single_file.UNET)
     expected, parse = theirs.convert_ldm_unet_checkpoint(old, dict(model.config)), lambda f: single_file.unet(f, lambda c: 8)
   elif part == 'vae':
