@@ -11,5 +11,5 @@ source launch/venv.sh
 make_venv '[test,parity]' 'torch==2.13.0'
 status=0
 ruff check . || status=1
-python -m pytest -q --durations=15 "$@" || status=$?
+python -m pytest -q -n 2 --dist loadfile --durations=15 "$@" || status=$?
 exit "$status"
