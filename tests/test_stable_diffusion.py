@@ -147,17 +147,17 @@ def test_a_model_that_wants_more_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('config', ['steindreamer_sd', 'prolificdreamer_sd'])
-def test_the_published_configs_train(model, config, tmp_path):
+def test_steindreamer_trains_on_a_published_checkpoint(model, tmp_path):
   """The command of the config's own head, twenty steps of it, on the small model."""
   folder, _ = model
   small = {'prior.path': folder, 'prior.stable_diffusion.image_size': 16, 'steps': 20, 'render.samples': 8, 'render.fine': 0,
            'scene.hashgrid.log2_table': 8, 'scene.hashgrid.levels': 4, 'scene.hashgrid.finest': 32, 'steps_per_call': 1,
            'log_every': 5, 'preview_every': 20, 'checkpoint_every': 20, 'eval.size': 16, 'eval.samples': 16,
            'eval.mesh_resolution': 16, 'mesh.data': 1}
-  done = subprocess.run([sys.executable, '-m', 'jaxdreamer.train', f'--config=configs/{config}.py', f'--workdir={tmp_path / "run"}',
-                         *(f'--config.{k}={v}' for k, v in small.items())], cwd=ROOT, capture_output=True, text=True, timeout=300)
+  options = ['--config=configs/steindreamer_sd.py', f'--workdir={tmp_path / "run"}']
+  options += [f'--config.{k}={v}' for k, v in small.items()]
+  done = subprocess.run([sys.executable, '-m', 'jaxdreamer.train', *options], cwd=ROOT, capture_output=True, text=True, timeout=300)
   assert done.returncode == 0, done.stderr[-2000:]
   rows = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
-  assert rows[-1]['step'] == 20 and all(row['finite'] == 1. for row in rows)
+  assert rows[-1]['step'] == 20 and all(np.isfinite(row['gradient_norm']) for row in rows)
   assert (tmp_path / 'run' / 'mesh.glb').exists() or 'mesh' in done.stdout + done.stderr

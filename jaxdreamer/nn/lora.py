@@ -11,7 +11,7 @@ from flax import traverse_util
 from jaxtyping import Array, Key, PyTree
 
 # diffusers' default, the attention processors; and the way in of the camera, which a frozen UNet may not have learnt
-ATTENTION = r'unet/(.*/to_(q|k|v|out_0)|class_embedding/linear_2)/kernel'
+ATTENTION = r'(?!vae/).*/(to_(q|k|v|out_0)|class_embedding/linear_2)/kernel'
 
 
 def matching(weights: PyTree, *, matrices: str = ATTENTION) -> dict[str, tuple[int, int]]:

@@ -30,20 +30,20 @@ SAMPLER = '''
 CONVERSIONS = {'epsilon': lambda out, z_t, alpha, sigma: out, 'v_prediction': eps_from_v}
 
 
-def schedule_of(config: dict) -> tuple[Schedule, int, str]:
+def schedule_of(scheduler: dict) -> tuple[Schedule, int, str]:
   """(schedule, steps, prediction type) of a scheduler_config.json. ValueError lists what it asks for and this prior lacks."""
   known = {'beta_start', 'beta_end', 'beta_schedule', 'num_train_timesteps', 'prediction_type'}
-  foreign = {k: v for k, v in config.items()
+  foreign = {k: v for k, v in scheduler.items()
              if k not in known and k not in SAMPLER and not k.startswith('_') and FIXED.get(k, ()) != v}
-  kind, prediction = config.get('beta_schedule', 'linear'), config.get('prediction_type', 'epsilon')
+  kind, prediction = scheduler.get('beta_schedule', 'linear'), scheduler.get('prediction_type', 'epsilon')
   if kind not in BETAS:
     foreign['beta_schedule'] = kind
   if prediction not in CONVERSIONS:
     foreign['prediction_type'] = prediction
   if foreign:
     raise ValueError(f'this prior cannot serve a checkpoint whose scheduler_config.json says {foreign}')
-  steps = config.get('num_train_timesteps', 1000)
-  schedule = ddpm(beta_start=config.get('beta_start', 1e-4), beta_end=config.get('beta_end', .02), steps=steps, kind=kind)
+  steps = scheduler.get('num_train_timesteps', 1000)
+  schedule = ddpm(beta_start=scheduler.get('beta_start', 1e-4), beta_end=scheduler.get('beta_end', .02), steps=steps, kind=kind)
   return schedule, steps, prediction
 
 
