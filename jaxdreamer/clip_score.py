@@ -6,7 +6,6 @@
 A figure means something beside another one only if backbone, views, crop and the prompts to choose from are the same: `identity`
 writes them all down.
 """
-import json
 import math
 import pathlib
 from typing import Callable, NamedTuple
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxdreamer.nn import clip, clip_tokens, clip_vision
+from jaxdreamer.nn import clip, clip_tokens, clip_vision, safe_files
 from jaxdreamer.nn import weights as weight_files
 
 BATCH = 8                              # pictures at a time
@@ -43,7 +42,7 @@ def load(folder: str) -> tuple[Callable, Callable]:
   folder = pathlib.Path(folder)
   if not (folder / 'config.json').is_file():
     raise FileNotFoundError(f'--clip={folder}: no config.json there; give the folder of a CLIP model')
-  config = json.loads((folder / 'config.json').read_text())
+  config = safe_files.read_json(folder / 'config.json')
   text_config, vision_config = clip.config_from_transformers(config), clip_vision.config_from_transformers(config)
   tower, reader = clip_vision.CLIPVisionModelWithProjection(vision_config), clip.CLIPTextModelWithProjection(text_config)
   tokenize = clip_tokens.load(folder)

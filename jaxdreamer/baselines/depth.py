@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jaxdreamer.toybox.geometry import pearson
 
 
-def depth(*, see: Callable, name: str = 'depth'):
-  """(prior, z_t [h, w, c], t [], view) -> phi in [-1, 1], over the rendered object. `see`: (prior.weights[name], images
+def depth(*, see: Callable):
+  """(prior, z_t [h, w, c], t [], view) -> phi in [-1, 1], over the rendered object. `see`: (prior.weights['depth'], images
   [N, H, W, 3] in [0, 1]) -> disparity [N, h, w], in any affine units."""
   def phi(prior, z_t, t, view):
     near = view.shown.opacity / jnp.maximum(view.shown.depth, 1e-3)
-    seen = jax.image.resize(see(prior.weights[name], prior.decode(z_t[None]))[0], near.shape, 'linear')
+    seen = jax.image.resize(see(prior.weights['depth'], prior.decode(z_t[None]))[0], near.shape, 'linear')
     return pearson(seen.ravel(), near.ravel(), view.shown.opacity.ravel())
   return phi

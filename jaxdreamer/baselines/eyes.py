@@ -5,7 +5,6 @@ images [N, H, W, 3] in [0, 1]) -> disparity [N, h, w] or unit normals [N, h, w, 
 DPT-Hybrid for depth, a DPT-Hybrid whose config.json says head_channels 3 for normals. They see `size` pixels: 224 is enough for a
 correlation, and several times cheaper than what the checkpoints were trained on.
 """
-import json
 import os
 import pathlib
 from typing import Callable
@@ -13,7 +12,7 @@ from typing import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxdreamer.nn import depth_anything, dinov2, dpt, interpolate
+from jaxdreamer.nn import depth_anything, dinov2, dpt, interpolate, safe_files
 from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.toybox import geometry
 
@@ -23,10 +22,7 @@ def read_config(path: str | os.PathLike, option: str) -> dict:
   file = pathlib.Path(path) / 'config.json'
   if not file.is_file():
     raise FileNotFoundError(f'{option}={os.fspath(path)!r}: no {file}; give the folder of a published estimator')
-  try:
-    return json.loads(file.read_text())
-  except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-    raise ValueError(f'{option}: {file} is no JSON ({error})') from error
+  return safe_files.read_json(file)
 
 
 def loader(network, path, rows: tuple, sides: tuple[int, int]) -> Callable:

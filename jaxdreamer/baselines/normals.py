@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 
-def normals(*, see: Callable, name: str = 'normals'):
-  """(prior, z_t [h, w, c], t [], view) -> phi in [-1, 1], over the rendered object. `see`: (prior.weights[name], images
+def normals(*, see: Callable):
+  """(prior, z_t [h, w, c], t [], view) -> phi in [-1, 1], over the rendered object. `see`: (prior.weights['normals'], images
   [N, H, W, 3] in [0, 1]) -> unit normals [N, h, w, 3] of the camera's frame: x right, y up, z towards the camera."""
   def phi(prior, z_t, t, view):
     rendered = view.shown.normal @ view.camera.world_from_camera[:3, :3]       # world -> camera; its length is the opacity
-    seen = jax.image.resize(see(prior.weights[name], prior.decode(z_t[None]))[0], rendered.shape, 'linear')
+    seen = jax.image.resize(see(prior.weights['normals'], prior.decode(z_t[None]))[0], rendered.shape, 'linear')
     return jnp.sum(seen * rendered) / jnp.maximum(jnp.sum(view.shown.opacity), 1.)
   return phi

@@ -72,7 +72,7 @@ def from_folder(folder: pathlib.Path, sha256: str | Mapping[str, str] | None) ->
   parts = {name: part_of(folder, name, entry) for name, entry in entries.items()}
   if sha256 is not None:
     files = [file for part in parts.values() if isinstance(part, Part)
-             for file in (tensors.shards_of(part.file) if part.file.suffix == tensors.INDEX else [part.file])]
+             for file in tensors.files_of(part.file)]
     names = {file: file.relative_to(folder).as_posix() for file in files}
     if unknown := [name for name in names.values() if name not in sha256]:
       raise ValueError(f'{folder}: sha256 says nothing of {safe_files.listed(unknown)}')

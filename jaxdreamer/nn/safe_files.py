@@ -9,7 +9,6 @@ import pathlib
 from typing import BinaryIO, Iterable
 
 MAX_JSON = 4 * 2 ** 20                   # bytes
-CHUNK = 2 ** 24                          # bytes per read of a file to be hashed
 LISTED = 100                             # names in an error
 PICKLES = ('.bin', '.ckpt', '.pt', '.pth', '.pkl')
 CONVERT = ('python -c "import sys, torch; from safetensors.torch import save_file; '
@@ -73,14 +72,17 @@ def contained(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def check_hash(path: str | os.PathLike, sha256: str) -> None:
-  """ValueError unless the file's SHA-256 is the given one, 64 hexadecimal digits."""
+def sha256_of(path: str | os.PathLike) -> str:
+  """The file's SHA-256, 64 hexadecimal digits."""
   with regular(pathlib.Path(path)) as file:
-    found = hashlib.sha256()
-    while chunk := file.read(CHUNK):
-      found.update(chunk)
-  if found.hexdigest() != sha256.strip().lower():
-    raise ValueError(f'{os.fspath(path)} has sha256 {found.hexdigest()}, not {sha256}: it is damaged or another file')
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def check_hash(path: str | os.PathLike, sha256: str) -> None:
+  """ValueError unless the file's SHA-256 is the given one."""
+  found = sha256_of(path)
+  if found != sha256.strip().lower():
+    raise ValueError(f'{os.fspath(path)} has sha256 {found}, not {sha256}: it is damaged or another file')
 
 
 def listed(names: Iterable[str]) -> str:

@@ -122,7 +122,7 @@ def invalid(path: pathlib.Path, cause: str) -> ValueError:
 def opened_all(path: str | os.PathLike, *, sha256: str | Mapping[str, str] | None = None) -> Iterator[list[Tensors]]:
   """The one file of a .safetensors path, or the shards of an index, checked against their hashes where given."""
   path = pathlib.Path(path)
-  shards = shards_of(path) if path.suffix == INDEX else {path: None}
+  shards = files_of(path)
   check_hashes(path, list(shards), sha256)
   with contextlib.ExitStack() as stack:
     files = [stack.enter_context(opened(file)) for file in shards]
@@ -133,6 +133,11 @@ def opened_all(path: str | os.PathLike, *, sha256: str | Mapping[str, str] | Non
                          f'{safe_files.listed(sorted(keys - file.entries.keys()))}, the shard alone '
                          f'{safe_files.listed(sorted(file.entries.keys() - keys))}')
     yield files
+
+
+def files_of(path: pathlib.Path) -> dict[pathlib.Path, set[str] | None]:
+  """The files that hold the tensors of a .safetensors path or of an index of shards, which alone says the keys of each."""
+  return shards_of(path) if path.suffix == INDEX else {path: None}
 
 
 def shards_of(index: pathlib.Path) -> dict[pathlib.Path, set[str]]:

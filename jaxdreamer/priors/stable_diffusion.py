@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxdreamer import prompts
 from jaxdreamer.diffusion import BETAS, bcast, ddpm, eps_from_v
-from jaxdreamer.nn import clip, clip_tokens, folder, layers, tensors, unet, vae
+from jaxdreamer.nn import clip, clip_tokens, folder, layers, safe_files, tensors, unet, vae
 from jaxdreamer.types import Prior, Schedule, Text
 
 CAMERA = 16                              # world_from_camera, row by row
@@ -110,10 +110,8 @@ def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16'
 def text_name(parts: dict, phrases: list[str]) -> str:
   """What names the rows of these phrases: the text encoder's weights and the phrases themselves."""
   mark = hashlib.sha256(json.dumps([parts['text_encoder'].config, phrases], sort_keys=True).encode())
-  file = parts['text_encoder'].file
-  for path in tensors.shards_of(file) if file.suffix == tensors.INDEX else [file]:
-    with open(path, 'rb') as shard:
-      mark.update(hashlib.file_digest(shard, 'sha256').digest())
+  for file in tensors.files_of(parts['text_encoder'].file):
+    mark.update(safe_files.sha256_of(file).encode())
   return mark.hexdigest()
 
 

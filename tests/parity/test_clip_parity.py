@@ -69,16 +69,6 @@ def test_projection_reproduces_stored_torch_outputs(tmp_path, name, others):
   assert error(embedding(tmp_path, name, tensors, jnp.bfloat16), golden['embedding']) < TOLERANCE_BF16
 
 
-@pytest.fixture
-def torch_side(recwarn):
-  """make_golden.py, where torch and transformers are installed; their own warnings are not ours to fix."""
-  pytest.importorskip('torch')
-  pytest.importorskip('diffusers')
-  pytest.importorskip('transformers')
-  import make_golden
-  return make_golden
-
-
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('name, legacy', [('quick_gelu', {}), ('gelu', {}), ('gelu', {'eos_token_id': 2})])
 def test_clip_agrees_with_the_live_torch_class(tmp_path, torch_side, name, legacy):

@@ -57,16 +57,6 @@ def test_vision_in_bfloat16_stays_near_the_stored_torch_outputs(tmp_path, name):
   assert error(run(tmp_path, name, drawn(golden['keys']), jnp.bfloat16), golden['embedding']) < TOLERANCE_BF16
 
 
-@pytest.fixture
-def torch_side(recwarn):
-  """make_golden.py, where torch and transformers are installed; their own warnings are not ours to fix."""
-  pytest.importorskip('torch')
-  pytest.importorskip('diffusers')
-  pytest.importorskip('transformers')
-  import make_golden
-  return make_golden
-
-
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('name', cases.VISIONS)
 def test_vision_agrees_with_the_live_torch_class(tmp_path, torch_side, name):

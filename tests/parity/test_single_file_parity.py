@@ -16,16 +16,6 @@ VAE = cases.VAES['three_levels']
 CLIP = cases.CLIPS['gelu'] | dict(hidden_size=64, num_attention_heads=1)
 
 
-@pytest.fixture
-def torch_side(recwarn):
-  """make_golden.py, where torch, diffusers and transformers are installed; their own warnings are not ours to fix."""
-  pytest.importorskip('torch')
-  pytest.importorskip('diffusers')
-  pytest.importorskip('transformers')
-  import make_golden
-  return make_golden
-
-
 def published(model):
   """{key: tensor} of a torch model."""
   return {k: v.numpy() for k, v in model.state_dict().items() if v.dtype.is_floating_point}

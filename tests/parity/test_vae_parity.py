@@ -70,16 +70,6 @@ def test_vae_in_bfloat16_stays_near_the_stored_torch_outputs(tmp_path):
   assert max(found[k] for k in ('mean', 'logvar', 'image')) < TOLERANCE_BF16, found
 
 
-@pytest.fixture
-def torch_side(recwarn):
-  """make_golden.py, where torch and diffusers are installed; their own warnings are not ours to fix."""
-  pytest.importorskip('torch')
-  pytest.importorskip('diffusers')
-  pytest.importorskip('transformers')
-  import make_golden
-  return make_golden
-
-
 def run_torch(torch_side, model, name):
   """As `run`, by the torch class."""
   import torch
