@@ -53,22 +53,22 @@ def spread(gradients):
 def run(subject, prompt, seed, steps):
   """One run: its curve, its scores, its picture."""
   job, state = subject.job, subject.job.init(jax.random.key(seed))
-  over_black = lambda params: lambda camera: job.render(params, camera, np.zeros(3, np.float32))
+  code = lambda state: job.code(state.params['scene'], job.told(prompt))
+  over_black = lambda code: lambda camera: job.render(code, camera, np.zeros(3, np.float32))
   true = np.asarray(jax.device_get(truth.views(prompt, NEAR, size=job.size)).mask)
   seconds, curve = 0., []
   for _ in range(CURVE):
     start = time.perf_counter()
     for _ in range(steps // CURVE):
-      state, _ = job.step(state, job.prior)
+      state, _ = job.step(state, job.prior, job.text(int(state.step)))
     jax.block_until_ready(state)
     seconds += time.perf_counter() - start
-    shown = video.shoot(over_black(state.params['scene']), NEAR)
+    shown = video.shoot(over_black(code(state)), NEAR)
     curve.append({'step': int(state.step), 'seconds': seconds, 'iou': evaluate.silhouette_iou(shown.opacity, true)})
-  params = state.params['scene']
-  scores = evaluate.score_views(prompt, over_black(params), size=job.size)
+  scores = evaluate.score_views(prompt, over_black(code(state)), size=job.size)
   keys = jax.random.split(jax.random.key(9), 16)
   gradients = np.stack([subject.whole(k, state.params, job.prior, state.step) for k in keys])
-  picture = np.asarray(job.render(params, video.each(NEAR)[1], jnp.ones(3)).rgb)
+  picture = np.asarray(job.render(code(state), video.each(NEAR)[1], jnp.ones(3)).rgb)
   return {'iou': scores['silhouette_iou'], 'colour': scores['colour_right'], 'one_front': scores['one_front'],
           'steps': steps, 'seconds': seconds, 'curve': curve, 'relative_variance': spread(gradients)}, picture
 

@@ -17,6 +17,8 @@ def get_config():
     'max_minutes': 0.,                           # stop, save and write the outputs after so long; 0: never
     'profile_steps': '',                         # 'a:b' writes a profile of steps a to b
     'tensorboard': False,
+    'corpus': {'path': '', 'prompts': 8,         # many prompts, for a generator: a file of them, or 'toybox'; how many a step
+               'store': ''},                     # folder of their embeddings; '' is one in the cache
     'scene': {
       'name': 'voxels', 'particles': 1,          # several scenes in one state, for VSD; each step trains the next one
       'voxels': {'levels': (10, 19, 37)},

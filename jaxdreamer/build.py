@@ -3,18 +3,20 @@
 A section such as config.scene holds `name` and, under each name it may take, that function's keyword arguments. ValueError
 and FileNotFoundError, one line each, for what cannot be built; nothing is compiled before all of it has been checked.
 """
+import functools
 import importlib
 import math
+import os
 import pathlib
 from functools import partial
 from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxdreamer import cameras, checkpoints, optim, regularizers, render, sampling, train_step
+from jaxdreamer import cameras, checkpoints, corpus, optim, prompts, regularizers, render, sampling, train_step
 from jaxdreamer.baselines import eyes
 from jaxdreamer.baselines.constant import constant
 from jaxdreamer.baselines.depth import depth
@@ -34,7 +36,8 @@ from jaxdreamer.scenes.image import image, picture
 from jaxdreamer.scenes.mlp import mlp
 from jaxdreamer.scenes.particles import several
 from jaxdreamer.scenes.voxels import voxels
-from jaxdreamer.types import Estimator, Prior, Scene, Text, TrainState
+from jaxdreamer.toybox import compositions
+from jaxdreamer.types import Estimator, Prior, Scene, TrainState
 
 NEVER = (0.,)                    # the schedule of what is left out
 SCENES = {
@@ -63,6 +66,10 @@ BASELINES = {                    # (folder of an estimator or '', pixels) -> phi
   'depth': lambda path, size: through(depth, *eyes.depth(path, size=size)),
   'normals': lambda path, size: through(normals, *eyes.normals(path, size=size)),
 }
+CORPORA = {                      # corpora by name, beside files
+  'toybox': lambda: compositions.captions()[0],
+  'toybox:held_out': lambda: compositions.captions()[1],
+}
 BACKGROUNDS = {
   'random': backgrounds.random(),
   'grey': backgrounds.constant(rgb=(.5, .5, .5)),
@@ -76,14 +83,17 @@ REGULARIZERS = {f.__name__: f for f in (regularizers.orientation, regularizers.o
 
 class Job(NamedTuple):
   """A run as functions. Scene parameters are state.params['scene']."""
-  prompt: str
+  prompts: tuple[str, ...]
   init: Callable                # key -> TrainState
-  step: Callable                # jitted (state, prior) -> (state, info): `stride` steps; state donated; info: their means
+  step: Callable                # jitted (state, prior, text) -> (state, info): `stride` steps; state donated; info: their means
   stride: int
   prior: Prior
-  render: Callable              # (scene params, one Camera, background [3]) -> Rendering [size, size]
-  density: Callable             # (scene params, xyz [N, 3]) -> [N]
-  colour: Callable              # (scene params, xyz [N, 3]) -> [N, 3]
+  text: Callable                # step -> the Text that it takes: always the same for one prompt
+  told: Callable                # prompt -> its Text
+  code: Callable                # (scene params, Text of one prompt) -> code of the scene, as at the last step
+  render: Callable              # (code, one Camera, background [3]) -> Rendering [size, size]
+  density: Callable             # (code, xyz [N, 3]) -> [N]
+  colour: Callable              # (code, xyz [N, 3]) -> [N, 3]
   radius: float
   size: int
   parts: 'Parts | None'
@@ -91,7 +101,6 @@ class Job(NamedTuple):
 
 class Parts(NamedTuple):
   """What the step is made of, for those who take it apart: the variance laboratory."""
-  text: Text
   estimator: Estimator
   sample: Callable              # train_step.make_sample's
   picture: Callable             # train_step.make_picture's
@@ -184,7 +193,9 @@ def check(config, mesh: Mesh) -> None:
       raise ValueError(f'config.{option}={number}: takes a positive number')
   if config.steps % config.steps_per_call:
     raise ValueError(f'config.steps={config.steps}: must be a multiple of config.steps_per_call={config.steps_per_call}')
-  if not isinstance(config.prompt, str) or not config.prompt.strip():
+  if config.corpus.path:
+    check_corpus(config, mesh)
+  elif not isinstance(config.prompt, str) or not config.prompt.strip():
     raise ValueError(f'config.prompt={config.prompt!r}: takes a text')
   if config.sampling.design not in sampling.DESIGNS:
     raise ValueError(f'config.sampling.design={config.sampling.design!r}: takes one of {sorted(sampling.DESIGNS)}')
@@ -201,6 +212,45 @@ def check(config, mesh: Mesh) -> None:
     raise ValueError(f'config.render.background={config.render.background!r}: takes one of {sorted(BACKGROUNDS)}')
 
 
+def check_corpus(config, mesh: Mesh) -> None:
+  """What can be wrong with many prompts."""
+  each, views = config.corpus.prompts, config.sampling.views
+  if each < 1 or each % mesh.devices.size or views % each:
+    raise ValueError(f'config.corpus.prompts={each}: must be a positive multiple of the {mesh.devices.size} devices of the mesh '
+                     f'that divides config.sampling.views={views}, the views of all of them')
+  if config.steps_per_call != 1:
+    raise ValueError(f'config.steps_per_call={config.steps_per_call}: takes 1 with config.corpus.path, whose prompts change at '
+                     'every step')
+  if config.prior.name == 'empirical':
+    raise ValueError("config.prior.name='empirical' knows one caption: take another prior with config.corpus.path")
+
+
+def read_corpus(path: str) -> tuple[str, ...]:
+  """The prompts of config.corpus.path: a file's, or those of CORPORA."""
+  return CORPORA[path]() if path in CORPORA else prompts.read_file(path, option='config.corpus.path')
+
+
+def make_texts(config, prior: Prior, mesh: Mesh) -> tuple[tuple[str, ...], Callable, Callable]:
+  """(prompts, step -> Text of that step, prompt -> its Text)."""
+  told = lambda prompt: prior.embed(prompt, config.negative)
+  if not config.corpus.path:
+    one = told(config.prompt)
+    text = jax.device_put(one, NamedSharding(mesh, PartitionSpec()))
+    return (config.prompt,), lambda step: text, lambda prompt: one if prompt == config.prompt else told(prompt)
+  phrases = read_corpus(config.corpus.path)
+  if len(phrases) < config.corpus.prompts:
+    raise ValueError(f'config.corpus.prompts={config.corpus.prompts}: there are {len(phrases)} in '
+                     f'config.corpus.path={config.corpus.path!r}')
+
+  def store():
+    name = corpus.name_of(phrases, config.negative, told(phrases[0]))
+    folder = config.corpus.store or os.fspath(prompts.cache() / name)
+    return corpus.open_store(pathlib.Path(folder).expanduser(), phrases, told)
+  which = partial(prompts.chosen, config.seed, count=len(phrases), each=config.corpus.prompts)
+  text = corpus.batches(functools.cache(store), which, NamedSharding(mesh, PartitionSpec('data')))
+  return phrases, text, told
+
+
 def job(config, mesh: Mesh) -> Job:
   """The run that `config` describes, on `mesh`."""
   check(config, mesh)
@@ -211,7 +261,7 @@ def job(config, mesh: Mesh) -> Job:
   prior = with_eyes(pick(PRIORS, config.prior, 'prior')(key, config.prompt, config.prior.path), config.estimator)
   t_min, t_max = optim.schedule(config.sampling.t_min), optim.schedule(config.sampling.t_max)
   estimator = pick(ESTIMATORS, config.estimator, 'estimator')(prior, t_min)
-  text = prior.embed(config.prompt, config.negative)
+  phrases, text, told = make_texts(config, prior, mesh)
   tx = optim.chain(config.optim.groups, b1=config.optim.b1, b2=config.optim.b2, eps=config.optim.eps,
                    weight_decay=config.optim.weight_decay, clip=config.optim.clip)
   r = config.render
@@ -236,7 +286,7 @@ def job(config, mesh: Mesh) -> Job:
     views=s.views, dims=s.draws // (2 if s.antithetic else 1))
   local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx)
   steps = train_step.several(local_step, config.steps_per_call)
-  mapped = train_step.data_parallel(steps, mesh, how=config.mesh.map)
+  mapped = train_step.data_parallel(steps, mesh, how=config.mesh.map, many=bool(config.corpus.path))
   ids = jnp.arange(config.sampling.views)
 
   def init(key):
@@ -244,20 +294,21 @@ def job(config, mesh: Mesh) -> Job:
     params = {'scene': scene.init(k_scene), 'est': estimator.init(k_est)}
     return TrainState(jnp.int32(0), params, tx.init(params), k_run)
 
-  def field_of(params):
-    return partial(scene.field, scene.focus(scene.prepare(params, text), config.steps))
+  @jax.jit
+  def code(params, text):
+    return scene.focus(scene.prepare(params, text._replace(noise=jnp.zeros(train_step.NOISE))), config.steps)
 
   @jax.jit
-  def show(params, camera, background):
-    return render.image(key, field_of(params), camera, size=config.eval.size, samples=config.eval.samples, radius=r.radius,
-                        jitter=0., background=lambda direction: background, chunk=config.eval.chunk or None)
+  def show(code, camera, background):
+    return render.image(key, partial(scene.field, code), camera, size=config.eval.size, samples=config.eval.samples,
+                        radius=r.radius, jitter=0., background=lambda direction: background, chunk=config.eval.chunk or None)
 
-  return Job(prompt=config.prompt, init=jax.jit(init),
-             step=jax.jit(lambda state, prior: mapped(state, prior, text, ids), donate_argnums=0),
-             stride=config.steps_per_call, prior=prior, render=show,
-             density=jax.jit(lambda params, xyz: jax.vmap(field_of(params))(xyz)[0]),
-             colour=jax.jit(lambda params, xyz: jax.vmap(field_of(params))(xyz)[1][:, :3]), radius=r.radius,
-             size=config.eval.size, parts=Parts(text, estimator, sample, see, gradient))
+  at = lambda code, xyz: jax.vmap(partial(scene.field, code))(xyz)
+  return Job(prompts=phrases, init=jax.jit(init),
+             step=jax.jit(lambda state, prior, text: mapped(state, prior, text, ids), donate_argnums=0),
+             stride=config.steps_per_call, prior=prior, text=text, told=told, code=code, render=show,
+             density=jax.jit(lambda code, xyz: at(code, xyz)[0]), colour=jax.jit(lambda code, xyz: at(code, xyz)[1][:, :3]),
+             radius=r.radius, size=config.eval.size, parts=Parts(estimator, sample, see, gradient))
 
 
 def tuples(value):

@@ -70,6 +70,7 @@ def cost(config) -> dict[str, str]:
   everywhere = NamedSharding(mesh, PartitionSpec())
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
                         (jax.eval_shape(job.init, jax.random.key(config.seed)), job.prior))
+  shapes = (*shapes, job.text(0))
   begin = time.monotonic()
   compiled = job.step.lower(*shapes).compile()
   rows = {'mesh': f'{dict(mesh.shape)} by {config.mesh.map}', 'state': size(shapes[0]), 'prior': size(shapes[1]),

@@ -22,15 +22,15 @@ from jaxtyping import Bool, Float
 from rich.table import Table
 from scipy.spatial import KDTree
 
-from jaxdreamer import build, cli, clip_score
+from jaxdreamer import build, cli, clip_score, retrieval
+from jaxdreamer.outputs import gallery, report, video
 from jaxdreamer.outputs import mesh as meshes
-from jaxdreamer.outputs import report, video
 from jaxdreamer.toybox import geometry, truth, world
+from jaxdreamer.toybox.truth import over_grey, silhouette_iou
 from jaxdreamer.types import Camera
 
 RING, ELEVATIONS = 16, (.15, .6)       # 32 views: azimuths in steps of 22.5 degrees, on two heights
 QUARTERS = slice(None, None, RING // 4)                # 8 of the views are enough to tell colours, of which all twelve are drawn
-GREY = .75                             # the background on which pictures are compared; no colour of the toybox
 SURFACE = 20_000                       # points on each surface for the Chamfer distance
 Images = Float[np.ndarray, 'V H W 3']
 Masks = Float[np.ndarray, 'V H W']
@@ -55,11 +55,6 @@ MEANING = {
   'clip_similarity': "mean cosine of CLIP's view of the pictures and of the prompt",
   'clip_recall_at_1': 'share of views that CLIP finds nearest to the prompt, of all in --prompts',
 }
-
-
-def silhouette_iou(opacity: Masks, mask: Masks) -> float:
-  """Mean over views of the IoU of what is at least half opaque."""
-  return float(np.mean([meshes.iou(a, b) for a, b in zip(opacity >= .5, mask >= .5)]))
 
 
 def psnr(x: Images, y: Images) -> float:
@@ -129,11 +124,6 @@ def occupied(grid: meshes.Grid, threshold: float) -> Bool[np.ndarray, 'R R R']:
 
 
 # --------------------------------------------------------------------------------------------------- against the toybox
-
-
-def over_grey(rgb: Images, mask: Masks) -> Images:
-  """Premultiplied colour over the background."""
-  return np.asarray(rgb, float) + (1. - np.asarray(mask, float)[..., None]) * GREY
 
 
 def true_pictures(prompt: str, camera: Camera, *, size: int) -> tuple[Images, Masks]:
@@ -220,27 +210,19 @@ def table(scores: dict) -> Table:
   return out
 
 
-def write(folder: pathlib.Path, prompt: str, step: int, job: build.Job, params, *, resolution: int = 96,
+def write(folder: pathlib.Path, prompt: str, step: int, job: build.Job, code, *, resolution: int = 96,
           extracted: tuple[meshes.Mesh, dict] | None = None) -> dict:
-  """Scores a scene against what its prompt names; writes scores.json and returns the scores. ValueError: no toy's prompt.
+  """Scores the scene of this code against what its prompt names; writes scores.json and returns the scores. ValueError: no toy's
+  prompt.
 
   `extracted` is its mesh (meshes.extract), for a caller that has it already."""
   world.parse(prompt)
-  render, density = lambda camera: job.render(params, camera, np.zeros(3, np.float32)), partial(job.density, params)
-  extracted = extracted or extract(density, partial(job.colour, params), render, radius=job.radius, resolution=resolution)
+  render, density = lambda camera: job.render(code, camera, np.zeros(3, np.float32)), partial(job.density, code)
+  extracted = extracted or extract(density, partial(job.colour, code), render, radius=job.radius, resolution=resolution)
   scores = score_views(prompt, render, size=job.size) | score_shape(prompt, density, extracted, radius=job.radius)
   (folder / 'scores.json').write_text(json.dumps(
     {'prompt': prompt, 'step': step, 'scores': scores, 'meaning': {name: MEANING[name] for name in scores}}, indent=2) + '\n')
   return scores
-
-
-def names_a_toy(prompt: str) -> bool:
-  """Whether the exact shape is known."""
-  try:
-    world.parse(prompt)
-  except ValueError:
-    return False
-  return True
 
 
 def read_prompts(path: str, prompt: str) -> list[str]:
@@ -267,16 +249,34 @@ def score_clip(folder: pathlib.Path, prompt: str, step: int, render: Callable, *
   return scores
 
 
+def score_corpus(folder: pathlib.Path, corpus: str, job: build.Job, state) -> dict:
+  """Of a generator: scores of all prompts it was trained on and, on the toybox, of those it was not, in scores.json, and
+  gallery.html over them."""
+  splits = {'trained': job.prompts}
+  if f'{corpus}:held_out' in build.CORPORA:
+    splits['held_out'] = build.read_corpus(f'{corpus}:held_out')
+  rows = list(retrieval.look(job, state.params['scene'], splits, say=lambda text: print(text, end='\r', flush=True)))
+  scores = {split: {name: interval._asdict() for name, interval in of.items()} for split, of in retrieval.summary(rows).items()}
+  (folder / 'scores.json').write_text(json.dumps(
+    {'corpus': corpus, 'step': int(state.step), 'scores': scores,
+     'prompts': [{'prompt': row.prompt, 'split': row.split} | row.scores for row in rows]}, indent=2) + '\n')
+  gallery.write(folder / 'gallery.html', rows, title=f'{len(rows)} prompts of {corpus}')
+  return {f'{split} {name}': interval['mean'] for split, of in scores.items() for name, interval in of.items()}
+
+
 def main():
   cli.compile_cache()
   folder, ask = pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.clip
   config, job, state = build.restore(folder)
   texts = read_prompts(flags.FLAGS.prompts, config.prompt) if ask else []
-  params, step, scores = state.params['scene'], int(state.step), {}
-  if not ask or names_a_toy(config.prompt):
-    scores |= write(folder, config.prompt, step, job, params, resolution=flags.FLAGS.resolution)
+  if config.corpus.path:
+    rich.print(table(score_corpus(folder, config.corpus.path, job, state)))
+    return
+  code, step, scores = job.code(state.params['scene'], job.told(config.prompt)), int(state.step), {}
+  if not ask or world.names_a_toy(config.prompt):
+    scores |= write(folder, config.prompt, step, job, code, resolution=flags.FLAGS.resolution)
   if ask:
-    scores |= score_clip(folder, config.prompt, step, lambda camera: job.render(params, camera, np.ones(3, np.float32)), model=ask,
+    scores |= score_clip(folder, config.prompt, step, lambda camera: job.render(code, camera, np.ones(3, np.float32)), model=ask,
                          texts=texts, protocol=flags.FLAGS.protocol, size=job.size,
                          radius=job.radius)
   rich.print(table(scores))

@@ -22,12 +22,15 @@ def main() -> int:
   if unknown:
     cli.die(f'--formats: unknown {sorted(unknown)}; takes {", ".join(mesh.FORMATS)}', status=cli.MISUSED)
   _, job, state = build.restore(pathlib.Path(options.workdir))
-  params = state.params['scene']
-  render = lambda camera: job.render(params, camera, jnp.ones(3))
+  if len(job.prompts) > 1:
+    cli.die(f'--workdir={options.workdir} holds a generator of {len(job.prompts)} prompts: python -m jaxdreamer.generate makes '
+            'their meshes', status=cli.MISUSED)
+  code = job.code(state.params['scene'], job.told(job.prompts[0]))
+  render = lambda camera: job.render(code, camera, jnp.ones(3))
   folder.mkdir(parents=True, exist_ok=True)
   status = 0
   try:
-    _, facts = mesh.write(partial(job.density, params), partial(job.colour, params), render, folder, radius=job.radius,
+    _, facts = mesh.write(partial(job.density, code), partial(job.colour, code), render, folder, radius=job.radius,
                        resolution=options.resolution, formats=tuple(options.formats),
                        points=options.num_points if options.points else 0)
     rich.print(facts)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from ml_collections import ConfigDict
 
 from jaxdreamer import build, moments
-from jaxdreamer.types import Draws
+from jaxdreamer.types import Draws, Text
 
 PUBLISHED = {'design': 'independent', 'draws': 1, 'antithetic': False, 'density': (1.,)}
 REFERENCE = 'sds'
@@ -81,7 +81,7 @@ def flat(tree: PyTree) -> Float[Array, 'P']:
   return jnp.zeros(LARGEST).at[place].add(x * jax.random.rademacher(k_sign, x.shape, jnp.float32))
 
 
-def make_nested(parts: build.Parts, *, times: int, noises: int) -> Callable:
+def make_nested(parts: build.Parts, text: Text, *, times: int, noises: int) -> Callable:
   """(key, params, prior, step) -> what moments.Nested needs of one camera, in both spaces, and (t, |gradient|^2) [T E]."""
   def nested(key: Key[Array, ''], params, prior, step):
     k_view, k_times, k_noises = jax.random.split(key, 3)
@@ -90,7 +90,7 @@ def make_nested(parts: build.Parts, *, times: int, noises: int) -> Callable:
     some = lambda key, n: jax.vmap(lambda k: jax.tree.map(lambda a: a[0], parts.sample(k, one, step)[1]))(jax.random.split(key, n))
     under, fresh = some(k_times, times), some(k_noises, times * noises)
     draws = Draws(t=jnp.repeat(under.t, noises), eps=fresh.eps, weight=jnp.repeat(under.weight, noises), key=fresh.key)
-    z, cost, told, pullback = parts.picture(params['scene'], prior, parts.text, camera, keys, step)
+    z, cost, told, pullback = parts.picture(params['scene'], prior, text, camera, keys, step)
     told, latent = jax.tree.map(lambda a: jnp.repeat(a, times * noises, 0), (told, jax.lax.stop_gradient(z)))
     r, _ = parts.estimator.residual(draws, params['est'], prior, latent, told, step)
     grads = jax.vmap(lambda r: flat(pullback(r[None], jnp.zeros_like(cost))))(r)
@@ -104,11 +104,11 @@ def make_nested(parts: build.Parts, *, times: int, noises: int) -> Callable:
   return nested
 
 
-def make_whole(parts: build.Parts, *, views: int) -> Callable:
+def make_whole(parts: build.Parts, text: Text, *, views: int) -> Callable:
   """(key, params, prior, step) -> the gradient [P] of one step."""
   def whole(key: Key[Array, ''], params, prior, step):
     camera, draws, keys = parts.sample(key, jnp.arange(views), step)
-    return flat(parts.gradient(params, prior, parts.text, camera, draws, keys, step)[0]['scene'])
+    return flat(parts.gradient(params, prior, text, camera, draws, keys, step)[0]['scene'])
   return whole
 
 
@@ -117,8 +117,9 @@ def subject(config: ConfigDict, method: str, *, times: int, noises: int) -> Subj
   changed = configured(config, method)
   job = build.job(changed, build.make_mesh(changed))
   plain = not any(option.startswith('sampling.') for option in method.split()[1:])
-  return Subject(method, job, changed, jax.jit(make_nested(job.parts, times=times, noises=noises)) if plain else None,
-                 jax.jit(make_whole(job.parts, views=changed.sampling.views)))
+  text = job.told(job.prompts[0])
+  return Subject(method, job, changed, jax.jit(make_nested(job.parts, text, times=times, noises=noises)) if plain else None,
+                 jax.jit(make_whole(job.parts, text, views=changed.sampling.views)))
 
 
 def learn(key: Key[Array, ''], job: build.Job, scene: PyTree, step: int, *, steps: int) -> PyTree:
@@ -129,7 +130,7 @@ def learn(key: Key[Array, ''], job: build.Job, scene: PyTree, step: int, *, step
   if not jax.tree.leaves(state.params['est']):
     return state.params['est']
   for _ in range(0, steps, job.stride):
-    state = frozen(job.step(state, job.prior)[0])
+    state = frozen(job.step(state, job.prior, job.text(int(state.step)))[0])
   return state.params['est']
 
 

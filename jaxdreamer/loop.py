@@ -32,7 +32,8 @@ from jaxdreamer.types import TrainState
 
 SIGNALS = tuple(name for name in ('SIGTERM', 'SIGINT', 'SIGUSR1') if hasattr(signal, name))
 DONE, OUT_OF_TIME = 'done', 'max_minutes'
-OUTPUTS = ('turntable.*', 'mesh.*', 'scores.json', 'report.*', 'failed.txt')
+PREVIEWED, SHOWN = 4, 48               # prompts of a corpus in a preview, in the gallery
+OUTPUTS = ('gallery.html', 'turntable.*', 'mesh.*', 'scores.json', 'report.*', 'failed.txt')
 
 
 class Outcome(NamedTuple):
@@ -95,7 +96,8 @@ def train(config: ConfigDict, job: 'build.Job', state: TrainState, running: dict
         rows.append(stack.enter_context(closing(metrics.TensorBoard(workdir / 'tensorboard', step=step))))
 
     with clock('compile'):
-      advance = job.step.lower(state, job.prior).compile()
+      text = job.text(step)
+      advance = job.step.lower(state, job.prior, text).compile()
     progress.say(f'compiled in {clock.seconds["compile"]:.1f} s; {describe(advance, job.stride)}')
     trace = stack.enter_context(tracer(config.profile_steps, workdir / 'profile'))
     caught = stack.enter_context(stop_signals())
@@ -106,7 +108,8 @@ def train(config: ConfigDict, job: 'build.Job', state: TrainState, running: dict
       before, step = step, step + job.stride
       trace(before)
       with clock('steps'):
-        state, info = advance(state, job.prior)
+        state, info = advance(state, job.prior, text)
+        text = job.text(step) if step < config.steps else text             # read while the devices are at work
         info = {name: float(value) for name, value in jax.device_get(info).items()}
       refuse_non_finite(info, before, step, saved)
       running = metrics.add(running, {name: value for name, value in info.items() if name != 'finite'}, job.stride)
@@ -127,7 +130,8 @@ def train(config: ConfigDict, job: 'build.Job', state: TrainState, running: dict
         with clock('previews'):
           params = on_one_device(state.params['scene'])
           if writes:
-            preview(job.render, params, workdir / 'previews' / f'step_{step:06}.png')
+            codes = [job.code(params, job.told(prompt)) for prompt in job.prompts[:PREVIEWED]]
+            preview(job.render, codes, workdir / 'previews' / f'step_{step:06}.png')
     with clock('checkpoints'):
       saved.wait_until_finished()
   return state, why
@@ -261,14 +265,14 @@ def drop_previews(workdir: pathlib.Path, step: int):
       path.unlink()
 
 
-def preview(render: Callable, params: PyTree, path: pathlib.Path):
-  """Front, left, back and right, side by side on white."""
+def preview(render: Callable, codes: list[PyTree], path: pathlib.Path):
+  """Front, left, back and right of each, side by side on white."""
   from PIL import Image
   orbit = jax.device_get(jax.jit(partial(cameras.orbit, 4))())
-  views = [render(params, jax.tree.map(lambda x, i=i: x[i], orbit), np.ones(3, np.float32)).rgb for i in range(4)]
-  strip = np.concatenate([np.asarray(view) for view in views], axis=1)
+  see = lambda code, i: np.asarray(render(code, jax.tree.map(lambda x: x[i], orbit), np.ones(3, np.float32)).rgb)
+  sheet = np.concatenate([np.concatenate([see(code, i) for i in range(4)], axis=1) for code in codes])
   path.parent.mkdir(exist_ok=True)
-  Image.fromarray(np.uint8(np.clip(strip, 0., 1.) * 255. + .5)).save(path)
+  Image.fromarray(np.uint8(np.clip(sheet, 0., 1.) * 255. + .5)).save(path)
 
 
 def finish(config: ConfigDict, job: 'build.Job', params: PyTree, workdir: pathlib.Path, *, step: int, clock: metrics.Clock,
@@ -280,14 +284,19 @@ def finish(config: ConfigDict, job: 'build.Job', params: PyTree, workdir: pathli
   for pattern in OUTPUTS:
     for path in workdir.glob(pattern):
       path.unlink()                              # of an earlier step
-  white = lambda camera: job.render(params, camera, np.ones(3, np.float32))
-  made = []
-  write = {
-    'film': lambda: video.turntable(white, workdir, distance=3. * job.radius),
-    'mesh': lambda: made.append(mesh.write(partial(job.density, params), partial(job.colour, params), white, workdir,
-                                           radius=job.radius, resolution=config.eval.mesh_resolution)),
-    'scores': lambda: score(job, params, workdir, step=step, resolution=config.eval.mesh_resolution, extracted=made),
-    'report': lambda: report.write(workdir, prompt=config.prompt, settings=config.to_dict(), command=command, about={
+  made, name = [], config.corpus.path or config.prompt
+  if config.corpus.path:
+    one = {'gallery': lambda: show_some(job, params, workdir)}
+  else:
+    code = job.code(params, job.told(config.prompt))
+    white = lambda camera: job.render(code, camera, np.ones(3, np.float32))
+    one = {
+      'film': lambda: video.turntable(white, workdir, distance=3. * job.radius),
+      'mesh': lambda: made.append(mesh.write(partial(job.density, code), partial(job.colour, code), white, workdir,
+                                             radius=job.radius, resolution=config.eval.mesh_resolution)),
+      'scores': lambda: score(job, code, config.prompt, workdir, step=step, resolution=config.eval.mesh_resolution, extracted=made)}
+  write = one | {
+    'report': lambda: report.write(workdir, prompt=name, settings=config.to_dict(), command=command, about={
       'step': f'{step} of {config.steps}', 'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
       'jax': jax.__version__, 'seconds': {use: round(seconds, 2) for use, seconds in clock.seconds.items()}}),
   }
@@ -304,8 +313,18 @@ def finish(config: ConfigDict, job: 'build.Job', params: PyTree, workdir: pathli
   return failed
 
 
-def score(job: 'build.Job', params: PyTree, workdir: pathlib.Path, *, step: int, resolution: int, extracted: list):
+def score(job: 'build.Job', code: PyTree, prompt: str, workdir: pathlib.Path, *, step: int, resolution: int, extracted: list):
   """scores.json, against the exact shape; nothing where the prompt names no toy."""
   from jaxdreamer import evaluate
-  if evaluate.names_a_toy(job.prompt):
-    evaluate.write(workdir, job.prompt, step, job, params, resolution=resolution, extracted=extracted[0] if extracted else None)
+  from jaxdreamer.toybox import world
+  if world.names_a_toy(prompt):
+    evaluate.write(workdir, prompt, step, job, code, resolution=resolution, extracted=extracted[0] if extracted else None)
+
+
+def show_some(job: 'build.Job', params: PyTree, workdir: pathlib.Path):
+  """gallery.html: objects of some of the prompts; evaluate makes and scores all of them."""
+  from jaxdreamer import retrieval
+  from jaxdreamer.outputs import gallery
+  some = job.prompts[::-(-len(job.prompts) // SHOWN)]
+  gallery.write(workdir / 'gallery.html', list(retrieval.look(job, params, {'trained': some})),
+                title=f'{len(some)} of {len(job.prompts)} prompts')

@@ -31,7 +31,7 @@ def follow(key, subject: laboratory.Subject, *, steps: int, every: int, repeats:
       yield step, np.asarray(jax.nn.sigmoid(scene(state.params['scene']))), np.stack(gradients)
     if step >= steps:
       return
-    state, _ = job.step(state, job.prior)
+    state, _ = job.step(state, job.prior, job.text(int(state.step)))
 
 
 def distance(picture, truth, mask) -> float:

@@ -17,7 +17,7 @@ from jaxdreamer import build, checkpoints, cli, loop
 
 def default_workdir(config) -> pathlib.Path:
   """runs/a-red-cube-1a2b3c4d: the same for the same run, however long its prompt."""
-  slug = re.sub(r'[^a-z0-9]+', '-', config.prompt.lower()).strip('-')[:40].rstrip('-')
+  slug = re.sub(r'[^a-z0-9]+', '-', (config.corpus.path or config.prompt).lower()).strip('-')[:40].rstrip('-')
   return pathlib.Path('runs') / f'{slug or "run"}-{checkpoints.fingerprint(config.to_dict())[:8]}'
 
 

@@ -5,6 +5,9 @@
 
 `local_step` is the program of one device: it sees its own views and the named axis `data`, and communicates once. Random
 numbers are folded from (key, step, view), so that they do not depend on how many devices there are.
+
+A Text is of one prompt, or of P prompts with that axis first: then each has V / P of the views, side by side, and the scene
+is a generator, whose parameters all of them share.
 """
 from typing import Callable
 
@@ -16,7 +19,22 @@ from jax.sharding import PartitionSpec as P
 from jaxdreamer import cameras, sampling
 from jaxdreamer.types import Estimator, Prior, Scene, Text, TrainState, Views
 
+NOISE = 64                             # numbers that a generator's prompt is varied by: ScaleDreamer's 3DConv-Net
 
+
+def by_prompt(f: Callable) -> Callable:
+  """(Text, *[V] arrays) -> [V] arrays for one prompt or many, of an `f` that is written for one."""
+  def each(text: Text, *rows):
+    if text.plain.ndim == 2:
+      return f(text, *rows)
+    prompts = text.plain.shape[0]
+    split = lambda a: a.reshape(prompts, -1, *a.shape[1:])
+    join = lambda a: a.reshape(-1, *a.shape[2:])
+    return jax.tree.map(join, jax.vmap(f)(text, *jax.tree.map(split, rows)))
+  return each
+
+
+@by_prompt
 def look(text: Text, camera) -> Views:
   """What the prior is told of a batch of cameras [V]: the prompt with the words of each view."""
   each = lambda row: jnp.broadcast_to(row, (camera.azimuth.shape[0], *row.shape))
@@ -32,8 +50,12 @@ def make_picture(*, scene: Scene, render: Callable, regularize: Callable) -> Cal
   """
   def picture(params, prior: Prior, text: Text, camera, keys, step):
     def see(params):
-      code = scene.focus(scene.prepare(params, text), step)
-      shown = jax.vmap(lambda camera, key: render(code, camera, key, step))(camera, keys)
+      @by_prompt
+      def show(text, camera, keys):
+        varied = text._replace(noise=jax.random.normal(jax.random.fold_in(keys[0], NOISE), (NOISE,)))
+        code = scene.focus(scene.prepare(params, varied), step)
+        return jax.vmap(lambda camera, key: render(code, camera, key, step))(camera, keys)
+      shown = show(text, camera, keys)
       return (prior.encode(shown.rgb), regularize(shown, step)), shown
     (z, cost), pullback, shown = jax.vjp(see, params, has_aux=True)
     shown = jax.tree.map(jax.lax.stop_gradient, shown)
@@ -102,15 +124,16 @@ def several(local_step: Callable, n: int) -> Callable:
   return steps
 
 
-def data_parallel(local_step: Callable, mesh: jax.sharding.Mesh, *, how: str = 'shard_map') -> Callable:
-  """local_step over the mesh axis `data`: (state, prior, text, ids [views]) -> (state, info), jitted, state donated.
+def data_parallel(local_step: Callable, mesh: jax.sharding.Mesh, *, how: str = 'shard_map', many: bool = False) -> Callable:
+  """local_step over the mesh axis `data`: (state, prior, text, ids [views]) -> (state, info), jitted, state donated. The text
+  of `many` prompts is shared out as the views are.
 
   `how` = 'pmap' runs the same program under jax.pmap.
   """
   if how == 'pmap':
-    mapped = jax.pmap(local_step, axis_name='data', in_axes=(None, None, None, 0), out_axes=None,
+    mapped = jax.pmap(local_step, axis_name='data', in_axes=(None, None, 0 if many else None, 0), out_axes=None,
                       devices=list(mesh.devices.flat))
-    n = mesh.devices.size
-    return lambda state, prior, text, ids: mapped(state, prior, text, ids.reshape(n, -1))
-  sharded = jax.shard_map(local_step, mesh=mesh, in_specs=(P(), P(), P(), P('data')), out_specs=(P(), P()))
+    share = lambda a: a.reshape(mesh.devices.size, -1, *a.shape[1:])
+    return lambda state, prior, text, ids: mapped(state, prior, jax.tree.map(share, text) if many else text, share(ids))
+  sharded = jax.shard_map(local_step, mesh=mesh, in_specs=(P(), P(), P('data') if many else P(), P('data')), out_specs=(P(), P()))
   return jax.jit(sharded, donate_argnums=0)

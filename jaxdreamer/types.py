@@ -34,6 +34,8 @@ class Text(NamedTuple):
   plain: Float[Array, 'L D']           # no view words
   null: Float[Array, 'L D']            # the empty prompt
   negative: Float[Array, 'L D']        # the negative prompt; equals null when none is given
+  pooled: Float[Array, 'D'] | None = None                  # one embedding of the whole prompt, where the encoder gives one
+  noise: Float[Array, 'Z'] | None = None                   # what a generator varies its objects by, drawn anew each step
 
 
 class Views(NamedTuple):

@@ -29,7 +29,7 @@ def states_of(config, at: list[int]):
   state = job.init(jax.random.key(config.seed))
   for step in sorted(at):
     while int(state.step) < step:
-      state, _ = job.step(state, job.prior)
+      state, _ = job.step(state, job.prior, job.text(int(state.step)))
     yield int(state.step), jax.tree.map(jnp.copy, state.params['scene'])
 
 

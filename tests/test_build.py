@@ -104,7 +104,7 @@ def test_every_estimator_steps_on_the_toybox(name):
   config.update_from_flattened_dict({'sampling.views': 1, 'mesh.data': 1, 'render.samples': 4, 'render.fine': 0})
   job = build.job(config, build.make_mesh(config))
   before = jax.jit(job.init)(jax.random.key(0))
-  after, info = job.step(jax.tree.map(jnp.copy, before), job.prior)
+  after, info = job.step(jax.tree.map(jnp.copy, before), job.prior, job.text(0))
   assert all(np.isfinite(v) for v in jax.tree.leaves(info)) and info['residual_power'] > 0.
   assert any((a != b).any() for a, b in zip(jax.tree.leaves(before.params['scene']), jax.tree.leaves(after.params['scene'])))
   own = zip(jax.tree.leaves(before.params['est']), jax.tree.leaves(after.params['est']))

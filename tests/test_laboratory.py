@@ -27,15 +27,15 @@ def parts(estimator, *, draws=1, design=sampling.independent):
   sample = train_step.make_sample(
     design=design, camera_from=partial(cameras.from_uniform, **RANGES), views=VIEWS, dims=draws,
     draw=sampling.make_draw(t_min=lambda i: .2, t_max=lambda i: .8, shape=SHAPE))
-  built = build.Parts(PRIOR.embed(''), estimator, sample, see, train_step.make_gradient(picture=see, estimator=estimator))
+  built = build.Parts(estimator, sample, see, train_step.make_gradient(picture=see, estimator=estimator))
   return built, {'scene': scene.init(jax.random.key(0)), 'est': estimator.init(jax.random.key(1))}
 
 
 def measured(name, estimator, *, cameras=60, repeats=60, **sampled):
   built, params = parts(estimator, **sampled)
   subject = laboratory.Subject(name, None, None, None, None)
-  nested = jax.jit(laboratory.make_nested(built, times=3, noises=2))
-  whole = jax.jit(laboratory.make_whole(built, views=VIEWS))
+  nested = jax.jit(laboratory.make_nested(built, PRIOR.embed(''), times=3, noises=2))
+  whole = jax.jit(laboratory.make_whole(built, PRIOR.embed(''), views=VIEWS))
   sections, power = zip(*(jax.device_get(nested(k, params, PRIOR, 0)) for k in jax.random.split(jax.random.key(2), cameras)))
   gradients = np.stack([whole(k, params, PRIOR, 0) for k in jax.random.split(jax.random.key(3), repeats)])
   return laboratory.Measured(*(laboratory.gather([s[space] for s in sections], (3, 2)) for space in ('image', 'parameter')),

@@ -39,7 +39,7 @@ def make_job(config, mesh):
     params = {'scene': {'x': jnp.zeros(3)}, 'est': ()}
     return TrainState(jnp.int32(0), params, tx.init(params), key)
 
-  def one(state, prior):
+  def one(state, prior, text):
     noise = jax.random.normal(jax.random.fold_in(state.key, state.step), (3,))
     grads = {'scene': {'x': state.params['scene']['x'] - prior.weights + noise}, 'est': ()}
     updates, opt = tx.update(grads, state.opt, state.params)
@@ -47,8 +47,8 @@ def make_job(config, mesh):
     info = {'loss': loss, 'noise': noise[0], 'finite': jnp.float32(state.step != config.poison - 100)}
     return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt=opt), info
 
-  def several(state, prior):
-    state, info = jax.lax.scan(lambda s, _: one(s, prior), state, None, config.steps_per_call)
+  def several(state, prior, text):
+    state, info = jax.lax.scan(lambda s, _: one(s, prior, text), state, None, config.steps_per_call)
     return state, jax.tree.map(jnp.mean, info)
 
   def render(params, camera, background):
@@ -59,8 +59,10 @@ def make_job(config, mesh):
   identity = lambda t: t
   nothing = lambda *_: jnp.zeros(())
   prior = Prior(jnp.ones(3), Schedule(identity, identity), 4, (4, 4, 3), nothing, nothing, nothing, nothing)
-  return build.Job(config.prompt, jax.jit(init), jax.jit(several, donate_argnums=0), config.steps_per_call, prior,
-                   jax.jit(render), lambda params, xyz: jnp.sum(xyz, -1), lambda params, xyz: xyz, 1., 4, None)
+  text = prior.embed(config.prompt)
+  return build.Job((config.prompt,), jax.jit(init), jax.jit(several, donate_argnums=0), config.steps_per_call, prior,
+                   lambda step: text, lambda prompt: text, lambda params, text: params, jax.jit(render),
+                   lambda code, xyz: jnp.sum(xyz, -1), lambda code, xyz: xyz, 1., 4, None)
 
 
 def make_mesh(*, devices=1):

@@ -134,3 +134,57 @@ def test_view_words_follow_the_camera():
   camera = jax.vmap(lambda a, e: cameras.orbital(a, e, 3., .7))(jnp.radians(jnp.array([0., 90., 180., 0.])),
                                                              jnp.radians(jnp.array([0., 0., 0., 80.])))
   np.testing.assert_array_equal(train_step.look(text, camera).text[:, 0, 0], [0., 1., 2., 3.])
+
+
+PROMPTS = 4
+
+
+def generator():
+  """A scene whose code is a linear function of the prompt."""
+  grid = voxels(levels=(5,))
+  def init(key):
+    return {'w': .1 * jax.random.normal(key, (PROMPTS, 5, 5, 5, 4))}
+  def prepare(params, y):
+    return grid.prepare({'grid_5': jnp.tensordot(y.pooled, params['w'], 1)}, y)
+  return grid._replace(init=init, prepare=prepare)
+
+
+def amortised():
+  """`setup` with PROMPTS prompts, one view each."""
+  scene, (_, _, prior, text) = generator(), setup()
+  gradient = train_step.make_gradient(picture=make_picture(scene), estimator=sds(guidance=lambda i: 2.))
+  tx = optim.chain((('scene/.*', .01), ('est/.*', .01)), eps=1e-3)
+  params = {'scene': scene.init(jax.random.key(0)), 'est': ()}
+  text = jax.tree.map(lambda a: jnp.broadcast_to(a, (PROMPTS, *a.shape)), text)._replace(pooled=jnp.eye(PROMPTS))
+  sample = train_step.make_sample(views=VIEWS, design=sampling.stratified, draw=sampling.make_draw(**DRAW), dims=1,
+                                  camera_from=partial(cameras.from_uniform, **RANGES))
+  local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx)
+  return local_step, gradient, TrainState(jnp.int32(0), params, tx.init(params), jax.random.key(2)), prior, text
+
+
+@pytest.mark.parametrize('how', ['shard_map', 'pmap'])
+def test_prompts_are_shared_out_over_devices_without_a_change_of_the_result(how):
+  local_step, _, state, prior, text = amortised()
+  seen = []
+  for devices in (1, 4):
+    mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    step, at = train_step.data_parallel(local_step, mesh, how=how, many=True), jax.tree.map(jnp.copy, state)
+    for _ in range(20):
+      at, _ = step(at, prior, text, jnp.arange(VIEWS))
+    seen.append(jax.device_get(at.params))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *seen)
+
+
+def test_the_gradient_of_many_prompts_is_the_mean_of_theirs_and_none_leaks_into_another():
+  _, gradient, state, prior, text = amortised()
+  camera = jax.vmap(partial(cameras.from_uniform, **RANGES))(jax.random.uniform(jax.random.key(3), (2 * PROMPTS, 4)))
+  keys, ids = jax.random.split(jax.random.key(4), 2 * PROMPTS), jnp.arange(2 * PROMPTS)
+  draws = sampling.make_draw(**DRAW)(jax.random.key(5), jax.random.uniform(jax.random.key(6), (2 * PROMPTS, 1)), ids, 0)
+  together, _ = gradient(state.params, prior, text, camera, draws, keys, 0)
+  alone = []
+  for p in range(PROMPTS):
+    own = lambda tree: jax.tree.map(lambda a: a[2 * p:2 * p + 2], tree)
+    g, _ = gradient(state.params, prior, jax.tree.map(lambda a: a[p], text), own(camera), own(draws), own(keys), 0)
+    alone.append(g['scene']['w'])
+    assert (np.delete(np.asarray(g['scene']['w']), p, 0) == 0.).all()        # its pooled row is one-hot
+  np.testing.assert_allclose(together['scene']['w'], sum(alone) / PROMPTS, atol=2e-6)

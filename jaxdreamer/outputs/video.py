@@ -127,7 +127,13 @@ def turntable(render: Callable, folder: pathlib.Path, *, frames: int = 90, eleva
               height: int = 256, how: str = 'lanczos', background: float = 1.) -> list[pathlib.Path]:
   """Writes turntable.mp4, one turn of `frames` at 30 a second, and turntable.png, eight of its views; both enlarged where small."""
   camera = rings((frames, elevation), distance=distance)
-  views = panels(shoot(render, camera), camera, background=background)
+  return film_of(shoot(render, camera), camera, folder, height=height, how=how, background=background)
+
+
+def film_of(shown: Rendering, camera: Camera, folder: pathlib.Path, *, height: int = 256, how: str = 'lanczos',
+            background: float = 1.) -> list[pathlib.Path]:
+  """The same of views that are there already."""
+  views = panels(shown, camera, background=background)
   film = [enlarge(np.concatenate(parts, 1), height, how=how) for parts in zip(*views)]
   path = folder / 'turntable.png'
   path.write_bytes(png(enlarge(strip(views), STRIP, how=how)))

@@ -29,7 +29,7 @@ def toybox(*, path: str = '', camera: bool = True) -> Prior:
     phrases = [*prompts.view_prompts(prompt), prompt, '', negative]
     ids = jnp.stack([jnp.asarray(world.tokenize(p)) for p in phrases])
     rows = jax.jit(network.embed)(weights, ids)
-    return Text(views=rows[:4], plain=rows[4], null=rows[5], negative=rows[6])
+    return Text(views=rows[:4], plain=rows[4], null=rows[5], negative=rows[6], pooled=rows[4, 0])
 
   return Prior(weights, network.SCHEDULE, network.SIZE, network.LATENT, lambda w, x: network.encode(x),
                lambda w, z: network.decode(z), eps, embed)

@@ -182,3 +182,12 @@ def parse(text: str) -> Item:
 
 def _item(kind, relation, colour, pattern):
   return Item(*(jnp.array(v, jnp.int32) for v in (kind, relation, colour, pattern)))
+
+
+def names_a_toy(text: str) -> bool:
+  """Whether the toybox knows what a prompt means, and so its exact shape."""
+  try:
+    parse(text)
+  except ValueError:
+    return False
+  return True

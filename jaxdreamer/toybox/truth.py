@@ -8,6 +8,7 @@ from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxdreamer.toybox import views as pictures
@@ -17,6 +18,7 @@ from jaxdreamer.types import Camera
 
 STEPS = 96                       # of sphere tracing: truth may take its time
 CANDIDATES = 64                  # drawn for each surface point
+GREY = .75                       # the background on which pictures are compared; no colour of the toybox
 
 
 class Shape(NamedTuple):
@@ -96,3 +98,16 @@ def colour_error(rgb: Float[Array, 'V H W 3'], mask: Float[Array, 'V H W'], true
   solid = (mask > .9) & (true.mask > .9)
   off = jnp.abs(rgb - true.rgb).mean(-1)
   return jnp.sum(jnp.where(solid, off, 0.)) / jnp.maximum(solid.sum(), 1)
+
+
+def over_grey(rgb: Float[np.ndarray, 'V H W 3'], mask: Float[np.ndarray, 'V H W']) -> Float[np.ndarray, 'V H W 3']:
+  """Premultiplied colour over the background."""
+  return np.asarray(rgb, float) + (1. - np.asarray(mask, float)[..., None]) * GREY
+
+
+def silhouette_iou(opacity: Float[np.ndarray, 'V H W'], mask: Float[np.ndarray, 'V H W']) -> float:
+  """Mean over views of the IoU of what is at least half opaque; two empty views agree."""
+  def iou(a, b):
+    union = np.sum(a | b)
+    return np.sum(a & b) / union if union else 1.
+  return float(np.mean([iou(a, b) for a, b in zip(np.asarray(opacity) >= .5, np.asarray(mask) >= .5)]))

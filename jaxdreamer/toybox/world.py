@@ -22,8 +22,8 @@ ALONE, ON, BESIDE = items.ALONE, items.ON, items.BESIDE
 Item, sample, sample_of, sample_composition = items.Item, items.sample, items.sample_of, items.sample_composition
 VOCABULARY, LENGTH, PAD, BOS, EOS = language.VOCABULARY, language.LENGTH, language.PAD, language.BOS, language.EOS
 VIEW_WORDS, FORMS = language.VIEW_WORDS, language.FORMS
-tokens, tokenize, words, caption, parse = (language.tokens, language.tokenize, language.words, language.caption,
-                                           language.parse)
+tokens, tokenize, words, caption, parse, names_a_toy = (language.tokens, language.tokenize, language.words, language.caption,
+                                                        language.parse, language.names_a_toy)
 
 RADIUS = .9
 TAP = 1e-3                                       # of the finite differences

@@ -1,0 +1,70 @@
+"""python -m jaxdreamer.generate --workdir=... --prompt="a red cube" [--prompts=FILE --out=...]
+
+A trained generator: text -> turntable.mp4, its strip, and mesh.glb, .obj and .ply in seconds, in a folder a prompt; and for
+more than one prompt gallery.html over all of them. Prompts need not be among those it was trained on.
+"""
+import pathlib
+import re
+import time
+from functools import partial
+
+import numpy as np
+from absl import flags
+
+from jaxdreamer import build, cli, prompts
+from jaxdreamer.outputs import gallery, mesh, video
+
+STRIP = 8                              # frames of a gallery's picture
+
+
+def folder_of(out: pathlib.Path, prompt: str) -> pathlib.Path:
+  """out/a-red-cube."""
+  return out / (re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:80] or 'prompt')
+
+
+def main() -> int:
+  cli.compile_cache()
+  options = flags.FLAGS
+  if bool(options.prompt) == bool(options.prompts):
+    cli.die('give --prompt="a red cube" or --prompts=FILE, one of the two', status=cli.MISUSED)
+  phrases = prompts.read_file(options.prompts, option='--prompts') if options.prompts else (options.prompt,)
+  _, job, state = build.restore(pathlib.Path(options.workdir))
+  if len(job.prompts) == 1:
+    cli.die(f'--workdir={options.workdir} holds one object, of {job.prompts[0]!r}, and no generator: python -m jaxdreamer.export '
+            'writes its mesh', status=cli.MISUSED)
+  texts = [job.told(phrase) for phrase in phrases]                 # what one of them refuses is refused before any is made
+  out, params, rows, status = pathlib.Path(options.out or options.workdir) / 'generated', state.params['scene'], [], 0
+  camera = video.rings((options.frames, .26), distance=3. * job.radius)
+  for phrase, text in zip(phrases, texts):
+    start = time.monotonic()
+    folder = folder_of(out, phrase)
+    folder.mkdir(parents=True, exist_ok=True)
+    code = job.code(params, text)
+    white = lambda one, code=code: job.render(code, one, np.ones(3, np.float32))
+    shown = video.shoot(white, camera)
+    frames_s = time.monotonic() - start
+    video.film_of(shown, camera, folder, height=options.height)
+    rows.append(gallery.Row(phrase, 'generated', shown.rgb[np.arange(STRIP) * options.frames // STRIP], {}))
+    if options.mesh:
+      try:
+        mesh.write(partial(job.density, code), partial(job.colour, code), white, folder, radius=job.radius,
+                   resolution=options.resolution)
+      except mesh.Empty as error:
+        print(f'{phrase}: {error}')
+        status = cli.FAILED
+    print(f'{folder}  frames {frames_s:.1f} s, all {time.monotonic() - start:.1f} s', flush=True)
+  if len(rows) > 1:
+    print(gallery.write(out / 'gallery.html', rows, title=f'{len(rows)} prompts'))
+  return status
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('workdir', None, 'A finished run of a generator.', required=True)
+  flags.DEFINE_string('prompt', '', 'One prompt.')
+  flags.DEFINE_string('prompts', '', 'A file of prompts: text, one a line, or a JSON list.')
+  flags.DEFINE_string('out', '', 'Where to write; the run itself if not given.')
+  flags.DEFINE_integer('frames', 24, 'Frames of one turn.', lower_bound=STRIP)
+  flags.DEFINE_integer('height', 256, 'Height of the film in pixels; smaller renders are enlarged.')
+  flags.DEFINE_bool('mesh', True, 'Also the mesh.')
+  flags.DEFINE_integer('resolution', 96, 'Nodes along a side of the density grid.', lower_bound=8, upper_bound=512)
+  cli.run(main)
