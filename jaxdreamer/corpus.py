@@ -3,10 +3,10 @@
     store = open_store(folder, prompts, embed)         # embeds what the folder lacks
     text = store.read([3, 14, 15])                     # Text [3, ...] in NumPy; reads these rows alone
 
-An array a field of Text, [N, ...] in bfloat16, a chunk a prompt (tensorstore's zarr), written in blocks of prompts that the
-processes share out, with a mark for each that is done: a pass that was cut short goes on where it stopped. The embeddings of ''
-and of the negative prompt are the same for all and are kept once. The folder names its prompts, and row 0 tells whose weights
-made it.
+An array a field of Text, [N, ...] in bfloat16 (tensorstore's zarr3): a file for each block of prompts, of which one prompt can
+be read alone. Processes share out the blocks and mark what is done: a pass that was cut short goes on where it stopped. The
+embeddings of '' and of the negative prompt are everyone's and kept once. The folder names its prompts, and its first row tells
+whose weights made it.
 """
 import functools
 import hashlib
@@ -45,8 +45,11 @@ class Store(NamedTuple):
 
 def rows_at(folder: pathlib.Path, name: str, shape: tuple[int, ...]) -> tensorstore.TensorStore:
   """The array of one field, made if it is not there."""
-  return tensorstore.open({'driver': 'zarr', 'kvstore': {'driver': 'file', 'path': os.fspath(folder / name)},
-                           'metadata': {'chunks': [1, *shape[1:]]}},
+  plain = [{'name': 'bytes', 'configuration': {'endian': 'little'}}]
+  shards = {'name': 'sharding_indexed', 'configuration': {'chunk_shape': [1, *shape[1:]], 'codecs': plain}}
+  grid = {'name': 'regular', 'configuration': {'chunk_shape': [BLOCK, *shape[1:]]}}
+  return tensorstore.open({'driver': 'zarr3', 'kvstore': {'driver': 'file', 'path': os.fspath(folder / name)},
+                           'metadata': {'chunk_grid': grid, 'codecs': [shards]}},
                           dtype=tensorstore.bfloat16, shape=shape, open=True, create=True).result()
 
 

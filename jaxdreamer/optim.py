@@ -25,7 +25,8 @@ def name(path) -> str:
 def chain(groups, *, b1: float = .9, b2: float = .99, eps: float = 1e-15, weight_decay: float = 0.,
           clip: float = 0.) -> optax.GradientTransformation:
   """AdamW whose learning rate is that of the first group (regex, schedule) that matches a parameter's whole name; a group
-  (regex, schedule, 'sgd') descends plainly, as what keeps running means wants.
+  (regex, schedule, 'sgd') descends plainly, as what keeps running means wants, and (regex, schedule, 'adan') by Adan (Xie et al.
+  2022, its own betas), as large generators want.
 
   `clip` bounds the global gradient norm (0: off). ValueError where a parameter matches no group.
   """
@@ -38,10 +39,12 @@ def chain(groups, *, b1: float = .9, b2: float = .99, eps: float = 1e-15, weight
     return jax.tree_util.tree_map_with_path(of, params)
 
   def transform(rate, kind='adam'):
-    if kind not in ('adam', 'sgd'):
-      raise ValueError(f"config.optim.groups: a group takes 'adam' or 'sgd', got {kind!r}")
-    adam = (optax.scale_by_adam(b1=b1, b2=b2, eps=eps), optax.add_decayed_weights(weight_decay))
-    return optax.chain(*adam if kind == 'adam' else (), optax.scale_by_learning_rate(schedule(rate)))
+    kinds = {'adam': lambda: optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+             'adan': lambda: optax.scale_by_adan(eps=eps, eps_root=0.), 'sgd': optax.identity}
+    if kind not in kinds:
+      raise ValueError(f'config.optim.groups: a group takes one of {sorted(kinds)}, got {kind!r}')
+    decay = optax.identity() if kind == 'sgd' else optax.add_decayed_weights(weight_decay)
+    return optax.chain(kinds[kind](), decay, optax.scale_by_learning_rate(schedule(rate)))
 
   return optax.chain(optax.clip_by_global_norm(clip) if clip else optax.identity(),
                      optax.multi_transform({str(i): transform(*rest) for i, (_, *rest) in enumerate(groups)}, label))

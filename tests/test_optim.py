@@ -57,5 +57,18 @@ def test_a_plain_group_keeps_a_running_mean_beside_adam():
   params = {'mean': jnp.float32(2.), 'other': jnp.float32(0.)}
   updates, _ = tx.update({'mean': params['mean'] - 6., 'other': jnp.float32(1e-3)}, tx.init(params), params)
   np.testing.assert_allclose([updates['mean'], updates['other']], [1., -.1], rtol=1e-4)
-  with pytest.raises(ValueError, match="'adam' or 'sgd'"):
+  with pytest.raises(ValueError, match="takes one of .'adam', 'adan', 'sgd'., got 'lamb'"):
     optim.chain((('.*', .1, 'lamb'),))
+
+
+def test_a_group_may_descend_by_adan_as_optax_does():
+  ours, adan = optim.chain((('.*', .01, 'adan'),), eps=1e-8), optax.adan(.01, eps_root=0.)
+  params = {'w': jnp.arange(1., 5.)}
+  seen = []
+  for tx in (ours, adan):
+    at, state = params, tx.init(params)
+    for _ in range(5):
+      updates, state = tx.update(jax.tree.map(lambda w: w ** 2 - 3., at), state, at)
+      at = optax.apply_updates(at, updates)
+    seen.append(at['w'])
+  np.testing.assert_allclose(*seen, rtol=1e-6)

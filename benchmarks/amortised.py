@@ -1,0 +1,134 @@
+"""Generators of the toybox, by estimator, at equal compute:   python -m benchmarks.amortised [--quick] [--estimators=asd,sds]
+
+Each estimator trains configs/toybox_amortised.py until it has asked the prior for as many rows as ASD's run has; the result is
+scored on the captions it was trained on and on compositions that it never saw. Runs are kept under runs/benchmarks, by a hash of
+the sources, and resume. Writes benchmarks/results/amortised.json: train_iou, heldout_iou, train_recall_at_1 and
+heldout_recall_at_1 of each estimator with 95% intervals over prompts, seconds, prior rows; parameter counts of the published
+sizes; seconds for a prompt; memory that a store of 100 and of 100,000 prompts takes to read from.
+"""
+import argparse
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+from benchmarks import results
+from benchmarks.toybox import source_hash
+
+ROWS = {'asd': 3, 'sds': 2, 'csd': 2, 'vsd': 6}           # of the prior's UNet a view, as benchmarks.estimators counts them
+STEPS = 12000                                             # of ASD
+SIZES = {'hyper_ingp': {}, 'conv3d': {}, 'conv3d_m2': {'channels': (512, 512, 512, 512, 256, 128)}, 'triplane_transformer': {}}
+STORES = (100, 100_000)
+QUICK = ('--config.steps=4', '--config.corpus.prompts=2', '--config.sampling.views=2', '--config.render.samples=4',
+         '--config.render.fine=0', '--config.preview_every=0')
+
+
+def command(*arguments):
+  started = time.monotonic()
+  subprocess.run([sys.executable, '-m', *arguments], cwd=results.ROOT, check=True)
+  return time.monotonic() - started
+
+
+def train(estimator, workdir, options, steps):
+  """Seconds of training, over all starts, and the scores of the result."""
+  command('jaxdreamer.train', f'--config=configs/toybox_amortised.py:{estimator}', f'--workdir={workdir}',
+          f'--config.steps={steps}', *options)
+  command('jaxdreamer.evaluate', f'--workdir={workdir}')
+  rows = [json.loads(line) for line in (workdir / 'timing.jsonl').read_text().splitlines()]
+  ends = [row for row, after in zip(rows, [*rows[1:], {'total': 0.}]) if after['total'] < row['total']]        # one a start
+  return sum(row['total'] for row in ends), json.loads((workdir / 'scores.json').read_text())['scores']
+
+
+def row_of(estimator, seconds, scores, steps, views):
+  """The figures of one estimator."""
+  short = {'trained': 'train', 'held_out': 'heldout'}
+  named = {f'{short[split]}_{name}': value for split, of in scores.items() for name, value in of.items()}
+  return {'estimator': estimator, 'steps': steps, 'seconds': seconds, 'prior_rows': ROWS[estimator] * steps * views, **named}
+
+
+def parameters():
+  """Millions, of the published sizes."""
+  import jax
+
+  from jaxdreamer import build
+  count = lambda name, options: sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(
+    build.SCENES[name](**options).init, jax.random.key(0))))
+  return {name: count(name.removesuffix('_m2'), options) / 1e6 for name, options in SIZES.items()}
+
+
+def store_memory(count):
+  """GiB that a process holds at its peak while it reads 64 steps of 8 from a store of `count` prompts, made before by another."""
+  folder = results.ROOT / 'runs' / 'benchmarks' / f'store-{count}'
+  for what in ('make', 'read'):
+    itself = [sys.executable, '-m', 'benchmarks.amortised', f'--store={count}', f'--folder={folder}', f'--what={what}']
+    done = subprocess.run(itself, cwd=results.ROOT, check=True, capture_output=True, text=True)
+  return float(done.stdout.split()[-1])
+
+
+def store(folder, count, what):
+  """The other side of `store_memory`: 16 tokens of 64 numbers, as how many prompts there are is what matters."""
+  import numpy as np
+
+  from jaxdreamer import corpus, prompts
+  from jaxdreamer.types import Text
+  row = np.ones((16, 64), np.float32)
+  text = Text(views=np.stack([row] * 4), plain=row, null=row, negative=row, pooled=row[0])
+  names = tuple(f'prompt {i}' for i in range(count))
+  opened = corpus.open_store(pathlib.Path(folder), names, lambda prompt: text, say=lambda _: None)
+  if what == 'read':
+    for step in range(64):
+      opened.read(prompts.chosen(0, step, count=count, each=8))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == 'darwin' else 20))
+
+
+def seconds_per_prompt(workdir):
+  """From text to the frames of a turntable, once loaded and compiled: the median of those after the first."""
+  phrases = workdir / 'some.txt'
+  phrases.write_text('a red cube\na blue torus\na yellow mug\na purple house\n')
+  done = subprocess.run([sys.executable, '-m', 'jaxdreamer.generate', f'--workdir={workdir}', f'--prompts={phrases}', '--nomesh'],
+                        cwd=results.ROOT, check=True, capture_output=True, text=True)
+  seconds = [float(line.split('frames ')[1].split(' s')[0]) for line in done.stdout.splitlines() if 'frames ' in line]
+  return statistics.median(seconds[1:])
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--quick', action='store_true', help='a few steps of one estimator')
+  parser.add_argument('--estimators', default='asd,sds,csd,vsd')
+  parser.add_argument('--store', type=int, default=0, help=argparse.SUPPRESS)
+  parser.add_argument('--folder', help=argparse.SUPPRESS)
+  parser.add_argument('--what', help=argparse.SUPPRESS)
+  options = parser.parse_args()
+  if options.store:
+    store(options.folder, options.store, options.what)
+    return
+  names, changes, views = options.estimators.split(','), (), 8
+  if unknown := set(names) - set(ROWS):
+    parser.error(f'--estimators: unknown {sorted(unknown)}; takes {", ".join(ROWS)}')
+  if options.quick:
+    names, changes, views = names[:1], QUICK, 2
+  root = results.ROOT / 'runs' / 'benchmarks' / f'amortised-{source_hash()}{"-quick" * options.quick}'
+  root.mkdir(parents=True, exist_ok=True)
+  os.environ.setdefault('XDG_CACHE_HOME', str(root / 'caches'))
+  table = []
+  for name in names:
+    steps = 4 if options.quick else STEPS * ROWS['asd'] // ROWS[name]
+    kept = root / f'{name}.json'
+    if not kept.exists():
+      print(f'{name}: {steps} steps', flush=True)
+      kept.write_text(json.dumps(row_of(name, *train(name, root / name, changes, steps), steps, views), indent=2) + '\n')
+    table.append(json.loads(kept.read_text()))
+  figures = {'rows': table, 'parameters_millions': parameters(), 'seconds_per_prompt': seconds_per_prompt(root / names[0]),
+             'store_gib': {str(count): store_memory(count) for count in STORES[:1 if options.quick else 2]}}
+  if options.quick:
+    print(json.dumps(figures, indent=2))
+  else:
+    print(results.write('amortised', figures, 'python -m benchmarks.amortised'))
+
+
+if __name__ == '__main__':
+  main()
