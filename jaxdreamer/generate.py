@@ -17,9 +17,13 @@ from jaxdreamer.outputs import gallery, mesh, video
 STRIP = 8                              # frames of a gallery's picture
 
 
-def folder_of(out: pathlib.Path, prompt: str) -> pathlib.Path:
-  """out/a-red-cube."""
-  return out / (re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:80] or 'prompt')
+def folders_of(out: pathlib.Path, phrases: tuple[str, ...]) -> list[pathlib.Path]:
+  """out/a-red-cube and so on; where two prompts would share a name, the later one ends in its number."""
+  found = []
+  for number, phrase in enumerate(phrases, 1):
+    slug = re.sub(r'[^a-z0-9]+', '-', phrase.lower()).strip('-')[:80] or 'prompt'
+    found.append(out / slug if out / slug not in found else out / f'{slug}-{number}')
+  return found
 
 
 def main() -> int:
@@ -35,9 +39,8 @@ def main() -> int:
   texts = [job.told(phrase) for phrase in phrases]                 # what one of them refuses is refused before any is made
   out, params, rows, status = pathlib.Path(options.out or options.workdir) / 'generated', state.params['scene'], [], 0
   camera = video.rings((options.frames, .26), distance=3. * job.radius)
-  for phrase, text in zip(phrases, texts):
+  for phrase, text, folder in zip(phrases, texts, folders_of(out, phrases)):
     start = time.monotonic()
-    folder = folder_of(out, phrase)
     folder.mkdir(parents=True, exist_ok=True)
     code = job.code(params, text)
     white = lambda one, code=code: job.render(code, one, np.ones(3, np.float32))

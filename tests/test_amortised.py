@@ -1,0 +1,75 @@
+"""A generator from corpus to gallery: trained, killed and resumed, asked for prompts it never saw, scored."""
+import jax
+import numpy as np
+import pytest
+
+from configs import toybox_amortised
+from jaxdreamer import build, generate, loop, prompts, retrieval
+from jaxdreamer.outputs import gallery
+
+CORPUS = ('a red cube', 'a blue cube', 'a red sphere', 'a blue sphere', 'a green cone on a blue cube')
+SMALL = {'steps': 6, 'preview_every': 3, 'checkpoint_every': 2, 'log_every': 2, 'corpus.prompts': 2, 'sampling.views': 2,
+         'mesh.data': 1, 'render.samples': 4, 'render.fine': 0, 'eval.size': 16, 'eval.samples': 8, 'eval.mesh_resolution': 12,
+         'scene.name': 'hyper_ingp', 'regularizers.eikonal': (0.,)}
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  path = tmp_path / 'corpus.txt'
+  path.write_text('\n'.join(CORPUS) + '\n')
+  config = toybox_amortised.get_config('sds')
+  config.update_from_flattened_dict(SMALL | {'corpus.path': str(path)})
+  return config
+
+
+@pytest.mark.slow
+def test_a_generator_killed_in_the_middle_of_an_epoch_sees_the_prompts_of_an_unbroken_run(config, tmp_path, monkeypatch):
+  seen = []
+  chosen = prompts.chosen
+  monkeypatch.setattr(prompts, 'chosen', lambda *a, **k: seen.append((k['step'], tuple(chosen(*a, **k)))) or chosen(*a, **k))
+  mesh = build.make_mesh(config)
+  loop.run(config, tmp_path / 'whole', mesh)
+  whole = dict(seen)
+  seen.clear()
+  config.steps = 4
+  loop.run(config, tmp_path / 'broken', mesh)
+  config.steps = 6
+  loop.run(config, tmp_path / 'broken', mesh)
+  assert dict(seen) == whole and len(whole) == 6
+  whole, broken = ((tmp_path / name / 'metrics.jsonl').read_text() for name in ('whole', 'broken'))
+  assert whole == broken and len(whole.splitlines()) == 3
+  params = [build.restore(tmp_path / name)[2].params for name in ('whole', 'broken')]
+  jax.tree.map(np.testing.assert_array_equal, *params)
+  assert (tmp_path / 'whole' / 'gallery.html').stat().st_size > 10_000
+
+  _, job, state = build.restore(tmp_path / 'whole')
+  splits = {'trained': CORPUS[:2], 'held_out': ('a yellow torus',)}
+  found = list(retrieval.look(job, state.params['scene'], splits))
+  assert [row.split for row in found] == ['trained', 'trained', 'held_out']
+  figures = retrieval.summary(found)
+  assert 0. <= figures['held_out']['iou'].lower <= figures['held_out']['iou'].upper <= 1.
+  codes = [jax.tree.leaves(job.code(state.params['scene'], job.told(prompt))) for prompt in CORPUS[:2]]
+  assert any((a != b).any() for a, b in zip(*codes))                  # the prompt matters
+
+
+@pytest.mark.parametrize(('changes', 'said'), [
+  ({'corpus.prompts': 3}, 'config.corpus.prompts=3: must be'), ({'corpus.prompts': 8, 'sampling.views': 8}, 'there are 5'),
+  ({'steps_per_call': 2}, 'config.steps_per_call=2: takes 1'), ({'prior.name': 'empirical'}, 'knows one caption'),
+  ({'corpus.path': 'nowhere.txt'}, "config.corpus.path='nowhere.txt': no such file")])
+def test_a_corpus_that_does_not_fit_is_refused_before_anything_compiles(config, changes, said):
+  config.update_from_flattened_dict(changes)
+  with pytest.raises((ValueError, FileNotFoundError), match=said) as error:
+    build.job(config, build.make_mesh(config))
+  assert '\n' not in str(error.value)
+
+
+def test_the_gallery_is_one_page_that_needs_no_network(tmp_path):
+  rows = [gallery.Row(prompt, 'trained', np.full((4, 8, 8, 3), .5), {'iou': .5}) for prompt in ('a <b>', 'a red cube')]
+  page = gallery.write(tmp_path / 'gallery.html', rows, title='two </script> prompts').read_text()
+  assert 'http' not in page.replace('http-equiv', '') and '</script> prompts' not in page and page.count('data:image/png') == 2
+
+
+def test_every_prompt_has_a_folder_of_its_own(tmp_path):
+  found = generate.folders_of(tmp_path, ('A red cube!', '!!!', 'a red, cube'))
+  assert [path.name for path in found] == ['a-red-cube', 'prompt', 'a-red-cube-3']
