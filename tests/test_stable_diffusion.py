@@ -14,7 +14,8 @@ from jaxdreamer import cameras, prompts
 from jaxdreamer.diffusion import bcast
 from jaxdreamer.estimators.vsd import vsd
 from jaxdreamer.nn import clip_tokens, unet, vae
-from jaxdreamer.priors.stable_diffusion import schedule_of, stable_diffusion
+from jaxdreamer.priors.latent import schedule_of
+from jaxdreamer.priors.stable_diffusion import stable_diffusion
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KEY = jax.random.key(0)
