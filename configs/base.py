@@ -30,6 +30,7 @@ def get_config():
       'empirical': {'images': 1024, 'bandwidth': .15, 'background': .5},
       'mvdream': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'sha256': '',    # as below
                   'null': ''},                   # what guidance leads away from: the empty prompt, or a negative one
+      'sdxl': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'tokenizer_2': '', 'sha256': ''},
       'stable_diffusion': {'image_size': 64, 'dtype': 'bfloat16',          # pixels of the render, enlarged to the model's own
                            'prediction': '', 'tokenizer': '', 'sha256': ''},       # for single files, which do not hold them
     },

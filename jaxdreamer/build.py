@@ -27,6 +27,7 @@ from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.estimators.vsd import vsd
 from jaxdreamer.priors.empirical import empirical
 from jaxdreamer.priors.mvdream import mvdream
+from jaxdreamer.priors.sdxl import sdxl
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.priors.toybox import toybox
 from jaxdreamer.scenes import backgrounds
@@ -48,6 +49,7 @@ PRIORS = {                       # (key, prompt, path) -> Prior
   'toybox': lambda key, prompt, path, **kw: toybox(path=path, **kw),
   'empirical': lambda key, prompt, path, **kw: empirical(key, prompt, **kw),
   'stable_diffusion': lambda key, prompt, path, **kw: stable_diffusion(path=path, **kw),
+  'sdxl': lambda key, prompt, path, **kw: sdxl(path=path, **kw),
   'mvdream': lambda key, prompt, path, **kw: mvdream(path=path, **kw),
 }
 ESTIMATORS = {                   # (prior, sampling.t_min as a schedule) -> Estimator

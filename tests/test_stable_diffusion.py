@@ -143,7 +143,7 @@ def test_a_model_that_wants_more_is_refused(tmp_path):
   larger = json.loads(path.read_text()) | {'addition_embed_type': 'text_time', 'addition_time_embed_dim': 8,
                                            'projection_class_embeddings_input_dim': 80}
   path.write_text(json.dumps(larger))
-  with pytest.raises(ValueError, match='XL'):
+  with pytest.raises(ValueError, match='sdxl'):
     stable_diffusion(path=str(tmp_path))
 
 

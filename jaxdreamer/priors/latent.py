@@ -5,6 +5,7 @@ is the name of a prior's options in the config, for errors: FileNotFoundError or
 """
 import hashlib
 import json
+import pathlib
 from functools import partial
 from typing import Any, Callable, NamedTuple
 
@@ -45,6 +46,7 @@ class Forward(NamedTuple):
 class Coder(NamedTuple):
   """An autoencoder and its weights."""
   weights: PyTree
+  pixels: int                            # of a side of the image that it takes
   latent: tuple[int, int, int]
   encode: Callable                       # (weights, x [V, H, W, 3]) -> z [V, h, w, c], differentiable
   decode: Callable                       # (weights, z) -> x
@@ -81,30 +83,32 @@ def coder(part: folder.Part, *, side: int, dtype: Any) -> Coder:
   def decode(weights, z):
     return .5 + .5 * network.apply({'params': weights}, z / config.scaling_factor, method='decode')
 
-  return Coder(folder.load_part(part, like, dtype=dtype), (side, side, config.latent_channels), encode, decode)
+  return Coder(folder.load_part(part, like, dtype=dtype), pixels, (side, side, config.latent_channels), encode, decode)
 
 
 def rows(parts: dict, phrases: list[str], *, tokenizer: str, section: str) -> Float[Array, 'N 77 D']:
-  """What the text encoder makes of the phrases: computed once, then kept on disk."""
-  return jnp.asarray(prompts.stored(rows_name(parts, phrases), partial(encode_text, parts, phrases, tokenizer, section)))
+  """What the one text encoder of a model makes of the phrases."""
+  where, option = tokenizer or parts.get('tokenizer'), f'{section}.tokenizer'
+  return stored(parts, ('text_encoder',), phrases,
+                lambda phrases: encode_text(clip.CLIPTextModel, parts['text_encoder'], phrases, tokenizer=where, option=option)[0])
 
 
-def rows_name(parts: dict, phrases: list[str]) -> str:
-  """What names the rows of these phrases: the text encoder's weights and the phrases themselves."""
-  mark = hashlib.sha256(json.dumps([parts['text_encoder'].config, phrases], sort_keys=True).encode())
-  for file in tensors.files_of(parts['text_encoder'].file):
+def stored(parts: dict, names: tuple[str, ...], phrases: list[str], make: Callable) -> Float[Array, 'N L D']:
+  """make(phrases), computed once and then kept on disk, by the weights of the text encoders `names` and by the phrases."""
+  mark = hashlib.sha256(json.dumps([*(parts[name].config for name in names), phrases], sort_keys=True).encode())
+  for file in (file for name in names for file in tensors.files_of(parts[name].file)):
     mark.update(safe_files.sha256_of(file).encode())
-  return mark.hexdigest()
+  return jnp.asarray(prompts.stored(mark.hexdigest(), partial(make, phrases)))
 
 
-def encode_text(parts: dict, phrases: list[str], tokenizer: str, section: str) -> Float[Array, 'N 77 D']:
-  """The rows themselves; the text encoder is let go afterwards."""
-  where = tokenizer or parts.get('tokenizer')
-  if not where:
-    raise FileNotFoundError(f'{section}.tokenizer is empty, and a single file holds no tokenizer: give the folder of one, with '
-                            'vocab.json and merges.txt')
-  model = clip.CLIPTextModel(clip.config_from_transformers(parts['text_encoder'].config))
-  ids = jnp.asarray(clip_tokens.load(where)(phrases))
-  like = jax.eval_shape(model.init, jax.random.key(0), ids)['params']
-  weights = folder.load_part(parts['text_encoder'], like, dtype=jnp.float32)
-  return jax.jit(lambda w, ids: model.apply({'params': w}, ids)[0])(weights, ids)
+def encode_text(network: Callable, part: folder.Part, phrases: list[str], *, tokenizer: str | pathlib.Path | None,
+                option: str) -> tuple[Array, ...]:
+  """All that a text tower, of a class of clip.py, returns for the phrases; its weights are let go afterwards. `option` is
+  where the config names the tokenizer's folder."""
+  if not tokenizer:
+    raise FileNotFoundError(f'{option} is empty, and a single file holds no tokenizer: give the folder of one, with vocab.json and '
+                            'merges.txt')
+  model = network(clip.config_from_transformers(part.config))
+  ids = jnp.asarray(clip_tokens.load(tokenizer)(phrases))
+  weights = folder.load_part(part, jax.eval_shape(model.init, jax.random.key(0), ids)['params'], dtype=jnp.float32)
+  return jax.jit(lambda w, ids: model.apply({'params': w}, ids))(weights, ids)

@@ -41,10 +41,11 @@ def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16'
   unet_config = unet.config_from_diffusers(parts['unet'].config)
   if unet_config.class_embed_type:
     raise ValueError(f"{path}: this UNet wants cameras, as MVDream's does: config.prior.name='mvdream' is for that")
+  if unet_config.addition_embed_type:
+    raise ValueError(f"{path}: this UNet wants what Stable Diffusion XL's does: config.prior.name='sdxl' is for that")
   coder = latent.coder(parts['vae'], side=parts['unet'].config.get('sample_size', 64), dtype=kind)
-  if unet_config.addition_embed_type or unet_config.in_channels != coder.latent[-1]:
-    raise ValueError(f'{path}: this UNet wants more than a noisy latent and a text; Stable Diffusion 1.x and 2.x do not, XL, '
-                     'inpainting and depth models do')
+  if unet_config.in_channels != coder.latent[-1]:
+    raise ValueError(f'{path}: this UNet wants more than a noisy latent and a text, as those of inpainting and depth models do')
   network = unet.UNet2DCondition(dataclasses.replace(unet_config, class_embed_type='projection',
                                                      projection_class_embeddings_input_dim=CAMERA), kind, remat=True)
   words, where = jnp.zeros((1, 77, unet_config.cross_attention_dim)), jnp.zeros((1, CAMERA))
