@@ -25,6 +25,7 @@ from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.estimators.vsd import vsd
+from jaxdreamer.nn import hub
 from jaxdreamer.priors.empirical import empirical
 from jaxdreamer.priors.mvdream import mvdream
 from jaxdreamer.priors.sdxl import sdxl
@@ -127,6 +128,12 @@ def baselines(phi: tuple[str, ...], depth: str, normals: str, size: int) -> dict
     raise ValueError(f'config.estimator.ssd.phi={phi!r}: takes some of {sorted(BASELINES)}')
   paths = {'depth': depth, 'normals': normals}
   return {name: BASELINES[name](paths.get(name, ''), size) for name in phi}
+
+
+def weights_at(section: Any) -> str:
+  """Where config.prior finds its weights: its path, else what it asks the hub for, else '', the shipped ones."""
+  asked = section.get('hub', '')                             # older runs do not say it
+  return hub.fetch(asked) if asked and not section.path else section.path
 
 
 def with_eyes(prior: Prior, section: Any) -> Prior:
@@ -234,7 +241,7 @@ def job(config, mesh: Mesh) -> Job:
   field = pick(SCENES, config.scene, 'scene')()
   scene = with_background(several(field, config.scene.particles) if config.scene.particles > 1 else field, background)
   key = jax.random.key(config.seed)
-  prior = with_eyes(pick(PRIORS, config.prior, 'prior')(key, config.prompt, config.prior.path), config.estimator)
+  prior = with_eyes(pick(PRIORS, config.prior, 'prior')(key, config.prompt, weights_at(config.prior)), config.estimator)
   check_views(config, prior.together)
   t_min, t_max = optim.schedule(config.sampling.t_min), optim.schedule(config.sampling.t_max)
   estimator = pick(ESTIMATORS, config.estimator, 'estimator')(prior, t_min)
