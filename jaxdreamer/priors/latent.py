@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxdreamer import prompts
 from jaxdreamer.diffusion import BETAS, bcast, ddpm, eps_from_v
-from jaxdreamer.nn import clip, clip_tokens, folder, safe_files, tensors, vae
+from jaxdreamer.nn import blueprints, clip, clip_tokens, folder, safe_files, tensors, vae
 from jaxdreamer.types import Schedule
 
 FIXED = {'trained_betas': None, 'rescale_betas_zero_snr': False, 'variance_type': 'fixed_small', 'thresholding': False}
@@ -50,6 +50,14 @@ class Coder(NamedTuple):
   latent: tuple[int, int, int]
   encode: Callable                       # (weights, x [V, H, W, 3]) -> z [V, h, w, c], differentiable
   decode: Callable                       # (weights, z) -> x
+
+
+def opened(path: str, *, model: str, sha256: str, wanted: str) -> dict[str, Any]:
+  """The parts of the model at `path`; those of the blueprint `model` where the path is blueprints.SHAPES. `wanted` says what to
+  put where nothing is."""
+  if not path:
+    raise FileNotFoundError(f'{wanted}; it is empty')
+  return blueprints.parts(model) if path == blueprints.SHAPES else folder.open_model(path, sha256=sha256 or None)
 
 
 def schedule_of(scheduler: dict) -> Forward:
@@ -95,6 +103,8 @@ def rows(parts: dict, phrases: list[str], *, tokenizer: str, section: str) -> Fl
 
 def stored(parts: dict, names: tuple[str, ...], phrases: list[str], make: Callable) -> Float[Array, 'N L D']:
   """make(phrases), computed once and then kept on disk, by the weights of the text encoders `names` and by the phrases."""
+  if parts[names[0]].file is None:
+    return make(phrases)
   mark = hashlib.sha256(json.dumps([*(parts[name].config for name in names), phrases], sort_keys=True).encode())
   for file in (file for name in names for file in tensors.files_of(parts[name].file)):
     mark.update(safe_files.sha256_of(file).encode())
@@ -105,10 +115,14 @@ def encode_text(network: Callable, part: folder.Part, phrases: list[str], *, tok
                 option: str) -> tuple[Array, ...]:
   """All that a text tower, of a class of clip.py, returns for the phrases; its weights are let go afterwards. `option` is
   where the config names the tokenizer's folder."""
+  model = network(clip.config_from_transformers(part.config))
+  if part.file is None:
+    ids = jax.ShapeDtypeStruct((len(phrases), 77), jnp.int32)
+    shapes, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), ids)
+    return tuple(jnp.zeros(shape.shape) for shape in shapes)
   if not tokenizer:
     raise FileNotFoundError(f'{option} is empty, and a single file holds no tokenizer: give the folder of one, with vocab.json and '
                             'merges.txt')
-  model = network(clip.config_from_transformers(part.config))
   ids = jnp.asarray(clip_tokens.load(tokenizer)(phrases))
   weights = folder.load_part(part, jax.eval_shape(model.init, jax.random.key(0), ids)['params'], dtype=jnp.float32)
   return jax.jit(lambda w, ids: model.apply({'params': w}, ids))(weights, ids)

@@ -29,9 +29,7 @@ def mvdream(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokeniz
 
   FileNotFoundError or ValueError, one line, for what is missing or not this model.
   """
-  if not path:
-    raise FileNotFoundError(f'{HELP}; it is empty')
-  parts = folder.open_model(path, sha256=sha256 or None)
+  parts = latent.opened(path, model='mvdream', sha256=sha256, wanted=HELP)
   forward = latent.schedule_of(parts['scheduler'] | {'prediction_type': parts['scheduler'].get('prediction_type') or 'epsilon'})
   kind = jnp.dtype(dtype)
   wired = unet.config_from_diffusers(parts['unet'].config)

@@ -27,11 +27,9 @@ def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16'
 
   FileNotFoundError or ValueError, one line, for what is missing or not of these models.
   """
-  if not path:
-    raise FileNotFoundError(f'{HELP}; it is empty')
   if prediction and prediction not in latent.CONVERSIONS:
     raise ValueError(f'{SECTION}.prediction={prediction!r}: takes one of {sorted(latent.CONVERSIONS)}')
-  parts = folder.open_model(path, sha256=sha256 or None)
+  parts = latent.opened(path, model='sd21-base', sha256=sha256, wanted=HELP)
   told = parts['scheduler'] | ({'prediction_type': prediction} if prediction else {})
   if told.get('prediction_type', '') is None:
     raise ValueError(f'{path} does not say what its UNet predicts: {SECTION}.prediction takes one of '
