@@ -28,8 +28,12 @@ def get_config():
     },
     'prior': {
       'name': 'toybox', 'path': '',              # of a folder or file of weights; '' is the shipped file
+      'hub': '',                                 # or: fetch an alias of jaxdreamer/nn/hub.py, or OWNER/NAME[@REVISION], of the hub
       'toybox': {'camera': True},                # camera False: view words alone
       'empirical': {'images': 1024, 'bandwidth': .15, 'background': .5},
+      'mvdream': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'sha256': '',    # as below
+                  'null': ''},                   # what guidance leads away from: the empty prompt, or a negative one
+      'sdxl': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'tokenizer_2': '', 'sha256': ''},
       'stable_diffusion': {'image_size': 64, 'dtype': 'bfloat16',          # pixels of the render, enlarged to the model's own
                            'prediction': '', 'tokenizer': '', 'sha256': ''},       # for single files, which do not hold them
     },
@@ -43,11 +47,12 @@ def get_config():
       'asd': {'guidance': (3.,), 'eta': .1, 'negatives': 0., 'weight': 'sigma2'},      # negatives .5: Perp-Neg
     },
     'sampling': {'views': 4, 'draws': 1,         # draws of (t, eps) for each render
-                 'design': 'stratified',         # how (camera, t) spread over the views: or 'independent', 'lattice'
+                 'design': 'stratified',         # how (camera, t) spread over the views: 'independent', 'lattice', 'rings'
                  'antithetic': False,            # every second draw is the one before with -eps
                  'density': (1.,),               # a histogram of t between t_min and t_max; the mean stays a uniform one's
                  't_min': (.02,), 't_max': (.98,)},
-    'cameras': {'azimuth': (-180., 180.), 'elevation': (-10., 85.), 'distance': (2.8, 3.3), 'fov': (40., 40.)},
+    'cameras': {'azimuth': (-180., 180.), 'elevation': (-10., 85.), 'distance': (2.8, 3.3), 'fov': (40., 40.),
+                'relative': False},              # True: the distance counts in 1 / tan(fov / 2)
     'render': {'samples': 16, 'fine': 16, 'radius': 1., 'background': 'random', 'chunk': 0, 'remat': False,
                'shaded': (0.,), 'textureless': (.5,)},     # shares of views lit by a lamp, and of those without colour
     'regularizers': {'orientation': (0.,), 'opacity': (0.,), 'sparsity': (0.,), 'opaque': (0.,), 'distortion': (0.,),

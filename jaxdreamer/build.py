@@ -27,7 +27,10 @@ from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.estimators.vsd import vsd
+from jaxdreamer.nn import hub
 from jaxdreamer.priors.empirical import empirical
+from jaxdreamer.priors.mvdream import mvdream
+from jaxdreamer.priors.sdxl import sdxl
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.priors.toybox import toybox
 from jaxdreamer.scenes import backgrounds
@@ -50,6 +53,8 @@ PRIORS = {                       # (key, prompt, path) -> Prior
   'toybox': lambda key, prompt, path, **kw: toybox(path=path, **kw),
   'empirical': lambda key, prompt, path, **kw: empirical(key, prompt, **kw),
   'stable_diffusion': lambda key, prompt, path, **kw: stable_diffusion(path=path, **kw),
+  'sdxl': lambda key, prompt, path, **kw: sdxl(path=path, **kw),
+  'mvdream': lambda key, prompt, path, **kw: mvdream(path=path, **kw),
 }
 ESTIMATORS = {                   # (prior, sampling.t_min as a schedule) -> Estimator
   'sds': lambda prior, t_min, guidance, **kw: sds(guidance=optim.schedule(guidance), **kw),
@@ -134,6 +139,12 @@ def baselines(phi: tuple[str, ...], depth: str, normals: str, size: int) -> dict
   return {name: BASELINES[name](paths.get(name, ''), size) for name in phi}
 
 
+def weights_at(section: Any) -> str:
+  """Where config.prior finds its weights: its path, else what it asks the hub for, else '', the shipped ones."""
+  asked = section.get('hub', '')                             # older runs do not say it
+  return hub.fetch(asked) if asked and not section.path else section.path
+
+
 def with_eyes(prior: Prior, section: Any) -> Prior:
   """The prior with the weights beside its own that the baselines look through: so they enter the step as arguments."""
   if section.name != 'ssd':
@@ -142,10 +153,15 @@ def with_eyes(prior: Prior, section: Any) -> Prior:
   return prior.replace(weights=prior.weights | {name: load() for name, (_, load) in chosen.items() if load})
 
 
+def ring(section) -> int:
+  """Views that config.sampling.design keeps on one device."""
+  return sampling.RING if section.design == 'rings' else 1
+
+
 def make_mesh(config) -> Mesh:
   """The mesh of config.mesh over all devices; data = 0 takes all that are there, or the most that divide the views."""
-  n = len(jax.devices())
-  data = config.mesh.data or max(d for d in range(1, n + 1) if config.sampling.views % d == 0)
+  n, rings = len(jax.devices()), config.sampling.views // ring(config.sampling)
+  data = config.mesh.data or max(d for d in range(1, n + 1) if rings % d == 0)
   if data > n:
     raise ValueError(f'config.mesh.data={data}: there are {n} devices')
   if config.mesh.map not in ('shard_map', 'pmap'):
@@ -156,7 +172,7 @@ def make_mesh(config) -> Mesh:
 def camera_ranges(section) -> dict:
   """Degrees in config, radians in code."""
   angles = {k: tuple(math.radians(a) for a in section[k]) for k in ('azimuth', 'elevation', 'fov')}
-  return angles | {'distance': tuple(section.distance)}
+  return angles | {'distance': tuple(section.distance), 'relative': section.get('relative', False)}    # older runs do not say it
 
 
 def make_regularize(section) -> Callable:
@@ -187,6 +203,9 @@ def check(config, mesh: Mesh) -> None:
   if views < 1 or views % mesh.devices.size:
     raise ValueError(f'config.sampling.views={views}: must be a positive multiple of the {mesh.devices.size} devices of the '
                      f'mesh; change it, or set config.mesh.data')
+  if views % (mesh.devices.size * ring(config.sampling)):
+    raise ValueError(f'config.sampling.views={views}: config.sampling.design={config.sampling.design!r} takes a multiple of '
+                     f'{ring(config.sampling)} for each of the {mesh.devices.size} devices of config.mesh.data')
   for option, number in (('steps', config.steps), ('steps_per_call', config.steps_per_call),
                          ('scene.particles', config.scene.particles)):
     if number < 1:
@@ -218,6 +237,9 @@ def check_corpus(config, mesh: Mesh) -> None:
   if each < 1 or each % mesh.devices.size or views % each:
     raise ValueError(f'config.corpus.prompts={each}: must be a positive multiple of the {mesh.devices.size} devices of the mesh '
                      f'that divides config.sampling.views={views}, the views of all of them')
+  if views // each % ring(config.sampling):
+    raise ValueError(f'config.sampling.views={views}: config.sampling.design={config.sampling.design!r} takes a multiple of '
+                     f'{ring(config.sampling)} for each of config.corpus.prompts={each}')
   if config.steps_per_call != 1:
     raise ValueError(f'config.steps_per_call={config.steps_per_call}: takes 1 with config.corpus.path, whose prompts change at '
                      'every step')
@@ -251,6 +273,20 @@ def make_texts(config, prior: Prior, mesh: Mesh) -> tuple[tuple[str, ...], Calla
   return phrases, text, told
 
 
+def check_views(config, together: int) -> None:
+  """What a prior that sees `together` views of a scene at once asks of their sampling."""
+  if together == 1:
+    return
+  s, azimuth, name = config.sampling, config.cameras.azimuth, config.prior.name
+  if ring(s) != together:
+    raise ValueError(f"config.sampling.design={s.design!r}: config.prior.name={name!r} sees {together} views of a scene at once, "
+                     f"and takes 'rings'")
+  if s.draws != 1:
+    raise ValueError(f'config.sampling.draws={s.draws}: config.prior.name={name!r} takes 1, for the views of a scene share it')
+  if not math.isclose(azimuth[1] - azimuth[0], 360.):
+    raise ValueError(f'config.cameras.azimuth={tuple(azimuth)}: config.prior.name={name!r} takes a whole turn, as (-180, 180)')
+
+
 def job(config, mesh: Mesh) -> Job:
   """The run that `config` describes, on `mesh`."""
   check(config, mesh)
@@ -258,7 +294,8 @@ def job(config, mesh: Mesh) -> Job:
   field = pick(SCENES, config.scene, 'scene')()
   scene = with_background(several(field, config.scene.particles) if config.scene.particles > 1 else field, background)
   key = jax.random.key(config.seed)
-  prior = with_eyes(pick(PRIORS, config.prior, 'prior')(key, config.prompt, config.prior.path), config.estimator)
+  prior = with_eyes(pick(PRIORS, config.prior, 'prior')(key, config.prompt, weights_at(config.prior)), config.estimator)
+  check_views(config, prior.together)
   t_min, t_max = optim.schedule(config.sampling.t_min), optim.schedule(config.sampling.t_max)
   estimator = pick(ESTIMATORS, config.estimator, 'estimator')(prior, t_min)
   phrases, text, told = make_texts(config, prior, mesh)

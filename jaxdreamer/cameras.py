@@ -45,15 +45,19 @@ def orbital(azimuth: Scalar, elevation: Scalar, distance: Scalar, fov: Scalar) -
   return Camera(pose, fov, azimuth, elevation, distance)
 
 
-def from_uniform(u: Float[Array, '4'], *, azimuth: Range, elevation: Range, distance: Range, fov: Range) -> Camera:
+def from_uniform(u: Float[Array, '4'], *, azimuth: Range, elevation: Range, distance: Range, fov: Range,
+                 relative: bool = False) -> Camera:
   """The camera at u in [0, 1]^4 of the ranges (azimuth, elevation uniform in area, distance, fov).
+
+  A `relative` distance counts in 1 / tan(fov / 2), from where a picture is as high as the unit ball.
 
   `u` may be stratified or of low discrepancy: sampling.py decides.
   """
   lerp = lambda v, lo, hi: lo + v * (hi - lo)
   sin_elevation = lerp(u[1], math.sin(elevation[0]), math.sin(elevation[1]))
-  return orbital(lerp(u[0], *azimuth), jnp.arcsin(jnp.clip(sin_elevation, -1., 1.)), lerp(u[2], *distance),
-                 lerp(u[3], *fov))
+  angle = lerp(u[3], *fov)
+  away = lerp(u[2], *distance) / jnp.tan(.5 * angle) if relative else lerp(u[2], *distance)
+  return orbital(lerp(u[0], *azimuth), jnp.arcsin(jnp.clip(sin_elevation, -1., 1.)), away, angle)
 
 
 def jitter(key: Key[Array, ''], camera: Camera, *, position: float, target: float, up: float) -> Camera:

@@ -53,7 +53,7 @@ def load(folder: str) -> tuple[Callable, Callable]:
   weights = (weights_of(tower, jnp.zeros((1, side, side, 3)), clip_vision.VISION_RENAME),
              weights_of(reader, jnp.zeros((1, 77), jnp.int32), clip.TEXT_PROJECTION_RENAME))
   look = jax.jit(lambda w, x: unit(tower.apply({'params': w}, clip_vision.preprocess(x, size=side))))
-  tell = jax.jit(lambda w, ids: unit(reader.apply({'params': w}, ids)))
+  tell = jax.jit(lambda w, ids: unit(reader.apply({'params': w}, ids)[0]))
 
   def in_batches(f, w, rows):
     n, rest = len(rows), -len(rows) % BATCH

@@ -1,7 +1,8 @@
 """python -m jaxdreamer.doctor [--config=configs/toybox.py]: what is installed, and what a config would take.
 
 Prints versions, devices, the weights that are shipped and the compile cache; with a config also the size of its state and
-prior, and the memory, arithmetic and compile time of its step, which is compiled but not run.
+prior, and the memory, arithmetic and compile time of its step, which is compiled but not run. Where a published model's weights
+are not here, it says what to put where, and tells the rest from the model's shapes.
 """
 import importlib.metadata
 import json
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxdreamer import build, cli, loop, metrics
+from jaxdreamer.nn import blueprints, hub
 
 ASSETS = pathlib.Path(__file__).parent / 'assets'
 PACKAGES = 'jax jaxlib flax optax orbax-checkpoint ml_collections safetensors trimesh scikit-image imageio-ffmpeg'.split()
@@ -84,15 +86,29 @@ def cost(config) -> dict[str, str]:
   return rows
 
 
+def cost_without_weights(config) -> dict[str, str]:
+  """`cost`, by a blueprint where the config leads to no weights; then also what to put where."""
+  try:
+    return cost(config)
+  except FileNotFoundError as error:
+    if config.prior.path or config.prior.hub:
+      raise
+    config.prior.path = blueprints.SHAPES
+    return {'no weights': f'{error}; or --config.prior.hub, one of {sorted(hub.ALIASES)}, fetches some',
+            'so': 'the following is of the published model, from its shapes', **cost(config)}
+
+
+def show(rows: dict[str, str]):
+  out = Table.grid(padding=(0, 2))
+  for row in rows.items():
+    out.add_row(*row)
+  Console(highlight=False, soft_wrap=True).print(out, markup=False)
+
+
 def main():
-  tables = [installed()]
+  show(installed())
   if flags.FLAGS.config is not None:
-    tables.append(cost(flags.FLAGS.config))
-  for rows in tables:
-    out = Table.grid(padding=(0, 2))
-    for row in rows.items():
-      out.add_row(*row)
-    Console(highlight=False, soft_wrap=True).print(out, markup=False)
+    show(cost_without_weights(flags.FLAGS.config))
 
 
 if __name__ == '__main__':

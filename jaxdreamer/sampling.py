@@ -42,7 +42,22 @@ def lattice(key: Key[Array, ''], ids: Int[Array, 'V'], *, views: int, dims: int)
   return (ids[:, None] * generator[None] / views + jax.random.uniform(k_shift, (1, dims))) % 1.
 
 
-DESIGNS = {'independent': independent, 'stratified': stratified, 'lattice': lattice}
+def rings(key: Key[Array, ''], ids: Int[Array, 'V'], *, views: int, dims: int) -> Float[Array, 'V dims']:
+  """Each RING successive views are one scene: they share all dimensions (elevation, distance, fov, t) but the first, the
+  azimuth, where they stand at equal distances. The rings of a step are stratified, their azimuths within one such distance.
+  Views of a ring must be on one device."""
+  k_rings, k_turn = jax.random.split(key)
+  u = stratified(k_rings, ids // RING, views=views // RING, dims=dims)
+  return u.at[:, 0].set((u[:, 0] + ids + jax.random.randint(k_turn, (), 0, RING)) / RING % 1.)
+
+
+RING = 4                                 # views
+DESIGNS = {'independent': independent, 'stratified': stratified, 'lattice': lattice, 'rings': rings}
+
+
+def shared(v: Float[Array, 'V'], n: int) -> Float[Array, 'V']:
+  """What each view drew, but the n successive views of a scene all take what the first of them drew."""
+  return jnp.repeat(v[::n], n)
 
 
 def inverse_cdf(u: Float[Array, '*n'], density: tuple[float, ...]) -> tuple[Float[Array, '*n'], Float[Array, '*n']]:

@@ -86,6 +86,7 @@ class Prior:
   decode_fn: Callable = flax.struct.field(pytree_node=False)   # (weights, z) -> x
   eps_fn: Callable = flax.struct.field(pytree_node=False)      # (weights, z_t, t [V], text [V,L,D], camera | None) -> eps_hat
   embed_fn: Callable = flax.struct.field(pytree_node=False)    # (weights, prompt, negative) -> Text; on the host, once
+  together: int = flax.struct.field(pytree_node=False, default=1)        # so many successive rows are views of one scene to eps
 
   def encode(self, x):
     return self.encode_fn(self.weights, x)
@@ -95,7 +96,7 @@ class Prior:
 
   def eps(self, z_t, t, text, camera):
     """Predicted noise; text [V, L, D] rows from Text; camera [V] or None for a camera-free prediction. A camera whose fov is 0
-    is not told either."""
+    is not told either. Each `together` successive rows are one scene: one t, one ring of cameras."""
     return self.eps_fn(self.weights, z_t, t, text, camera)
 
   def embed(self, prompt, negative=''):

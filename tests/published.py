@@ -3,6 +3,9 @@ import json
 
 import jax
 import jax.numpy as jnp
+import ldm_layout
+import numpy as np
+import safetensors.numpy
 
 from jaxdreamer.nn import clip, clip_vision, unet, vae
 from jaxdreamer.nn import weights as weight_files
@@ -10,6 +13,11 @@ from jaxdreamer.nn import weights as weight_files
 UNET = {'_class_name': 'UNet2DConditionModel', 'in_channels': 4, 'out_channels': 4, 'sample_size': 8,
         'block_out_channels': [32, 64], 'layers_per_block': 1, 'down_block_types': ['CrossAttnDownBlock2D', 'DownBlock2D'],
         'up_block_types': ['UpBlock2D', 'CrossAttnUpBlock2D'], 'cross_attention_dim': 32, 'attention_head_dim': 4}
+MVDREAM = UNET | {'down_block_types': ['DownBlock2D', 'CrossAttnDownBlock2D'],
+                  'up_block_types': ['CrossAttnUpBlock2D', 'UpBlock2D'], 'cross_attention_dim': 64, 'attention_head_dim': [1, 1],
+                  'use_linear_projection': True, 'class_embed_type': 'projection', 'projection_class_embeddings_input_dim': 16}
+SDXL = MVDREAM | {'cross_attention_dim': 80, 'class_embed_type': None, 'addition_embed_type': 'text_time',
+                  'addition_time_embed_dim': 8, 'projection_class_embeddings_input_dim': 24 + 6 * 8}
 VAE = {'_class_name': 'AutoencoderKL', 'block_out_channels': [32, 32], 'layers_per_block': 1, 'latent_channels': 4,
        'down_block_types': [vae.DOWN] * 2, 'up_block_types': [vae.UP] * 2, 'scaling_factor': .18215}
 SCHEDULER = {'_class_name': 'DDIMScheduler', 'beta_start': .00085, 'beta_end': .012, 'beta_schedule': 'scaled_linear',
@@ -64,22 +72,78 @@ def write_clip(folder, *, seed=0):
   return config
 
 
+def drawn(network, seed, *args, **kw):
+  """Random parameters of a network; nothing is zero, and nothing is compiled."""
+  noise = np.random.RandomState(seed)
+  def draw(path, leaf):
+    centre = 1. if path[-1].key == 'scale' else 0.
+    width = leaf.shape[-1] ** -.5 if path[-1].key == 'embedding' else np.prod(leaf.shape[:-1]) ** -.5 if leaf.ndim > 1 else .05
+    return (centre + width * noise.standard_normal(leaf.shape)).astype(np.float32)
+  return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(network.init, jax.random.key(0), *args, **kw)['params'])
+
+
+def named(tree):
+  """{published key: tensor} of parameters."""
+  return {key: np.ascontiguousarray(weight_files.transpose(path, np.asarray(leaf), weight_files.TO_TORCH))
+          for key, (path, leaf) in weight_files.keys_of(tree).items()}
+
+
+def write_mvdream(folder, *, seed=0):
+  """mvdream.safetensors, an MVDream of latents of any size in the layout of sd-v2.1-base-4view, and its tokenizer beside it.
+  Returns its parameters."""
+  vocabulary = write_tokenizer(folder / 'tokenizer', pad='!')
+  text = {'vocab_size': len(vocabulary), 'hidden_size': 64, 'intermediate_size': 64, 'num_hidden_layers': 3, 'hidden_act': 'gelu',
+          'num_attention_heads': 1, 'max_position_embeddings': 77, 'eos_token_id': vocabulary['<|endoftext|>']}
+  params = {'unet': drawn(unet.UNet2DCondition(unet.config_from_diffusers(MVDREAM)), seed, jnp.zeros((1, 8, 8, 4)), jnp.zeros(1),
+                          jnp.zeros((1, 77, 64)), jnp.zeros((1, 16))),
+            'vae': drawn(vae.AutoencoderKL(vae.config_from_diffusers(VAE)), seed + 1, jnp.zeros((1, 16, 16, 3))),
+            'text': drawn(clip.CLIPTextModel(clip.CLIPTextConfig(**text)), seed + 2, jnp.zeros((1, 77), jnp.int32))}
+  tensors = {'model.diffusion_model.': ldm_layout.unet(named(params['unet']), MVDREAM),
+             'first_stage_model.': ldm_layout.vae(named(params['vae']), VAE),
+             'cond_stage_model.model.': ldm_layout.open_clip(named(params['text'])) | {'logit_scale': np.ones((), np.float32)},
+             '': {'betas': np.ones(5, np.float32), 'sqrt_alphas_cumprod': np.ones(5, np.float32)}}
+  safetensors.numpy.save_file({prefix + key: x for prefix, part in tensors.items() for key, x in part.items()},
+                              folder / 'mvdream.safetensors')
+  return params
+
+
+def write_sdxl(folder, *, seed=0):
+  """A Stable Diffusion XL of 16 pixels in diffusers' layout, two text encoders and tokenizers. Returns its parameters."""
+  towers = {'text_encoder': (clip.CLIPTextModel, 32, {'hidden_act': 'quick_gelu'}, '<|endoftext|>'),
+            'text_encoder_2': (clip.CLIPTextModelWithProjection, 48, {'hidden_act': 'gelu', 'projection_dim': 24}, '!')}
+  params = {'unet': drawn(unet.UNet2DCondition(unet.config_from_diffusers(SDXL)), seed, jnp.zeros((1, 8, 8, 4)), jnp.zeros(1),
+                          jnp.zeros((1, 77, 80)), text_embeds=jnp.zeros((1, 24)), time_ids=jnp.zeros((1, 6))),
+            'vae': drawn(vae.AutoencoderKL(vae.config_from_diffusers(VAE)), seed + 1, jnp.zeros((1, 16, 16, 3)))}
+  files = {'unet': (SDXL, params['unet']), 'vae': (VAE, params['vae'])}
+  index = INDEX | {'_class_name': 'StableDiffusionXLPipeline', 'force_zeros_for_empty_prompt': True,
+                   'text_encoder_2': ['transformers', 'CLIPTextModelWithProjection'],
+                   'tokenizer_2': ['transformers', 'CLIPTokenizer']}
+  for name, (network, width, options, pad) in towers.items():
+    vocabulary = write_tokenizer(folder / name.replace('text_encoder', 'tokenizer'), pad=pad)
+    text = options | {'architectures': [network.__name__], 'model_type': 'clip_text_model', 'vocab_size': len(vocabulary),
+                      'hidden_size': width, 'intermediate_size': 64, 'num_hidden_layers': 2, 'num_attention_heads': 2,
+                      'max_position_embeddings': 77, 'eos_token_id': vocabulary['<|endoftext|>']}
+    params[name] = drawn(network(clip.config_from_transformers(text)), seed + width, jnp.zeros((1, 77), jnp.int32))
+    files[name] = text, params[name] if name == 'text_encoder_2' else {'text_model': params[name]}
+  write_json(folder / 'model_index.json', index)
+  write_json(folder / 'scheduler' / 'scheduler_config.json', SCHEDULER)
+  for part, (config, tree) in files.items():
+    write_json(folder / part / 'config.json', config)
+    stem = 'model' if 'text' in part else 'diffusion_pytorch_model'
+    weight_files.save(folder / part / f'{stem}.safetensors', tree, dtype=jnp.float32)
+  return params
+
+
 def write_model(folder, *, seed=0, scheduler=None, dtype=jnp.float32):
   """A Stable Diffusion of 16 pixels in diffusers' layout: unet, vae, text_encoder, tokenizer, scheduler. Returns its parameters."""
   vocabulary = write_tokenizer(folder / 'tokenizer')
   text = {'architectures': ['CLIPTextModel'], 'model_type': 'clip_text_model', 'vocab_size': len(vocabulary), 'hidden_size': 32,
           'intermediate_size': 64, 'num_hidden_layers': 2, 'num_attention_heads': 2, 'max_position_embeddings': 77,
           'hidden_act': 'quick_gelu', 'eos_token_id': vocabulary['<|endoftext|>']}
-  keys = jax.random.split(jax.random.key(seed), 3)
-  network = unet.UNet2DCondition(unet.config_from_diffusers(UNET))
-  encoder = vae.AutoencoderKL(vae.config_from_diffusers(VAE))
-  words = clip.CLIPTextModel(clip.config_from_transformers(text))
-  params = {'unet': network.init(keys[0], jnp.zeros((1, 8, 8, 4)), jnp.zeros(1), jnp.zeros((1, 77, 32)))['params'],
-            'vae': encoder.init(keys[1], jnp.zeros((1, 16, 16, 3)))['params'],
-            'text_encoder': words.init(keys[2], jnp.zeros((1, 77), jnp.int32))['params']}
-  stir = lambda i, a: a + .05 * jax.random.normal(jax.random.fold_in(keys[0], i), a.shape)         # nothing stays at zero
-  leaves, shape = jax.tree.flatten(params)
-  params = jax.tree.unflatten(shape, [stir(i, a) for i, a in enumerate(leaves)])
+  params = {'unet': drawn(unet.UNet2DCondition(unet.config_from_diffusers(UNET)), seed, jnp.zeros((1, 8, 8, 4)), jnp.zeros(1),
+                          jnp.zeros((1, 77, 32))),
+            'vae': drawn(vae.AutoencoderKL(vae.config_from_diffusers(VAE)), seed + 1, jnp.zeros((1, 16, 16, 3))),
+            'text_encoder': drawn(clip.CLIPTextModel(clip.config_from_transformers(text)), seed + 2, jnp.zeros((1, 77), jnp.int32))}
   write_json(folder / 'model_index.json', INDEX)
   for part, config, name in (('unet', UNET, 'diffusion_pytorch_model'), ('vae', VAE, 'diffusion_pytorch_model'),
                              ('text_encoder', text, 'model')):

@@ -1,10 +1,14 @@
-"""The toybox benchmark: it goes on after an interruption, says what failed, and sums up what the runs wrote."""
+"""The toybox benchmark: it goes on after an interruption, says what failed, and sums up what the runs wrote. The UNet's: it
+is fair to both."""
+import json
+import subprocess
 import sys
+import time
 
 import pytest
 from PIL import Image
 
-from benchmarks import results, toybox
+from benchmarks import results, toybox, unet
 
 WRITES = '''
 import json, pathlib, sys
@@ -70,3 +74,23 @@ def test_the_hash_of_the_sources_changes_with_them(tmp_path, monkeypatch):
   assert toybox.source_hash() == before
   (tmp_path / 'configs' / 'base.py').write_text('a = 2\n')
   assert toybox.source_hash() != before
+
+
+def test_functions_that_take_turns_are_timed_without_their_first_call():
+  calls = []
+  seconds = unet.medians({'a': lambda: calls.append('a'), 'b': lambda: calls.append('b') or time.sleep(.002)}, repeats=3)
+  assert calls == ['a', 'b'] * 4 and seconds['a'] < .002 <= seconds['b']
+
+
+@pytest.mark.slow
+def test_the_networks_are_timed_beside_torch():
+  for name in ('torch', 'diffusers'):
+    pytest.importorskip(name)
+  before = sorted(results.RESULTS.iterdir())
+  done = subprocess.run([sys.executable, '-m', 'benchmarks.unet', '--quick'], cwd=results.ROOT, capture_output=True, text=True,
+                        timeout=300)
+  assert done.returncode == 0, done.stderr[-2000:]
+  figures = json.loads(done.stdout.splitlines()[-1])
+  for kind in ('fp32', 'bf16'):
+    assert figures[f'jax_over_torch_eager_{kind}'] == figures[f'jax_seconds_{kind}'] / figures[f'torch_seconds_{kind}'] > 0
+  assert sorted(results.RESULTS.iterdir()) == before

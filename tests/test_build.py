@@ -68,7 +68,7 @@ def test_every_config_is_locked_and_names_only_what_exists(name):
     config.step = 1
   for section, table in (('scene', build.SCENES), ('prior', build.PRIORS), ('estimator', build.ESTIMATORS)):
     assert config[section].name in table
-    assert set(config[section]) - {'name', 'particles', 'path'} <= set(table)
+    assert set(config[section]) - {'name', 'particles', 'path', 'hub'} <= set(table)
   assert set(config.regularizers) == set(build.REGULARIZERS)
 
 

@@ -13,7 +13,7 @@ SMALL = CLIPTextConfig(vocab_size=30, hidden_size=16, intermediate_size=32, num_
 
 @pytest.fixture(scope='module')
 def tower():
-  """ids -> (hidden, pooled) at fixed weights, positions and tokens at unit scale."""
+  """ids -> (hidden, pooled, penultimate) at fixed weights, positions and tokens at unit scale."""
   model = CLIPTextModel(SMALL)
   params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))
   params['params']['embeddings'] = jax.tree.map(lambda e: 50 * e, params['params']['embeddings'])
@@ -31,7 +31,7 @@ def test_a_row_depends_on_no_later_token(tower):
 
 
 def test_pooled_is_the_row_of_the_first_eos(tower):
-  hidden, pooled = tower([[5, 6, EOS, EOS, EOS], [5, EOS, 7, EOS, 8], [5, 6, 7, 8, EOS]])
+  hidden, pooled, _ = tower([[5, 6, EOS, EOS, EOS], [5, EOS, 7, EOS, 8], [5, 6, 7, 8, EOS]])
   np.testing.assert_array_equal(pooled, hidden[jnp.arange(3), jnp.array([2, 1, 4])])
 
 

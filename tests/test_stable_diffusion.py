@@ -14,7 +14,8 @@ from jaxdreamer import cameras, prompts
 from jaxdreamer.diffusion import bcast
 from jaxdreamer.estimators.vsd import vsd
 from jaxdreamer.nn import clip_tokens, unet, vae
-from jaxdreamer.priors.stable_diffusion import schedule_of, stable_diffusion
+from jaxdreamer.priors.latent import schedule_of
+from jaxdreamer.priors.stable_diffusion import stable_diffusion
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KEY = jax.random.key(0)
@@ -142,7 +143,7 @@ def test_a_model_that_wants_more_is_refused(tmp_path):
   larger = json.loads(path.read_text()) | {'addition_embed_type': 'text_time', 'addition_time_embed_dim': 8,
                                            'projection_class_embeddings_input_dim': 80}
   path.write_text(json.dumps(larger))
-  with pytest.raises(ValueError, match='XL'):
+  with pytest.raises(ValueError, match='sdxl'):
     stable_diffusion(path=str(tmp_path))
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxdreamer.diffusion import bcast, diffuse, guide, perp_neg, predictions
 from jaxdreamer.estimators.weights import WEIGHTS
 from jaxdreamer.prompts import against
+from jaxdreamer.sampling import shared
 from jaxdreamer.types import Estimator
 
 LAST = .999                                      # t + dt ends here
@@ -34,7 +35,7 @@ def asd(*, guidance: Callable, t_min: Callable, eta: float = .1, negatives: floa
 
   def residual(draws, est, prior, z, views, step):
     reach = jnp.minimum(eta * (draws.t - t_min(step)), LAST - draws.t)
-    later = draws.t + jax.vmap(jax.random.uniform)(draws.key) * jnp.maximum(reach, 0.)
+    later = draws.t + shared(jax.vmap(jax.random.uniform)(draws.key), prior.together) * jnp.maximum(reach, 0.)
     z_t, z_later = (diffuse(z, t, draws.eps, schedule=prior.schedule) for t in (draws.t, later))
     eps_s, eps_later = guided(prior, z_t, z_later, draws.t, later, views, guidance(step))
     w = draws.weight * WEIGHTS[weight](prior.schedule, draws.t)

@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from jaxdreamer.diffusion import bcast, diffuse, guided
 from jaxdreamer.estimators.weights import WEIGHTS
 from jaxdreamer.nn import lora
+from jaxdreamer.sampling import shared
 from jaxdreamer.types import Estimator
 
 
@@ -35,10 +36,10 @@ def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, dropped: float = 
 
   def loss(draws, est, prior, z, views, step):
     keys = jax.vmap(lambda key: jax.random.split(key, 3))(draws.key)
-    t = jax.vmap(jax.random.uniform)(keys[:, 0])
+    t = shared(jax.vmap(jax.random.uniform)(keys[:, 0]), prior.together)
     eps = jax.vmap(lambda key: jax.random.normal(key, z.shape[1:]))(keys[:, 1])
     if views.camera is not None:
-      told = jax.vmap(jax.random.uniform)(keys[:, 2]) >= dropped
+      told = shared(jax.vmap(jax.random.uniform)(keys[:, 2]), prior.together) >= dropped
       views = views._replace(camera=views.camera._replace(fov=views.camera.fov * told))
     return jnp.mean((own(est, prior, diffuse(z, t, eps, schedule=prior.schedule), t, views) - eps) ** 2)
 

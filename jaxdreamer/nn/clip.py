@@ -4,11 +4,14 @@ clip_vision.py holds the image tower.
 `CLIPTextConfig` has the names of the published config.json, and the parameter tree the names of the published weights
 without their old `text_model.` prefix: weights.load(path, like, rename=CLIP_RENAME) reads both kinds of file.
 input_ids [B, L] with L <= max_position_embeddings, padded on the right; the causal mask keeps padding out of what comes
-before it. Returns (last_hidden_state [B, L, D], pooled [B, D]), both after final_layer_norm, float32; pooled is the row
-of the first EOS token (row 0 where there is none). ValueError for a sequence too long, and for unknown configs.
+before it. Returns (last_hidden_state [B, L, D], pooled [B, D], penultimate [B, L, D]), float32: the first two after
+final_layer_norm, the third as it enters the last layer (transformers' hidden_states[-2], what Stable Diffusion XL reads);
+pooled is the row of the first EOS token (row 0 where there is none). ValueError for a sequence too long, and for unknown
+configs.
 
-CLIPTextModelWithProjection maps the pooled row into the space shared with images, [B, projection_dim]. Its files keep
-the prefix, so weights.load takes rename=TEXT_PROJECTION_RENAME, which also reads files that hold both towers.
+CLIPTextModelWithProjection maps the pooled row into the space shared with images, and returns (embedding [B, projection_dim],
+penultimate). Its files keep the prefix, so weights.load takes rename=TEXT_PROJECTION_RENAME, which also reads files that hold
+both towers.
 """
 import dataclasses
 from typing import Any, ClassVar
@@ -125,15 +128,16 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-  """The stack of layers."""
+  """The stack of layers: what leaves the last one, and what entered it."""
   config: Any
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
+  def __call__(self, x: Float[Array, 'B L D']) -> tuple[Float[Array, 'B L D'], Float[Array, 'B L D']]:
+    entered = x
     for i in range(self.config.num_hidden_layers):
-      x = Layer(self.config, self.dtype, name=f'layers_{i}')(x)
-    return x
+      entered, x = x, Layer(self.config, self.dtype, name=f'layers_{i}')(x)
+    return x, entered
 
 
 def layer_norm(cfg: Any, dtype: Any, name: str) -> nn.LayerNorm:
@@ -142,28 +146,29 @@ def layer_norm(cfg: Any, dtype: Any, name: str) -> nn.LayerNorm:
 
 
 class CLIPTextModel(nn.Module):
-  """Token ids -> (last_hidden_state, pooled); see the module's docstring."""
+  """Token ids -> (last_hidden_state, pooled, penultimate); see the module's docstring."""
   config: CLIPTextConfig
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, input_ids: Int[Array, 'B L']) -> tuple[Float[Array, 'B L D'], Float[Array, 'B D']]:
+  def __call__(self, input_ids: Int[Array, 'B L']
+               ) -> tuple[Float[Array, 'B L D'], Float[Array, 'B D'], Float[Array, 'B L D']]:
     cfg = self.config
     if input_ids.shape[1] > cfg.max_position_embeddings:
       raise ValueError(f'CLIPTextModel: {input_ids.shape[1]} tokens, at most {cfg.max_position_embeddings} are known')
-    x = Encoder(cfg, self.dtype, name='encoder')(Embeddings(cfg, self.dtype, name='embeddings')(input_ids))
+    x, entered = Encoder(cfg, self.dtype, name='encoder')(Embeddings(cfg, self.dtype, name='embeddings')(input_ids))
     x = layer_norm(cfg, self.dtype, 'final_layer_norm')(x).astype(jnp.float32)
     eos = jnp.argmax(input_ids == cfg.eos_token_id, axis=1)
-    return x, jnp.take_along_axis(x, eos[:, None, None], axis=1)[:, 0]
+    return x, jnp.take_along_axis(x, eos[:, None, None], axis=1)[:, 0], entered.astype(jnp.float32)
 
 
 class CLIPTextModelWithProjection(nn.Module):
-  """Token ids -> embedding [B, projection_dim], not normalised."""
+  """Token ids -> (embedding [B, projection_dim], not normalised, penultimate)."""
   config: CLIPTextConfig
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, input_ids: Int[Array, 'B L']) -> Float[Array, 'B P']:
-    _, pooled = CLIPTextModel(self.config, self.dtype, name='text_model')(input_ids)
+  def __call__(self, input_ids: Int[Array, 'B L']) -> tuple[Float[Array, 'B P'], Float[Array, 'B L D']]:
+    _, pooled, entered = CLIPTextModel(self.config, self.dtype, name='text_model')(input_ids)
     embedding = nn.Dense(self.config.projection_dim, use_bias=False, dtype=self.dtype, name='text_projection')(pooled)
-    return embedding.astype(jnp.float32)
+    return embedding.astype(jnp.float32), entered

@@ -104,7 +104,7 @@ class CLIPVisionModel(nn.Module):
       raise ValueError(f'CLIPVisionModel: images {x.shape}, the config asks for [B, {", ".join(map(str, expected))}]')
     h = VisionEmbeddings(cfg, dtype, name='embeddings')(x)
     h = clip.layer_norm(cfg, dtype, 'pre_layrnorm')(h)
-    h = clip.Encoder(cfg, dtype, name='encoder')(h)
+    h, _ = clip.Encoder(cfg, dtype, name='encoder')(h)
     return clip.layer_norm(cfg, dtype, 'post_layernorm')(h[:, 0]).astype(jnp.float32)
 
 

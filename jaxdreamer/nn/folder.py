@@ -13,6 +13,7 @@ import os
 import pathlib
 from typing import Any, Mapping, NamedTuple
 
+import jax
 from jaxtyping import PyTree
 
 from jaxdreamer.nn import safe_files, single_file, tensors, weights
@@ -33,9 +34,10 @@ INDEX = 'model_index.json'
 
 
 class Part(NamedTuple):
-  """A network of the model: its config.json, the file or index for weights.load, and the rows that read it."""
+  """A network of the model: its config.json, the file or index for weights.load (None: shapes alone, of blueprints.py), and
+  the rows that read it."""
   config: dict
-  file: pathlib.Path
+  file: pathlib.Path | None
   rename: tuple
 
 
@@ -56,7 +58,9 @@ def open_model(path: str | os.PathLike, *, sha256: str | Mapping[str, str] | Non
 
 
 def load_part(part: Part, like: PyTree, *, dtype: Any, sharding: PyTree = None) -> PyTree:
-  """The parameters of a part, shaped as `like`; dtype, sharding and errors as weights.load's."""
+  """The parameters of a part, shaped as `like`; dtype, sharding and errors as weights.load's. Without a file, their shapes."""
+  if part.file is None:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), like)
   return weights.load(part.file, like, rename=part.rename, dtype=dtype, sharding=sharding)
 
 

@@ -2,6 +2,7 @@
 
     SD 1.x   model.diffusion_model.*  first_stage_model.*  cond_stage_model.transformer.*    (CLIP ViT-L as in transformers)
     SD 2.x   the same                                      cond_stage_model.model.*          (OpenCLIP ViT-H)
+    MVDream  as SD 2.x, with camera_embed in its UNet
     SDXL     the same            conditioner.embedders.0.transformer.*  conditioner.embedders.1.model.*   (CLIP-L, OpenCLIP-G)
 
 `parts` infers each part's config, in diffusers' and transformers' terms, from the shapes of the tensors, and the rows for
@@ -15,6 +16,7 @@ from typing import Any
 
 from jaxdreamer.nn import safe_files
 from jaxdreamer.nn.clip import CLIP_RENAME
+from jaxdreamer.nn.mvdream import MVDREAM_RENAME
 from jaxdreamer.nn.tensors import Tensors
 
 UNET, VAE = 'model.diffusion_model.', 'first_stage_model.'
@@ -165,7 +167,9 @@ def unet(file: Tensors, heads: Any) -> tuple[dict, tuple]:
   if 'label_emb.0.0.weight' in s:
     config |= dict(addition_embed_type='text_time', addition_time_embed_dim=256,
                    projection_class_embeddings_input_dim=s.get('label_emb.0.0.weight', 2)[1])
-  return config, (*under(UNET), *rows, *UNET_ROWS, *RESNET_ROWS)
+  if 'camera_embed.0.weight' in s:
+    config |= dict(class_embed_type='projection', projection_class_embeddings_input_dim=s.get('camera_embed.0.weight', 2)[1])
+  return config, (*under(UNET), *rows, *MVDREAM_RENAME, *UNET_ROWS, *RESNET_ROWS)
 
 
 LAYER = ('resnets', 'attentions')        # within an input block

@@ -46,7 +46,7 @@ def lookup(table: Float[Array, 'T F'], xyz: Float[Array, '3'], *, size: int) -> 
   return out
 
 
-def band(params: dict, active: Float[Array, '']) -> dict:
+def band(params: dict, active: Float[Array, ''] | float) -> dict:
   """Coarse to fine: only the first `active` levels, a fraction fading in (threestudio's progressive band, made smooth).
 
   A point's feature is linear in the tables, so scaling them here, once per step, needs no switch in the field.

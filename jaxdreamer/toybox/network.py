@@ -67,7 +67,7 @@ def init(key: Key[Array, '']) -> PyTree:
 
 def embed(weights: PyTree, ids: Int[Array, 'B L']) -> Float[Array, 'B L D']:
   """Token ids (world.tokens) -> text rows."""
-  hidden, pooled = text_model.apply({'params': weights['text_model']}, ids)
+  hidden, pooled, _ = text_model.apply({'params': weights['text_model']}, ids)
   return hidden.at[:, 0].set(pooled)
 
 

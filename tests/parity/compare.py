@@ -69,7 +69,7 @@ def clip_projection_case(name):
   """A text tower with its projection."""
   ids, config = jnp.asarray(cases.clip_inputs(cases.CLIPS[name])), clip.config_from_transformers(cases.CLIPS[name])
   return Case(f'clip_projection_{name}', functools.partial(clip.CLIPTextModelWithProjection, config),
-              lambda model, key: model.init(key, ids), lambda model, variables, x: model.apply(variables, x), ids,
+              lambda model, key: model.init(key, ids), lambda model, variables, x: model.apply(variables, x)[0], ids,
               rename=clip.TEXT_PROJECTION_RENAME)
 
 

@@ -26,7 +26,7 @@ def clip(name):
 
 def clip_projection(name):
   model = make_golden.clip_projection(cases.CLIPS[name])
-  return lambda ids: make_golden.run_clip_projection(model, ids.numpy())
+  return lambda ids: make_golden.run_clip_projection(model, ids.numpy())[0]
 
 
 def clip_vision(name):

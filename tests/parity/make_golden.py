@@ -97,9 +97,9 @@ def clip(config):
 
 
 def run_clip(model, ids):
-  """last_hidden_state, pooled."""
-  out = model(torch.from_numpy(ids).long())
-  return out.last_hidden_state, out.pooler_output
+  """last_hidden_state, pooled, penultimate."""
+  out = model(torch.from_numpy(ids).long(), output_hidden_states=True)
+  return out.last_hidden_state, out.pooler_output, out.hidden_states[-2]
 
 
 def clip_projection(config):
@@ -108,8 +108,9 @@ def clip_projection(config):
 
 
 def run_clip_projection(model, ids):
-  """The embedding."""
-  return model(torch.from_numpy(ids).long()).text_embeds
+  """The embedding, penultimate."""
+  out = model(torch.from_numpy(ids).long(), output_hidden_states=True)
+  return out.text_embeds, out.hidden_states[-2]
 
 
 def vision(config):
@@ -162,10 +163,11 @@ if __name__ == '__main__':
       write(f'unet_{name}', model, out=out, **({'gradient': gradient} if name in ('sdxl', 'mvdream') else {}))
     for name, config in cases.CLIPS.items():
       model = clip(config)
-      hidden, pooled = run_clip(model, cases.clip_inputs(config))
-      write(f'clip_{name}', model, hidden=hidden, pooled=pooled)
+      hidden, pooled, penultimate = run_clip(model, cases.clip_inputs(config))
+      write(f'clip_{name}', model, hidden=hidden, pooled=pooled, penultimate=penultimate)
       model = clip_projection(config)
-      write(f'clip_projection_{name}', model, embedding=run_clip_projection(model, cases.clip_inputs(config)))
+      embedding, penultimate = run_clip_projection(model, cases.clip_inputs(config))
+      write(f'clip_projection_{name}', model, embedding=embedding, penultimate=penultimate)
     for name, config in cases.VISIONS.items():
       model = vision(config)
       write(f'clip_vision_{name}', model, embedding=run_vision(model, cases.vision_inputs(config)))

@@ -24,7 +24,7 @@ OTHERS = {                               # what a file of both towers, or of an 
 
 
 def run(tmp_path, name, tensors, config):
-  """last_hidden_state and pooled of our model, read from a checkpoint of these tensors."""
+  """last_hidden_state, pooled and penultimate of our model, read from a checkpoint of these tensors."""
   safetensors.numpy.save_file(tensors, tmp_path / 'clip.safetensors')
   model, ids = CLIPTextModel(config_from_transformers(config)), jnp.asarray(cases.clip_inputs(cases.CLIPS[name]))
   like = jax.eval_shape(model.init, jax.random.key(0), ids)['params']
@@ -32,7 +32,7 @@ def run(tmp_path, name, tensors, config):
 
 
 def embedding(tmp_path, name, tensors, dtype=jnp.float32):
-  """The embedding of our model with projection, read from a checkpoint of these tensors."""
+  """The embedding and the penultimate of our model with projection, read from a checkpoint of these tensors."""
   safetensors.numpy.save_file(tensors, tmp_path / 'clip.safetensors')
   model = CLIPTextModelWithProjection(config_from_transformers(cases.CLIPS[name]), dtype)
   ids = jnp.asarray(cases.clip_inputs(cases.CLIPS[name]))
@@ -54,9 +54,8 @@ def test_clip_reproduces_stored_torch_outputs_from_new_and_old_files(tmp_path, n
   tensors = {prefix + k: cases.weight(k, tuple(int(n) for n in s.split(','))) for k, s in rows}
   if prefix:
     tensors['text_model.embeddings.position_ids'] = np.arange(12)[None]
-  hidden, pooled = run(tmp_path, name, tensors, cases.CLIPS[name])
-  assert error(hidden, golden['hidden']) < TOLERANCE
-  assert error(pooled, golden['pooled']) < TOLERANCE
+  for ours, theirs in zip(run(tmp_path, name, tensors, cases.CLIPS[name]), ('hidden', 'pooled', 'penultimate')):
+    assert error(ours, golden[theirs]) < TOLERANCE
 
 
 @pytest.mark.parametrize('others', [{}, OTHERS], ids=['one tower', 'both towers'])
@@ -65,8 +64,9 @@ def test_projection_reproduces_stored_torch_outputs(tmp_path, name, others):
   golden = np.load(cases.GOLDEN / f'clip_projection_{name}.npz')
   rows = [row.split('|') for row in golden['keys']]
   tensors = {k: cases.weight(k, tuple(int(n) for n in s.split(','))) for k, s in rows} | others
-  assert error(embedding(tmp_path, name, tensors), golden['embedding']) < TOLERANCE
-  assert error(embedding(tmp_path, name, tensors, jnp.bfloat16), golden['embedding']) < TOLERANCE_BF16
+  for tolerance, dtype in ((TOLERANCE, jnp.float32), (TOLERANCE_BF16, jnp.bfloat16)):
+    for ours, theirs in zip(embedding(tmp_path, name, tensors, dtype), ('embedding', 'penultimate')):
+      assert error(ours, golden[theirs]) < tolerance
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -76,11 +76,10 @@ def test_clip_agrees_with_the_live_torch_class(tmp_path, torch_side, name, legac
   config = cases.CLIPS[name] | legacy    # eos_token_id 2 makes the torch class pool at the largest id
   theirs = torch_side.clip(config)
   tensors = {k: v.numpy() for k, v in theirs.state_dict().items()}
-  hidden, pooled = run(tmp_path, name, tensors, config)
   with torch.no_grad():
-    torch_hidden, torch_pooled = torch_side.run_clip(theirs, cases.clip_inputs(cases.CLIPS[name]))
-  assert error(hidden, torch_hidden.numpy()) < TOLERANCE
-  assert error(pooled, torch_pooled.numpy()) < TOLERANCE
+    torch_out = torch_side.run_clip(theirs, cases.clip_inputs(cases.CLIPS[name]))
+  for ours, out in zip(run(tmp_path, name, tensors, config), torch_out):
+    assert error(ours, out.numpy()) < TOLERANCE
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -89,9 +88,10 @@ def test_projection_agrees_with_the_live_torch_class(tmp_path, torch_side, name)
   import torch
   theirs = torch_side.clip_projection(cases.CLIPS[name])
   with torch.no_grad():
-    torch_out = torch_side.run_clip_projection(theirs, cases.clip_inputs(cases.CLIPS[name])).numpy()
+    torch_out = torch_side.run_clip_projection(theirs, cases.clip_inputs(cases.CLIPS[name]))
   tensors = {k: v.numpy() for k, v in theirs.state_dict().items()}
-  assert error(embedding(tmp_path, name, tensors), torch_out) < TOLERANCE
+  for ours, out in zip(embedding(tmp_path, name, tensors), torch_out):
+    assert error(ours, out.numpy()) < TOLERANCE
 
 
 @pytest.mark.filterwarnings('ignore')

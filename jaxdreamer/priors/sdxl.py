@@ -1,0 +1,64 @@
+"""Stable Diffusion XL (Podell et al. 2023) as a prior, from a folder or a single file on this disk.
+
+Its text is what enters the last layers of two encoders, side by side [77, D], and the second encoder's embedding of the whole
+prompt. That one travels as a row more, [78, D], padded with zeros, so that whatever mixes or batches texts does both. The empty
+prompt is zeros, as the model was trained. The sizes it is told of are those of a whole picture. It does not see cameras, nor
+does a LoRA of it. Latents and schedule are latent.py's; the autoencoder is for bfloat16 or float32, half precision overflows.
+"""
+import jax
+import jax.numpy as jnp
+
+from jaxdreamer import prompts
+from jaxdreamer.nn import clip, folder, unet
+from jaxdreamer.priors import latent
+from jaxdreamer.types import Prior, Text
+
+SIDE = 128                               # of the latents of a 1024 px picture; a single file does not say it
+SECTION = 'config.prior.sdxl'
+HELP = ("config.prior.path: give the folder of Stable Diffusion XL in diffusers' layout, or its single .safetensors file with "
+        f'{SECTION}.tokenizer and {SECTION}.tokenizer_2')
+
+
+def sdxl(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokenizer: str = '', tokenizer_2: str = '',
+         sha256: str = '') -> Prior:
+  """`image_size`, `dtype` and `sha256` as Stable Diffusion's; the tokenizers' folders are for single files.
+
+  FileNotFoundError or ValueError, one line, for what is missing or not this model.
+  """
+  parts = latent.opened(path, model='sdxl', sha256=sha256, wanted=HELP)
+  forward = latent.schedule_of(parts['scheduler'])
+  kind = jnp.dtype(dtype)
+  wired = unet.config_from_diffusers(parts['unet'].config)
+  if 'text_encoder_2' not in parts or wired.addition_embed_type != 'text_time':
+    raise ValueError(f"{path} is no Stable Diffusion XL, of two text encoders; config.prior.name='stable_diffusion' may serve it")
+  coder = latent.coder(parts['vae'], side=parts['unet'].config.get('sample_size', SIDE), dtype=kind)
+  sizes = jnp.array([[coder.pixels, coder.pixels, 0., 0., coder.pixels, coder.pixels]])        # original, crop, aimed at
+  whole = wired.projection_class_embeddings_input_dim - sizes.size * wired.addition_time_embed_dim
+  network = unet.UNet2DCondition(wired, kind, remat=True)
+  apply = lambda variables, z_t, t, text: network.apply(
+    variables, z_t, forward.timestep(t), text[:, :-1], text_embeds=text[:, -1, :whole], time_ids=jnp.repeat(sizes, len(z_t), 0))
+  like = jax.eval_shape(lambda key, z, text: network.init(key, z, jnp.zeros(1), text, text_embeds=jnp.zeros((1, whole)),
+                                                          time_ids=sizes)['params'],
+                        jax.random.key(0), jnp.zeros((1, *coder.latent)), jnp.zeros((1, 77, wired.cross_attention_dim)))
+  weights = {'unet': folder.load_part(parts['unet'], like, dtype=kind), 'vae': coder.weights}
+
+  def eps(weights, z_t, t, text, camera):
+    return forward.eps(apply({'params': weights['unet']}, z_t, t, text), z_t, t)
+
+  def rows(phrases):
+    one = latent.encode_text(clip.CLIPTextModel, parts['text_encoder'], phrases, option=f'{SECTION}.tokenizer',
+                             tokenizer=tokenizer or parts.get('tokenizer'))
+    two = latent.encode_text(clip.CLIPTextModelWithProjection, parts['text_encoder_2'], phrases, option=f'{SECTION}.tokenizer_2',
+                             tokenizer=tokenizer_2 or parts.get('tokenizer_2'))
+    words = jnp.concatenate([one[-1], two[-1]], -1)
+    last = jnp.pad(two[0], ((0, 0), (0, words.shape[-1] - whole)))
+    said = jnp.array([bool(phrase) for phrase in phrases])
+    return jnp.concatenate([words, last[:, None]], 1) * said[:, None, None]
+
+  def embed(weights, prompt, negative=''):
+    phrases = [*prompts.view_prompts(prompt), prompt, '', negative]
+    text = latent.stored(parts, ('text_encoder', 'text_encoder_2'), phrases, rows)
+    return Text(views=text[:4], plain=text[4], null=text[5], negative=text[6])
+
+  return Prior(weights, forward.schedule, image_size, coder.latent, lambda weights, x: coder.encode(weights['vae'], x),
+               lambda weights, z: coder.decode(weights['vae'], z), eps, embed)

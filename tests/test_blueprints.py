@@ -1,0 +1,60 @@
+"""Models without weights: as many parameters as the published ones, and a step whose cost the doctor can tell."""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import dreamfusion_sd, scaledreamer_mvdream
+from jaxdreamer import build, doctor
+from jaxdreamer.nn import blueprints, unet
+
+
+@pytest.mark.parametrize('name, unet_count', [('sd21-base', 865_910_724), ('sdxl', 2_567_463_684),
+                                              ('mvdream', 865_910_724 + 17 * 1280 + 1281 * 1280)])
+def test_blueprints_have_as_many_parameters_as_the_published(name, unet_count):
+  config = unet.config_from_diffusers(blueprints.parts(name)['unet'].config)
+  zeros = lambda *shape: jnp.zeros(shape)
+  more = {'text_embeds': zeros(1, 1280), 'time_ids': zeros(1, 6)} if name == 'sdxl' else {}
+  where = [zeros(1, 16)] if name == 'mvdream' else []
+  like = jax.eval_shape(lambda key: unet.UNet2DCondition(config).init(
+    key, zeros(1, 8, 8, 4), zeros(1), zeros(1, 77, config.cross_attention_dim), *where, **more)['params'], jax.random.key(0))
+  assert sum(leaf.size for leaf in jax.tree.leaves(like)) == unet_count
+
+
+def shrunk(name):
+  """The blueprint of a network of the same kind, quick to compile."""
+  config, _, scale, texts = blueprints.MODELS[name]
+  small = {'block_out_channels': (32, 64), 'layers_per_block': 1, 'down_block_types': ('DownBlock2D', 'CrossAttnDownBlock2D'),
+           'up_block_types': ('CrossAttnUpBlock2D', 'UpBlock2D'), 'attention_head_dim': 1}
+  return dataclasses.replace(config, **small), 8, scale, texts
+
+
+@pytest.mark.parametrize('make, name', [(dreamfusion_sd, 'sd21-base'), (scaledreamer_mvdream, 'mvdream')])
+def test_a_step_without_weights_has_shapes_and_the_weights_it_wants_a_name(monkeypatch, make, name):
+  """All that the doctor does but compiling; its words where nothing is."""
+  monkeypatch.setitem(blueprints.MODELS, name, shrunk(name))
+  monkeypatch.setattr(blueprints, 'VAE', blueprints.VAE | {'block_out_channels': (32, 32), 'layers_per_block': 1,
+                                                          'down_block_types': ('DownEncoderBlock2D',) * 2,
+                                                          'up_block_types': ('UpDecoderBlock2D',) * 2})
+  seen = []
+
+  def cost(config):
+    job = build.job(config, build.make_mesh(config))
+    seen.append(jax.eval_shape(job.step, jax.eval_shape(job.init, jax.random.key(0)), job.prior))
+    return {'prior': doctor.size(job.prior)}
+
+  monkeypatch.setattr(doctor, 'cost', cost)
+  config = make.get_config()
+  config.render.update({'samples': 4, 'fine': 0})
+  config.steps_per_call = 1
+  rows = doctor.cost_without_weights(config)
+  assert rows['no weights'].startswith('config.prior.path: give') and 'config.prior.hub' in rows['no weights']
+  assert 'M numbers' in rows['prior'] and seen[0][1]['gradient_norm'].shape == ()
+
+
+def test_a_path_that_leads_nowhere_is_an_error_still(tmp_path):
+  config = dreamfusion_sd.get_config()
+  config.prior.path = str(tmp_path / 'none')
+  with pytest.raises(FileNotFoundError, match='none'):
+    doctor.cost_without_weights(config)
