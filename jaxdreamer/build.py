@@ -29,11 +29,13 @@ from jaxdreamer.priors.empirical import empirical
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.priors.toybox import toybox
 from jaxdreamer.scenes import backgrounds
+from jaxdreamer.scenes.conv3d import conv3d
 from jaxdreamer.scenes.hashgrid import hashgrid
 from jaxdreamer.scenes.hyper_ingp import hyper_ingp
 from jaxdreamer.scenes.image import image, picture
 from jaxdreamer.scenes.mlp import mlp
 from jaxdreamer.scenes.particles import several
+from jaxdreamer.scenes.triplane_transformer import triplane_transformer
 from jaxdreamer.scenes.voxels import voxels
 from jaxdreamer.types import Estimator, Prior, Scene, Text, TrainState
 
@@ -44,6 +46,8 @@ SCENES = {
   'mlp': lambda blur, **kw: mlp(variance=optim.schedule(blur), **kw),
   'image': image,
   'hyper_ingp': hyper_ingp,
+  'conv3d': conv3d,
+  'triplane_transformer': triplane_transformer,
 }
 PRIORS = {                       # (key, prompt, path) -> Prior
   'toybox': lambda key, prompt, path, **kw: toybox(path=path, **kw),

@@ -1,5 +1,6 @@
 """Prompt-amortised generators: VolSDF, published sizes, independent prompts, and slow references."""
 import functools
+import itertools
 import math
 from functools import partial
 
@@ -11,13 +12,16 @@ from jax.test_util import check_grads
 from scipy import stats
 
 from jaxdreamer import build, cameras, regularizers, render
-from jaxdreamer.scenes import backgrounds, fields, image, particles, volsdf
+from jaxdreamer.scenes import backgrounds, conv3d, fields, image, particles, volsdf
 from jaxdreamer.scenes.hyper_ingp import hyper_ingp
+from jaxdreamer.scenes.triplane_transformer import triplane_transformer
 from jaxdreamer.types import Text
 
 WORDS, WIDTH = 3, 6
 SCENES = {
   'hyper_ingp': hyper_ingp(text=WIDTH, levels=2, log2_table=8, base=3, finest=12, width=8, hidden=4, radius=.5),
+  'conv3d': conv3d.conv3d(text=WIDTH, channels=(4, 3), features=3, width=5, mapped=8, hidden=8),
+  'triplane_transformer': triplane_transformer(text=WIDTH, tokens=2, width=8, blocks=1, heads=2, features=2, hidden=8),
 }
 every_scene = pytest.mark.parametrize('name', sorted(SCENES))
 POINT = jnp.array([.13, -.47, .31])
@@ -75,6 +79,57 @@ def test_a_wide_sigmoid_reaches_black_and_white():
 def test_hyper_ingp_of_the_published_size_has_its_parameters():
   params = jax.eval_shape(hyper_ingp().init, jax.random.key(0))
   np.testing.assert_allclose([size(params['tables']), size(params['hypernet'])], [12.60e6, .349e6], rtol=.01)
+
+
+def test_conv3d_of_the_published_sizes_has_their_parameters():
+  shapes = lambda **kw: jax.eval_shape(conv3d.conv3d(**kw).init, jax.random.key(0))
+  small, large = shapes(), shapes(channels=(512, 512, 512, 512, 256, 128))
+  np.testing.assert_allclose([size(small), size(large)], [88.7e6, 144.8e6], rtol=.01)
+  maps = [leaf for path, leaf in jax.tree.leaves_with_path(small) if 'map' in str(path[-1]) or 'constant' in str(path[-1])]
+  np.testing.assert_allclose(size(maps), 44.3e6, rtol=.01)
+
+
+def test_the_triplane_transformer_of_the_published_size_has_its_parameters():
+  params = jax.eval_shape(triplane_transformer().init, jax.random.key(0))
+  np.testing.assert_allclose(size(params), 120.5e6, rtol=.01)
+
+
+def slow_modulated(x, kernel, style):
+  """A kernel of this prompt, tap by tap."""
+  kernel = kernel * style[:, None]
+  kernel = kernel / np.sqrt((kernel ** 2).sum((0, 1, 2, 3)) + 1e-8)
+  n, padded = len(x), np.pad(x, [(1, 1)] * 3 + [(0, 0)])
+  return sum(padded[a:a + n, b:b + n, c:c + n] @ kernel[a, b, c] for a, b, c in itertools.product(range(3), repeat=3))
+
+
+def test_modulated_convolution_is_convolution_by_a_kernel_for_each_prompt():
+  normal = lambda i, *shape: jax.random.normal(jax.random.key(i), shape)
+  x, kernel, style = normal(0, 3, 5, 5, 5, 4), normal(1, 3, 3, 3, 4, 6), normal(2, 3, 4)
+  fast = jax.vmap(conv3d.modulated, (0, None, 0))(x, kernel, style)
+  slow = [slow_modulated(np.asarray(a), np.asarray(kernel), np.asarray(s)) for a, s in zip(x, style)]
+  np.testing.assert_allclose(fast, slow, atol=1e-5)
+
+
+def slow_linear(grid, place):
+  """The sum over all nodes of their hat functions."""
+  for v in place:
+    n = len(grid)
+    hat = np.maximum(1. - np.abs((np.clip(v, -1., 1.) + 1.) / 2. * (n - 1) - np.arange(n)), 0.)
+    grid = np.tensordot(hat, grid, (0, 0))
+  return grid
+
+
+@pytest.mark.parametrize('name, shape, axes', [('conv3d', (8, 8, 8, 3), [[0, 1, 2]]),
+                                               ('triplane_transformer', (3, 4, 4, 2), [[0, 1], [0, 2], [1, 2]])])
+def test_a_look_up_is_the_sum_of_hat_functions_over_all_nodes(name, shape, axes):
+  grid = jax.random.normal(jax.random.key(5), shape)
+  planes = np.asarray(grid).reshape(len(axes), *shape[-1 - len(axes[0]):])
+  kernel = jax.random.normal(jax.random.key(6), (len(axes) * shape[-1], 1))
+  code = {'volume': grid, 'planes': grid, 'sdf': [kernel]}                 # one kernel: the distance is linear in features
+  fast = jax.jit(partial(SCENES[name].distance, code))
+  for xyz in np.asarray(jax.random.uniform(jax.random.key(7), (10, 3), minval=-1.2, maxval=1.2)):
+    slow = np.concatenate([slow_linear(plane, xyz[place]) for plane, place in zip(planes, axes)])
+    np.testing.assert_allclose(fast(xyz), slow @ kernel[:, 0] + np.linalg.norm(xyz) - .8, atol=1e-5)
 
 
 @every_scene
