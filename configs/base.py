@@ -25,6 +25,10 @@ def get_config():
       'hashgrid': {'levels': 8, 'finest': 128, 'band': (64.,)},    # band (1, 8, 100) adds levels over the first steps
       'mlp': {'octaves': 6, 'width': 64, 'blur': (0.,)},           # blur (5e-2, 2e-3, 100) starts smooth
       'image': {'size': 64},
+      # Generators for many prompts; `text` is the width of the prior's embeddings.
+      'hyper_ingp': {'text': 128, 'levels': 8, 'log2_table': 14, 'base': 8, 'finest': 128, 'radius': .5},
+      'conv3d': {'text': 128, 'channels': (64, 64, 32, 16), 'features': 16, 'width': 64, 'radius': .5},
+      'triplane_transformer': {'text': 128, 'tokens': 16, 'width': 128, 'blocks': 4, 'heads': 4, 'features': 16, 'radius': .5},
     },
     'prior': {
       'name': 'toybox', 'path': '',              # of a folder or file of weights; '' is the shipped file
@@ -56,7 +60,7 @@ def get_config():
     'render': {'samples': 16, 'fine': 16, 'radius': 1., 'background': 'random', 'chunk': 0, 'remat': False,
                'shaded': (0.,), 'textureless': (.5,)},     # shares of views lit by a lamp, and of those without colour
     'regularizers': {'orientation': (0.,), 'opacity': (0.,), 'sparsity': (0.,), 'opaque': (0.,), 'distortion': (0.,),
-                     'z_variance': (0.,)},
+                     'z_variance': (0.,), 'eikonal': (0.,)},                # eikonal: of scenes that are a distance
     'optim': {'groups': (('scene/field/.*', .05), ('scene/.*', .005), ('est/moments/.*', .05, 'sgd'), ('est/.*', .001)),
               'b1': .9, 'b2': .99, 'eps': 1e-15, 'weight_decay': 0., 'clip': 0.},
     'mesh': {'map': 'shard_map', 'data': 0,      # map: or 'pmap'; data 0: all devices that the views divide by

@@ -34,10 +34,13 @@ from jaxdreamer.priors.sdxl import sdxl
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.priors.toybox import toybox
 from jaxdreamer.scenes import backgrounds
+from jaxdreamer.scenes.conv3d import conv3d
 from jaxdreamer.scenes.hashgrid import hashgrid
+from jaxdreamer.scenes.hyper_ingp import hyper_ingp
 from jaxdreamer.scenes.image import image, picture
 from jaxdreamer.scenes.mlp import mlp
 from jaxdreamer.scenes.particles import several
+from jaxdreamer.scenes.triplane_transformer import triplane_transformer
 from jaxdreamer.scenes.voxels import voxels
 from jaxdreamer.toybox import compositions
 from jaxdreamer.types import Estimator, Prior, Scene, TrainState
@@ -48,6 +51,9 @@ SCENES = {
   'hashgrid': lambda band, **kw: hashgrid(active=optim.schedule(band), **kw),
   'mlp': lambda blur, **kw: mlp(variance=optim.schedule(blur), **kw),
   'image': image,
+  'hyper_ingp': hyper_ingp,
+  'conv3d': conv3d,
+  'triplane_transformer': triplane_transformer,
 }
 PRIORS = {                       # (key, prompt, path) -> Prior
   'toybox': lambda key, prompt, path, **kw: toybox(path=path, **kw),
@@ -83,7 +89,8 @@ BACKGROUNDS = {
   'environment': backgrounds.mixed(backgrounds.environment()),
 }
 REGULARIZERS = {f.__name__: f for f in (regularizers.orientation, regularizers.opacity, regularizers.sparsity,
-                                        regularizers.opaque, regularizers.distortion, regularizers.z_variance)}
+                                        regularizers.opaque, regularizers.distortion, regularizers.z_variance,
+                                        regularizers.eikonal)}
 
 
 class Job(NamedTuple):
@@ -194,7 +201,8 @@ def with_background(scene: Scene, background: backgrounds.Background) -> Scene:
   def prepare(params, y):
     return {'field': scene.prepare(params['field'], y), 'background': params['background']}
   return Scene(init, prepare, lambda code, xyz: scene.field(code['field'], xyz),
-               lambda code, step: code | {'field': scene.focus(code['field'], step)})
+               lambda code, step: code | {'field': scene.focus(code['field'], step)},
+               scene.distance and (lambda code, xyz: scene.distance(code['field'], xyz)))
 
 
 def check(config, mesh: Mesh) -> None:
@@ -312,6 +320,7 @@ def job(config, mesh: Mesh) -> Job:
     k_image, k_background, k_light = jax.random.split(key, 3)
     light = render.sample_light(k_light, camera, shaded=shaded(step), textureless=textureless(step)) if r.shaded != NEVER else None
     return draw_image(k_image, partial(scene.field, code), camera, light=light,
+                      distance=scene.distance and partial(scene.distance, code),
                       background=partial(background.colour, code['background'], k_background))
 
   see = train_step.make_picture(scene=scene, render=draw_scene, regularize=make_regularize(config.regularizers))

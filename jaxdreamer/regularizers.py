@@ -31,6 +31,11 @@ def distortion(out: Rendering) -> Float[Array, '']:
   return jnp.mean(out.distortion)
 
 
+def eikonal(out: Rendering) -> Float[Array, '']:
+  """A signed distance has slope 1, at every sample of a ray alike. Gropp et al. (2020)."""
+  return jnp.mean(out.eikonal)
+
+
 def z_variance(out: Rendering) -> Float[Array, '']:
   """The variance of distance along the rays that mostly hit. HiFA Eq. 13."""
   hit = out.opacity > .5

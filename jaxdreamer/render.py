@@ -1,7 +1,8 @@
 """Scene x rays -> Rendering: sampling, field, compositing, shading; chunks and rematerialisation are here and nowhere else.
 
 A ray is sampled only inside the ball of `radius` around 0; rays that miss have opacity 0 and show the background.
-`field` is scene.field with its code bound; `background` maps a unit direction [3] to a colour [3].
+`field` is scene.field with its code bound, `distance` scene.distance likewise, or None; `background` maps a unit direction [3]
+to a colour [3].
 The full record always comes back: what the caller does not use (normals above all) the compiler drops, provided that the
 function under jit, or under jax.vjp, does not return it.
 """
@@ -45,7 +46,7 @@ def shade(light: Light, albedo: Float[Array, '3'], normal: Float[Array, '3'], xy
 
 
 def trace(field: Callable, ray: Rays, u: Float[Array, 'S'], u_fine: Float[Array, 'N'], *, radius: float,
-          background: Callable, light: Light | None, normals: Callable) -> Rendering:
+          background: Callable, light: Light | None, normals: Callable, distance: Callable | None) -> Rendering:
   """One ray. u places a sample in each of S equal intervals. Where N > 0 those only propose (without gradient, density
   alone) N intervals of equal weight, which u_fine samples."""
   near, far = volume.ball_interval(ray.origin, ray.direction, radius)
@@ -71,7 +72,8 @@ def trace(field: Callable, ray: Rays, u: Float[Array, 'S'], u_fine: Float[Array,
     normal=volume.composite(weights, normal),
     orientation=volume.composite(jax.lax.stop_gradient(weights), away ** 2),
     distortion=volume.distortion(weights, dist / (2. * radius)),
-    z_variance=volume.composite(weights, (volume.midpoints(dist) - depth) ** 2))
+    z_variance=volume.composite(weights, (volume.midpoints(dist) - depth) ** 2),
+    eikonal=jnp.mean(jax.vmap(partial(fields.eikonal, distance), 1)(xyz)) if distance else jnp.zeros(()))
 
 
 def white(direction: Float[Array, '3']) -> Float[Array, '3']:
@@ -80,7 +82,8 @@ def white(direction: Float[Array, '3']) -> Float[Array, '3']:
 
 def image(key: Key[Array, ''], field: Callable, camera: Camera, *, size: int, samples: int, fine: int = 0,
           radius: float = 1., jitter: float = 1., background: Callable = white, light: Light | None = None,
-          normals: Callable = fields.gradient_normals, chunk: int | None = None, remat: bool = False) -> Rendering:
+          normals: Callable = fields.gradient_normals, distance: Callable | None = None, chunk: int | None = None,
+          remat: bool = False) -> Rendering:
   """The [size, size] Rendering of one camera; vmap over cameras, keys and lights. `jitter` = 0 makes it deterministic.
 
   light None shows the albedo. `chunk` rays at a time bounds memory; `remat` recomputes a ray (a chunk) in the backward pass.
@@ -88,7 +91,7 @@ def image(key: Key[Array, ''], field: Callable, camera: Camera, *, size: int, sa
   k_coarse, k_fine = jax.random.split(key)
   def uniforms(k, n):
     return jax.vmap(partial(volume.stratified, n=n, jitter=jitter))(jax.random.split(k, size * size))
-  one = partial(trace, field, radius=radius, background=background, light=light, normals=normals)
+  one = partial(trace, field, radius=radius, background=background, light=light, normals=normals, distance=distance)
   one = jax.checkpoint(one) if remat else one
   args = jax.tree.map(lambda a: a.reshape(size * size, 3), cameras.rays(camera, size)), uniforms(k_coarse, samples), \
       uniforms(k_fine, fine)

@@ -35,7 +35,7 @@ class Text(NamedTuple):
   null: Float[Array, 'L D']            # the empty prompt
   negative: Float[Array, 'L D']        # the negative prompt; equals null when none is given
   pooled: Float[Array, 'D'] | None = None                  # one embedding of the whole prompt, where the encoder gives one
-  noise: Float[Array, 'Z'] | None = None                   # what a generator varies its objects by, drawn anew each step
+  noise: Float[Array, 'Z'] | None = None                   # normal draws: which of a generator's objects for this prompt
 
 
 class Views(NamedTuple):
@@ -50,7 +50,7 @@ class Views(NamedTuple):
 
 
 class Rendering(NamedTuple):
-  """Everything a ray yields. The last three are per-ray integrands of regularizers."""
+  """Everything a ray yields. The last four are per-ray integrands of regularizers."""
   rgb: Float[Array, '*b 3']            # over the background
   opacity: Float[Array, '*b']
   depth: Float[Array, '*b']            # expected distance along the ray, of the hit part; far where nothing is hit
@@ -58,6 +58,7 @@ class Rendering(NamedTuple):
   orientation: Float[Array, '*b']      # sum_i sg(w_i) max(0, n_i . d)^2, Ref-NeRF Eq. 11
   distortion: Float[Array, '*b']       # mip-NeRF 360 Eq. 15
   z_variance: Float[Array, '*b']       # sum_i w_i (dist_i - depth)^2, HiFA
+  eikonal: Float[Array, '*b'] | float = 0.                 # mean of (|slope of distance| - 1)^2; 0 where a scene has none
 
 
 class Scene(NamedTuple):
@@ -66,6 +67,7 @@ class Scene(NamedTuple):
   prepare: Callable                    # (params, y) -> code; identity for one prompt, a generator for many
   field: Callable                      # (code, xyz [3]) -> density [], features [F] (the first three: albedo in [0, 1])
   focus: Callable = lambda code, step: code                    # coarse to fine: the code as `step` sees it
+  distance: Callable | None = None     # (code, xyz) -> [], negative inside: the signed distance its density is made of
 
 
 @flax.struct.dataclass

@@ -94,18 +94,24 @@ def coder(part: folder.Part, *, side: int, dtype: Any) -> Coder:
   return Coder(folder.load_part(part, like, dtype=dtype), pixels, (side, side, config.latent_channels), encode, decode)
 
 
-def rows(parts: dict, phrases: list[str], *, tokenizer: str, section: str) -> Float[Array, 'N 77 D']:
-  """What the one text encoder of a model makes of the phrases."""
+def rows(parts: dict, phrases: list[str], *, tokenizer: str, section: str
+         ) -> tuple[Float[Array, 'N 77 D'], Float[Array, 'N D']]:
+  """What the one text encoder of a model makes of the phrases: their words, and each as a whole."""
   where, option = tokenizer or parts.get('tokenizer'), f'{section}.tokenizer'
-  return stored(parts, ('text_encoder',), phrases,
-                lambda phrases: encode_text(clip.CLIPTextModel, parts['text_encoder'], phrases, tokenizer=where, option=option)[0])
+  def make(phrases):
+    words, pooled, _ = encode_text(clip.CLIPTextModel, parts['text_encoder'], phrases, tokenizer=where, option=option)
+    return jnp.concatenate([words, pooled[:, None]], 1)
+  both = stored(parts, ('text_encoder',), (where,), phrases, make)
+  return both[:, :-1], both[:, -1]
 
 
-def stored(parts: dict, names: tuple[str, ...], phrases: list[str], make: Callable) -> Float[Array, 'N L D']:
-  """make(phrases), computed once and then kept on disk, by the weights of the text encoders `names` and by the phrases."""
+def stored(parts: dict, names: tuple[str, ...], tokenizers: tuple, phrases: list[str], make: Callable) -> Float[Array, 'N L D']:
+  """make(phrases), computed once and then kept on disk, by the weights of the text encoders `names`, by where their tokenizers
+  are and by the phrases."""
   if parts[names[0]].file is None:
     return make(phrases)
-  mark = hashlib.sha256(json.dumps([*(parts[name].config for name in names), phrases], sort_keys=True).encode())
+  told = [*(parts[name].config for name in names), [str(where) for where in tokenizers], phrases]
+  mark = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
   for file in (file for name in names for file in tensors.files_of(parts[name].file)):
     mark.update(safe_files.sha256_of(file).encode())
   return jnp.asarray(prompts.stored(mark.hexdigest(), partial(make, phrases)))

@@ -50,8 +50,8 @@ def mvdream(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokeniz
     return forward.eps(scene.apply(*args, networks.camera_vector(camera) * (camera.fov > 0.)[:, None]), z_t, t)
 
   def embed(weights, prompt, negative=''):
-    plain, away, denied = latent.rows(parts, [prompt, null, negative], tokenizer=tokenizer, section=SECTION)
-    return Text(views=jnp.stack([plain] * 4), plain=plain, null=away, negative=denied)
+    (plain, away, denied), pooled = latent.rows(parts, [prompt, null, negative], tokenizer=tokenizer, section=SECTION)
+    return Text(views=jnp.stack([plain] * 4), plain=plain, null=away, negative=denied, pooled=pooled[0])
 
   return Prior(weights, forward.schedule, image_size, coder.latent, lambda weights, x: coder.encode(weights['vae'], x),
                lambda weights, z: coder.decode(weights['vae'], z), eps, embed, together=VIEWS)

@@ -45,11 +45,13 @@ def sdxl(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokenizer:
   def eps(weights, z_t, t, text, camera):
     return forward.eps(apply({'params': weights['unet']}, z_t, t, text), z_t, t)
 
+  tokenizers = tokenizer or parts.get('tokenizer'), tokenizer_2 or parts.get('tokenizer_2')
+
   def rows(phrases):
     one = latent.encode_text(clip.CLIPTextModel, parts['text_encoder'], phrases, option=f'{SECTION}.tokenizer',
-                             tokenizer=tokenizer or parts.get('tokenizer'))
+                             tokenizer=tokenizers[0])
     two = latent.encode_text(clip.CLIPTextModelWithProjection, parts['text_encoder_2'], phrases, option=f'{SECTION}.tokenizer_2',
-                             tokenizer=tokenizer_2 or parts.get('tokenizer_2'))
+                             tokenizer=tokenizers[1])
     words = jnp.concatenate([one[-1], two[-1]], -1)
     last = jnp.pad(two[0], ((0, 0), (0, words.shape[-1] - whole)))
     said = jnp.array([bool(phrase) for phrase in phrases])
@@ -57,8 +59,8 @@ def sdxl(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokenizer:
 
   def embed(weights, prompt, negative=''):
     phrases = [*prompts.view_prompts(prompt), prompt, '', negative]
-    text = latent.stored(parts, ('text_encoder', 'text_encoder_2'), phrases, rows)
-    return Text(views=text[:4], plain=text[4], null=text[5], negative=text[6])
+    text = latent.stored(parts, ('text_encoder', 'text_encoder_2'), tokenizers, phrases, rows)
+    return Text(views=text[:4], plain=text[4], null=text[5], negative=text[6], pooled=text[4, -1, :whole])
 
   return Prior(weights, forward.schedule, image_size, coder.latent, lambda weights, x: coder.encode(weights['vae'], x),
                lambda weights, z: coder.decode(weights['vae'], z), eps, embed)

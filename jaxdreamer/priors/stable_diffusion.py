@@ -62,8 +62,9 @@ def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16'
     return forward.eps(network.apply({'params': weights['unet']}, z_t, forward.timestep(t), text, where), z_t, t)
 
   def embed(weights, prompt, negative=''):
-    rows = latent.rows(parts, [*prompts.view_prompts(prompt), prompt, '', negative], tokenizer=tokenizer, section=SECTION)
-    return Text(views=rows[:4], plain=rows[4], null=rows[5], negative=rows[6])
+    phrases = [*prompts.view_prompts(prompt), prompt, '', negative]
+    rows, pooled = latent.rows(parts, phrases, tokenizer=tokenizer, section=SECTION)
+    return Text(views=rows[:4], plain=rows[4], null=rows[5], negative=rows[6], pooled=pooled[4])
 
   return Prior(weights, forward.schedule, image_size, coder.latent, lambda weights, x: coder.encode(weights['vae'], x),
                lambda weights, z: coder.decode(weights['vae'], z), eps, embed)

@@ -71,6 +71,13 @@ def octaves(v: Float[Array, 'd'], n: int) -> Float[Array, 'n 2*d']:
   return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], 1)
 
 
+def eikonal(distance: Callable, xyz: Point, *, step: float = .01) -> Scalar:
+  """(|grad distance| - 1)^2, by forward differences: 0 for a true distance (Gropp et al. 2020)."""
+  here = distance(xyz)
+  slope = jnp.stack([distance(xyz + d) - here for d in step * jnp.eye(3)]) / step
+  return (length(slope) - 1.) ** 2
+
+
 def gradient_normals(field: Callable, xyz: Point) -> tuple[Scalar, Float[Array, 'F'], Point]:
   """The exact normal of the field, by automatic differentiation."""
   (density, features), grad = jax.value_and_grad(field, has_aux=True)(xyz)

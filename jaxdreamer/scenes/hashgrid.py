@@ -46,6 +46,18 @@ def lookup(table: Float[Array, 'T F'], xyz: Float[Array, '3'], *, size: int) -> 
   return out
 
 
+def encode(tables: list, xyz: Float[Array, '3'], *, sizes: list[int]) -> Float[Array, 'E']:
+  """All levels at one point."""
+  return jnp.concatenate([lookup(table, xyz, size=n) for table, n in zip(tables, sizes)])
+
+
+def init_tables(key: Key[Array, ''], sizes: list[int], *, per_level: int, log2_table: int) -> list:
+  """Near 0."""
+  rows = [min((n + 1) ** 3, 2 ** log2_table) for n in sizes]
+  return [jax.random.uniform(k, (n, per_level), minval=-1e-4, maxval=1e-4)
+          for k, n in zip(jax.random.split(key, len(sizes)), rows)]
+
+
 def band(params: dict, active: Float[Array, ''] | float) -> dict:
   """Coarse to fine: only the first `active` levels, a fraction fading in (threestudio's progressive band, made smooth).
 
@@ -67,9 +79,7 @@ def hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, base:
 
   def init(key: Key[Array, '']):
     k_tables, k_hidden, k_out = jax.random.split(key, 3)
-    rows = [min((n + 1) ** 3, 2 ** log2_table) for n in sizes]
-    tables = [jax.random.uniform(k, (n, per_level), minval=-1e-4, maxval=1e-4)
-              for k, n in zip(jax.random.split(k_tables, levels), rows)]
+    tables = init_tables(k_tables, sizes, per_level=per_level, log2_table=log2_table)
     return {'tables': tables, 'hidden': fields.dense_init(k_hidden, levels * per_level, width),
             'out': fields.dense_init(k_out, width, 1 + features, gain=1.)}
 
@@ -77,8 +87,7 @@ def hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, base:
     return params
 
   def field(code, xyz):
-    encoded = jnp.concatenate([lookup(table, xyz, size=n) for table, n in zip(code['tables'], sizes)])
-    hidden = jax.nn.relu(fields.dense(code['hidden'], encoded))
+    hidden = jax.nn.relu(fields.dense(code['hidden'], encode(code['tables'], xyz, sizes=sizes)))
     return fields.split_raw(fields.dense(code['out'], hidden), bias(xyz, strength=strength, radius=radius), activate)
 
   def focus(code, step):

@@ -16,7 +16,7 @@ def picture(code: Float[Array, 'h w c']) -> Rendering:
   """The picture as a fully opaque Rendering at distance 0: regularizers of shape have value and gradient 0."""
   flat = jnp.zeros(code.shape[:2])
   return Rendering(rgb=code, opacity=flat + 1., depth=flat, normal=jnp.zeros((*code.shape[:2], 3)), orientation=flat,
-                   distortion=flat, z_variance=flat)
+                   distortion=flat, z_variance=flat, eikonal=flat)
 
 
 def image(*, size: int, features: int = 3, scale: float = .1, squash: Callable = jax.nn.sigmoid, thickness: float = .05,

@@ -1,0 +1,54 @@
+"""Hyper-iNGP (ScaleDreamer, Ma et al. 2024): one hash grid for all prompts, and a hypernetwork that writes each prompt's two
+small networks of its features.
+
+Only the kernels depend on the prompt. So put prepare and field under one vmap over prompts, which leaves the tables one
+array; a vmapped prepare alone returns them once a prompt.
+"""
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxdreamer.scenes import hashgrid, volsdf
+from jaxdreamer.types import Scene
+
+xavier = nn.initializers.xavier_uniform()
+
+
+class Hypernet(nn.Module):
+  """The embedding of a prompt -> kernels of these shapes, linear in the hidden units."""
+  shapes: tuple[tuple[int, int], ...]
+  width: int
+
+  @nn.compact
+  def __call__(self, pooled: Float[Array, 'D']) -> list:
+    h = nn.Dense(self.width, use_bias=False, kernel_init=xavier, name='proj_in')(pooled)
+    h = nn.silu(nn.LayerNorm(1e-5, use_fast_variance=False, name='norm')(h))
+    sizes = [math.prod(shape) for shape in self.shapes]
+    flat = nn.Dense(sum(sizes), kernel_init=xavier, name='proj_out')(h)
+    starts = [sum(sizes[:i]) for i in range(1, len(sizes))]
+    return [part.reshape(shape) for part, shape in zip(jnp.split(flat, starts), self.shapes)]
+
+
+def hyper_ingp(*, text: int = 1024, levels: int = 16, per_level: int = 2, log2_table: int = 19, base: int = 16,
+               finest: int = 4096, width: int = 64, hidden: int = 64, radius: float = .5) -> Scene:
+  """A prompt's networks have one layer of `width` units, the hypernetwork one of `hidden`; `text` is the size of y.pooled."""
+  sizes = [hashgrid.resolution(l, levels=levels, base=base, finest=finest) for l in range(levels)]
+  n = levels * per_level
+  net = Hypernet(((n, width), (width, 1), (n, width), (width, 3)), hidden)
+
+  def init(key: Key[Array, '']):
+    k_tables, k_net = jax.random.split(key)
+    return {'tables': hashgrid.init_tables(k_tables, sizes, per_level=per_level, log2_table=log2_table),
+            'hypernet': net.init(k_net, jnp.zeros(text))['params']}
+
+  def prepare(params, y):
+    sdf_1, sdf_2, rgb_1, rgb_2 = net.apply({'params': params['hypernet']}, y.pooled)
+    return {'tables': params['tables'], 'sdf': [sdf_1, sdf_2], 'rgb': [rgb_1, rgb_2]}
+
+  def encode(code, xyz):
+    return hashgrid.encode(code['tables'], xyz, sizes=sizes)
+
+  return volsdf.surface(init, prepare, encode, radius=radius)

@@ -1,0 +1,83 @@
+"""Triplane transformer (ScaleDreamer, Ma et al. 2024; after OpenLRM): learnt tokens read the words of the prompt and become
+three planes of features. A point reads each by bilinear interpolation, corners aligned.
+
+Attention has no biases but those of its last projections, which are .02% of the published number of parameters.
+"""
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxdreamer.nn.layers import Attention
+from jaxdreamer.scenes import volsdf
+from jaxdreamer.types import Scene
+
+AXES = ((0, 1), (0, 2), (1, 2))                  # of xyz, for each plane
+
+
+class Block(nn.Module):
+  """Pre-norm attention to the text, self-attention, MLP of four times the width."""
+  heads: int
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '1 N C'], text: Float[Array, '1 L D']) -> Float[Array, '1 N C']:
+    def norm(name):
+      return nn.LayerNorm(1e-6, use_fast_variance=False, name=name)
+
+    x = x + Attention(self.heads, name='cross_attn')(norm('norm1')(x), text)
+    h = norm('norm2')(x)
+    x = x + Attention(self.heads, name='self_attn')(h, h)
+    h = nn.gelu(nn.Dense(4 * x.shape[-1], name='mlp_0')(norm('norm3')(x)), approximate=False)
+    return x + nn.Dense(x.shape[-1], name='mlp_1')(h)
+
+
+class TriplaneTransformer(nn.Module):
+  """Words [L, D] -> planes of 2 * `tokens` nodes a side. A block is computed again in the backward pass: else the scores of
+  3 * tokens^2 tokens by each other and head would be kept for all blocks."""
+  tokens: int
+  width: int
+  blocks: int
+  heads: int
+  features: int
+
+  @nn.compact
+  def __call__(self, text: Float[Array, 'L D']) -> Float[Array, '3 n n F']:
+    n = self.tokens
+    x = self.param('tokens', nn.initializers.normal(1. / math.sqrt(self.width)), (1, 3 * n * n, self.width))
+    for i in range(self.blocks):
+      x = nn.remat(Block)(self.heads, name=f'blocks_{i}')(x, text[None])
+    x = nn.LayerNorm(1e-6, use_fast_variance=False, name='norm')(x).reshape(3, n, n, self.width)
+    return nn.ConvTranspose(self.features, (2, 2), (2, 2), use_bias=False, name='upsample')(x)
+
+
+def bilinear(plane: Float[Array, 'n n F'], u: Float[Array, ''], v: Float[Array, '']) -> Float[Array, 'F']:
+  """The plane at a point of [-1, 1]^2; constant along each axis outside."""
+  n = plane.shape[0]
+  place = [jnp.clip(.5 * (a + 1.) * (n - 1), 0., n - 1.) for a in (u, v)]
+  cell = [jnp.minimum(jnp.floor(p), n - 2.) for p in place]
+  (i, j), (f, g) = [c.astype(jnp.int32) for c in cell], [p - c for p, c in zip(place, cell)]
+  mix = lambda f, a, b: a + f * (b - a)
+  at = lambda di, dj: plane.at[i + di, j + dj].get(mode='promise_in_bounds', wrap_negative_indices=False)
+  return mix(f, mix(g, at(0, 0), at(0, 1)), mix(g, at(1, 0), at(1, 1)))
+
+
+def triplane_transformer(*, text: int = 1024, tokens: int = 32, width: int = 768, blocks: int = 12, heads: int = 16,
+                         features: int = 32, hidden: int = 64, radius: float = .8) -> Scene:
+  """`tokens` a side of each plane; `text` is the width of y.plain."""
+  net = TriplaneTransformer(tokens, width, blocks, heads, features)
+
+  def init(key: Key[Array, '']):
+    k_net, k_networks = jax.random.split(key)
+    variables = jax.jit(net.init)(k_net, jnp.zeros((1, text)))            # compiled: the planes themselves are not made
+    return {'transformer': variables['params'], **volsdf.init_networks(k_networks, 3 * features, hidden=(hidden, hidden))}
+
+  def prepare(params, y):
+    planes = net.apply({'params': params['transformer']}, y.plain)
+    return {'planes': planes, 'sdf': params['sdf'], 'rgb': params['rgb']}
+
+  def encode(code, xyz):
+    return jnp.concatenate([bilinear(plane, xyz[a], xyz[b]) for plane, (a, b) in zip(code['planes'], AXES)])
+
+  return volsdf.surface(init, prepare, encode, radius=radius, squash=volsdf.wide_sigmoid)
