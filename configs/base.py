@@ -62,7 +62,8 @@ def get_config():
     'regularizers': {'orientation': (0.,), 'opacity': (0.,), 'sparsity': (0.,), 'opaque': (0.,), 'distortion': (0.,),
                      'z_variance': (0.,), 'eikonal': (0.,)},                # eikonal: of scenes that are a distance
     'optim': {'groups': (('scene/field/.*', .05), ('scene/.*', .005), ('est/moments/.*', .05, 'sgd'), ('est/.*', .001)),
-              'b1': .9, 'b2': .99, 'eps': 1e-15, 'weight_decay': 0., 'clip': 0.},
+              'b1': .9, 'b2': .99, 'eps': 1e-15, 'weight_decay': 0., 'clip': 0.,
+              'accumulate': 1},                  # steps whose mean gradient makes one update
     'mesh': {'map': 'shard_map', 'data': 0,      # map: or 'pmap'; data 0: all devices that the views divide by
              'distributed': False},              # one process a host, joined by jax.distributed (launch/)
     'eval': {'size': 64, 'samples': 64, 'chunk': 0, 'mesh_resolution': 96},

@@ -308,7 +308,7 @@ def job(config, mesh: Mesh) -> Job:
   estimator = pick(ESTIMATORS, config.estimator, 'estimator')(prior, t_min)
   phrases, text, told = make_texts(config, prior, mesh)
   tx = optim.chain(config.optim.groups, b1=config.optim.b1, b2=config.optim.b2, eps=config.optim.eps,
-                   weight_decay=config.optim.weight_decay, clip=config.optim.clip)
+                   weight_decay=config.optim.weight_decay, clip=config.optim.clip, accumulate=config.optim.get('accumulate', 1))
   r = config.render
   draw_image = partial(render.image, size=prior.image_size, samples=r.samples, fine=r.fine, radius=r.radius,
                        chunk=r.chunk or None, remat=r.remat)

@@ -23,12 +23,13 @@ def name(path) -> str:
 
 
 def chain(groups, *, b1: float = .9, b2: float = .99, eps: float = 1e-15, weight_decay: float = 0.,
-          clip: float = 0.) -> optax.GradientTransformation:
+          clip: float = 0., accumulate: int = 1) -> optax.GradientTransformation:
   """AdamW whose learning rate is that of the first group (regex, schedule) that matches a parameter's whole name; a group
   (regex, schedule, 'sgd') descends plainly, as what keeps running means wants, and (regex, schedule, 'adan') by Adan (Xie et al.
   2022, its own betas), as large generators want.
 
-  `clip` bounds the global gradient norm (0: off). ValueError where a parameter matches no group.
+  `clip` bounds the global gradient norm (0: off). `accumulate` steps share one update, by their mean gradient. ValueError where a
+  parameter matches no group.
   """
   def label(params):
     def of(path, _):
@@ -46,5 +47,6 @@ def chain(groups, *, b1: float = .9, b2: float = .99, eps: float = 1e-15, weight
     decay = optax.identity() if kind == 'sgd' else optax.add_decayed_weights(weight_decay)
     return optax.chain(kinds[kind](), decay, optax.scale_by_learning_rate(schedule(rate)))
 
-  return optax.chain(optax.clip_by_global_norm(clip) if clip else optax.identity(),
-                     optax.multi_transform({str(i): transform(*rest) for i, (_, *rest) in enumerate(groups)}, label))
+  tx = optax.chain(optax.clip_by_global_norm(clip) if clip else optax.identity(),
+                   optax.multi_transform({str(i): transform(*rest) for i, (_, *rest) in enumerate(groups)}, label))
+  return optax.MultiSteps(tx, accumulate).gradient_transformation() if accumulate > 1 else tx

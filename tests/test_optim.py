@@ -72,3 +72,15 @@ def test_a_group_may_descend_by_adan_as_optax_does():
       at = optax.apply_updates(at, updates)
     seen.append(at['w'])
   np.testing.assert_allclose(*seen, rtol=1e-6)
+
+
+def test_accumulated_steps_make_one_update_of_their_mean():
+  tx, whole = optim.chain((('.*', 1., 'sgd'),), accumulate=2), optim.chain((('.*', 1., 'sgd'),))
+  params = {'w': jnp.zeros(3)}
+  state, seen = tx.init(params), []
+  for g in (jnp.array([1., 2., 3.]), jnp.array([3., 0., 1.])):
+    updates, state = tx.update({'w': g}, state, params)
+    seen.append(updates['w'])
+  np.testing.assert_array_equal(seen[0], 0.)
+  want, _ = whole.update({'w': jnp.array([2., 1., 2.])}, whole.init(params), params)
+  np.testing.assert_allclose(seen[1], want['w'])
