@@ -3,12 +3,13 @@
     tokenize = clip_tokens.load(folder)
     ids = tokenize(['a red mug', ''])            # int32 [2, 77]: start, words, end, padding
 
-Text is lower case, long prompts are cut, as in transformers' CLIPTokenizer. What pads differs between the models that use it:
+Text is lower case, long prompts are cut with a warning that says where, otherwise as in transformers' CLIPTokenizer. What pads differs between the models that use it:
 Stable Diffusion 1.x repeats the end, 2.x writes token 0.
 """
 import json
 import os
 import pathlib
+import warnings
 from typing import Callable
 
 import numpy as np
@@ -46,7 +47,12 @@ def load(folder: str | os.PathLike) -> Callable[[list[str]], np.ndarray]:
   def tokenize(texts):
     out = np.full((len(texts), length), pad, np.int32)
     for row, text in zip(out, texts):
-      ids = [start, *splitter.encode(text, add_special_tokens=False).ids[:length - 2], end]
+      said = splitter.encode(text, add_special_tokens=False)
+      if len(said.ids) > length - 2:
+        kept = said.offsets[length - 3][1]
+        warnings.warn(f'a prompt of {len(said.ids)} tokens, and the text encoder takes {length - 2}: it is cut at letter {kept}, '
+                      f'after {text[max(0, kept - 40):kept]!r}', stacklevel=2)
+      ids = [start, *said.ids[:length - 2], end]
       row[:len(ids)] = ids
     return out
   return tokenize

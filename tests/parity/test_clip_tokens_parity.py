@@ -15,4 +15,6 @@ def test_ids_are_those_of_transformers(tmp_path, pad):
   published.write_tokenizer(tmp_path, pad=pad)
   theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path, pad_token=pad)
   expected = theirs(TEXTS, padding='max_length', max_length=77, truncation=True)['input_ids']
-  np.testing.assert_array_equal(clip_tokens.load(tmp_path)(TEXTS), expected)
+  with pytest.warns(UserWarning, match='cut'):
+    ids = clip_tokens.load(tmp_path)(TEXTS)
+  np.testing.assert_array_equal(ids, expected)
