@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import tensorstore
 from jax.experimental import multihost_utils
+from jaxtyping import Int
 
 from jaxdreamer.types import Text
 
@@ -34,7 +35,7 @@ class Store(NamedTuple):
   rows: dict[str, tensorstore.TensorStore]
   shared: Text
 
-  def read(self, indices: Sequence[int]) -> Text:
+  def read(self, indices: Sequence[int] | Int[np.ndarray, 'P']) -> Text:
     """Text [P, ...] of these prompts."""
     indices = np.asarray(indices)
     pending = {name: rows[indices].read() for name, rows in self.rows.items()}

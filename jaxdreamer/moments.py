@@ -54,7 +54,9 @@ def total(x: Nested, w: Counts) -> float:
 def bootstrap(statistic: Callable[[Counts], float], n: int, *, seed: int = 0, resamples: int = 1000,
               level: float = .95) -> Interval:
   """`statistic` of all `n` cameras, and the percentile interval of its values on resampled ones, of two cameras at least. The
-  same seed resamples alike, so that what shares its draws is compared on the same ones."""
+  same seed resamples alike, so that what shares its draws is compared on the same ones. Of one camera it is not known: NaN."""
+  if n < 2:
+    return Interval(float(statistic(np.ones(n))), np.nan, np.nan)
   counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1. / n), resamples).astype(float)
   values = [statistic(w) for w in counts if w.max() < n]
   lower, upper = np.quantile(values, [.5 - .5 * level, .5 + .5 * level])

@@ -80,7 +80,7 @@ def test_light_and_blur_reach_the_step():
     config.update_from_flattened_dict({'scene.name': 'mlp', 'sampling.views': 1, 'mesh.data': 1, 'render.samples': 4,
                                        'render.fine': 0} | options)
     built = build.job(config, build.make_mesh(config))
-    state, info = built.step(built.init(jax.random.key(0)), built.prior)
+    state, info = built.step(built.init(jax.random.key(0)), built.prior, built.text(0))
     assert float(info['finite']) == 1.
     return state.params['scene']['field']['encode']['kernel']
   lit, plain = moved(**{'render.shaded': (1.,)}), moved()

@@ -149,7 +149,7 @@ def test_a_step_of_the_config_trains(model):
   assert len(set(map(float, draws.t))) == 1 and (draws.eps[0] != draws.eps[1]).all()
   np.testing.assert_allclose(jnp.diff(camera.azimuth) % (2. * np.pi), np.pi / 2, atol=1e-4)
   assert len(set(map(float, camera.elevation))) == len(set(map(float, camera.distance))) == 1
-  state, info = job.step(state, job.prior)
+  state, info = job.step(state, job.prior, job.text(0))
   assert info['finite'] == 1. and info['gradient_norm'] > 0.
   changed = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before, jax.device_get(state.params['scene']))
   assert max(jax.tree.leaves(changed)) > 1e-4
