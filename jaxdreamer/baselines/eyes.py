@@ -22,7 +22,10 @@ def read_config(path: str | os.PathLike, option: str) -> dict:
   file = pathlib.Path(path) / 'config.json'
   if not file.is_file():
     raise FileNotFoundError(f'{option}={os.fspath(path)!r}: no {file}; give the folder of a published estimator')
-  return safe_files.read_json(file)
+  try:
+    return safe_files.read_json(file)
+  except ValueError as error:
+    raise ValueError(f'{option}: {error}') from None
 
 
 def loader(network, path, rows: tuple, sides: tuple[int, int]) -> Callable:
