@@ -18,9 +18,11 @@ from jaxdreamer.priors.toybox import SHIPPED
 from jaxdreamer.toybox import geometry, network, train_geometry, train_prior, views, world
 
 PRIOR = ('prior', "The toybox prior: `jaxdreamer/toybox/network.py` in float16, in the published checkpoints' key layout.",
-         'images of 64 px, each render seen four times under new backgrounds, words and noise')
+         'Made by `{command}`, seed {seed}, on {hardware}, from {images} images of 64 px, each render seen four times under new '
+         'backgrounds, words and noise; its settings')
 GEOMETRY = ('geometry', 'The depth and normal estimator and the reader of the toybox: `jaxdreamer/toybox/geometry.py`.',
-            'pictures for each of the two networks, under random backgrounds, half and a quarter of them noisy')
+            'Made on {hardware} from pictures under random backgrounds, half of them noisy for the geometry, a quarter for the '
+            'reader')
 
 
 def fidelity(weights, reader, *, samples):
@@ -39,16 +41,14 @@ def fidelity(weights, reader, *, samples):
 
 def card(what, figures, metadata):
   """What the file is, and how to make it again: PRIOR or GEOMETRY, its scores, the metadata of its file."""
-  name, says, saw = what
-  lines = metadata.get('history', '').splitlines()
-  past = '- Settings changed on the way:\n' + ''.join(f'  - {line}\n' for line in lines) if len(lines) > 1 else ''
+  name, says, made = what
+  past = ''.join(f'  - {line}\n' for line in metadata['history'].splitlines())
   rows = '\n'.join(f'| {name} | {value:.4g} |' for name, value in figures.items())
   return f'''# {name}.safetensors
 
 {says}
 
-- Made by `{metadata['command']}`, seed {metadata['seed']}, on {metadata['hardware']}.
-- {int(metadata['images']):,} {saw}.
+- {made.format(**{k: f'{int(v):,}' if v.isdigit() else v for k, v in metadata.items()})}:
 {past}- Scores, by `python -m benchmarks.prior`:
 
 | score | value |
