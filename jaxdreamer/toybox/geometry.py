@@ -10,11 +10,12 @@ import pathlib
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.nn.layers import GroupNorm, pixel_unshuffle, upsample_nearest
 from jaxdreamer.toybox import world
+from jaxdreamer.types import Camera
 
 SIZE = 64
 MIDDLE, SPREAD = .33, .05                        # disparities of the toybox: in these units Adam's steps are small enough
@@ -96,12 +97,15 @@ def read(weights: PyTree, x: Float[Array, 'B H W 3']) -> dict[str, Float[Array, 
   return reader_net.apply({'params': weights['reader']}, x)
 
 
-def labels(item: world.Item) -> dict[str, Int[Array, '*b']]:
-  """The classes of an item, one a head. Who is first of two toys beside one another depends on where one stands, and a picture
-  does not say where: the one of the lesser (kind, colour, pattern) is."""
-  alone, beside = item.relation == world.ALONE, item.relation == world.BESIDE
-  rank = (item.kind * len(world.COLOURS) + item.colour) * len(world.PATTERNS) + item.pattern
-  swap = beside & (rank[..., 0] > rank[..., 1])
+def mirrored(camera: Camera) -> Bool[Array, '*b']:
+  """Whether the camera sees on the right what is on the left, at -y, from the front."""
+  return camera.world_from_camera[..., 1, 0] < 0.
+
+
+def labels(item: world.Item, mirrored: bool | Bool[Array, '*b']) -> dict[str, Int[Array, '*b']]:
+  """The classes of an item, one a head. Of two toys beside one another `a` is the one on the left of the picture: that much can
+  be read off it, and who was named first cannot."""
+  alone, swap = item.relation == world.ALONE, (item.relation == world.BESIDE) & mirrored
   def pair(values, n):
     a, b = values[..., 0], values[..., 1]
     return jnp.where(swap, b, a), jnp.where(alone, n, jnp.where(swap, a, b))
@@ -112,10 +116,19 @@ def labels(item: world.Item) -> dict[str, Int[Array, '*b']]:
   return out
 
 
+def right(logp: dict[str, Float[Array, 'B n']], classes: dict[str, Int[Array, 'B']]) -> dict[str, Bool[Array, 'B']]:
+  """Whether shape, colour and relation are read as they are: of both toys, where there are two."""
+  same = {name: jnp.argmax(logp[name], -1) == classes[name] for name in HEADS}
+  return {'shape': same['kind_a'] & same['kind_b'], 'colour': same['colour_a'] & same['colour_b'], 'relation': same['relation']}
+
+
 def caption_scores(weights: PyTree, x: Float[Array, 'B H W 3'], items: world.Item) -> Float[Array, 'B N']:
-  """log p(caption | image) up to a constant, for each image and each of N items."""
-  logp, classes = read(weights, x), labels(items)
-  return sum(logp[name][:, classes[name]] for name in HEADS)
+  """log p(caption | image) up to a constant, for each image and each of N items, wherever the camera stood."""
+  logp = read(weights, x)
+  def of(turned):
+    classes = labels(items, turned)
+    return sum(logp[name][:, classes[name]] for name in HEADS)
+  return jnp.logaddexp(of(False), of(True)) - jnp.log(2.)
 
 
 def pearson(a: Float[Array, 'N'], b: Float[Array, 'N'], mask: Float[Array, 'N']) -> Float[Array, '']:
