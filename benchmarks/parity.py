@@ -100,7 +100,7 @@ def main():
     print(json.dumps(rows[-1]), flush=True)
   if not quick:
     worst = {f'worst_{k}': max(r[k] for r in rows if r[k] is not None) for k in ('float32', 'bfloat16', 'gradient')}
-    results.write('parity', {'rows': rows, **worst}, 'python -m benchmarks.parity')
+    results.write('parity', {r['network']: r['float32'] for r in rows} | worst | {'rows': rows}, 'python -m benchmarks.parity')
 
 
 if __name__ == '__main__':
