@@ -58,6 +58,7 @@ def get_config():
     'cameras': {'azimuth': (-180., 180.), 'elevation': (-10., 85.), 'distance': (2.8, 3.3), 'fov': (40., 40.),
                 'relative': False},              # True: the distance counts in 1 / tan(fov / 2)
     'render': {'samples': 16, 'fine': 16, 'radius': 1., 'background': 'random', 'chunk': 0, 'remat': False,
+               'stages': (),                               # ((0, 64), (5000, 512)): pixels from a step on; (): the prior's
                'shaded': (0.,), 'textureless': (.5,)},     # shares of views lit by a lamp, and of those without colour
     'regularizers': {'orientation': (0.,), 'opacity': (0.,), 'sparsity': (0.,), 'opaque': (0.,), 'distortion': (0.,),
                      'z_variance': (0.,), 'eikonal': (0.,)},                # eikonal: of scenes that are a distance

@@ -12,5 +12,6 @@ def get_config():
   config.estimator.name = 'vsd'
   config.sampling.t_max = (.98, .5, 5000, 1)
   config.cameras.distance = (1., 1.5)
+  config.render.update({'stages': ((0, 64), (5000, 512)), 'chunk': 4096})
   config.regularizers.update({'sparsity': (10.,), 'opaque': (0., 1000., 10000, 1)})
   return config

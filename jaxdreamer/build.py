@@ -43,7 +43,7 @@ from jaxdreamer.scenes.particles import several
 from jaxdreamer.scenes.triplane_transformer import triplane_transformer
 from jaxdreamer.scenes.voxels import voxels
 from jaxdreamer.toybox import compositions
-from jaxdreamer.types import Estimator, Prior, Scene, TrainState
+from jaxdreamer.types import Estimator, Prior, Scene, Text, TrainState
 
 NEVER = (0.,)                    # the schedule of what is left out
 SCENES = {
@@ -97,8 +97,8 @@ class Job(NamedTuple):
   """A run as functions. Scene parameters are state.params['scene']."""
   prompts: tuple[str, ...]
   init: Callable                # key -> TrainState
-  step: Callable                # jitted (state, prior, text) -> (state, info): `stride` steps; state donated; info: their means
-  stride: int
+  stages: tuple                 # (first step, jitted (state, prior, text) -> (state, info)) for each size of the renders
+  stride: int                   # steps of a call, which donates the state; info is their means
   prior: Prior
   text: Callable                # step -> the Text that it takes: always the same for one prompt
   told: Callable                # prompt -> its Text
@@ -110,13 +110,22 @@ class Job(NamedTuple):
   size: int
   parts: 'Parts | None'
 
+  def step(self, state: TrainState, prior: Prior, text: Text) -> tuple[TrainState, dict]:
+    """A call of the stage that the state is in."""
+    return at_step(self.stages, int(state.step))(state, prior, text)
+
 
 class Parts(NamedTuple):
-  """What the step is made of, for those who take it apart: the variance laboratory."""
+  """What the first stage's step is made of, for those who take it apart: the variance laboratory."""
   estimator: Estimator
   sample: Callable              # train_step.make_sample's
   picture: Callable             # train_step.make_picture's
   gradient: Callable            # train_step.make_gradient's
+
+
+def at_step(stages: tuple, step: int) -> Callable:
+  """The last of `stages`, as Job's, that has begun at `step`."""
+  return [made for first, made in stages if first <= step][-1]
 
 
 def pick(table: dict, section: Any, option: str) -> Callable:
@@ -295,6 +304,21 @@ def check_views(config, together: int) -> None:
     raise ValueError(f'config.cameras.azimuth={tuple(azimuth)}: config.prior.name={name!r} takes a whole turn, as (-180, 180)')
 
 
+def check_stages(config, prior: Prior) -> tuple[tuple[int, int], ...]:
+  """(first step, pixels of a render) of each stage: config.render.stages, or one of the prior's own size."""
+  stages = config.render.get('stages', ())
+  starts = [first for first, _ in stages]
+  if stages and (starts[0] or starts != sorted(set(starts)) or any(first % config.steps_per_call for first in starts)):
+    raise ValueError(f'config.render.stages={stages}: takes (first step, pixels) from step 0 on, each a later multiple of '
+                     f'config.steps_per_call={config.steps_per_call}')
+  for _, size in stages:
+    x = jax.ShapeDtypeStruct((prior.together, size, size, 3), jnp.float32)
+    if jax.eval_shape(Prior.encode, prior, x).shape[1:] != prior.latent:
+      raise ValueError(f'config.render.stages={stages}: config.prior.name={config.prior.name!r} takes renders of '
+                       f'{prior.image_size} pixels alone')
+  return stages or ((0, prior.image_size),)
+
+
 def job(config, mesh: Mesh) -> Job:
   """The run that `config` describes, on `mesh`."""
   check(config, mesh)
@@ -309,31 +333,35 @@ def job(config, mesh: Mesh) -> Job:
   phrases, text, told = make_texts(config, prior, mesh)
   tx = optim.chain(config.optim.groups, b1=config.optim.b1, b2=config.optim.b2, eps=config.optim.eps,
                    weight_decay=config.optim.weight_decay, clip=config.optim.clip, accumulate=config.optim.get('accumulate', 1))
-  r = config.render
-  draw_image = partial(render.image, size=prior.image_size, samples=r.samples, fine=r.fine, radius=r.radius,
-                       chunk=r.chunk or None, remat=r.remat)
-  shaded, textureless = optim.schedule(r.shaded), optim.schedule(r.textureless)
-
-  def draw_scene(code, camera, key, step):
-    if config.scene.name == 'image':             # seen whole by every camera
-      return picture(code['field'])
-    k_image, k_background, k_light = jax.random.split(key, 3)
-    light = render.sample_light(k_light, camera, shaded=shaded(step), textureless=textureless(step)) if r.shaded != NEVER else None
-    return draw_image(k_image, partial(scene.field, code), camera, light=light,
-                      distance=scene.distance and partial(scene.distance, code),
-                      background=partial(background.colour, code['background'], k_background))
-
-  see = train_step.make_picture(scene=scene, render=draw_scene, regularize=make_regularize(config.regularizers))
-  gradient = train_step.make_gradient(picture=see, estimator=estimator)
-  s = config.sampling
+  r, s = config.render, config.sampling
+  shaded, textureless, regularize = optim.schedule(r.shaded), optim.schedule(r.textureless), make_regularize(config.regularizers)
   sample = train_step.make_sample(
     design=sampling.DESIGNS[s.design], camera_from=partial(cameras.from_uniform, **camera_ranges(config.cameras)),
     draw=sampling.make_draw(t_min=t_min, t_max=t_max, shape=prior.latent, density=s.density, antithetic=s.antithetic),
     views=s.views, dims=s.draws // (2 if s.antithetic else 1))
-  local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx)
-  steps = train_step.several(local_step, config.steps_per_call)
-  mapped = train_step.data_parallel(steps, mesh, how=config.mesh.map, many=bool(config.corpus.path))
-  ids = jnp.arange(config.sampling.views)
+  ids = jnp.arange(s.views)
+
+  def draw_scene(size, code, camera, key, step):
+    if config.scene.name == 'image':             # seen whole by every camera
+      return picture(code['field'])
+    k_image, k_background, k_light = jax.random.split(key, 3)
+    light = render.sample_light(k_light, camera, shaded=shaded(step), textureless=textureless(step)) if r.shaded != NEVER else None
+    return render.image(k_image, partial(scene.field, code), camera, size=size, samples=r.samples, fine=r.fine, radius=r.radius,
+                        chunk=r.chunk or None, remat=r.remat, light=light,
+                        distance=scene.distance and partial(scene.distance, code),
+                        background=partial(background.colour, code['background'], k_background))
+
+  def stage(size):
+    """(parts, jitted step) at renders of `size` pixels."""
+    see = train_step.make_picture(scene=scene, render=partial(draw_scene, size), regularize=regularize)
+    gradient = train_step.make_gradient(picture=see, estimator=estimator)
+    local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx)
+    mapped = train_step.data_parallel(train_step.several(local_step, config.steps_per_call), mesh, how=config.mesh.map,
+                                      many=bool(config.corpus.path))
+    return (Parts(estimator, sample, see, gradient),
+            jax.jit(lambda state, prior, text: mapped(state, prior, text, ids), donate_argnums=0))
+  starts, sizes = zip(*check_stages(config, prior))
+  parts, steps = zip(*map(stage, sizes))
 
   def init(key):
     k_scene, k_est, k_run = jax.random.split(key, 3)
@@ -350,11 +378,10 @@ def job(config, mesh: Mesh) -> Job:
                         radius=r.radius, jitter=0., background=lambda direction: background, chunk=config.eval.chunk or None)
 
   at = lambda code, xyz: jax.vmap(partial(scene.field, code))(xyz)
-  return Job(prompts=phrases, init=jax.jit(init),
-             step=jax.jit(lambda state, prior, text: mapped(state, prior, text, ids), donate_argnums=0),
-             stride=config.steps_per_call, prior=prior, text=text, told=told, code=code, render=show,
+  return Job(prompts=phrases, init=jax.jit(init), stages=tuple(zip(starts, steps)), stride=config.steps_per_call,
+             prior=prior, text=text, told=told, code=code, render=show,
              density=jax.jit(lambda code, xyz: at(code, xyz)[0]), colour=jax.jit(lambda code, xyz: at(code, xyz)[1][:, :3]),
-             radius=r.radius, size=config.eval.size, parts=Parts(estimator, sample, see, gradient))
+             radius=r.radius, size=config.eval.size, parts=parts[0])
 
 
 def tuples(value):

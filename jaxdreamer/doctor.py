@@ -74,12 +74,12 @@ def cost(config) -> dict[str, str]:
                         (jax.eval_shape(job.init, jax.random.key(config.seed)), job.prior))
   shapes = (*shapes, job.text(0))
   begin = time.monotonic()
-  compiled = job.step.lower(*shapes).compile()
+  compiled = [(first, step.lower(*shapes).compile()) for first, step in job.stages]
   rows = {'mesh': f'{dict(mesh.shape)} by {config.mesh.map}', 'state': size(shapes[0]), 'prior': size(shapes[1]),
           'build': f'{built:.1f} s', 'compile': f'{time.monotonic() - begin:.1f} s',
-          'step': loop.describe(compiled, job.stride)}
+          **{f'step {first} on': loop.describe(step, job.stride) for first, step in compiled}}
   limit = min((device.memory_stats() or {}).get('bytes_limit', 0) for device in mesh.devices.flat)
-  needs = loop.bytes_of(compiled)
+  needs = max(loop.bytes_of(step) for _, step in compiled)
   if 0 < limit < needs:
     rows['warning'] = (f'needs {needs / metrics.GIB:.1f} of {limit / metrics.GIB:.1f} GiB: lower config.sampling.views or '
                        'config.render.samples, set config.render.chunk, or use more devices')

@@ -97,8 +97,10 @@ def train(config: ConfigDict, job: 'build.Job', state: TrainState, running: dict
 
     with clock('compile'):
       text = job.text(step)
-      advance = job.step.lower(state, job.prior, text).compile()
-    progress.say(f'compiled in {clock.seconds["compile"]:.1f} s; {describe(advance, job.stride)}')
+      ends = [first for first, _ in job.stages[1:]] + [config.steps]
+      stages = [(first, advance.lower(state, job.prior, text).compile()) for (first, advance), end in zip(job.stages, ends)
+                if step < end and first < config.steps]
+    progress.say(f'compiled in {clock.seconds["compile"]:.1f} s; ' + '; then '.join(describe(s, job.stride) for _, s in stages))
     trace = stack.enter_context(tracer(config.profile_steps, workdir / 'profile'))
     caught = stack.enter_context(stop_signals())
     stack.enter_context(closing(progress))
@@ -108,7 +110,7 @@ def train(config: ConfigDict, job: 'build.Job', state: TrainState, running: dict
       before, step = step, step + job.stride
       trace(before)
       with clock('steps'):
-        state, info = advance(state, job.prior, text)
+        state, info = build.at_step(stages, before)(state, job.prior, text)
         text = job.text(step) if step < config.steps else text             # read while the devices are at work
         info = {name: float(value) for name, value in jax.device_get(info).items()}
       refuse_non_finite(info, before, step, saved)

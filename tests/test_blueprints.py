@@ -41,7 +41,7 @@ def test_a_step_without_weights_has_shapes_and_the_weights_it_wants_a_name(monke
 
   def cost(config):
     job = build.job(config, build.make_mesh(config))
-    seen.append(jax.eval_shape(job.step, jax.eval_shape(job.init, jax.random.key(0)), job.prior, job.text(0)))
+    seen.append(jax.eval_shape(job.stages[0][1], jax.eval_shape(job.init, jax.random.key(0)), job.prior, job.text(0)))
     return {'prior': doctor.size(job.prior)}
 
   monkeypatch.setattr(doctor, 'cost', cost)

@@ -28,6 +28,7 @@ REFUSED = {
   'mesh.map': ('xmap', 'config.mesh.map'),
   'mesh.data': (64, 'config.mesh.data'),
   'steps_per_call': (7, 'config.steps'),
+  'render.stages': (((0, 32), (100, 64)), 'config.render.stages.*64 pixels alone'),
 }
 
 
@@ -109,6 +110,41 @@ def test_every_estimator_steps_on_the_toybox(name):
   assert any((a != b).any() for a, b in zip(jax.tree.leaves(before.params['scene']), jax.tree.leaves(after.params['scene'])))
   own = zip(jax.tree.leaves(before.params['est']), jax.tree.leaves(after.params['est']))
   assert name in ('csd', 'asd') or any((a != b).any() for a, b in own)
+
+
+def any_size(key, prompt, path):
+  """A prior of 8 x 8 latents that takes renders of all sizes, as those with an encoder do."""
+  return gaussian(jnp.full((8, 8, 3), .5), std=.1).replace(
+    encode_fn=lambda weights, x: jax.image.resize(x, (len(x), 8, 8, 3), 'linear'))
+
+
+def staged(*stages):
+  config = base.get_config()
+  config.update_from_flattened_dict({
+    'sampling.views': 1, 'mesh.data': 1, 'render.samples': 4, 'render.fine': 0, 'render.stages': stages, 'steps_per_call': 2,
+    'prior.name': f'{__name__}:any_size', 'scene.voxels.levels': (4, 6)})
+  return config
+
+
+def test_renders_change_their_size_where_a_stage_begins():
+  config = staged((0, 8), (4, 16))
+  job = build.job(config, build.make_mesh(config))
+  state = job.init(jax.random.key(0))
+  rays = []
+  for step in (0, 2, 4):
+    text = job.text(step)
+    lowered = build.at_step(job.stages, step).lower(state, job.prior, text)
+    rays.append(lowered.cost_analysis()['flops'])
+    state, info = job.step(state, job.prior, text)
+    assert int(state.step) == step + 2 and info['finite'] == 1.
+  assert rays[0] == pytest.approx(rays[1], rel=.01) and rays[1] < .5 * rays[2]
+
+
+@pytest.mark.parametrize('stages', [((2, 8),), ((0, 8), (3, 16)), ((0, 8), (4, 16), (4, 32))])
+def test_stages_that_do_not_follow_one_another_are_refused(stages):
+  config = staged(*stages)
+  with pytest.raises(ValueError, match='config.render.stages=.*: takes .first step, pixels.'):
+    build.job(config, build.make_mesh(config))
 
 
 SIXTH = """

@@ -60,7 +60,7 @@ def make_job(config, mesh):
   nothing = lambda *_: jnp.zeros(())
   prior = Prior(jnp.ones(3), Schedule(identity, identity), 4, (4, 4, 3), nothing, nothing, nothing, nothing)
   text = prior.embed(config.prompt)
-  return build.Job((config.prompt,), jax.jit(init), jax.jit(several, donate_argnums=0), config.steps_per_call, prior,
+  return build.Job((config.prompt,), jax.jit(init), ((0, jax.jit(several, donate_argnums=0)),), config.steps_per_call, prior,
                    lambda step: text, lambda prompt: text, lambda params, text: params, jax.jit(render),
                    lambda code, xyz: jnp.sum(xyz, -1), lambda code, xyz: xyz, 1., 4, None)
 
