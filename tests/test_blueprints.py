@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import dreamfusion_sd, scaledreamer_mvdream
+from configs import dreamfusion_sd, scaledreamer_amortised, scaledreamer_mvdream
 from jaxdreamer import build, doctor
 from jaxdreamer.nn import blueprints, unet
 
@@ -58,3 +58,18 @@ def test_a_path_that_leads_nowhere_is_an_error_still(tmp_path):
   config.prior.path = str(tmp_path / 'none')
   with pytest.raises(FileNotFoundError, match='none'):
     doctor.cost_without_weights(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('corpus', ['mg15', 'df415', 'cp100k', 'dl17k'])        # at2520's network is df415's
+def test_a_step_of_a_generator_at_full_size_is_one_program(corpus, tmp_path, monkeypatch):
+  """Lowered from shapes alone; `doctor` on the same config compiles it and prints its memory."""
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  (tmp_path / 'corpus.txt').write_text('a red mug\na blue car\n')
+  config = scaledreamer_amortised.get_config(f'{corpus},1')
+  config.prior.path, config.corpus.path, config.mesh.data = blueprints.SHAPES, str(tmp_path / 'corpus.txt'), 1
+  job = build.job(config, build.make_mesh(config))
+  state = jax.eval_shape(job.init, jax.random.key(0))
+  (_, step), = job.stages
+  (after, info), told = step.lower(state, job.prior, job.text(0)).out_info, jax.tree.map(jnp.shape, state)
+  assert jax.tree.map(jnp.shape, after) == told and info['gradient_norm'].shape == ()
