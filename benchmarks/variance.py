@@ -2,7 +2,8 @@
 
 Runs `python -m jaxdreamer.variance` on a fresh scene and on later steps of a run, and writes its figures to
 benchmarks/results/variance.json, with variance.png beside it; with --quick, a few draws into runs/. SDS as published is the
-reference: independent t, noise and cameras, one draw a render, as many views. Figures that decide:
+reference: independent t, noise and cameras, one draw a render, as many views. The density of t that importance sampling wants
+comes from draws of its own, before those that it is measured by. Figures that decide:
 
   ssd_over_sds_parameter_space          of SSD with learnt weights, one draw, the greatest over the states
   best_variance_times_cost_over_sds     of what has SDS's mean, by name: variance of a step times its seconds
@@ -23,9 +24,13 @@ METHODS = (
     'sds sampling.design=stratified', 'sds sampling.design=lattice',
     'sds sampling.design=stratified sampling.draws=2', 'sds sampling.design=stratified sampling.draws=4',
     'sds sampling.design=lattice sampling.draws=4', 'sds sampling.design=stratified sampling.draws=4 sampling.antithetic=True')
+DENSITY = ('sds sampling.density={0}', 'sds sampling.design=stratified sampling.density={0}',
+           'sds sampling.design=lattice sampling.density={0}', 'sds sampling.design=stratified sampling.draws=2 sampling.density={0}',
+           'ssd estimator.ssd.mu=moments sampling.design=stratified sampling.density={0}')
 DEPTH = ('ssd estimator.ssd.phi=constant,depth', 'ssd estimator.ssd.phi=constant,normals')
 UNBIASED = ('sds', 'ssd')                        # estimators whose mean is that of the raw score
-QUICK = ('--at=0', '--cameras=3', '--repeats=3', '--warm=2', '--methods=sds; ' + SSD)
+QUICK = ('--at=0', '--cameras=3', '--repeats=3', '--warm=2')
+PILOT = ('--methods=sds', '--repeats=3', '--seed=1')
 
 
 def decide(seen):
@@ -39,13 +44,22 @@ def decide(seen):
           'best_variance_times_cost_over_sds': {'name': best['method'], **{k: best['step_times_cost'][k] for k in numbers}}}
 
 
-def rows(seen):
-  """README's table."""
+def rows(seen, density):
+  """README's table, where `density` is called measured."""
   show = lambda i: f'{i["mean"]:.2f} [{i["lower"]:.2f}, {i["upper"]:.2f}]' if i else '-'
-  return [{'method': row['method'], 'image, one draw': show(row.get('image')), 'parameters, one draw': show(row.get('parameter')),
+  return [{'method': row['method'].replace(density, 'measured'), 'image, one draw': show(row.get('image')), 'parameters, one draw': show(row.get('parameter')),
            'of t': show(row.get('time')), 'of the camera': show(row.get('camera')), 'of the noise': show(row.get('noise')),
            'step': show(row['step']), 'seconds': row['cost'], 'step x seconds': show(row['step_times_cost']),
            'relative x seconds': show(row['relative_times_cost'])} for row in seen['all']]
+
+
+def measure(prompt, out, *options):
+  """What `jaxdreamer.variance` wrote."""
+  done = subprocess.run((sys.executable, '-m', 'jaxdreamer.variance', '--config=configs/toybox.py', f'--config.prompt={prompt}',
+                         f'--out={out}', *options), cwd=results.ROOT)
+  if done.returncode:
+    sys.exit(done.returncode)
+  return json.loads((out / 'variance.json').read_text())
 
 
 def main():
@@ -55,15 +69,12 @@ def main():
   arguments = parser.parse_args()
   out = results.ROOT / 'runs' / 'benchmarks' / f'variance{"-quick" * arguments.quick}'
   shipped = (results.ROOT / 'jaxdreamer' / 'assets' / 'geometry.safetensors').exists()
-  methods = METHODS + (DEPTH if shipped else ())
-  options = QUICK if arguments.quick else (f'--methods={"; ".join(methods)}',)
-  command = (sys.executable, '-m', 'jaxdreamer.variance', '--config=configs/toybox.py', f'--config.prompt={arguments.prompt}',
-             f'--out={out}', *options)
-  done = subprocess.run(command, cwd=results.ROOT)
-  if done.returncode:
-    sys.exit(done.returncode)
-  seen = json.loads((out / 'variance.json').read_text())
-  figures = decide(seen) | {'prompt': seen['prompt'], 'density': seen['density'], 'rows': rows(seen), 'all': seen['all'],
+  size = QUICK if arguments.quick else ()
+  density = ','.join(map(str, measure(arguments.prompt, out / 'pilot', *PILOT, *size)['density']))
+  methods = METHODS[:2] if arguments.quick else METHODS + (DEPTH if shipped else ())
+  methods = [*methods, *(method.format(density) for method in DENSITY[:1 if arguments.quick else None])]
+  seen = measure(arguments.prompt, out, *size, f'--methods={"; ".join(methods)}')
+  figures = decide(seen) | {'prompt': seen['prompt'], 'density': density, 'rows': rows(seen, density), 'all': seen['all'],
                             'states': seen['states']}
   if arguments.quick:
     (out / 'figures.json').write_text(json.dumps(figures, indent=2) + '\n')
