@@ -24,9 +24,9 @@ METHODS = (
     'sds sampling.design=stratified', 'sds sampling.design=lattice',
     'sds sampling.design=stratified sampling.draws=2', 'sds sampling.design=stratified sampling.draws=4',
     'sds sampling.design=lattice sampling.draws=4', 'sds sampling.design=stratified sampling.draws=4 sampling.antithetic=True')
-DENSITY = ('sds sampling.density={0}', 'sds sampling.design=stratified sampling.density={0}',
-           'sds sampling.design=lattice sampling.density={0}', 'sds sampling.design=stratified sampling.draws=2 sampling.density={0}',
-           'ssd estimator.ssd.mu=moments sampling.design=stratified sampling.density={0}')
+DENSITY = tuple(f'{method} sampling.density={{0}}' for method in (
+    'sds', 'sds sampling.design=stratified', 'sds sampling.design=lattice', 'sds sampling.design=stratified sampling.draws=2',
+    'ssd estimator.ssd.mu=moments sampling.design=stratified'))
 DEPTH = ('ssd estimator.ssd.phi=constant,depth', 'ssd estimator.ssd.phi=constant,normals')
 UNBIASED = ('sds', 'ssd')                        # estimators whose mean is that of the raw score
 QUICK = ('--at=0', '--cameras=3', '--repeats=3', '--warm=2')
@@ -47,7 +47,8 @@ def decide(seen):
 def rows(seen, density):
   """README's table, where `density` is called measured."""
   show = lambda i: f'{i["mean"]:.2f} [{i["lower"]:.2f}, {i["upper"]:.2f}]' if i else '-'
-  return [{'method': row['method'].replace(density, 'measured'), 'image, one draw': show(row.get('image')), 'parameters, one draw': show(row.get('parameter')),
+  return [{'method': row['method'].replace(density, 'measured'),
+           'image, one draw': show(row.get('image')), 'parameters, one draw': show(row.get('parameter')),
            'of t': show(row.get('time')), 'of the camera': show(row.get('camera')), 'of the noise': show(row.get('noise')),
            'step': show(row['step']), 'seconds': row['cost'], 'step x seconds': show(row['step_times_cost']),
            'relative x seconds': show(row['relative_times_cost'])} for row in seen['all']]
