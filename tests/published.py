@@ -134,20 +134,27 @@ def write_sdxl(folder, *, seed=0):
   return params
 
 
-def write_model(folder, *, seed=0, scheduler=None, dtype=jnp.float32):
-  """A Stable Diffusion of 16 pixels in diffusers' layout: unet, vae, text_encoder, tokenizer, scheduler. Returns its parameters."""
+def write_model(folder, *, seed=0, scheduler=None, dtype=jnp.float32, sizes=None):
+  """A Stable Diffusion of 16 pixels, or of `sizes` {part: its config}, in diffusers' layout: unet, vae, text_encoder, tokenizer,
+  scheduler. Returns its parameters."""
   vocabulary = write_tokenizer(folder / 'tokenizer')
   text = {'architectures': ['CLIPTextModel'], 'model_type': 'clip_text_model', 'vocab_size': len(vocabulary), 'hidden_size': 32,
           'intermediate_size': 64, 'num_hidden_layers': 2, 'num_attention_heads': 2, 'max_position_embeddings': 77,
           'hidden_act': 'quick_gelu', 'eos_token_id': vocabulary['<|endoftext|>']}
-  params = {'unet': drawn(unet.UNet2DCondition(unet.config_from_diffusers(UNET)), seed, jnp.zeros((1, 8, 8, 4)), jnp.zeros(1),
-                          jnp.zeros((1, 77, 32))),
-            'vae': drawn(vae.AutoencoderKL(vae.config_from_diffusers(VAE)), seed + 1, jnp.zeros((1, 16, 16, 3))),
-            'text_encoder': drawn(clip.CLIPTextModel(clip.config_from_transformers(text)), seed + 2, jnp.zeros((1, 77), jnp.int32))}
+  configs = {'unet': UNET, 'vae': VAE, 'text_encoder': text}
+  for name, changes in (sizes or {}).items():
+    configs[name] = configs[name] | changes
+  words = jnp.zeros((1, 77, configs['unet']['cross_attention_dim']))
+  networks = {'unet': unet.UNet2DCondition(unet.config_from_diffusers(configs['unet'])),
+              'vae': vae.AutoencoderKL(vae.config_from_diffusers(configs['vae'])),
+              'text_encoder': clip.CLIPTextModel(clip.config_from_transformers(configs['text_encoder']))}
+  inputs = {'unet': (jnp.zeros((1, 8, 8, 4)), jnp.zeros(1), words), 'vae': (jnp.zeros((1, 16, 16, 3)),),
+            'text_encoder': (jnp.zeros((1, 77), jnp.int32),)}
+  params = {part: drawn(network, seed + i, *inputs[part]) for i, (part, network) in enumerate(networks.items())}
   write_json(folder / 'model_index.json', INDEX)
-  for part, config, name in (('unet', UNET, 'diffusion_pytorch_model'), ('vae', VAE, 'diffusion_pytorch_model'),
-                             ('text_encoder', text, 'model')):
+  for part, config in configs.items():
     write_json(folder / part / 'config.json', config)
+    name = 'model' if part == 'text_encoder' else 'diffusion_pytorch_model'
     tree = {'text_model': params[part]} if part == 'text_encoder' else params[part]
     weight_files.save(folder / part / f'{name}.safetensors', tree, dtype=dtype)
   write_json(folder / 'scheduler' / 'scheduler_config.json', SCHEDULER | (scheduler or {}))
