@@ -9,7 +9,7 @@ import math
 import os
 import pathlib
 from functools import partial
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -123,7 +123,7 @@ class Parts(NamedTuple):
   gradient: Callable            # train_step.make_gradient's
 
 
-def at_step(stages: tuple, step: int) -> Callable:
+def at_step(stages: Sequence[tuple[int, Callable]], step: int) -> Callable:
   """The last of `stages`, as Job's, that has begun at `step`."""
   return [made for first, made in stages if first <= step][-1]
 
@@ -309,7 +309,7 @@ def check_stages(config, prior: Prior) -> tuple[tuple[int, int], ...]:
   stages = config.render.get('stages', ())
   starts = [first for first, _ in stages]
   if stages and (starts[0] or starts != sorted(set(starts)) or any(first % config.steps_per_call for first in starts)):
-    raise ValueError(f'config.render.stages={stages}: takes (first step, pixels) from step 0 on, each a later multiple of '
+    raise ValueError(f'config.render.stages={stages}: takes (first step, pixels), steps 0 and later multiples of '
                      f'config.steps_per_call={config.steps_per_call}')
   for _, size in stages:
     x = jax.ShapeDtypeStruct((prior.together, size, size, 3), jnp.float32)
@@ -384,16 +384,9 @@ def job(config, mesh: Mesh) -> Job:
              radius=r.radius, size=config.eval.size, parts=parts[0])
 
 
-def tuples(value):
-  """JSON's lists back as the tuples that config files hold."""
-  if isinstance(value, dict):
-    return {k: tuples(v) for k, v in value.items()}
-  return tuple(tuples(v) for v in value) if isinstance(value, list) else value
-
-
 def restore(workdir: pathlib.Path) -> tuple[ConfigDict, Job, TrainState]:
   """The run in `workdir` at its newest checkpoint, on one device. ValueError where there is none."""
-  config = ConfigDict(tuples(checkpoints.read_options(workdir)))
+  config = ConfigDict(checkpoints.tuples(checkpoints.read_options(workdir)))
   config.mesh.data = 1
   built = job(config, make_mesh(config))
   with checkpoints.manager(workdir, keep=config.keep) as saved:

@@ -69,6 +69,13 @@ def read_options(workdir: pathlib.Path) -> dict:
   return options
 
 
+def tuples(value):
+  """JSON's lists back as the tuples that config files hold."""
+  if isinstance(value, dict):
+    return {k: tuples(v) for k, v in value.items()}
+  return tuple(tuples(v) for v in value) if isinstance(value, list) else value
+
+
 def _refuse_other_run(workdir, options):
   there, here = defining(read_options(workdir)), defining(options)
   names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name) or (name in there) != (name in here)]
