@@ -3,19 +3,21 @@
 Runs `python -m jaxdreamer.variance` on a fresh scene and on later steps of a run, and writes its figures to
 benchmarks/results/variance.json, with variance.png beside it; with --quick, a few draws into runs/. SDS as published is the
 reference: independent t, noise and cameras, one draw a render, as many views. The density of t that importance sampling wants
-comes from draws of its own, before those that it is measured by. Figures that decide:
+comes from draws of its own, before those that it is measured by. A process measures a few methods, each beside the reference on
+the same draws, for compiled programs fill what memory a process may map; what one has found is kept under runs/benchmarks, by a
+hash of the sources, and after an interruption the same command goes on. Figures that decide:
 
   ssd_over_sds_parameter_space          of SSD with learnt weights, one draw, the greatest over the states
   best_variance_times_cost_over_sds     of what has SDS's mean, by name: variance of a step times its seconds
 """
 import argparse
 import json
-import pathlib
-import shutil
 import subprocess
 import sys
 
 from benchmarks import results
+from benchmarks.toybox import source_hash
+from jaxdreamer import moments, variance
 
 SSD = 'ssd estimator.ssd.mu=learnt'
 METHODS = (
@@ -30,7 +32,8 @@ DENSITY = tuple(f'{method} sampling.density={{0}}' for method in (
 DEPTH = ('ssd estimator.ssd.phi=constant,depth', 'ssd estimator.ssd.phi=constant,normals')
 UNBIASED = ('sds', 'ssd')                        # estimators whose mean is that of the raw score
 QUICK = ('--at=0', '--cameras=3', '--repeats=3', '--warm=2')
-PILOT = ('--methods=sds', '--repeats=3', '--seed=1')
+PILOT = ('--methods=sds', '--seed=1')
+TOGETHER = 6                                     # methods of a process
 
 
 def decide(seen):
@@ -55,7 +58,9 @@ def rows(seen, density):
 
 
 def measure(prompt, out, *options):
-  """What `jaxdreamer.variance` wrote."""
+  """What `jaxdreamer.variance` wrote, now or before."""
+  if (out / 'variance.json').exists():
+    return json.loads((out / 'variance.json').read_text())
   done = subprocess.run((sys.executable, '-m', 'jaxdreamer.variance', '--config=configs/toybox.py', f'--config.prompt={prompt}',
                          f'--out={out}', *options), cwd=results.ROOT)
   if done.returncode:
@@ -63,25 +68,45 @@ def measure(prompt, out, *options):
   return json.loads((out / 'variance.json').read_text())
 
 
+def merged(parts):
+  """What several processes found, as if one had: the reference's rows once."""
+  def once(tables):
+    first = {}
+    for row in (row for table in tables for row in table):
+      first.setdefault(row['method'], row)
+    return list(first.values())
+  same_step = zip(*(part['states'] for part in parts))
+  return parts[0] | {'all': once([part['all'] for part in parts]),
+                     'states': [{'step': same[0]['step'], 'rows': once([state['rows'] for state in same])} for same in same_step]}
+
+
+def intervals(row):
+  """A row of JSON as `variance.plot` takes it."""
+  return {k: moments.Interval(**v) if isinstance(v, dict) else v for k, v in row.items()}
+
+
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--quick', action='store_true', help='a few draws of two methods')
   parser.add_argument('--prompt', default='a red car')
   arguments = parser.parse_args()
-  out = results.ROOT / 'runs' / 'benchmarks' / f'variance{"-quick" * arguments.quick}'
+  out = results.ROOT / 'runs' / 'benchmarks' / f'variance-{source_hash()}{"-quick" * arguments.quick}'
   shipped = (results.ROOT / 'jaxdreamer' / 'assets' / 'geometry.safetensors').exists()
   size = QUICK if arguments.quick else ()
   density = ','.join(map(str, measure(arguments.prompt, out / 'pilot', *PILOT, *size)['density']))
   methods = METHODS[:2] if arguments.quick else METHODS + (DEPTH if shipped else ())
-  methods = [*methods, *(method.format(density) for method in DENSITY[:1 if arguments.quick else None])]
-  seen = measure(arguments.prompt, out, *size, f'--methods={"; ".join(methods)}')
+  methods = [*methods[1:], *(method.format(density) for method in DENSITY[:1 if arguments.quick else None])]
+  groups = [methods[i:i + TOGETHER] for i in range(0, len(methods), TOGETHER)]
+  seen = merged([measure(arguments.prompt, out / str(i), *size, f'--methods={"; ".join(["sds", *group])}')
+                 for i, group in enumerate(groups)])
   figures = decide(seen) | {'prompt': seen['prompt'], 'density': density, 'rows': rows(seen, density), 'all': seen['all'],
                             'states': seen['states']}
   if arguments.quick:
     (out / 'figures.json').write_text(json.dumps(figures, indent=2) + '\n')
     print(out / 'figures.json')
   else:
-    shutil.copy(out / 'variance.png', pathlib.Path(results.RESULTS) / 'variance.png')
+    variance.plot({row['method'].replace(density, 'measured'): intervals(row) for row in seen['all']},
+                  results.RESULTS / 'variance.png')
     print(results.write('variance', figures, 'python -m benchmarks.variance'))
 
 
