@@ -8,7 +8,7 @@ import time
 import pytest
 from PIL import Image
 
-from benchmarks import results, toybox, unet
+from benchmarks import results, toybox, unet, variance
 
 WRITES = '''
 import json, pathlib, sys
@@ -94,3 +94,12 @@ def test_the_networks_are_timed_beside_torch():
   for kind in ('fp32', 'bf16'):
     assert figures[f'jax_over_torch_eager_{kind}'] == figures[f'jax_seconds_{kind}'] / figures[f'torch_seconds_{kind}'] > 0
   assert sorted(results.RESULTS.iterdir()) == before
+
+
+def test_what_several_processes_measured_is_one_table_with_the_reference_once():
+  def part(method, x):
+    rows = [{'method': 'sds', 'x': x}, {'method': method, 'x': x}]
+    return {'prompt': 'a red car', 'all': rows, 'states': [{'step': step, 'rows': rows} for step in (0, 50)]}
+  expected = [{'method': 'sds', 'x': 1}, {'method': 'ssd', 'x': 1}, {'method': 'csd', 'x': 2}]
+  assert variance.merged([part('ssd', 1), part('csd', 2)]) == {
+    'prompt': 'a red car', 'all': expected, 'states': [{'step': 0, 'rows': expected}, {'step': 50, 'rows': expected}]}
