@@ -286,7 +286,7 @@ def finish(config: ConfigDict, job: 'build.Job', params: PyTree, workdir: pathli
   for pattern in OUTPUTS:
     for path in workdir.glob(pattern):
       path.unlink()                              # of an earlier step
-  made, name = [], config.corpus.path or config.prompt
+  made, title = [], config.corpus.path or config.prompt
   if config.corpus.path:
     one = {'gallery': lambda: show_some(job, params, workdir)}
   else:
@@ -298,7 +298,7 @@ def finish(config: ConfigDict, job: 'build.Job', params: PyTree, workdir: pathli
                                              radius=job.radius, resolution=config.eval.mesh_resolution)),
       'scores': lambda: score(job, code, config.prompt, workdir, step=step, resolution=config.eval.mesh_resolution, extracted=made)}
   write = one | {
-    'report': lambda: report.write(workdir, prompt=name, settings=config.to_dict(), command=command, about={
+    'report': lambda: report.write(workdir, prompt=title, settings=config.to_dict(), command=command, about={
       'step': f'{step} of {config.steps}', 'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
       'jax': jax.__version__, 'seconds': {use: round(seconds, 2) for use, seconds in clock.seconds.items()}}),
   }

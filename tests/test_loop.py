@@ -262,9 +262,9 @@ def test_a_failed_output_is_named_and_takes_no_other_along(tmp_path, monkeypatch
     raise ValueError('no surface')
   monkeypatch.setattr(video, 'turntable', lambda *_, **__: made.append('film'))
   monkeypatch.setattr(mesh, 'write', fail)
-  monkeypatch.setattr(report, 'write', lambda *_, **__: made.append('report'))
+  monkeypatch.setattr(report, 'write', lambda *_, prompt, **__: made.append(f'report of {prompt}'))
   assert run(tmp_path) == loop.Outcome(12, 'done', {'mesh': 'no surface'})
-  assert made == ['film', 'report'] and 'mesh failed: no surface' in capfd.readouterr().out
+  assert made == ['film', 'report of a quadratic'] and 'mesh failed: no surface' in capfd.readouterr().out
   assert 'Traceback' in (tmp_path / 'failed.txt').read_text()
 
 
