@@ -74,7 +74,7 @@ def load():
     return jax.block_until_ready({name: folder.load_part(parts[name], tree, dtype=jnp.float16) for name, tree in like.items()})
 
   read()
-  before, begin = peak(), time.perf_counter()
+  before = peak()
   everything()
   seconds, added = {'read': [], 'load': []}, peak() - before
   for _ in range(TURNS):

@@ -3,8 +3,8 @@
     tokenize = clip_tokens.load(folder)
     ids = tokenize(['a red mug', ''])            # int32 [2, 77]: start, words, end, padding
 
-Text is lower case; a long prompt is cut, with a warning that says where; all as in transformers' CLIPTokenizer. What pads differs
-between the models that use it: Stable Diffusion 1.x repeats the end, 2.x writes token 0.
+Text is lower case, long prompts are cut, as in transformers' CLIPTokenizer; here a warning says where. What pads differs between
+the models that use it: Stable Diffusion 1.x repeats the end, 2.x writes token 0.
 """
 import json
 import os
