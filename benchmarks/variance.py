@@ -11,6 +11,7 @@ hash of the sources, and after an interruption the same command goes on. Figures
   best_variance_times_cost_over_sds     of what has SDS's mean, by name: variance of a step times its seconds
 """
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -57,8 +58,9 @@ def rows(seen, density):
            'relative x seconds': show(row['relative_times_cost'])} for row in seen['all']]
 
 
-def measure(prompt, out, *options):
-  """What `jaxdreamer.variance` wrote, now or before."""
+def measure(prompt, root, *options):
+  """What `jaxdreamer.variance` wrote, now or before: each prompt and list of options has a folder of its own in `root`."""
+  out = root / hashlib.sha256(json.dumps([prompt, *options]).encode()).hexdigest()[:8]
   if (out / 'variance.json').exists():
     return json.loads((out / 'variance.json').read_text())
   done = subprocess.run((sys.executable, '-m', 'jaxdreamer.variance', '--config=configs/toybox.py', f'--config.prompt={prompt}',
@@ -93,12 +95,11 @@ def main():
   out = results.ROOT / 'runs' / 'benchmarks' / f'variance-{source_hash()}{"-quick" * arguments.quick}'
   shipped = (results.ROOT / 'jaxdreamer' / 'assets' / 'geometry.safetensors').exists()
   size = QUICK if arguments.quick else ()
-  density = ','.join(map(str, measure(arguments.prompt, out / 'pilot', *PILOT, *size)['density']))
+  density = ','.join(map(str, measure(arguments.prompt, out, *PILOT, *size)['density']))
   methods = METHODS[:2] if arguments.quick else METHODS + (DEPTH if shipped else ())
   methods = [*methods[1:], *(method.format(density) for method in DENSITY[:1 if arguments.quick else None])]
   groups = [methods[i:i + TOGETHER] for i in range(0, len(methods), TOGETHER)]
-  seen = merged([measure(arguments.prompt, out / str(i), *size, f'--methods={"; ".join(["sds", *group])}')
-                 for i, group in enumerate(groups)])
+  seen = merged([measure(arguments.prompt, out, *size, f'--methods={"; ".join(["sds", *group])}') for group in groups])
   figures = decide(seen) | {'prompt': seen['prompt'], 'density': density, 'rows': rows(seen, density), 'all': seen['all'],
                             'states': seen['states']}
   if arguments.quick:

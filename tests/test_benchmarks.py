@@ -103,3 +103,16 @@ def test_what_several_processes_measured_is_one_table_with_the_reference_once():
   expected = [{'method': 'sds', 'x': 1}, {'method': 'ssd', 'x': 1}, {'method': 'csd', 'x': 2}]
   assert variance.merged([part('ssd', 1), part('csd', 2)]) == {
     'prompt': 'a red car', 'all': expected, 'states': [{'step': 0, 'rows': expected}, {'step': 50, 'rows': expected}]}
+
+
+def test_what_was_measured_is_kept_by_prompt_and_options(tmp_path, monkeypatch):
+  ran = []
+  def run(command, cwd):
+    out, = (word.removeprefix('--out=') for word in command if word.startswith('--out='))
+    ran.append(out)
+    results.ROOT.joinpath(out).mkdir()
+    results.ROOT.joinpath(out, 'variance.json').write_text(json.dumps(len(ran)))
+    return subprocess.CompletedProcess(command, 0)
+  monkeypatch.setattr(variance.subprocess, 'run', run)
+  asked = [('a red car', '--at=0'), ('a red car', '--at=50'), ('a red cube', '--at=0'), ('a red car', '--at=0')]
+  assert [variance.measure(prompt, tmp_path, option) for prompt, option in asked] == [1, 2, 3, 1] and len(ran) == 3
