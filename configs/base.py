@@ -34,7 +34,7 @@ def get_config():
       'name': 'toybox', 'path': '',              # of a folder or file of weights; '' is the shipped file
       'hub': '',                                 # or: fetch an alias of jaxdreamer/nn/hub.py, or OWNER/NAME[@REVISION], of the hub
       'toybox': {'camera': True},                # camera False: view words alone
-      'empirical': {'images': 1024, 'bandwidth': .15, 'background': .5},
+      'empirical': {'images': 1024, 'bandwidth': .15},
       'mvdream': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'sha256': '',    # as below
                   'null': ''},                   # what guidance leads away from: the empty prompt, or a negative one
       'sdxl': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'tokenizer_2': '', 'sha256': ''},

@@ -12,15 +12,17 @@ from jaxdreamer.toybox import network, views, world
 from jaxdreamer.types import Camera, Prior, Text
 
 
+LIME = (.55, 1., 0.)             # the background, no toy's colour: over grey a shaded snowman had no edge
+
+
 def posterior_mean(z_t: Float[Array, 'd'], images: Float[Array, 'N d'], log_prior: Float[Array, 'N'], alpha, sigma):
   """E[z | z_t] for z uniform over `images` tilted by log_prior: a softmax of -|z_t - alpha z|^2 / 2 sigma^2."""
   distance = jnp.sum(images ** 2, -1) * alpha ** 2 - 2. * alpha * images @ z_t              # |z_t|^2 cancels
   return jax.nn.softmax(log_prior - distance / (2. * sigma ** 2)) @ images
 
 
-def empirical(key: Key[Array, ''], prompt: str, *, images: int = 1024, bandwidth: float = .15,
-              background: float = .5) -> Prior:
-  """`images` renders of a toybox caption (ValueError outside its vocabulary) over a constant grey `background`.
+def empirical(key: Key[Array, ''], prompt: str, *, images: int = 1024, bandwidth: float = .15) -> Prior:
+  """`images` renders of a toybox caption (ValueError outside its vocabulary) over a LIME background.
 
   `bandwidth` is the standard deviation, in scene units, of the kernel on camera positions. Text rows are ignored: the
   null prediction equals the conditional one, and guidance changes nothing.
@@ -30,7 +32,7 @@ def empirical(key: Key[Array, ''], prompt: str, *, images: int = 1024, bandwidth
   light = views.LIGHT
   def one(camera):
     view = views.render(item, camera, light, size=network.SIZE, supersample=2)
-    return view.rgb + (1. - view.mask[..., None]) * background
+    return view.rgb + (1. - view.mask[..., None]) * jnp.array(LIME)
   pictures = jax.jit(lambda s: jax.lax.map(one, s))(spots)
   weights = {'images': network.encode(pictures).reshape(images, -1), 'position': spots.world_from_camera[:, :3, 3]}
 
