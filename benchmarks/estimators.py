@@ -52,22 +52,22 @@ def spread(gradients):
 
 def run(subject, prompt, seed, steps):
   """One run: its curve, its scores, its picture."""
-  job, state = subject.job, subject.job.init(jax.random.key(seed))
-  code = lambda state: job.code(state.params['scene'], job.told(prompt))
+  job, state, text = subject.job, subject.job.init(jax.random.key(seed)), subject.job.told(prompt)
+  code = lambda state: job.code(state.params['scene'], text)
   over_black = lambda code: lambda camera: job.render(code, camera, np.zeros(3, np.float32))
   true = np.asarray(jax.device_get(truth.views(prompt, NEAR, size=job.size)).mask)
   seconds, curve = 0., []
   for _ in range(CURVE):
     start = time.perf_counter()
     for _ in range(steps // CURVE):
-      state, _ = job.step(state, job.prior, job.text(int(state.step)))
+      state, _ = job.step(state, job.prior, text)
     jax.block_until_ready(state)
     seconds += time.perf_counter() - start
     shown = video.shoot(over_black(code(state)), NEAR)
     curve.append({'step': int(state.step), 'seconds': seconds, 'iou': evaluate.silhouette_iou(shown.opacity, true)})
   scores = evaluate.score_views(prompt, over_black(code(state)), size=job.size)
   keys = jax.random.split(jax.random.key(9), 16)
-  gradients = np.stack([subject.whole(k, state.params, job.prior, state.step) for k in keys])
+  gradients = np.stack([subject.whole(k, state.params, job.prior, text, state.step) for k in keys])
   picture = np.asarray(job.render(code(state), video.each(NEAR)[1], jnp.ones(3)).rgb)
   return {'iou': scores['silhouette_iou'], 'colour': scores['colour_right'], 'one_front': scores['one_front'],
           'steps': steps, 'seconds': seconds, 'curve': curve, 'relative_variance': spread(gradients)}, picture
@@ -75,16 +75,15 @@ def run(subject, prompt, seed, steps):
 
 def everything(prompts, methods, seeds, root, steps):
   """{(method, prompt): [run of each seed]}, from the kept results where there are any."""
-  jobs = [(prompt, method, seed) for prompt in prompts for method in methods for seed in seeds]
+  jobs = [(prompt, method, seed) for method in methods for prompt in prompts for seed in seeds]
   rows, spent, subject, built = {}, [], None, None
   for i, (prompt, method, seed) in enumerate(jobs):
     kept = root / f'{prompt}_{method}_{seed}.json'.replace(' ', '-')
     if not kept.exists():
       start = time.time()
-      if built != (prompt, method):
-        config = config_file.get_config()
-        config.prompt = prompt
-        subject, built = laboratory.subject(config, method, times=2, noises=2), (prompt, method)
+      if built != method:                        # one of its steps for all prompts; programs of the last one fill no memory
+        jax.clear_caches()
+        subject, built = laboratory.subject(config_file.get_config(), method, times=2, noises=2), method
       row, picture = run(subject, prompt, seed, steps_of(method, subject.config, steps))
       Image.fromarray(video.to_bytes(picture)).save(kept.with_suffix('.png'))
       kept.write_text(json.dumps(row) + '\n')

@@ -46,7 +46,7 @@ def get_config():
       'sds': {'guidance': (3.,), 'weight': 'sigma2'},       # scale 1 is conditional; threestudio's number is one less
       'csd': {'negative': (0.,), 'weight': 'sigma2'},       # the negative prompt's share, omega_2
       'ssd': {'guidance': (3.,), 'phi': ('constant',), 'mu': 'learnt', 'bins': 10, 'per': (), 'form': 'stein', 'weight': 'sigma2',
-              'depth': '', 'normals': '', 'size': 224},     # folders of published estimators, '' the toybox's; pixels they see
+              'depth': '', 'normals': '', 'size': 224},     # published estimators, '' the toybox's; pixels they see
       'vsd': {'guidance': (7.5,), 'rank': 4, 'dropped': .1, 'weight': 'sigma2'},       # of cameras, in the LoRA's training
       'asd': {'guidance': (3.,), 'eta': .1, 'negatives': 0., 'weight': 'sigma2'},      # negatives .5: Perp-Neg
     },

@@ -10,7 +10,6 @@ does not name is as in the config, but for sampling, which starts as SDS was pub
 """
 import ast
 import time
-from functools import partial
 from typing import Callable, NamedTuple
 
 import jax
@@ -81,9 +80,9 @@ def flat(tree: PyTree) -> Float[Array, 'P']:
   return jnp.zeros(LARGEST).at[place].add(x * jax.random.rademacher(k_sign, x.shape, jnp.float32))
 
 
-def make_nested(parts: build.Parts, text: Text, *, times: int, noises: int) -> Callable:
-  """(key, params, prior, step) -> what moments.Nested needs of one camera, in both spaces, and (t, |gradient|^2) [T E]."""
-  def nested(key: Key[Array, ''], params, prior, step):
+def make_nested(parts: build.Parts, *, times: int, noises: int) -> Callable:
+  """(key, params, prior, text, step) -> what moments.Nested needs of one camera, in both spaces, and (t, |gradient|^2) [T E]."""
+  def nested(key: Key[Array, ''], params, prior, text: Text, step):
     k_view, k_times, k_noises = jax.random.split(key, 3)
     one = jnp.arange(1)
     camera, _, keys = parts.sample(k_view, one, step)
@@ -104,9 +103,9 @@ def make_nested(parts: build.Parts, text: Text, *, times: int, noises: int) -> C
   return nested
 
 
-def make_whole(parts: build.Parts, text: Text, *, views: int) -> Callable:
-  """(key, params, prior, step) -> the gradient [P] of one step."""
-  def whole(key: Key[Array, ''], params, prior, step):
+def make_whole(parts: build.Parts, *, views: int) -> Callable:
+  """(key, params, prior, text, step) -> the gradient [P] of one step."""
+  def whole(key: Key[Array, ''], params, prior, text: Text, step):
     camera, draws, keys = parts.sample(key, jnp.arange(views), step)
     return flat(parts.gradient(params, prior, text, camera, draws, keys, step)[0]['scene'])
   return whole
@@ -117,9 +116,8 @@ def subject(config: ConfigDict, method: str, *, times: int, noises: int) -> Subj
   changed = configured(config, method)
   job = build.job(changed, build.make_mesh(changed))
   plain = not any(option.startswith('sampling.') for option in method.split()[1:])
-  text = job.told(job.prompts[0])
-  return Subject(method, job, changed, jax.jit(make_nested(job.parts, text, times=times, noises=noises)) if plain else None,
-                 jax.jit(make_whole(job.parts, text, views=changed.sampling.views)))
+  return Subject(method, job, changed, jax.jit(make_nested(job.parts, times=times, noises=noises)) if plain else None,
+                 jax.jit(make_whole(job.parts, views=changed.sampling.views)))
 
 
 def learn(key: Key[Array, ''], job: build.Job, scene: PyTree, step: int, *, steps: int) -> PyTree:
@@ -157,24 +155,24 @@ def measure(key: Key[Array, ''], subjects: list[Subject], scene: PyTree, step: i
   `kept` holds what an estimator has learnt for itself in its run, by method; the others' learn for `warm` steps first.
   """
   k_learn, k_nested, k_whole = jax.random.split(key, 3)
-  at, run, nested = jnp.int32(step), {}, {}
+  at, told, nested = jnp.int32(step), {}, {}
   for s in subjects:
     est = kept[s.name] if s.name in kept else learn(k_learn, s.job, scene, step, steps=warm)
     params = {'scene': scene, 'est': est}
-    run[s.name] = partial(s.whole, params=params, prior=s.job.prior, step=at)
+    told[s.name] = params, s.job.prior, s.job.told(s.job.prompts[0]), at
     nested[s.name] = (None, None, None)
     if s.nested:
-      seen = [jax.device_get(s.nested(k, params, s.job.prior, at)) for k in jax.random.split(k_nested, cameras)]
+      seen = [jax.device_get(s.nested(k, *told[s.name])) for k in jax.random.split(k_nested, cameras)]
       sections, power = zip(*seen)
       nested[s.name] = (*(gather([c[space] for c in sections], shape) for space in ('image', 'parameter')),
                         tuple(np.concatenate(a) for a in zip(*power)))
-    jax.block_until_ready(run[s.name](k_whole))          # compiled before it is timed
+    jax.block_until_ready(s.whole(k_whole, *told[s.name]))          # compiled before it is timed
     say(f'step {step}: {s.name}')
   seconds, gradients = {s.name: [] for s in subjects}, {s.name: [] for s in subjects}
   for k in jax.random.split(k_whole, repeats):           # side by side: a slow second hits all alike
     for s in subjects:
       start = time.perf_counter()
-      g = jax.block_until_ready(run[s.name](k))
+      g = jax.block_until_ready(s.whole(k, *told[s.name]))
       seconds[s.name].append(time.perf_counter() - start)
       gradients[s.name].append(np.asarray(g))
   return {s.name: Measured(*nested[s.name], np.stack(gradients[s.name]), np.array(seconds[s.name])) for s in subjects}

@@ -21,17 +21,17 @@ METHODS = 'sds; ssd; csd; vsd; asd; sds sampling.design=stratified; sds sampling
 
 def follow(key, subject: laboratory.Subject, *, steps: int, every: int, repeats: int):
   """(step, picture [H, W, 3], gradients [R P]) of one method's own run, every `every` steps and at its start."""
-  job = subject.job
+  job, text = subject.job, subject.job.text(0)
   state = job.init(jax.random.key(subject.config.seed))
   scene = jax.jit(lambda params: params['field']['image'])
   while True:
     step = int(state.step)
     if step % every == 0:
-      gradients = [subject.whole(k, state.params, job.prior, state.step) for k in jax.random.split(key, repeats)]
+      gradients = [subject.whole(k, state.params, job.prior, text, state.step) for k in jax.random.split(key, repeats)]
       yield step, np.asarray(jax.nn.sigmoid(scene(state.params['scene']))), np.stack(gradients)
     if step >= steps:
       return
-    state, _ = job.step(state, job.prior, job.text(int(state.step)))
+    state, _ = job.step(state, job.prior, text)
 
 
 def distance(picture, truth, mask) -> float:

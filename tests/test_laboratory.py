@@ -34,10 +34,11 @@ def parts(estimator, *, draws=1, design=sampling.independent):
 def measured(name, estimator, *, cameras=60, repeats=60, **sampled):
   built, params = parts(estimator, **sampled)
   subject = laboratory.Subject(name, None, None, None, None)
-  nested = jax.jit(laboratory.make_nested(built, PRIOR.embed(''), times=3, noises=2))
-  whole = jax.jit(laboratory.make_whole(built, PRIOR.embed(''), views=VIEWS))
-  sections, power = zip(*(jax.device_get(nested(k, params, PRIOR, 0)) for k in jax.random.split(jax.random.key(2), cameras)))
-  gradients = np.stack([whole(k, params, PRIOR, 0) for k in jax.random.split(jax.random.key(3), repeats)])
+  nested = jax.jit(laboratory.make_nested(built, times=3, noises=2))
+  whole = jax.jit(laboratory.make_whole(built, views=VIEWS))
+  told = params, PRIOR, PRIOR.embed(''), 0
+  sections, power = zip(*(jax.device_get(nested(k, *told)) for k in jax.random.split(jax.random.key(2), cameras)))
+  gradients = np.stack([whole(k, *told) for k in jax.random.split(jax.random.key(3), repeats)])
   return laboratory.Measured(*(laboratory.gather([s[space] for s in sections], (3, 2)) for space in ('image', 'parameter')),
                              tuple(np.concatenate(a) for a in zip(*power)), gradients, np.full(repeats, .5)), subject
 

@@ -1,8 +1,9 @@
 """The depth and normal estimators that control variates look through: each (load, see), `load` () -> weights and `see` (weights,
 images [N, H, W, 3] in [0, 1]) -> disparity [N, h, w] or unit normals [N, h, w, 3] (x right, y up, z towards the camera).
 
-`path` '' is the toybox's own; else the folder of a published one, config.json beside model.safetensors: Depth Anything or
-DPT-Hybrid for depth, a DPT-Hybrid whose config.json says head_channels 3 for normals. They see `size` pixels: 224 is enough for a
+`path` '' is the toybox's own; else a published one: a folder of Depth Anything or DPT-Hybrid in transformers' layout, config.json
+beside model.safetensors (for normals with head_channels 3), or MiDaS's or Omnidata's DPT-Hybrid in one safetensors file, made
+of its authors' pickle by the command in nn/safe_files.py. They see `size` pixels: 224 is enough for a
 correlation, and several times cheaper than what the checkpoints were trained on.
 """
 import os
@@ -12,7 +13,7 @@ from typing import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxdreamer.nn import depth_anything, dinov2, dpt, interpolate, safe_files
+from jaxdreamer.nn import depth_anything, dinov2, dpt, interpolate, midas, safe_files
 from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.toybox import geometry
 
@@ -21,48 +22,60 @@ def read_config(path: str | os.PathLike, option: str) -> dict:
   """The table in `path`/config.json. FileNotFoundError or ValueError names the option."""
   file = pathlib.Path(path) / 'config.json'
   if not file.is_file():
-    raise FileNotFoundError(f'{option}={os.fspath(path)!r}: no {file}; give the folder of a published estimator')
+    raise FileNotFoundError(f'{option}={os.fspath(path)!r}: no {file}; give the folder of a published estimator, or the '
+                            'safetensors file of MiDaS or Omnidata')
   try:
     return safe_files.read_json(file)
   except ValueError as error:
     raise ValueError(f'{option}: {error}') from None
 
 
-def loader(network, path, rows: tuple, sides: tuple[int, int]) -> Callable:
+def loader(network, file: pathlib.Path, rows: tuple, sides: tuple[int, int]) -> Callable:
   def load():
     like = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *sides, 3)))['params']
-    return weight_files.load(pathlib.Path(path) / 'model.safetensors', like, rename=rows)
+    return weight_files.load(file, like, rename=rows)
   return load
+
+
+def through(network, file: pathlib.Path, rows: tuple, *, size: int, multiple: int, normalisation: str) -> tuple[Callable, Callable]:
+  """(load, see) of a network; what it returns, as it is."""
+  sides = interpolate.network_size(size, size, size=size, multiple=multiple)
+
+  def see(weights, x):
+    return network.apply({'params': weights}, interpolate.preprocess(x, shape=sides, normalisation=normalisation))
+  return loader(network, file, rows, sides), see
+
+
+def hybrid(path: str, option: str, *, channels: int) -> tuple[dpt.DPTForDepthEstimation, pathlib.Path, tuple]:
+  """(network, its weights file, the rows that read it) of a DPT-Hybrid whose output has so many channels."""
+  path = pathlib.Path(path)
+  if path.is_file():
+    config, file, rows = midas.config(path), path, midas.MIDAS_RENAME
+  else:
+    config, file, rows = dpt.config_from_transformers(read_config(path, option)), path / 'model.safetensors', ()
+  if config.head_channels != channels:
+    raise ValueError(f'{option}={os.fspath(path)!r}: its output has {config.head_channels} channels, {channels} are wanted; a '
+                     'config.json says them in "head_channels"')
+  return dpt.DPTForDepthEstimation(config), file, rows
 
 
 def depth(path: str, *, size: int) -> tuple[Callable, Callable]:
   """Disparity, in any affine units."""
   if not path:
     return geometry.shipped, lambda weights, x: geometry.geometry(weights, x)[0]
-  config = read_config(path, 'config.estimator.ssd.depth')
+  option = 'config.estimator.ssd.depth'
+  config = {} if pathlib.Path(path).is_file() else read_config(path, option)
   if config.get('model_type') == 'depth_anything':
     network = depth_anything.DepthAnythingForDepthEstimation(depth_anything.config_from_transformers(config))
-    rows, multiple, normalisation = dinov2.DINOV2_RENAME, network.config.backbone_config.patch_size, 'imagenet'
-  else:
-    network = dpt.DPTForDepthEstimation(dpt.config_from_transformers(config))
-    rows, multiple, normalisation = (), 32, 'midas'
-  sides = interpolate.network_size(size, size, size=size, multiple=multiple)
-
-  def see(weights, x):
-    return network.apply({'params': weights}, interpolate.preprocess(x, shape=sides, normalisation=normalisation))
-  return loader(network, path, rows, sides), see
+    return through(network, pathlib.Path(path) / 'model.safetensors', dinov2.DINOV2_RENAME, size=size,
+                   multiple=network.config.backbone_config.patch_size, normalisation='imagenet')
+  return through(*hybrid(path, option, channels=1), size=size, multiple=32, normalisation='midas')
 
 
 def normals(path: str, *, size: int) -> tuple[Callable, Callable]:
   """Unit normals of the camera's frame."""
   if not path:
     return geometry.shipped, lambda weights, x: geometry.geometry(weights, x)[1]
-  network = dpt.DPTForDepthEstimation(dpt.config_from_transformers(read_config(path, 'config.estimator.ssd.normals')))
-  if network.config.head_channels != 3:
-    raise ValueError(f'config.estimator.ssd.normals={path!r}: its config.json must say "head_channels": 3')
-  sides = interpolate.network_size(size, size, size=size, multiple=32)
-
-  def see(weights, x):
-    x = interpolate.preprocess(x, shape=sides, normalisation='omnidata_normal')
-    return dpt.unit_normals(network.apply({'params': weights}, x))
-  return loader(network, path, (), sides), see
+  load, see = through(*hybrid(path, 'config.estimator.ssd.normals', channels=3), size=size, multiple=32,
+                      normalisation='omnidata_normal')
+  return load, lambda weights, x: dpt.unit_normals(see(weights, x))

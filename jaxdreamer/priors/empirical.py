@@ -11,7 +11,6 @@ from jaxdreamer.diffusion import bcast, eps_from_x0
 from jaxdreamer.toybox import network, views, world
 from jaxdreamer.types import Camera, Prior, Text
 
-
 LIME = (.55, 1., 0.)             # the background, no toy's colour: over grey a shaded snowman had no edge
 
 
