@@ -109,8 +109,9 @@ def residual(estimator, est, n=64):
 
 
 @pytest.mark.parametrize('mu', ['learnt', 'moments'])
-def test_one_times_a_constant_is_sds_and_nothing_at_all_is_the_raw_score(mu):
-  estimator = ssd(guidance=lambda i: 3., phi=(constant(),), shape=SHAPE, mu=mu)
+@pytest.mark.parametrize('more', [(), (lambda prior, z_t, t, view: jnp.mean(z_t),)])
+def test_it_starts_as_sds_behind_a_constant_and_nothing_at_all_is_the_raw_score(mu, more):
+  estimator = ssd(guidance=lambda i: 3., phi=(constant(), *more), shape=SHAPE, mu=mu)
   est = estimator.init(jax.random.key(0))
   np.testing.assert_allclose(residual(estimator, est), residual(sds(guidance=lambda i: 3.), ()), atol=2e-5)
   none = {'mu': 0. * est['mu']} if mu == 'learnt' else {'moments': est['moments'] | {'b': 0. * est['moments']['b']}}

@@ -46,7 +46,7 @@ def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int,
   (baselines/neighbours.py); view.shown is what the scene rendered there, held fixed.
 
   mu is one number a time bin of `bins` and a phi, or more: `per` names the axes of the latent `shape` ('h', 'w', 'c') that it
-  also varies along. ValueError for an unknown mu, form or axis, and for per with 'moments', which solves for scalars.
+  also varies along. It starts at 1 for the first phi and 0 for the others: with a constant first, at SDS. ValueError for an unknown mu, form or axis, and for per with 'moments', which solves for scalars.
   """
   if mu not in ('learnt', 'moments') or form not in FORMS or not set(per) <= {'h', 'w', 'c'}:
     raise ValueError(f"ssd: mu={mu!r} takes 'learnt' or 'moments', form={form!r} one of {sorted(FORMS)}, per={per} of h, w, c")
@@ -55,9 +55,10 @@ def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int,
   k, grid = len(phi), tuple(n if axis in per else 1 for n, axis in zip(shape, 'hwc'))
 
   def init(key):
+    first = jnp.zeros((bins, k)).at[:, 0].set(1.)
     if mu == 'learnt':
-      return {'mu': jnp.ones((bins, k, *grid)) / k}
-    return {'moments': {'G': jnp.broadcast_to(jnp.eye(k), (bins, k, k)), 'b': jnp.ones((bins, k)) / k}}
+      return {'mu': jnp.broadcast_to(first[..., None, None, None], (bins, k, *grid))}
+    return {'moments': {'G': jnp.broadcast_to(jnp.eye(k), (bins, k, k)), 'b': first}}
 
   def weights_of(est, t):
     """mu of each draw [N, K, h or 1, w or 1, c or 1]."""
