@@ -30,7 +30,9 @@ METHODS = (
     'sds sampling.design=stratified sampling.draws=2', 'sds sampling.design=stratified sampling.draws=4',
     'sds sampling.design=lattice sampling.draws=4', 'sds sampling.design=stratified sampling.draws=4 sampling.antithetic=True')
 OTHERS = ('csd sampling.design=stratified', 'csd sampling.design=stratified sampling.draws=2',
-          'csd sampling.design=lattice sampling.draws=4', 'asd sampling.design=stratified sampling.draws=2')
+          'csd sampling.design=lattice sampling.draws=2', 'csd sampling.design=lattice sampling.draws=4',
+          'csd sampling.design=lattice sampling.draws=2 sampling.t_min=.2 sampling.t_max=.8',
+          'asd sampling.design=stratified sampling.draws=2')
 DENSITY = tuple(f'{method} sampling.density={{0}}' for method in (
     'sds', 'sds sampling.design=stratified', 'sds sampling.design=lattice', 'sds sampling.design=stratified sampling.draws=2',
     'ssd estimator.ssd.mu=moments sampling.design=stratified', 'csd', 'csd sampling.design=stratified sampling.draws=2'))
