@@ -27,7 +27,7 @@ from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.estimators.vsd import vsd
-from jaxdreamer.nn import hub
+from jaxdreamer.nn import blueprints, hub
 from jaxdreamer.priors.empirical import LIME, empirical
 from jaxdreamer.priors.mvdream import mvdream
 from jaxdreamer.priors.sdxl import sdxl
@@ -319,9 +319,11 @@ def check_stages(config, prior: Prior) -> tuple[tuple[int, int], ...]:
   return stages or ((0, prior.image_size),)
 
 
-def job(config, mesh: Mesh) -> Job:
-  """The run that `config` describes, on `mesh`."""
+def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
+  """The run that `config` describes, on `mesh`. `abstract`: its prior may be the shapes of a model that is not here."""
   check(config, mesh)
+  if config.prior.path == blueprints.SHAPES and not abstract:
+    raise ValueError(f'config.prior.path={blueprints.SHAPES!r}: takes weights; shapes alone are for python -m jaxdreamer.doctor')
   background = BACKGROUNDS[config.render.background]
   field = pick(SCENES, config.scene, 'scene')()
   scene = with_background(several(field, config.scene.particles) if config.scene.particles > 1 else field, background)

@@ -67,7 +67,7 @@ def cost(config) -> dict[str, str]:
   """What the config's step takes; compiled from shapes alone."""
   mesh = build.make_mesh(config)
   begin = time.monotonic()
-  job = build.job(config, mesh)
+  job = build.job(config, mesh, abstract=True)
   built = time.monotonic() - begin
   everywhere = NamedSharding(mesh, PartitionSpec())
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),

@@ -13,7 +13,6 @@ import jax
 from absl import flags
 
 from jaxdreamer import build, checkpoints, cli, loop
-from jaxdreamer.nn import blueprints
 
 
 def default_workdir(config) -> pathlib.Path:
@@ -35,8 +34,6 @@ def main() -> int:
   config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
   if config is None:
     raise ValueError('give a config: --config=configs/toybox.py')
-  if config.prior.get('path', '') == blueprints.SHAPES:
-    raise ValueError(f'config.prior.path={blueprints.SHAPES!r}: takes weights; shapes alone are for python -m jaxdreamer.doctor')
   if config.mesh.get('distributed', False):
     join_processes()
   cli.compile_cache()

@@ -18,6 +18,7 @@ REFUSED = {
   'prompt': ('  ', 'config.prompt'),
   'scene.name': ('voxel', 'config.scene.name'),
   'prior.name': ('imagen', 'config.prior.name'),
+  'prior.path': ('shapes', 'config.prior.path.*doctor'),
   'estimator.name': ('sdx', 'config.estimator.name'),
   'sampling.design': ('sobol', 'config.sampling.design'),
   'sampling.draws': (0, 'config.sampling.draws'),
