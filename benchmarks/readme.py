@@ -17,6 +17,11 @@ TABLES = {
         'volume IoU': ('volume_iou', '.3f'), 'Chamfer': ('chamfer', '.4f'), 'PSNR': ('psnr', '.1f'),
         'colour': ('colour_right', ''), 'R@1': ('recall_at_1', '.2f'), 'one front': ('one_front', ''),
         'seconds': ('seconds', '.0f')}),
+    'estimators': ('estimators', 'rows', {
+        'method': ('method', ''), 'silhouette IoU': ('iou', '.3f'), 'from': ('iou_lower', '.3f'), 'to': ('iou_upper', '.3f'),
+        'colour': ('colour', '.2f'), 'one front': ('one_front', '.2f'), 'recognisable': ('recognisable', ''),
+        'steps': ('steps', ''), 'seconds': ('seconds', '.0f'), 'to IoU .8': ('seconds_to_0.8', '.1f'), 'to .9': ('seconds_to_0.9', '.1f'),
+        'relative variance': ('relative_variance', '.2f')}),
 }
 
 

@@ -1,6 +1,5 @@
 """The commands as a user gives them, on a scene too small to be pretty."""
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -16,7 +15,7 @@ SMALL = ['--config=configs/toybox.py', *(f'--config.{name}={value}' for name, va
 
 def command(module, *args, status=0):
   done = subprocess.run([sys.executable, '-m', f'jaxdreamer.{module}', *map(str, args)], cwd=ROOT, capture_output=True,
-                        text=True, timeout=300, env=os.environ | {'XLA_FLAGS': ''})
+                        text=True, timeout=300)
   assert done.returncode == status, done.stderr[-2000:]
   return done
 

@@ -57,6 +57,25 @@ def test_self_attention_is_over_the_views_of_a_scene_and_in_chunks_the_same():
     layers.attend(q, k, v, views=2, chunk=5)
 
 
+@pytest.mark.parametrize('dtype, atol', [(jnp.float32, 1e-6), (jnp.bfloat16, 4e-3)])
+def test_attention_by_heads_is_that_of_all_heads_at_once(dtype, atol):
+  q, k, v = (jax.random.normal(jax.random.key(i), (2, n, 3, 4), dtype) for i, n in enumerate((64, 20, 20)))
+  ways = functools.partial(layers.by_heads, queries=16), jax.nn.dot_product_attention
+  ours, theirs = ((out, *pullback(jnp.cos(out))) for out, pullback in (jax.vjp(way, q, k, v) for way in ways))
+  for a, b in zip(ours, theirs):
+    np.testing.assert_allclose(a.astype(jnp.float32), b.astype(jnp.float32), rtol=1e-4, atol=10 * atol)
+  assert ours[0].dtype == dtype and ours[0].shape == q.shape
+
+
+def test_large_attention_on_a_cpu_goes_head_by_head(monkeypatch):
+  asked = []
+  monkeypatch.setattr(layers, 'by_heads', lambda q, k, v, queries: asked.append((q.shape, queries)) or q)
+  like = jax.ShapeDtypeStruct((2, 512, 2, 4), jnp.float32)
+  look = lambda **options: jax.eval_shape(functools.partial(layers.attend, **options), like, like, like).shape
+  assert {look(), look(views=2), look(chunk=128), look(chunk=16)} == {like.shape}
+  assert asked == [(like.shape, 512), ((1, 1024, 2, 4), 512), (like.shape, 128)]
+
+
 def test_views_of_a_scene_see_each_other_scenes_do_not_and_order_does_not_matter():
   model = UNet2DCondition(TINY, views=2)
   key = jax.random.split(jax.random.key(0), 4)

@@ -79,7 +79,9 @@ def noise(key, n, *, size):
 
 @pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
-  small = dataclasses.replace(network.UNET, block_out_channels=(16, 16, 32), norm_num_groups=4)
+  small = dataclasses.replace(network.UNET, block_out_channels=(16, 32), norm_num_groups=4,
+                              down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'),
+                              up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'))
   monkeypatch.setattr(network, 'unet', UNet2DCondition(small))
   monkeypatch.setattr(pool, 'batch', noise)
   tx = train_prior.optimizer(4, .5, 1e-3)

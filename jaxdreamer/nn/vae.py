@@ -102,7 +102,7 @@ class PixelAttention(nn.Module):
     b, h, w, c = x.shape
     y = layers.GroupNorm(self.config.norm_num_groups, EPS, self.dtype, name='group_norm')(x).reshape(b, h * w, c)
     q, k, v = [nn.Dense(c, dtype=self.dtype, name=name)(y)[:, :, None] for name in ('to_q', 'to_k', 'to_v')]
-    mixed = jax.nn.dot_product_attention(q, k, v)[:, :, 0]                 # scale c^-1/2, softmax in float32
+    mixed = layers.attend(q, k, v)[:, :, 0]
     return x + nn.Dense(c, dtype=self.dtype, name='to_out_0')(mixed).reshape(b, h, w, c)
 
 
