@@ -122,7 +122,8 @@ def mean_of(runs, name):
 
 
 def summary(rows, prompts, seconds):
-  """A row for each method of `seconds`, those of its step, with 95% intervals over prompts and seeds, and the prompts it makes recognisable."""
+  """A row for each method of `seconds`, those of its step: means with 95% intervals over prompts and seeds, and how many prompts
+  it makes recognisable."""
   table = []
   for method, each in seconds.items():
     runs = [r for prompt in prompts for r in rows[method, prompt]]
