@@ -15,17 +15,12 @@ import statistics
 import sys
 import time
 
-# XLA's default way of convolving on a CPU is slow for channels as wide as these. Read when jax is imported.
-FLAGS = '--xla_cpu_experimental_ynn_fusion_type=individual_dot'
-if __name__ == '__main__':
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {FLAGS}'.strip()
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-
-from benchmarks import results  # noqa: E402
-from jaxdreamer.nn import unet  # noqa: E402
+from benchmarks import results
+from jaxdreamer.nn import unet
 
 SD15 = {'cross_attention_dim': 768}                      # diffusers' defaults are Stable Diffusion 1's but for this
 TINY = {'cross_attention_dim': 32, 'block_out_channels': (32, 64), 'layers_per_block': 1, 'attention_head_dim': 4,
@@ -115,7 +110,7 @@ def main():
     sys.exit(f'benchmarks.unet: jax runs on {jax.default_backend()!r} and torch on {device!r}; install both for one device')
   config, side, repeats = (TINY, 8, 2) if options.quick else (SD15, SIDE, options.repeats)
   figures = measure(config, side=side, repeats=repeats, device=device)
-  figures |= {'flags': os.environ['XLA_FLAGS'], 'repeats': repeats,
+  figures |= {'flags': os.environ.get('XLA_FLAGS', ''), 'repeats': repeats,
               'torch': {name: importlib.metadata.version(name) for name in ('torch', 'diffusers')}}
   if not options.quick:
     name = 'unet_cpu' if device == 'cpu' else 'unet_gpu'
