@@ -1,7 +1,7 @@
 """Stable Diffusion 1.5 at full size on this machine, with random weights:   python -m benchmarks.sd15
 
 Writes a folder in diffusers' layout (float16, 2.1 GB) into runs/benchmarks once, and measures, each in a process of its own:
-  load_over_read    seconds to load all its networks over seconds to read their files, medians of turns
+  load_over_read    seconds to load all its networks over seconds to read their files into memory, medians of turns
   load_peak_over_size      what loading adds to the process's peak memory, over the size of the files
   step_*            two steps of configs/dreamfusion_sd.py at the model's 512 pixels: seconds of the second, the peak memory of the
                     process, what `doctor` says of the step, and their ratio
@@ -10,7 +10,6 @@ Writes benchmarks/results/sd15.json.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -39,11 +38,6 @@ def write():
   os.replace(part, FOLDER)
 
 
-def peak():
-  """Of this process, in bytes."""
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
-
-
 def files():
   return sorted(FOLDER.glob('*/*.safetensors'))
 
@@ -53,6 +47,7 @@ def load():
   import jax
   import jax.numpy as jnp
 
+  from jaxdreamer import metrics
   from jaxdreamer.nn import clip, folder, unet, vae
   parts = folder.open_model(FOLDER)
   words = jnp.zeros((1, 77, 768))
@@ -62,21 +57,14 @@ def load():
               'text_encoder': (clip.CLIPTextModel(clip.config_from_transformers(parts['text_encoder'].config)),
                                jnp.zeros((1, 77), jnp.int32))}
   like = {name: jax.eval_shape(network.init, jax.random.key(0), *inputs)['params'] for name, (network, *inputs) in networks.items()}
-  buffer = bytearray(2 ** 24)
-
-  def read():
-    for path in files():
-      with path.open('rb', buffering=0) as file:
-        while file.readinto(buffer):
-          pass
+  read = lambda: [path.read_bytes() for path in files()]
 
   def everything():
     return jax.block_until_ready({name: folder.load_part(parts[name], tree, dtype=jnp.float16) for name, tree in like.items()})
 
-  read()
-  before = peak()
+  before = metrics.process_memory()[0]
   everything()
-  seconds, added = {'read': [], 'load': []}, peak() - before
+  seconds, added = {'read': [], 'load': []}, metrics.process_memory()[1] - before
   for _ in range(TURNS):
     for name, run in (('read', read), ('load', everything)):
       begin = time.perf_counter()
@@ -90,7 +78,7 @@ def step():
   import jax
 
   from configs import dreamfusion_sd
-  from jaxdreamer import build, loop
+  from jaxdreamer import build, doctor, metrics
   config = dreamfusion_sd.get_config()
   config.prior.path, config.prior.stable_diffusion.dtype, config.mesh.data, config.steps_per_call = str(FOLDER), 'float32', 1, 1
   config.prior.stable_diffusion.image_size, config.render.chunk = 512, 4096
@@ -98,12 +86,12 @@ def step():
   state, text = job.init(jax.random.key(0)), job.text(0)
   begin = time.perf_counter()
   compiled = job.stages[0][1].lower(state, job.prior, text).compile()
-  figures = {'compile_seconds': time.perf_counter() - begin, 'told': loop.bytes_of(compiled)}
+  figures = {'compile_seconds': time.perf_counter() - begin, 'told': doctor.process_peak(compiled, (state, job.prior, text))}
   for _ in range(2):
     begin = time.perf_counter()
     state, info = jax.block_until_ready(compiled(state, job.prior, text))
     figures |= {'seconds': time.perf_counter() - begin, 'finite': float(info['finite'])}
-  return figures | {'peak': peak()}
+  return figures | {'peak': metrics.process_memory()[1]}
 
 
 def child(what):

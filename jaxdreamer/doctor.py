@@ -63,6 +63,14 @@ def installed() -> dict[str, str]:
   return rows | {'compile cache': f'{cache}, {stored / 2 ** 20:.0f} MiB'}
 
 
+def process_peak(compiled: jax.stages.Compiled, here) -> int:
+  """Bytes that this process comes to when it runs a program on its CPU, where the arrays of the tree `here` are in memory already:
+  the program's, and what Python and compiled code hold. 0 where the system does not tell the latter."""
+  held = metrics.process_memory()[0]
+  loaded = sum(x.nbytes for x in jax.tree.leaves(here) if isinstance(x, jax.Array))
+  return held and held + loop.bytes_of(compiled) - loaded
+
+
 def cost(config) -> dict[str, str]:
   """What the config's step takes; compiled from shapes alone."""
   mesh = build.make_mesh(config)
@@ -78,6 +86,8 @@ def cost(config) -> dict[str, str]:
   rows = {'mesh': f'{dict(mesh.shape)} by {config.mesh.map}', 'state': size(shapes[0]), 'prior': size(shapes[1]),
           'build': f'{built:.1f} s', 'compile': f'{time.monotonic() - begin:.1f} s',
           **{f'step {first} on': loop.describe(step, job.stride) for first, step in compiled}}
+  if jax.default_backend() == 'cpu':
+    rows['this process'] = f'at most {max(process_peak(step, job.prior) for _, step in compiled) / metrics.GIB:.1f} GiB'
   limit = min((device.memory_stats() or {}).get('bytes_limit', 0) for device in mesh.devices.flat)
   needs = max(loop.bytes_of(step) for _, step in compiled)
   if 0 < limit < needs:

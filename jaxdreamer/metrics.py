@@ -6,6 +6,7 @@ decides goes to timing.jsonl. A row carries the step it stands for: all steps si
 import json
 import os
 import pathlib
+import resource
 import sys
 import time
 from collections import Counter
@@ -99,11 +100,18 @@ def memory() -> int:
   peaks = [(device.memory_stats() or {}).get('peak_bytes_in_use', 0) for device in jax.local_devices()]
   if any(peaks):
     return max(peaks)
-  try:
-    import resource
-  except ImportError:                                # not on Windows
-    return 0
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+  return process_memory()[1]
+
+
+def process_memory() -> tuple[int, int]:
+  """(bytes that this process holds, the most that it ever held); without /proc the first is 0, and the second may be that of the
+  process which started this one."""
+  status = pathlib.Path('/proc/self/status')
+  if not status.exists():
+    return 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+  rows = dict(line.split(':', 1) for line in status.read_text().splitlines())
+  now, most = (1024 * int(rows[name].split()[0]) for name in ('VmRSS', 'VmHWM'))
+  return now, most
 
 
 def span(seconds: float) -> str:

@@ -159,12 +159,12 @@ def cast(view: np.ndarray, dtype: Any) -> np.ndarray | None:
   out = raw[-raw.ctypes.data % ALIGNED:][:size].view(dtype).reshape(view.shape)
   axis = int(np.argmax(view.strides)) if view.ndim else 0
   source, target = (np.moveaxis(np.atleast_1d(x), axis, 0) for x in (view, out))
-  rows = max(1, BLOCK * len(source) // max(1, view.nbytes))
+  rows, floating = max(1, BLOCK * len(source) // max(1, view.nbytes)), kind(dtype) == 'floating'
   for i in range(0, len(source), rows):
     block = source[i:i + rows]
     with np.errstate(over='ignore', invalid='ignore'):
       new = block.astype(dtype, copy=False)              # in the stored order: cast and transpose at once is slower
-    if not (finite(new) if kind(dtype) == 'floating' else (new == block).all()):
+    if not (finite(new) if floating else (new == block).all()):
       return None
     target[i:i + rows] = new
   return out
