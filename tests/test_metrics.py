@@ -92,8 +92,13 @@ def test_the_progress_line_tells_step_rate_time_left_and_memory(stream, monkeypa
   assert 'a [b]message[/b]\n' in out.getvalue().replace('\r', '')
 
 
-def test_peak_memory_is_positive():
-  assert metrics.memory() > 2 ** 20
+@pytest.mark.skipif(not pathlib.Path('/proc/self/status').exists(), reason='only Linux tells what a process holds')
+def test_memory_counts_what_the_process_holds_and_remembers_the_most():
+  held, most = metrics.process_memory()
+  large = np.ones(2 ** 25)
+  assert metrics.process_memory()[0] - held > .9 * large.nbytes and metrics.memory() >= held + .9 * large.nbytes
+  del large
+  assert metrics.memory() >= max(most, held + 2 ** 27)
 
 
 def test_tensorboard_without_its_package_says_what_to_install(tmp_path, monkeypatch):
