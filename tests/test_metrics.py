@@ -1,6 +1,7 @@
 """Metrics: exact means, files that a resumed run continues as if unbroken, and honest clocks."""
 import io
 import json
+import pathlib
 import sys
 import time
 
