@@ -31,7 +31,7 @@ def empirical(key: Key[Array, ''], prompt: str, *, images: int = 1024, bandwidth
   light = views.LIGHT
   def one(camera):
     view = views.render(item, camera, light, size=network.SIZE, supersample=2)
-    return view.rgb + (1. - view.mask[..., None]) * jnp.array(LIME)
+    return view.rgb + (1. - view.mask[..., None]) * jnp.array(LIME)[None, None]
   pictures = jax.jit(lambda s: jax.lax.map(one, s))(spots)
   weights = {'images': network.encode(pictures).reshape(images, -1), 'position': spots.world_from_camera[:, :3, 3]}
 
