@@ -41,7 +41,7 @@ def variate(phi: Callable, z_t, t, eps, sigma, views, *, form: str = 'stein'):
 
 
 def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int, int], mu: str = 'learnt', bins: int = 10,
-        per: tuple[str, ...] = (), form: str = 'stein', weight: str = 'sigma2') -> Estimator:
+        per: tuple[str, ...] = (), form: str = 'stein', negatives: float = 0., weight: str = 'sigma2') -> Estimator:
   """`phi`: each (prior, z_t [h, w, c], t [], view) -> [], or -> [h, w, c] where no entry sees its own place
   (baselines/neighbours.py); view.shown is what the scene rendered there, held fixed.
 
@@ -72,7 +72,7 @@ def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int,
   def parts(draws, prior, z, views, step):
     """eps_hat [N h w c] and the variates h [N K h w c]."""
     z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
-    eps_hat = guided(prior, z_t, draws.t, views.text, views.null, views.camera, scale=guidance(step))
+    eps_hat, = guided(prior, z_t, draws.t, views, scale=guidance(step), negatives=negatives)
     sigma = prior.schedule.sigma(draws.t)
     return eps_hat, jnp.stack([variate(partial(f, prior), z_t, draws.t, draws.eps, sigma, views, form=form) for f in phi], 1)
 
