@@ -14,7 +14,8 @@ from jaxdreamer.types import Estimator
 
 def csd(*, negative: Callable | None = None, negatives: float = 0., weight: str = 'sigma2') -> Estimator:
   """`negative` is a schedule of the step for omega_2, the share that the negative prompt takes over from the empty one;
-  None leaves its row out of the batch. `negatives` scales the weights of Perp-Neg, 0 leaves it out. `weight` names w of estimators/weights.py."""
+  None leaves its row out of the batch. `negatives` scales the weights of Perp-Neg, 0 leaves its rows out. `weight` names w of
+  estimators/weights.py."""
   def residual(draws, est, prior, z, views, step):
     z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
     text, others, weights = sides(views, negatives)

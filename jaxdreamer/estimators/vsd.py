@@ -21,7 +21,7 @@ from jaxdreamer.types import Estimator
 def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, dropped: float = .1, negatives: float = 0.,
         weight: str = 'sigma2') -> Estimator:
   """`weights` are the prior's: `est` is a LoRA of their attention matrices. It is not told the camera in a share `dropped` of
-  its training. ValueError where there are no such matrices."""
+  its training. `negatives` scales the weights of Perp-Neg. ValueError where there are no such matrices."""
   if not lora.matching(weights):
     raise ValueError("config.estimator.name='vsd': this prior has no attention matrices for a LoRA; sds, csd and asd need none")
 
