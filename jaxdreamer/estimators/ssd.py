@@ -47,7 +47,8 @@ def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int,
 
   mu is one number a time bin of `bins` and a phi, or more: `per` names the axes of the latent `shape` ('h', 'w', 'c') that it
   also varies along. It starts at 1 for the first phi and 0 for the others: with a constant first, at SDS.
-  `negatives` scales the weights of Perp-Neg. ValueError for an unknown mu, form or axis, and for per with 'moments', which solves for scalars.
+  `negatives` scales the weights of Perp-Neg. ValueError for an unknown mu, form or axis, and for per with 'moments', which
+  solves for scalars.
   """
   if mu not in ('learnt', 'moments') or form not in FORMS or not set(per) <= {'h', 'w', 'c'}:
     raise ValueError(f"ssd: mu={mu!r} takes 'learnt' or 'moments', form={form!r} one of {sorted(FORMS)}, per={per} of h, w, c")
