@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 def get_config():
   config = ConfigDict({
     'prompt': 'a red cube',
-    'negative': '',                              # a negative prompt, for the estimators that use one
+    'negative': '',                              # what guidance leads away from, in place of the empty prompt
     'seed': 0,
     'steps': 200,
     'steps_per_call': 1,                         # steps in one compiled call: 10 on a GPU or TPU, 1 on a CPU
@@ -35,20 +35,21 @@ def get_config():
       'hub': '',                                 # or: fetch an alias of jaxdreamer/nn/hub.py, or OWNER/NAME[@REVISION], of the hub
       'toybox': {'camera': True},                # camera False: view words alone
       'empirical': {'images': 1024, 'bandwidth': .15},
-      'mvdream': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'sha256': '',    # as below
-                  'null': ''},                   # what guidance leads away from: the empty prompt, or a negative one
+      'mvdream': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'sha256': ''},   # as below
       'sdxl': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'tokenizer_2': '', 'sha256': ''},
       'stable_diffusion': {'image_size': 64, 'dtype': 'bfloat16',          # pixels of the render, enlarged to the model's own
                            'prediction': '', 'tokenizer': '', 'sha256': ''},       # for single files, which do not hold them
     },
     'estimator': {
       'name': 'sds',
-      'sds': {'guidance': (3.,), 'weight': 'sigma2'},       # scale 1 is conditional; threestudio's number is one less
-      'csd': {'negative': (0.,), 'weight': 'sigma2'},       # the negative prompt's share, omega_2
-      'ssd': {'guidance': (3.,), 'phi': ('constant',), 'mu': 'learnt', 'bins': 10, 'per': (), 'form': 'stein', 'weight': 'sigma2',
+      # guidance: scale 1 is conditional; threestudio's number is one less. negatives: of Perp-Neg, .5 is ScaleDreamer's.
+      'sds': {'guidance': (3.,), 'negatives': 0., 'weight': 'sigma2'},
+      'csd': {'negative': (0.,), 'negatives': 0., 'weight': 'sigma2'},       # negative: its share, omega_2
+      'ssd': {'guidance': (3.,), 'phi': ('constant',), 'mu': 'learnt', 'bins': 10, 'per': (), 'form': 'stein',
+              'negatives': 0., 'weight': 'sigma2',
               'depth': '', 'normals': '', 'size': 224},     # published estimators, '' the toybox's; pixels they see
-      'vsd': {'guidance': (7.5,), 'rank': 4, 'dropped': .1, 'weight': 'sigma2'},       # of cameras, in the LoRA's training
-      'asd': {'guidance': (3.,), 'eta': .1, 'negatives': 0., 'weight': 'sigma2'},      # negatives .5: Perp-Neg
+      'vsd': {'guidance': (7.5,), 'rank': 4, 'dropped': .1, 'negatives': 0., 'weight': 'sigma2'},   # dropped: the LoRA's cameras
+      'asd': {'guidance': (3.,), 'eta': .1, 'negatives': 0., 'weight': 'sigma2'},
     },
     'sampling': {'views': 4, 'draws': 1,         # draws of (t, eps) for each render
                  'design': 'stratified',         # how (camera, t) spread over the views: 'independent', 'lattice', 'rings'

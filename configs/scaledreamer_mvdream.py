@@ -14,7 +14,7 @@ def get_config():
   config = sd.get_config()
   config.steps = 25000
   config.prior.name = 'mvdream'
-  config.prior.mvdream.null = UNWANTED
+  config.negative = UNWANTED
   config.estimator.name = 'asd'
   config.estimator.asd.update({'guidance': (7.5,), 'eta': .1})
   config.sampling.update({'views': 4, 'design': 'rings', 't_min': (.5, .02, config.steps), 't_max': (.98, .5, config.steps)})

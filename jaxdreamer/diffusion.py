@@ -71,7 +71,8 @@ def guide(eps_y, eps_null, scale):
 
 def perp_neg(eps_y, eps_null, eps_neg, weights, scale):
   """Guidance away from other views (Perp-Neg, Armandpour et al. 2023, Eq. 10): of each negative prediction only what is
-  perpendicular to the positive direction counts. [N, ...]; eps_neg is a list of K, weights [N, K] are negative or 0."""
+  perpendicular to the positive direction counts. [N, ...]; eps_neg is a list of K, weights [N, K] are negative or 0. K = 0 is
+  `guide`."""
   direction = eps_y - eps_null
   inner = lambda a, b: jnp.sum(a * b, axis=tuple(range(1, a.ndim)), keepdims=True)
   total = direction
@@ -80,6 +81,24 @@ def perp_neg(eps_y, eps_null, eps_neg, weights, scale):
     along = inner(other, direction) / jnp.maximum(inner(direction, direction), 1e-12)
     total = total + bcast(weights[:, k], other) * (other - along * direction)
   return eps_null + scale * total
+
+
+def against(words: Float[Array, '4 L D'], azimuth: Float[Array, ''], elevation: Float[Array, ''], *, overhead: float = 1.0472
+            ) -> tuple[Float[Array, 'L D'], Float[Array, '2 L D'], Float[Array, '2']]:
+  """What Perp-Neg (Armandpour et al. 2023) tells of one view: the text between the words of its two nearest sides, two texts
+  that it is not, and their weights, which are negative or 0; constants as in threestudio. `overhead` is the elevation above
+  which the view is from above, and nothing is denied. Angles are radians."""
+  front, side, back, above = words
+  turn = jnp.abs((azimuth + jnp.pi) % (2. * jnp.pi) - jnp.pi) / (.5 * jnp.pi)            # 0 front, 1 side, 2 back
+  fading = lambda a, c, r: -(a * jnp.exp(-.5 * r) + c)
+  near, far = 1. - turn, 2. - turn
+  ahead = turn < 1.
+  positive = jnp.where(ahead, near * front + turn * side, far * side + (turn - 1.) * back)
+  negatives = jnp.where(ahead, jnp.stack([front, side]), jnp.stack([side, front]))
+  weights = jnp.where(ahead, jnp.stack([fading(4., -2.426, near), fading(4., -2.426, turn)]),
+                      jnp.stack([fading(1., -.606, far), fading(1., .967, far)]))
+  high = elevation > overhead
+  return jnp.where(high, above, positive), negatives, jnp.where(high, 0., jnp.minimum(weights, 0.))
 
 
 def rescale(eps_s, eps_y, *, factor: float):
@@ -97,9 +116,23 @@ def predictions(prior, rows, camera):
   return jnp.split(prior.eps(z_t, t, text, None if camera is None else jax.tree.map(repeat, camera)), len(rows))
 
 
-def guided(prior, z_t, t, text, null, camera, *, scale):
-  """Classifier-free guidance: [N, ...] -> eps_hat [N, ...]."""
-  return guide(*predictions(prior, [(z_t, t, text), (z_t, t, null)], camera), scale)
+def sides(views, negatives):
+  """(text [N, L, D], texts of other sides that Perp-Neg leads away from, their weights [N, K] times `negatives`); with 0 the text
+  with the view's words, and no others."""
+  if not negatives:
+    return views.text, (), None
+  text, others, weights = jax.vmap(against)(views.words, views.camera.azimuth, views.camera.elevation)
+  return text, (others[:, 0], others[:, 1]), negatives * weights
+
+
+def guided(prior, z_t, t, views, *, scale, negatives=0., later=()):
+  """Classifier-free guidance by the text of `views`, away from the negative prompt, which is the empty one unless the config
+  gives another; with `negatives` by Perp-Neg too, two rows more. [N, ...] -> [eps_hat [N, ...]], and from the same batch the
+  conditional prediction at each (z_t, t) of `later`."""
+  text, others, weights = sides(views, negatives)
+  rows = [(z_t, t, row) for row in (text, views.negative, *others)] + [(*place, text) for place in later]
+  eps_y, eps_away, *rest = predictions(prior, rows, views.camera)
+  return [perp_neg(eps_y, eps_away, rest[:len(others)], weights, scale), *rest[len(others):]]
 
 
 def ddim_step(eps_hat, z_t, alpha, sigma, alpha_next, sigma_next):

@@ -6,9 +6,11 @@ import pytest
 
 from configs import toybox as toybox_config
 from jaxdreamer import build, cameras
+from jaxdreamer.baselines.constant import constant
 from jaxdreamer.estimators.asd import asd
 from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
+from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.priors.gaussian import gaussian
 from jaxdreamer.types import Draws, Views
 
@@ -57,7 +59,25 @@ def test_asd_without_a_shift_is_csd_times_scale_minus_one():
   np.testing.assert_allclose(residual(still), 4. * residual(csd()), rtol=1e-3, atol=1e-6)
 
 
-def test_perp_neg_leaves_plain_guidance_where_nothing_is_denied():
+GUIDED = {
+  'sds': lambda **kw: sds(guidance=lambda i: 5., **kw),
+  'asd': lambda **kw: asd(guidance=lambda i: 5., t_min=lambda i: .02, **kw),
+  'ssd': lambda **kw: ssd(guidance=lambda i: 5., phi=(constant(),), shape=(1, 1, 1), **kw),
+}
+
+
+@pytest.mark.parametrize('make', GUIDED.values(), ids=GUIDED.keys())
+def test_guidance_away_from_the_prompt_itself_is_none(make):
+  estimator = make()
+  run = lambda negative, prior=PRIOR: estimator.residual(
+    draws(64, .4), estimator.init(jax.random.key(0)), prior, jnp.full((64, 1, 1, 1), .2), views(64, negative=negative), 0)[0]
+  alone = gaussian(jnp.full((1, 1, 1), MEAN), std=STD)           # no prompt changes its prediction
+  np.testing.assert_allclose(run(1.), run(0., alone), rtol=1e-4, atol=1e-5)
+  assert np.abs(run(1.) - run(0.)).max() > .01
+
+
+@pytest.mark.parametrize('make', [*GUIDED.values(), csd], ids=[*GUIDED.keys(), 'csd'])
+def test_perp_neg_leaves_plain_guidance_where_nothing_is_denied(make):
   """From above and straight at the front Perp-Neg denies nothing; between two sides it does."""
   n, words = 3, jnp.linspace(-1., 1., 4)[None, :, None, None]
   camera = jax.vmap(lambda a, e: cameras.orbital(a, e, 3., .7))(jnp.array([0., 0., .7]), jnp.array([1.4, 0., 0.]))
@@ -65,8 +85,10 @@ def test_perp_neg_leaves_plain_guidance_where_nothing_is_denied():
   seen = Views(camera, text, text, jnp.zeros((n, 1, 1)), jnp.zeros((n, 1, 1)), jnp.broadcast_to(words, (n, 4, 1, 1)))
   prior = gaussian(jnp.full((1, 1, 1), MEAN), std=STD)
   prior = prior.replace(eps_fn=lambda w, z_t, t, text, camera: z_t * .1 + text[:, :, :, None] ** 2)
-  of = lambda negatives: asd(guidance=lambda i: 5., t_min=lambda i: .02, negatives=negatives).residual(
-    draws(n, .4), (), prior, jnp.full((n, 1, 1, 1), .2), seen, 0)[0].ravel()
+  def of(negatives):
+    estimator = make(negatives=negatives)
+    est = estimator.init(jax.random.key(0))
+    return estimator.residual(draws(n, .4), est, prior, jnp.full((n, 1, 1, 1), .2), seen, 0)[0].ravel()
   np.testing.assert_allclose(of(.5)[:2], of(0.)[:2], rtol=1e-4)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from jaxdreamer import diffusion
 from jaxdreamer.priors.gaussian import gaussian
+from jaxdreamer.types import Views
 
 T = jnp.linspace(.001, .998, 64)
 
@@ -73,8 +74,10 @@ def test_guided_batches_two_rows_and_equals_two_calls():
   prior = gaussian(jnp.ones((2, 2, 1)), std=.5, null_mean=-jnp.ones((2, 2, 1)))
   z = jax.random.normal(jax.random.key(4), (3, 2, 2, 1))
   t, y, null = jnp.array([.2, .5, .8]), jnp.ones((3, 1, 1)), jnp.zeros((3, 1, 1))
-  both = diffusion.guided(prior, z, t, y, null, None, scale=4.)
+  views = Views(None, y, y, null, null)
+  both, later = diffusion.guided(prior, z, t, views, scale=4., later=[(z, .5 * t)])
   np.testing.assert_allclose(both, diffusion.guide(prior.eps(z, t, y, None), prior.eps(z, t, null, None), 4.), rtol=1e-5)
+  np.testing.assert_allclose(later, prior.eps(z, .5 * t, y, None), rtol=1e-5)
 
 
 def test_perp_neg_denies_only_what_is_perpendicular():

@@ -3,13 +3,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdreamer import prompts
+from jaxdreamer import diffusion
 
 WORDS = jnp.eye(4)[:, None]                      # each side's text is an axis
 
 
 def against(degrees, *, elevation=0.):
-  return prompts.against(WORDS, jnp.radians(degrees), jnp.radians(elevation))
+  return diffusion.against(WORDS, jnp.radians(degrees), jnp.radians(elevation))
 
 
 def test_the_text_turns_with_the_camera():
@@ -27,5 +27,5 @@ def test_what_a_view_is_not_is_denied_the_more_the_less_it_is_that():
   np.testing.assert_array_equal(texts[:, 0], np.eye(4)[[1, 0]])
   assert (weights < 0.).all()                    # the back is neither
   np.testing.assert_array_equal(against(20., elevation=70.)[2], [0., 0.])
-  turning = jax.vmap(lambda a: prompts.against(WORDS, a, jnp.zeros(()))[2])(jnp.linspace(-jnp.pi, jnp.pi, 721))
+  turning = jax.vmap(lambda a: diffusion.against(WORDS, a, jnp.zeros(()))[2])(jnp.linspace(-jnp.pi, jnp.pi, 721))
   assert (turning <= 0.).all()

@@ -10,6 +10,7 @@ from jaxdreamer.diffusion import guided
 from jaxdreamer.nn import clip, clip_tokens, unet
 from jaxdreamer.priors.sdxl import sdxl
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
+from jaxdreamer.types import Views
 
 KEY = jax.random.key(0)
 QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
@@ -62,7 +63,7 @@ def test_predictions_are_the_networks_own_told_of_whole_pictures(model, prior):
   own = jax.jit(lambda text: network.apply({'params': params['unet']}, z, 999. * t, text[:, :77], text_embeds=text[:, 77, :24],
                                            time_ids=sizes), compiler_options=QUICK)
   camera = jax.vmap(lambda a: cameras.orbital(a, .3, 2., .8))(jnp.array([0., 1.]))
-  eps = jax.jit(lambda: guided(prior, z, t, text, 0. * text, camera, scale=3.), compiler_options=QUICK)()
+  eps = jax.jit(lambda: guided(prior, z, t, Views(camera, text, text, 0. * text, 0. * text), scale=3.), compiler_options=QUICK)()[0]
   null = own(0. * text)
   np.testing.assert_allclose(eps, null + 3. * (own(text) - null), rtol=5e-3, atol=5e-4)
   assert np.abs(own(text.at[:, 77].set(0.)) - own(text)).max() > 1e-3

@@ -9,9 +9,8 @@ from typing import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxdreamer.diffusion import bcast, diffuse, guide, perp_neg, predictions
+from jaxdreamer.diffusion import bcast, diffuse, guided
 from jaxdreamer.estimators.weights import WEIGHTS
-from jaxdreamer.prompts import against
 from jaxdreamer.sampling import shared
 from jaxdreamer.types import Estimator
 
@@ -22,22 +21,11 @@ def asd(*, guidance: Callable, t_min: Callable, eta: float = .1, negatives: floa
   """`guidance` and `t_min` (the least t of the step's draws) are schedules of the step; the second term is conditional
   only. `negatives` scales the weights of Perp-Neg (ScaleDreamer: .5), which costs two rows more; 0 is plain guidance. `weight`
   names w of estimators/weights.py, taken at t."""
-  def guided(prior, z_t, z_later, t, later, views, scale):
-    """(guided prediction at t, conditional one at the later time), in one batch."""
-    if not negatives:
-      eps_y, eps_null, eps_later = predictions(
-        prior, [(z_t, t, views.text), (z_t, t, views.null), (z_later, later, views.text)], views.camera)
-      return guide(eps_y, eps_null, scale), eps_later
-    text, others, weights = jax.vmap(against)(views.words, views.camera.azimuth, views.camera.elevation)
-    eps_y, eps_null, *eps_neg, eps_later = predictions(
-      prior, [(z_t, t, row) for row in (text, views.null, others[:, 0], others[:, 1])] + [(z_later, later, text)], views.camera)
-    return perp_neg(eps_y, eps_null, eps_neg, negatives * weights, scale), eps_later
-
   def residual(draws, est, prior, z, views, step):
     reach = jnp.minimum(eta * (draws.t - t_min(step)), LAST - draws.t)
     later = draws.t + shared(jax.vmap(jax.random.uniform)(draws.key), prior.together) * jnp.maximum(reach, 0.)
     z_t, z_later = (diffuse(z, t, draws.eps, schedule=prior.schedule) for t in (draws.t, later))
-    eps_s, eps_later = guided(prior, z_t, z_later, draws.t, later, views, guidance(step))
+    eps_s, eps_later = guided(prior, z_t, draws.t, views, scale=guidance(step), negatives=negatives, later=[(z_later, later)])
     w = draws.weight * WEIGHTS[weight](prior.schedule, draws.t)
     r = bcast(w, z) * (eps_s - eps_later)
     return r, {'residual_power': jnp.mean(r ** 2)}

@@ -7,18 +7,21 @@ from typing import Callable
 
 import jax.numpy as jnp
 
-from jaxdreamer.diffusion import bcast, diffuse, predictions
+from jaxdreamer.diffusion import bcast, diffuse, perp_neg, predictions, sides
 from jaxdreamer.estimators.weights import WEIGHTS
 from jaxdreamer.types import Estimator
 
 
-def csd(*, negative: Callable | None = None, weight: str = 'sigma2') -> Estimator:
+def csd(*, negative: Callable | None = None, negatives: float = 0., weight: str = 'sigma2') -> Estimator:
   """`negative` is a schedule of the step for omega_2, the share that the negative prompt takes over from the empty one;
-  None leaves its row out of the batch. `weight` names w of estimators/weights.py."""
+  None leaves its row out of the batch. `negatives` scales the weights of Perp-Neg, 0 leaves its rows out. `weight` names w of
+  estimators/weights.py."""
   def residual(draws, est, prior, z, views, step):
     z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
-    texts = [views.text, views.null] + ([views.negative] if negative else [])
+    text, others, weights = sides(views, negatives)
+    texts = [text, views.null, *others, *([views.negative] if negative else [])]
     eps_y, eps_null, *rest = predictions(prior, [(z_t, draws.t, text) for text in texts], views.camera)
+    eps_y, rest = perp_neg(eps_y, eps_null, rest[:len(others)], weights, 1.), rest[len(others):]
     share = negative(step) if negative else 0.
     delta = eps_y + (share - 1.) * eps_null - sum(share * eps_neg for eps_neg in rest)
     r = bcast(draws.weight * WEIGHTS[weight](prior.schedule, draws.t), z) * delta

@@ -8,12 +8,12 @@ from jaxdreamer.estimators.weights import WEIGHTS
 from jaxdreamer.types import Estimator
 
 
-def sds(*, guidance: Callable, weight: str = 'sigma2') -> Estimator:
+def sds(*, guidance: Callable, negatives: float = 0., weight: str = 'sigma2') -> Estimator:
   """r = w(t) (eps_hat(z_t; t, y) - eps). `guidance` is a schedule of the step (scale 1: conditional; DreamFusion's omega
-  is scale - 1); `weight` names w of estimators/weights.py."""
+  is scale - 1); `negatives` scales the weights of Perp-Neg, 0 is plain guidance; `weight` names w of estimators/weights.py."""
   def residual(draws, est, prior, z, views, step):
     z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
-    eps_hat = guided(prior, z_t, draws.t, views.text, views.null, views.camera, scale=guidance(step))
+    eps_hat, = guided(prior, z_t, draws.t, views, scale=guidance(step), negatives=negatives)
     w = draws.weight * WEIGHTS[weight](prior.schedule, draws.t)
     r = bcast(w, z) * (eps_hat - draws.eps)                                  # DreamFusion Eq. 3, without the Jacobian
     return r, {'residual_power': jnp.mean(r ** 2)}

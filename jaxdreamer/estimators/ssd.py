@@ -41,13 +41,14 @@ def variate(phi: Callable, z_t, t, eps, sigma, views, *, form: str = 'stein'):
 
 
 def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int, int], mu: str = 'learnt', bins: int = 10,
-        per: tuple[str, ...] = (), form: str = 'stein', weight: str = 'sigma2') -> Estimator:
+        per: tuple[str, ...] = (), form: str = 'stein', negatives: float = 0., weight: str = 'sigma2') -> Estimator:
   """`phi`: each (prior, z_t [h, w, c], t [], view) -> [], or -> [h, w, c] where no entry sees its own place
   (baselines/neighbours.py); view.shown is what the scene rendered there, held fixed.
 
   mu is one number a time bin of `bins` and a phi, or more: `per` names the axes of the latent `shape` ('h', 'w', 'c') that it
   also varies along. It starts at 1 for the first phi and 0 for the others: with a constant first, at SDS.
-  ValueError for an unknown mu, form or axis, and for per with 'moments', which solves for scalars.
+  `negatives` scales the weights of Perp-Neg. ValueError for an unknown mu, form or axis, and for per with 'moments', which
+  solves for scalars.
   """
   if mu not in ('learnt', 'moments') or form not in FORMS or not set(per) <= {'h', 'w', 'c'}:
     raise ValueError(f"ssd: mu={mu!r} takes 'learnt' or 'moments', form={form!r} one of {sorted(FORMS)}, per={per} of h, w, c")
@@ -72,7 +73,7 @@ def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int,
   def parts(draws, prior, z, views, step):
     """eps_hat [N h w c] and the variates h [N K h w c]."""
     z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
-    eps_hat = guided(prior, z_t, draws.t, views.text, views.null, views.camera, scale=guidance(step))
+    eps_hat, = guided(prior, z_t, draws.t, views, scale=guidance(step), negatives=negatives)
     sigma = prior.schedule.sigma(draws.t)
     return eps_hat, jnp.stack([variate(partial(f, prior), z_t, draws.t, draws.eps, sigma, views, form=form) for f in phi], 1)
 

@@ -18,9 +18,10 @@ from jaxdreamer.sampling import shared
 from jaxdreamer.types import Estimator
 
 
-def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, dropped: float = .1, weight: str = 'sigma2') -> Estimator:
+def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, dropped: float = .1, negatives: float = 0.,
+        weight: str = 'sigma2') -> Estimator:
   """`weights` are the prior's: `est` is a LoRA of their attention matrices. It is not told the camera in a share `dropped` of
-  its training. ValueError where there are no such matrices."""
+  its training. `negatives` scales the weights of Perp-Neg. ValueError where there are no such matrices."""
   if not lora.matching(weights):
     raise ValueError("config.estimator.name='vsd': this prior has no attention matrices for a LoRA; sds, csd and asd need none")
 
@@ -29,7 +30,7 @@ def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, dropped: float = 
 
   def residual(draws, est, prior, z, views, step):
     z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
-    eps_s = guided(prior, z_t, draws.t, views.text, views.null, views.camera, scale=guidance(step))
+    eps_s, = guided(prior, z_t, draws.t, views, scale=guidance(step), negatives=negatives)
     w = draws.weight * WEIGHTS[weight](prior.schedule, draws.t)
     r = bcast(w, z) * (eps_s - own(est, prior, z_t, draws.t, views))
     return r, {'residual_power': jnp.mean(r ** 2)}

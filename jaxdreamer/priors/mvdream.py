@@ -22,10 +22,8 @@ HELP = ('config.prior.path: give the single .safetensors file of sd-v2.1-base-4v
         f"{SECTION}.tokenizer, the tokenizer's folder of Stable Diffusion 2.x; or a folder in diffusers' layout")
 
 
-def mvdream(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokenizer: str = '', null: str = '',
-            sha256: str = '') -> Prior:
-  """`image_size`, `dtype`, `tokenizer` and `sha256` as Stable Diffusion's. `null` is the text of Text.null, what guidance
-  leads away from: MVDream's own recipes take a long negative prompt in place of the empty one.
+def mvdream(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokenizer: str = '', sha256: str = '') -> Prior:
+  """`image_size`, `dtype`, `tokenizer` and `sha256` as Stable Diffusion's.
 
   FileNotFoundError or ValueError, one line, for what is missing or not this model.
   """
@@ -50,7 +48,7 @@ def mvdream(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokeniz
     return forward.eps(scene.apply(*args, networks.camera_vector(camera) * (camera.fov > 0.)[:, None]), z_t, t)
 
   def embed(weights, prompt, negative=''):
-    (plain, away, denied), pooled = latent.rows(parts, [prompt, null, negative], tokenizer=tokenizer, section=SECTION)
+    (plain, away, denied), pooled = latent.rows(parts, [prompt, '', negative], tokenizer=tokenizer, section=SECTION)
     return Text(views=jnp.stack([plain] * 4), plain=plain, null=away, negative=denied, pooled=pooled[0])
 
   return Prior(weights, forward.schedule, image_size, coder.latent, lambda weights, x: coder.encode(weights['vae'], x),
