@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -73,7 +72,7 @@ def store(folder, count, what):
   """The other side of `store_memory`: 16 tokens of 64 numbers, as how many prompts there are is what matters."""
   import numpy as np
 
-  from jaxdreamer import corpus, prompts
+  from jaxdreamer import corpus, metrics, prompts
   from jaxdreamer.types import Text
   row = np.ones((16, 64), np.float32)
   text = Text(views=np.stack([row] * 4), plain=row, null=row, negative=row, pooled=row[0])
@@ -82,7 +81,7 @@ def store(folder, count, what):
   if what == 'read':
     for step in range(64):
       opened.read(prompts.chosen(0, step, count=count, each=8))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == 'darwin' else 20))
+    print(metrics.process_memory()[1] / 2 ** 30)
 
 
 def seconds_per_prompt(workdir):

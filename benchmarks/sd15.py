@@ -2,6 +2,7 @@
 
 Writes a folder in diffusers' layout (float16, 2.1 GB) into runs/benchmarks once, and measures, each in a process of its own:
   load_over_read    seconds to load all its networks over seconds to read their files into memory, medians of turns
+  cold_*            the same where the system keeps nothing of the files: both wait for the disk
   load_peak_over_size      what loading adds to the process's peak memory, over the size of the files
   step_*            two steps of configs/dreamfusion_sd.py at the model's 512 pixels: seconds of the second, the peak memory of the
                     process, what `doctor` says of the step, and their ratio
@@ -42,8 +43,16 @@ def files():
   return sorted(FOLDER.glob('*/*.safetensors'))
 
 
+def forget():
+  """Lets the system drop what it keeps of the files."""
+  for path in files():
+    with path.open('rb') as file:
+      os.fsync(file.fileno())
+      os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def load():
-  """{seconds of each turn to read and to load, bytes added at the peak}."""
+  """{seconds of each turn to read and to load, warm and cold, bytes added at the peak}."""
   import jax
   import jax.numpy as jnp
 
@@ -64,12 +73,14 @@ def load():
 
   before = metrics.process_memory()[0]
   everything()
-  seconds, added = {'read': [], 'load': []}, metrics.process_memory()[1] - before
+  added, seconds = metrics.process_memory()[1] - before, {}
   for _ in range(TURNS):
     for name, run in (('read', read), ('load', everything)):
-      begin = time.perf_counter()
-      run()
-      seconds[name].append(time.perf_counter() - begin)
+      for state, prepare in (('cold_', forget), ('', read)):
+        prepare()
+        begin = time.perf_counter()
+        run()
+        seconds.setdefault(state + name, []).append(time.perf_counter() - begin)
   return {**seconds, 'added': added}
 
 
@@ -116,9 +127,10 @@ def main():
     write()
   size = sum(path.stat().st_size for path in files())
   loaded, stepped = child('load'), child('step')
+  took = {name: statistics.median(turns) for name, turns in loaded.items() if name != 'added'}
   print(results.write('sd15', {
-    'files_gib': size / GIB, 'read_seconds': statistics.median(loaded['read']), 'load_seconds': statistics.median(loaded['load']),
-    'load_over_read': statistics.median(loaded['load']) / statistics.median(loaded['read']),
+    'files_gib': size / GIB, **{f'{name}_seconds': seconds for name, seconds in took.items()},
+    'load_over_read': took['load'] / took['read'], 'cold_load_over_cold_read': took['cold_load'] / took['cold_read'],
     'load_peak_over_size': loaded['added'] / size,
     'step_seconds': stepped['seconds'], 'step_compile_seconds': stepped['compile_seconds'], 'step_finite': bool(stepped['finite']),
     'step_peak_gib': stepped['peak'] / GIB, 'step_doctor_gib': stepped['told'] / GIB,

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 def get_config():
   config = ConfigDict({
     'prompt': 'a red cube',
-    'negative': '',                              # what guidance leads away from, in place of the empty prompt
+    'negative': '',                              # what guidance leads away from, in place of the empty prompt; csd: by its share
     'seed': 0,
     'steps': 200,
     'steps_per_call': 1,                         # steps in one compiled call: 10 on a GPU or TPU, 1 on a CPU

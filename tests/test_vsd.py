@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdreamer import cameras, diffusion
 from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.vsd import vsd
@@ -56,6 +57,27 @@ def test_a_lora_that_knows_nothing_gives_csd_times_scale_minus_one():
   prior = with_attention(lambda eps, kernel, z_t, t: eps * kernel[0, 0])
   estimator = vsd(weights=prior.weights, guidance=lambda i: 7.5)
   np.testing.assert_allclose(residual(estimator, prior, estimator.init(KEY)), 6.5 * residual(csd(), prior), rtol=1e-3, atol=1e-6)
+
+
+def test_perp_neg_turns_what_vsd_follows_and_not_its_lora():
+  """Between two sides the guided prediction moves as diffusion.perp_neg says, and the LoRA's, told no side, does not."""
+  n, words = 3, jnp.linspace(-1., 1., 4)[None, :, None, None]
+  camera = jax.vmap(lambda azimuth: cameras.orbital(azimuth, 0., 3., .7))(jnp.array([.4, .9, 2.]))
+  one = jnp.ones((n, 1, 1))
+  seen = Views(camera, one, one, 0. * one, 0. * one, jnp.broadcast_to(words, (n, 4, 1, 1)))
+  prior = with_attention(lambda eps, w, z_t, t: eps)
+  prior = prior.replace(eps_fn=lambda w, z_t, t, text, camera: jnp.concatenate([text[..., None], text[..., None] ** 2], -1))
+  z, when = jnp.zeros((n, 1, 1, 2)), jnp.full(n, .4)
+  drawn = Draws(when, z, jnp.ones(n), jax.random.split(KEY, n))
+  def of(negatives):
+    estimator = vsd(weights=prior.weights, guidance=lambda i: 5., negatives=negatives, weight='uniform')
+    return estimator.residual(drawn, estimator.init(KEY), prior, z, seen, 0)[0]
+  def followed(scale):
+    text, others, weights = diffusion.sides(seen, scale)
+    eps = lambda text: prior.eps(z, when, text, None)
+    return diffusion.perp_neg(eps(text), eps(seen.negative), [eps(other) for other in others], weights, 5.)
+  np.testing.assert_allclose(of(.5), followed(.5) - 1., rtol=1e-4, atol=1e-5)            # 1: the LoRA's, of `plain`
+  assert np.abs(of(.5) - of(0.)).max() > .01
 
 
 def test_a_lora_that_knows_the_scenes_score_gives_sds():

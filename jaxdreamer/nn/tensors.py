@@ -50,10 +50,9 @@ class Tensors(NamedTuple):
     """One tensor, into the first of these bytes: fresh memory for each would cost more than the reading."""
     entry = self.entries[key]
     raw = memory[:entry.size]
-    self.file.seek(entry.begin)
     done = 0
-    while done < raw.size:
-      count = self.file.readinto(raw[done:])                     # one read gives at most 2 GiB
+    while done < raw.size:                                       # one read gives at most 2 GiB; threads share no position
+      count = os.preadv(self.file.fileno(), [raw[done:]], entry.begin + done)
       if not count:
         raise ValueError(f'{self.path} ended within the tensor {key!r} while it was read')
       done += count

@@ -12,6 +12,8 @@ import json
 import math
 import os
 import re
+import threading
+from concurrent import futures
 from typing import Any, Callable, Mapping, Sequence
 
 import jax
@@ -28,6 +30,7 @@ LEAVES = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}        #
 TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}                                        # axes of a kernel, by rank
 TO_LINEN = {2: (1, 0), 4: (2, 3, 1, 0)}
 BLOCK = 2 ** 18                          # bytes cast at a time
+THREADS = 2                              # while one waits for the disk another casts
 ALIGNED = 64                             # bytes; jax copies what starts elsewhere
 View = Callable[[np.ndarray], np.ndarray]
 
@@ -91,8 +94,8 @@ def viewed(view: View, path: tuple[str, ...], x: np.ndarray) -> np.ndarray:
 def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple] = (), dtype: Any = jnp.float32,
          sharding: PyTree = None, sha256: str | Mapping[str, str] | None = None) -> PyTree:
   """Parameters shaped as `like` from a published .safetensors file, or from a .safetensors.index.json and the shards
-  beside it. Floating tensors become `dtype`, and stand where `sharding` (one, or a tree of them) says. One tensor at a
-  time is in host memory besides those that stay there.
+  beside it. Floating tensors become `dtype`, and stand where `sharding` (one, or a tree of them) says. At most THREADS
+  tensors are in host memory besides those that stay there.
 
   `rename` holds (regex, replacement) rows applied in turn to the file's keys, for files of older or foreign layouts;
   a replacement of None drops the key, a tuple cuts the tensor into as many equal parts along its first axis, and a
@@ -108,9 +111,11 @@ def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple] = (),
     check_fit(path, expected, {new: (file.entries[key], view) for file, key, news in wanted for new, view in news},
               sum(len(news) for *_, news in wanted))
     wanted.sort(key=lambda row: (row[0].path, row[0].entries[row[1]].begin))
-    memory = np.empty(max((file.entries[key].size for file, key, _ in wanted), default=0), np.uint8)
-    for file, key, news in wanted:
-      tensor = file.read(key, memory)
+    largest = max((file.entries[key].size for file, key, _ in wanted), default=0)
+
+    def leaves(row):
+      file, key, news = row
+      tensor = file.read(key, thread.memory)
       for new, view in news:
         tree_path, leaf = expected[new]
         value = cast(viewed(view, tree_path, tensor), dtype if kind(leaf.dtype) == 'floating' else leaf.dtype)
@@ -118,6 +123,10 @@ def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple] = (),
           lost.append(new)
         elif not lost:
           flat[tree_path] = placed(value, where[new][1] if where else None)
+
+    thread = threading.local()
+    with futures.ThreadPoolExecutor(THREADS, initializer=lambda: setattr(thread, 'memory', np.empty(largest, np.uint8))) as pool:
+      list(pool.map(leaves, wanted))
   if lost:
     raise ValueError(f'{os.fspath(path)}: values that are not finite, or too large for {jnp.dtype(dtype).name} or for the '
                      f'integers wanted, in {safe_files.listed(lost)}')
@@ -159,7 +168,8 @@ def cast(view: np.ndarray, dtype: Any) -> np.ndarray | None:
   out = raw[-raw.ctypes.data % ALIGNED:][:size].view(dtype).reshape(view.shape)
   axis = int(np.argmax(view.strides)) if view.ndim else 0
   source, target = (np.moveaxis(np.atleast_1d(x), axis, 0) for x in (view, out))
-  rows, floating = max(1, BLOCK * len(source) // max(1, view.nbytes)), kind(dtype) == 'floating'
+  line, floating = max(1, ALIGNED // dtype.itemsize), kind(dtype) == 'floating'            # whole cache lines of the copy
+  rows = max(1, BLOCK * len(source) // max(1, view.nbytes) // line) * line
   for i in range(0, len(source), rows):
     block = source[i:i + rows]
     with np.errstate(over='ignore', invalid='ignore'):
