@@ -2,7 +2,8 @@
 
 Every method gets the same number of prior calls: what SDS's 200 steps of 4 views spend, two rows a view; so a method that asks
 for more rows a step takes fewer steps. Each of six prompts runs with three seeds; curves of silhouette IoU are taken on the
-way. Seconds are steps times the seconds of a step, which are measured last, the methods by turns. Runs are kept under
+way. Seconds are steps times the seconds of a step, which are measured last, the methods by turns; row_over_sds is a step's
+seconds for each row of the prior, over SDS's. Runs are kept under
 runs/benchmarks, by a hash of the sources: after an interruption the same command goes on with the first run that has no result.
 Writes benchmarks/results/estimators.json, and estimators.png: each prompt's last object under each method. --quick: one prompt,
 two methods, a few steps, into runs/.
@@ -15,6 +16,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks import results
@@ -40,10 +42,14 @@ TURNS = 40                                       # timed steps of each method
 NEAR = video.rings((6, .3), (2, 1.))             # eight views no step was trained on
 
 
-def steps_of(method, config, steps):
+def rows_of(method):
+  """Rows of the prior that a view of a step costs."""
+  return METHODS[method] * laboratory.configured(config_file.get_config(), method).sampling.draws
+
+
+def steps_of(method, steps):
   """As many steps as spend what `steps` of the reference do, in whole stretches of the curve."""
-  draws = config.sampling.draws * METHODS[method] / METHODS['sds']
-  return max(1, round(steps / draws / CURVE)) * CURVE
+  return max(1, round(steps * METHODS['sds'] / rows_of(method) / CURVE)) * CURVE
 
 
 def spread(gradients):
@@ -84,7 +90,7 @@ def everything(prompts, methods, seeds, root, steps):
       if built != method:                        # one of its steps for all prompts; programs of the last one fill no memory
         jax.clear_caches()
         subject, built = laboratory.subject(config_file.get_config(), method, times=2, noises=2), method
-      row, picture = run(subject, prompt, seed, steps_of(method, subject.config, steps))
+      row, picture = run(subject, prompt, seed, steps_of(method, steps))
       Image.fromarray(video.to_bytes(picture)).save(kept.with_suffix('.png'))
       kept.write_text(json.dumps(row) + '\n')
       spent.append(time.time() - start)
@@ -95,17 +101,24 @@ def everything(prompts, methods, seeds, root, steps):
   return rows
 
 
-def step_seconds(methods):
-  """{method: median seconds of a step}, by turns in one process: a slow minute of the machine is one for all."""
+def costs(methods):
+  """{method: (median seconds of a step, seconds to trace and compile it, nothing kept from before)}. Steps go by turns in one
+  process: a slow minute of the machine is one for all."""
+  jax.config.update('jax_enable_compilation_cache', False)
+  compilation_cache.reset_cache()
   jobs = {method: laboratory.subject(config_file.get_config(), method, times=2, noises=2).job for method in methods}
-  states, seconds = {m: job.init(jax.random.key(0)) for m, job in jobs.items()}, {m: [] for m in methods}
-  for turn in range(TURNS + 1):
+  states, programs, compiling = {method: job.init(jax.random.key(0)) for method, job in jobs.items()}, {}, {}
+  for method, job in jobs.items():
+    start = time.perf_counter()
+    programs[method] = job.stages[0][1].lower(states[method], job.prior, job.text(0)).compile()
+    compiling[method] = time.perf_counter() - start
+  seconds = {method: [] for method in methods}
+  for _ in range(TURNS):
     for method, job in jobs.items():
       start = time.perf_counter()
-      states[method], _ = jax.block_until_ready(job.step(states[method], job.prior, job.text(turn)))
-      if turn:                                   # the first compiles
-        seconds[method].append(time.perf_counter() - start)
-  return {method: statistics.median(values) for method, values in seconds.items()}
+      states[method], _ = jax.block_until_ready(programs[method](states[method], job.prior, job.text(0)))
+      seconds[method].append(time.perf_counter() - start)
+  return {method: (statistics.median(seconds[method]), compiling[method]) for method in methods}
 
 
 def reached(runs, mark):
@@ -121,17 +134,19 @@ def mean_of(runs, name):
   return moments.bootstrap(lambda w: float(w @ values / w.sum()), len(runs))
 
 
-def summary(rows, prompts, seconds):
-  """A row for each method of `seconds`, those of its step: means with 95% intervals over prompts and seeds, and how many prompts
-  it makes recognisable."""
+def summary(rows, prompts, costs):
+  """A row for each method of `costs`, seconds of its step and of its compilation: means with 95% intervals over prompts and
+  seeds, and how many prompts it makes recognisable."""
   table = []
-  for method, each in seconds.items():
+  for method, (each, compiling) in costs.items():
     runs = [r for prompt in prompts for r in rows[method, prompt]]
     fronts = [r['one_front'] for r in runs if r['one_front'] is not None]
     good = sum(statistics.mean(r['iou'] for r in rows[method, prompt]) >= RECOGNISABLE for prompt in prompts)
     marks = {mark: reached(runs, mark) for mark in MARKS}
     iou, variance = mean_of(runs, 'iou'), mean_of(runs, 'relative_variance')
     table.append({'method': method, 'steps': runs[0]['steps'], 'seconds': runs[0]['steps'] * each,
+                  'row_over_sds': each / rows_of(method) / (costs['sds'][0] / rows_of('sds')),
+                  'compile_seconds': compiling,
                   'iou': iou.mean, 'iou_lower': iou.lower, 'iou_upper': iou.upper,
                   'colour': statistics.mean(bool(r['colour']) for r in runs),
                   'one_front': statistics.mean(fronts) if fronts else None, 'recognisable': good,
@@ -169,7 +184,7 @@ def main():
   cli.compile_cache()
   print(f'{len(prompts) * len(methods) * len(seeds)} runs, about {"2" if quick else "80"} minutes on two cores', flush=True)
   rows = everything(prompts, methods, seeds, root, CURVE if quick else STEPS)
-  figures = summary(rows, prompts, step_seconds(methods))
+  figures = summary(rows, prompts, costs(methods))
   if quick:
     (root / 'figures.json').write_text(json.dumps(figures, indent=2) + '\n')
     sheet(prompts, methods, seeds[-1], root, root / 'sheet.png')

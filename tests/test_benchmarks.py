@@ -8,7 +8,7 @@ import time
 import pytest
 from PIL import Image
 
-from benchmarks import results, toybox, unet, variance
+from benchmarks import estimators, results, toybox, unet, variance
 
 WRITES = '''
 import json, pathlib, sys
@@ -116,3 +116,34 @@ def test_what_was_measured_is_kept_by_prompt_and_options(tmp_path, monkeypatch):
   monkeypatch.setattr(variance.subprocess, 'run', run)
   asked = [('a red car', '--at=0'), ('a red car', '--at=50'), ('a red cube', '--at=0'), ('a red car', '--at=0')]
   assert [variance.measure(prompt, tmp_path, option) for prompt, option in asked] == [1, 2, 3, 1] and len(ran) == 3
+
+
+@pytest.mark.parametrize('method', estimators.METHODS)
+def test_estimators_are_compared_at_equal_prior_calls(method):
+  calls = estimators.rows_of(method) * estimators.steps_of(method, 200)
+  assert abs(calls / (estimators.rows_of('sds') * 200) - 1.) < .1
+
+
+def test_a_comparison_says_what_each_method_needs_and_makes():
+  def run(*ious):
+    return {'iou': ious[-1], 'colour': True, 'one_front': None, 'steps': 20, 'relative_variance': 2.,
+            'curve': [{'step': 10 * (i + 1), 'iou': iou} for i, iou in enumerate(ious)]}
+  method = 'csd sampling.draws=2'
+  rows = {('sds', 'cube'): [run(.75, .95), run(.7, .85)], ('sds', 'torus'): [run(.8, .9), run(.85, .92)],
+          (method, 'cube'): [run(.6, .78), run(.6, .8)], (method, 'torus'): [run(.9, .95), run(.91, .95)]}
+  estimators_of = {**estimators.METHODS, method: 2}
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(estimators, 'METHODS', estimators_of)
+    figures = estimators.summary(rows, ('cube', 'torus'), {'sds': (.2, 20.), method: (.3, 25.)})
+  assert figures['prompts_recognisable'] == {'sds': 2, method: 1, 'min': 1, 'of': 2}
+  first, second = figures['rows']
+  assert first['iou'] == pytest.approx(.905) and first['iou_lower'] < .905 < first['iou_upper']
+  assert (first['steps_to_0.8'], first['seconds_to_0.8']) == (10, 2.) and first['one_front'] is None
+  assert (second['steps_to_0.8'], second['steps_to_0.9']) == (10, 10) and second['seconds'] == pytest.approx(6.)
+  assert second['row_over_sds'] == pytest.approx(.75) and second['compile_seconds'] == 25.
+
+
+def test_an_iou_that_most_runs_miss_is_not_reached():
+  curve = lambda iou: {'curve': [{'step': 10, 'iou': iou}]}
+  assert estimators.reached([curve(.9), curve(.6), curve(.5)], .8) is None
+  assert estimators.reached([curve(.9), curve(.85), curve(.5)], .8) == 10
