@@ -23,20 +23,19 @@ from benchmarks.toybox import source_hash
 from jaxdreamer import moments, variance
 
 SSD = 'ssd estimator.ssd.mu=learnt'
+DENSITY = ' sampling.density={0}'
+SPREAD, LATTICE = ' sampling.design=stratified', ' sampling.design=lattice'
+TWICE, FOUR = ' sampling.draws=2', ' sampling.draws=4'
+MIDDLE = ' sampling.t_min=.2 sampling.t_max=.8'
 METHODS = (
     'sds', SSD, 'ssd estimator.ssd.mu=moments', 'ssd estimator.ssd.per=h,w,c', 'ssd estimator.ssd.phi=constant,neighbours',
-    'csd', 'vsd', 'asd',
-    'sds sampling.design=stratified', 'sds sampling.design=lattice',
-    'sds sampling.design=stratified sampling.draws=2', 'sds sampling.design=stratified sampling.draws=4',
-    'sds sampling.design=lattice sampling.draws=4', 'sds sampling.design=stratified sampling.draws=4 sampling.antithetic=True')
-OTHERS = ('csd sampling.design=stratified', 'csd sampling.design=stratified sampling.draws=2',
-          'csd sampling.design=lattice sampling.draws=2', 'csd sampling.design=lattice sampling.draws=4',
-          'csd sampling.design=lattice sampling.draws=2 sampling.t_min=.2 sampling.t_max=.8',
-          'asd sampling.design=stratified sampling.draws=2')
-DENSITY = tuple(f'{method} sampling.density={{0}}' for method in (
-    'sds', 'sds sampling.design=stratified', 'sds sampling.design=lattice', 'sds sampling.design=stratified sampling.draws=2',
-    'ssd estimator.ssd.mu=moments sampling.design=stratified', 'csd', 'csd sampling.design=stratified sampling.draws=2'))
-DEPTH = ('ssd estimator.ssd.phi=constant,depth', 'ssd estimator.ssd.phi=constant,normals')
+    'ssd estimator.ssd.phi=constant,depth', 'ssd estimator.ssd.phi=constant,normals',
+    'csd', 'vsd', 'asd', 'sds' + SPREAD, 'sds' + LATTICE, 'sds' + SPREAD + TWICE,
+    'sds' + SPREAD + FOUR, 'sds' + SPREAD + FOUR + ' sampling.antithetic=True', 'csd' + SPREAD + TWICE, 'csd' + LATTICE + TWICE,
+    'csd' + LATTICE + TWICE + MIDDLE, 'csd' + LATTICE + TWICE + MIDDLE + ' estimator.csd.weight=uniform',
+    'sds' + DENSITY, 'sds' + LATTICE + DENSITY, 'ssd estimator.ssd.mu=moments' + SPREAD + DENSITY,
+    'csd' + LATTICE + TWICE + DENSITY, 'csd' + LATTICE + TWICE + ' sampling.t_min=.1 sampling.t_max=.6',
+    'csd' + LATTICE + ' sampling.draws=3' + MIDDLE)
 UNBIASED = ('sds', 'ssd')                        # estimators whose mean is that of the raw score
 QUICK = ('--at=0', '--cameras=3', '--repeats=3', '--warm=2')
 PILOT = ('--methods=sds', '--seed=1')
@@ -102,12 +101,9 @@ def main():
   parser.add_argument('--prompt', default='a red car')
   arguments = parser.parse_args()
   out = results.ROOT / 'runs' / 'benchmarks' / f'variance-{source_hash()}{"-quick" * arguments.quick}'
-  shipped = (results.ROOT / 'jaxdreamer' / 'assets' / 'geometry.safetensors').exists()
   size = QUICK if arguments.quick else ()
   density = ','.join(map(str, measure(arguments.prompt, out, *PILOT, *size)['density']))
-  methods = METHODS[:2] if arguments.quick else METHODS + (DEPTH if shipped else ())
-  measured = [method.format(density) for method in DENSITY]
-  methods = [*methods[1:], *(measured[:1] if arguments.quick else (*measured, *OTHERS))]
+  methods = [method.format(density) for method in ((SSD, 'sds' + DENSITY) if arguments.quick else METHODS[1:])]
   groups = [methods[i:i + TOGETHER] for i in range(0, len(methods), TOGETHER)]
   seen = merged([measure(arguments.prompt, out, *size, f'--methods={"; ".join(["sds", *group])}') for group in groups])
   figures = decide(seen) | {'prompt': seen['prompt'], 'density': density, 'rows': rows(seen, density), 'all': seen['all'],

@@ -71,7 +71,7 @@ def test_noisy_pictures_are_those_of_the_prior_at_unit_scale():
 
 def test_disparity_and_normals_of_fresh_renders_fit_together():
   """Finite differences of the stored depth agree in sign with the stored camera-frame normal."""
-  ring = jax.jit(lambda key: train_geometry.fresh(key, 4))(KEY)
+  ring = jax.jit(lambda key: train_geometry.fresh(key, 8))(KEY)
   inside = np.asarray(ring.mask) > 250
   near = np.asarray(ring.disparity, np.float32)
   right = near[:, :, 2:] - near[:, :, :-2]                       # nearer to the right: the surface faces left
