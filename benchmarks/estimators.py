@@ -161,11 +161,12 @@ def summary(rows, prompts, costs):
 
 def sheet(prompts, methods, seed, root, path):
   """A column a method, a row a prompt."""
-  tile, head, side = 96, 34, 120
+  labels = [method.replace(' sampling.', '\n') for method in methods]
+  tile, head, side = 96, 6 + 13 * max(1 + label.count('\n') for label in labels), 120
   out = Image.new('RGB', (side + tile * len(methods), head + tile * len(prompts)), 'white')
   draw, font = ImageDraw.Draw(out), ImageFont.load_default(10)
   for j, method in enumerate(methods):
-    draw.text((side + tile * j + 3, 2), method.replace(' sampling.', '\n'), 'black', font=font)
+    draw.text((side + tile * j + 3, 2), labels[j], 'black', font=font)
     for i, prompt in enumerate(prompts):
       draw.text((3, head + tile * i + 30), prompt.replace(' on ', '\non ').replace(' with ', '\nwith '), 'black', font=font)
       picture = Image.open(root / f'{prompt}_{method}_{seed}.png'.replace(' ', '-')).convert('RGB')
