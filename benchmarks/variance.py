@@ -42,15 +42,15 @@ PILOT = ('--methods=sds', '--seed=1')
 TOGETHER = 6                                     # methods of a process
 
 
-def decide(seen):
-  """The figures on top of the table of `seen`, what `jaxdreamer.variance` wrote."""
+def decide(seen, density):
+  """The figures on top of the table of `seen`, what `jaxdreamer.variance` wrote; `density` is called measured."""
   numbers = ('mean', 'lower', 'upper')
   at = [next(row for row in state['rows'] if row['method'] == SSD)['parameter'] for state in seen['states']]
   worst = max(at, key=lambda interval: interval['upper'])
   honest = [row for row in seen['all'] if row['method'].split()[0] in UNBIASED and row['method'] != 'sds']
   def best(rows, figure):
     least = min(rows, key=lambda row: row[figure]['mean'])
-    return {'name': least['method'], **{k: least[figure][k] for k in numbers}}
+    return {'name': least['method'].replace(density, 'measured'), **{k: least[figure][k] for k in numbers}}
   return {'ssd_over_sds_parameter_space': {k: worst[k] for k in numbers},
           'best_variance_times_cost_over_sds': best(seen['all'], 'relative_times_cost'),
           'best_with_the_mean_of_sds': best(honest, 'step_times_cost')}
@@ -106,7 +106,7 @@ def main():
   methods = [method.format(density) for method in ((SSD, 'sds' + DENSITY) if arguments.quick else METHODS[1:])]
   groups = [methods[i:i + TOGETHER] for i in range(0, len(methods), TOGETHER)]
   seen = merged([measure(arguments.prompt, out, *size, f'--methods={"; ".join(["sds", *group])}') for group in groups])
-  figures = decide(seen) | {'prompt': seen['prompt'], 'density': density, 'rows': rows(seen, density), 'all': seen['all'],
+  figures = decide(seen, density) | {'prompt': seen['prompt'], 'density': density, 'rows': rows(seen, density), 'all': seen['all'],
                             'states': seen['states']}
   if arguments.quick:
     (out / 'figures.json').write_text(json.dumps(figures, indent=2) + '\n')
