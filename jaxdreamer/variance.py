@@ -62,8 +62,9 @@ def plot(rows: dict[str, dict], path: pathlib.Path):
     size = np.array([rows[n]['parameter'].mean * rows[n][part].mean if part in rows[n] else 0. for n in names])
     left.barh(names, size, left=start, color=colour, label={'time': 't', 'noise': 'eps'}.get(part, part))
     start = start + np.maximum(size, 0.)
-  left.set_xlabel(f'gradient variance of one draw / {laboratory.REFERENCE}')
-  left.legend(loc='lower center', bbox_to_anchor=(.5, 1.), ncols=3)
+  left.set_yticks(range(len(names)), [n.replace(' sampling.', ' ').replace(' estimator.', ' ') for n in names])
+  left.set_xlabel(f'variance of one draw / {laboratory.REFERENCE}')
+  left.legend(loc='lower center', bbox_to_anchor=(.5, 1.))
   for y, n in enumerate(names):
     for key, marker, colour in (('step_times_cost', 'o', 'tab:red'), ('relative_times_cost', 's', 'tab:purple')):
       i = rows[n][key]
@@ -73,7 +74,7 @@ def plot(rows: dict[str, dict], path: pathlib.Path):
   right.axvline(1. / 3., color='grey', linewidth=.7, linestyle=':')
   right.set_xscale('log')
   right.set_xlabel(f'of a whole step / {laboratory.REFERENCE}')
-  right.legend(loc='lower center', bbox_to_anchor=(.5, 1.), ncols=2)
+  right.legend(loc='lower center', bbox_to_anchor=(.5, 1.))
   figure.savefig(path, dpi=120)
 
 
