@@ -29,10 +29,11 @@ from jaxdreamer.toybox import truth
 PROMPTS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a red car', 'a snowman with a blue hat',
            'an orange chair')
 SPREAD = ' sampling.design=stratified'
-LEAST = 'csd sampling.design=lattice sampling.draws=2 sampling.t_min=.2 sampling.t_max=.8'         # by benchmarks.variance
+TWICE = 'csd sampling.design=lattice sampling.draws=2'         # the quietest, by benchmarks.variance, with one of:
+MIDDLE, UNIFORM, MEASURED = ' sampling.t_min=.2 sampling.t_max=.8', ' estimator.csd.weight=uniform', ' sampling.density=measured'
 # method: rows of the prior a draw costs. A backward pass counts two: VSD's LoRA learns by one forward and one backward.
-METHODS = {'sds': 2, 'sds' + SPREAD: 2, 'csd' + SPREAD: 2, LEAST: 2, 'ssd' + SPREAD: 2,
-           'asd' + SPREAD: 3, 'vsd' + SPREAD: 6}
+METHODS = {'sds': 2, 'sds' + SPREAD: 2, 'csd' + SPREAD: 2, TWICE + MIDDLE: 2, TWICE + MIDDLE + UNIFORM: 2, TWICE + MEASURED: 2,
+           'ssd' + SPREAD: 2, 'asd' + SPREAD: 3, 'vsd' + SPREAD: 6}
 SEEDS = (0, 1, 2)
 STEPS = 200                                      # of the reference
 MARKS = (.7, .8, .9)                             # IoUs whose steps and seconds are told
@@ -42,9 +43,18 @@ TURNS = 40                                       # timed steps of each method
 NEAR = video.rings((6, .3), (2, 1.))             # eight views no step was trained on
 
 
+def spelled(method):
+  """With the density of t that benchmarks.variance measured, where the method asks for it."""
+  return method.replace('measured', json.loads((results.RESULTS / 'variance.json').read_text())['density'])
+
+
+def subject_of(method):
+  return laboratory.subject(config_file.get_config(), spelled(method), times=2, noises=2)
+
+
 def rows_of(method):
   """Rows of the prior that a view of a step costs."""
-  return METHODS[method] * laboratory.configured(config_file.get_config(), method).sampling.draws
+  return METHODS[method] * laboratory.configured(config_file.get_config(), spelled(method)).sampling.draws
 
 
 def steps_of(method, steps):
@@ -89,7 +99,7 @@ def everything(prompts, methods, seeds, root, steps):
       start = time.time()
       if built != method:                        # one of its steps for all prompts; programs of the last one fill no memory
         jax.clear_caches()
-        subject, built = laboratory.subject(config_file.get_config(), method, times=2, noises=2), method
+        subject, built = subject_of(method), method
       row, picture = run(subject, prompt, seed, steps_of(method, steps))
       Image.fromarray(video.to_bytes(picture)).save(kept.with_suffix('.png'))
       kept.write_text(json.dumps(row) + '\n')
@@ -106,7 +116,7 @@ def costs(methods):
   process: a slow minute of the machine is one for all."""
   jax.config.update('jax_enable_compilation_cache', False)
   compilation_cache.reset_cache()
-  jobs = {method: laboratory.subject(config_file.get_config(), method, times=2, noises=2).job for method in methods}
+  jobs = {method: subject_of(method).job for method in methods}
   states, programs, compiling = {method: job.init(jax.random.key(0)) for method, job in jobs.items()}, {}, {}
   for method, job in jobs.items():
     start = time.perf_counter()

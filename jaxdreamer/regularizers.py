@@ -32,7 +32,7 @@ def distortion(out: Rendering) -> Float[Array, '']:
 
 
 def eikonal(out: Rendering) -> Float[Array, '']:
-  """A signed distance has slope 1, at every sample of a ray alike. Gropp et al. (2020)."""
+  """A signed distance has slope 1, along a ray alike. Gropp et al. (2020)."""
   return jnp.mean(out.eikonal)
 
 

@@ -8,6 +8,7 @@ from jaxdreamer import cameras
 from jaxdreamer.diffusion import diffuse, eps_from_x0
 from jaxdreamer.priors.empirical import empirical, posterior_mean
 from jaxdreamer.priors.gaussian import gaussian
+from jaxdreamer.priors.toybox import toybox
 from jaxdreamer.toybox import network
 
 
@@ -73,6 +74,13 @@ def test_camera_features_turn_with_the_camera_and_vanish_untold():
   np.testing.assert_allclose(here[8:11], [4. * np.sin(.4), 8. * (np.cos(.4) - .85), 1.], atol=1e-5)
   np.testing.assert_allclose(here[11:], 2. * np.sin(.4) * here[:4], atol=1e-5)
   assert not network.camera_features(jnp.zeros((1, network.CAMERA))).any()
+
+
+def test_the_shipped_prior_enlarges_smaller_renders_and_leaves_its_own_size_as_it_is():
+  prior = toybox()
+  x = jax.random.uniform(jax.random.key(0), (1, network.SIZE, network.SIZE, 3))
+  assert (prior.encode(x) == network.encode(x)).all()
+  np.testing.assert_allclose(prior.decode(prior.encode(jnp.full((1, 32, 32, 3), .3))), .3, atol=1e-6)
 
 
 def test_a_caption_outside_the_vocabulary_is_refused_in_one_line():

@@ -2,7 +2,7 @@
 
 Such a file is the header's length (8 bytes, little endian), a JSON header {key: {dtype, shape, data_offsets}}, and the
 tensors one after another without gaps. Every field is checked against the file's size before a tensor is read, and
-tensors are read one at a time into memory that the caller lends: nothing is mapped. Errors are those of safe_files.py.
+tensors are read into memory that the caller lends: nothing is mapped. Errors are those of safe_files.py.
 """
 import contextlib
 import math
@@ -46,17 +46,14 @@ class Tensors(NamedTuple):
   entries: dict[str, Entry]
   metadata: dict[str, str]
 
-  def read(self, key: str, memory: np.ndarray) -> np.ndarray:
-    """One tensor, into the first of these bytes: fresh memory for each would cost more than the reading."""
-    entry = self.entries[key]
-    raw = memory[:entry.size]
+  def read(self, begin: int, raw: np.ndarray) -> None:
+    """Fills these bytes with the file's from byte `begin`. One call gives at most 2 GiB; threads share no position."""
     done = 0
-    while done < raw.size:                                       # one read gives at most 2 GiB; threads share no position
-      count = os.preadv(self.file.fileno(), [raw[done:]], entry.begin + done)
+    while done < raw.size:
+      count = os.preadv(self.file.fileno(), [raw[done:]], begin + done)
       if not count:
-        raise ValueError(f'{self.path} ended within the tensor {key!r} while it was read')
+        raise ValueError(f'{self.path} ended at byte {begin + done} while it was read')
       done += count
-    return raw.view(entry.dtype).reshape(entry.shape)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from jaxdreamer.nn.safe_files import CONVERT as CONVERT
 LEAVES = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}        # linen's name -> torch's
 TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}                                        # axes of a kernel, by rank
 TO_LINEN = {2: (1, 0), 4: (2, 3, 1, 0)}
-BLOCK = 2 ** 18                          # bytes cast at a time
+BLOCK = 2 ** 18                          # bytes read and cast at a time: a core's cache holds them and their copy
 THREADS = 2                              # while one waits for the disk another casts
 ALIGNED = 64                             # bytes; jax copies what starts elsewhere
 View = Callable[[np.ndarray], np.ndarray]
@@ -94,8 +94,8 @@ def viewed(view: View, path: tuple[str, ...], x: np.ndarray) -> np.ndarray:
 def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple] = (), dtype: Any = jnp.float32,
          sharding: PyTree = None, sha256: str | Mapping[str, str] | None = None) -> PyTree:
   """Parameters shaped as `like` from a published .safetensors file, or from a .safetensors.index.json and the shards
-  beside it. Floating tensors become `dtype`, and stand where `sharding` (one, or a tree of them) says. At most THREADS
-  tensors are in host memory besides those that stay there.
+  beside it. Floating tensors become `dtype`, and stand where `sharding` (one, or a tree of them) says. Tensors are read and
+  cast block by block: where they stay in host memory, it holds little else.
 
   `rename` holds (regex, replacement) rows applied in turn to the file's keys, for files of older or foreign layouts;
   a replacement of None drops the key, a tuple cuts the tensor into as many equal parts along its first axis, and a
@@ -111,21 +111,21 @@ def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple] = (),
     check_fit(path, expected, {new: (file.entries[key], view) for file, key, news in wanted for new, view in news},
               sum(len(news) for *_, news in wanted))
     wanted.sort(key=lambda row: (row[0].path, row[0].entries[row[1]].begin))
-    largest = max((file.entries[key].size for file, key, _ in wanted), default=0)
+    lent = Lent()
 
     def leaves(row):
       file, key, news = row
-      tensor = file.read(key, thread.memory)
+      frame = np.empty(file.entries[key].shape, file.entries[key].dtype)                  # no page of it is ever touched
       for new, view in news:
         tree_path, leaf = expected[new]
-        value = cast(viewed(view, tree_path, tensor), dtype if kind(leaf.dtype) == 'floating' else leaf.dtype)
+        blocks = functools.partial(stored, file, file.entries[key].begin, frame, lent)
+        value = cast(viewed(view, tree_path, frame), blocks, dtype if kind(leaf.dtype) == 'floating' else leaf.dtype)
         if value is None:
           lost.append(new)
         elif not lost:
           flat[tree_path] = placed(value, where[new][1] if where else None)
 
-    thread = threading.local()
-    with futures.ThreadPoolExecutor(THREADS, initializer=lambda: setattr(thread, 'memory', np.empty(largest, np.uint8))) as pool:
+    with futures.ThreadPoolExecutor(THREADS) as pool:
       list(pool.map(leaves, wanted))
   if lost:
     raise ValueError(f'{os.fspath(path)}: values that are not finite, or too large for {jnp.dtype(dtype).name} or for the '
@@ -158,20 +158,39 @@ def kind(dtype: Any) -> str:
   return next((name for name, cls in kinds.items() if jnp.issubdtype(dtype, cls)), str(dtype))
 
 
-def cast(view: np.ndarray, dtype: Any) -> np.ndarray | None:
-  """A contiguous copy as `dtype`; None where a value is not finite or does not fit. Goes through the tensor in the order
-  of the file, in blocks that caches hold: a transpose in one piece takes about twice as long. The copy is aligned, so
-  that a CPU device takes it over as it is."""
+class Lent(threading.local):
+  """Memory that a thread reads into."""
+  memory = np.empty(0, np.uint8)
+
+
+def stored(file: tensors.Tensors, begin: int, frame: np.ndarray, lent: Lent, view: np.ndarray) -> np.ndarray:
+  """What the file holds where `view` looks at `frame`, an array laid out as the tensor that begins at byte `begin`. Valid
+  until the thread's next call, whose values take the same memory: fresh memory for each would cost more than the reading."""
+  if view.size and not np.may_share_memory(view, frame):
+    raise TypeError('rename: a function of a tensor returned no view of it')
+  low, high = np.lib.array_utils.byte_bounds(view)
+  if len(lent.memory) < high - low:
+    lent.memory = np.empty(high - low, np.uint8)
+  raw = lent.memory[:high - low]
+  file.read(begin + low - frame.ctypes.data, raw)
+  return np.ndarray(view.shape, view.dtype, raw, view.ctypes.data - low, view.strides)
+
+
+def cast(view: np.ndarray, read: Callable[[np.ndarray], np.ndarray], dtype: Any) -> np.ndarray | None:
+  """A contiguous copy as `dtype` of what `read` returns for parts of the view; None where a value is not finite or does not
+  fit. Goes through the tensor in the order of the file, in blocks that caches hold: a transpose in one piece takes about
+  twice as long. The copy is aligned, so that a CPU device takes it over as it is."""
   dtype = jnp.dtype(dtype)
   size = math.prod(view.shape) * dtype.itemsize
   raw = np.empty(size + ALIGNED, np.uint8)
   out = raw[-raw.ctypes.data % ALIGNED:][:size].view(dtype).reshape(view.shape)
-  axis = int(np.argmax(view.strides)) if view.ndim else 0
-  source, target = (np.moveaxis(np.atleast_1d(x), axis, 0) for x in (view, out))
+  view, target = np.atleast_1d(view), np.atleast_1d(out)
+  axis = max(range(view.ndim), key=lambda i: (view.shape[i] > 1, abs(view.strides[i])))
+  view, target = (np.moveaxis(x, axis, 0) for x in (view, target))
   line, floating = max(1, ALIGNED // dtype.itemsize), kind(dtype) == 'floating'            # whole cache lines of the copy
-  rows = max(1, BLOCK * len(source) // max(1, view.nbytes) // line) * line
-  for i in range(0, len(source), rows):
-    block = source[i:i + rows]
+  rows = max(1, BLOCK * len(view) // max(1, view.nbytes) // line) * line
+  for i in range(0, len(view), rows):
+    block = read(view[i:i + rows])
     with np.errstate(over='ignore', invalid='ignore'):
       new = block.astype(dtype, copy=False)              # in the stored order: cast and transpose at once is slower
     if not (finite(new) if floating else (new == block).all()):
@@ -184,7 +203,7 @@ def finite(x: np.ndarray) -> bool:
   """Whether no float has an infinity's exponent; looks at bits, for np.isfinite is eight times slower in half precision."""
   bits = np.dtype(f'u{x.dtype.itemsize}')
   infinity = np.array(np.inf, x.dtype).view(bits)
-  return not ((x.view(bits) & infinity) == infinity).any()
+  return bool((x.view(bits) & infinity).max(initial=0) < infinity)
 
 
 def placed(value: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:

@@ -13,7 +13,8 @@ SHIPPED = pathlib.Path(__file__).parent.parent / 'assets' / 'prior.safetensors'
 
 
 def toybox(*, path: str = '', camera: bool = True) -> Prior:
-  """`path` '' is the shipped file. `camera` False hides the camera from the network: view words alone tell the view.
+  """`path` '' is the shipped file. `camera` False hides the camera from the network: view words alone tell the view. Renders
+  of another size are brought to the network's.
 
   FileNotFoundError or ValueError, one line, where the file is missing or not this network's. `embed` raises ValueError for
   a prompt outside the toybox vocabulary, and names the nearest words.
@@ -31,5 +32,7 @@ def toybox(*, path: str = '', camera: bool = True) -> Prior:
     rows = jax.jit(network.embed)(weights, ids)
     return Text(views=rows[:4], plain=rows[4], null=rows[5], negative=rows[6], pooled=rows[4, 0])
 
-  return Prior(weights, network.SCHEDULE, network.SIZE, network.LATENT, lambda w, x: network.encode(x),
-               lambda w, z: network.decode(z), eps, embed)
+  def encode(weights, x):
+    return network.encode(jax.image.resize(x, (len(x), network.SIZE, network.SIZE, 3), 'bilinear'))
+
+  return Prior(weights, network.SCHEDULE, network.SIZE, network.LATENT, encode, lambda w, z: network.decode(z), eps, embed)
