@@ -10,6 +10,7 @@ two methods, a few steps, into runs/.
 """
 import argparse
 import json
+import re
 import statistics
 import time
 
@@ -171,7 +172,7 @@ def summary(rows, prompts, costs):
 
 def sheet(prompts, methods, seed, root, path):
   """A column a method, a row a prompt."""
-  labels = [method.replace(' sampling.', '\n') for method in methods]
+  labels = [re.sub(r' [a-z_.]+[.]', '\n', method) for method in methods]
   tile, head, side = 96, 6 + 13 * max(1 + label.count('\n') for label in labels), 120
   out = Image.new('RGB', (side + tile * len(methods), head + tile * len(prompts)), 'white')
   draw, font = ImageDraw.Draw(out), ImageFont.load_default(10)

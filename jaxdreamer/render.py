@@ -17,7 +17,6 @@ from jaxdreamer import cameras, volume
 from jaxdreamer.scenes import fields
 from jaxdreamer.types import Camera, Rays, Rendering
 
-
 SLOPES = 4                             # the distance's slope is asked at one sample of so many: it costs four distances
 
 

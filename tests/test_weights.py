@@ -182,7 +182,7 @@ def test_integers_that_do_not_fit_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_loading_takes_the_memory_of_the_model_and_of_the_tensors_being_read(tmp_path):
+def test_loading_takes_the_memory_of_the_model_and_of_one_tensor(tmp_path):
   tensors = {f'conv.{i}.weight': np.ones((512, 512, 3, 3), np.float32) for i in range(20)}
   safetensors.numpy.save_file(tensors, tmp_path / 'w.safetensors')
   safetensors.numpy.save_file({'conv.0.weight': np.ones((2, 2, 3, 3), np.float32)}, tmp_path / 'small.safetensors')
@@ -202,4 +202,4 @@ params = load('w.safetensors', 20, 512)
 print((kib('VmHWM') - before) * 1024)
 """
   used = int(subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True).stdout)
-  assert size < used < size + (weights.THREADS + .5) * largest, (size, used)
+  assert size < used < size + 1.5 * largest, (size, used)

@@ -200,10 +200,11 @@ def cast(view: np.ndarray, read: Callable[[np.ndarray], np.ndarray], dtype: Any)
 
 
 def finite(x: np.ndarray) -> bool:
-  """Whether no float has an infinity's exponent; looks at bits, for np.isfinite is eight times slower in half precision."""
-  bits = np.dtype(f'u{x.dtype.itemsize}')
-  infinity = np.array(np.inf, x.dtype).view(bits)
-  return bool((x.view(bits) & infinity).max(initial=0) < infinity)
+  """Whether no float has an infinity's exponent: read as integers, such are the greatest of either sign. np.isfinite is eight
+  times slower in half precision."""
+  signed, unsigned = (np.dtype(f'{kind}{x.dtype.itemsize}') for kind in 'iu')
+  above, below = np.array(np.inf, x.dtype).view(signed), np.array(-np.inf, x.dtype).view(unsigned)
+  return bool(x.view(signed).max(initial=0) < above and x.view(unsigned).max(initial=0) < below)
 
 
 def placed(value: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
