@@ -14,7 +14,6 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from jaxdreamer import build, cameras, cli, evaluate, laboratory, moments
-from jaxdreamer.outputs import video
 
 METHODS = 'sds; ssd; csd; vsd; asd; sds sampling.design=stratified; sds sampling.design=stratified sampling.draws=4'
 
@@ -66,6 +65,20 @@ def plot(runs: dict[str, list[dict]], path: pathlib.Path):
   figure.savefig(path, dpi=120)
 
 
+def gallery(runs: dict[str, list[dict]], pictures: dict[str, list], truth, path: pathlib.Path):
+  """A row a method, a column a measured step, and last the truth."""
+  columns = max(map(len, pictures.values())) + 1
+  figure = Figure(figsize=(1.3 * columns + 1.5, 1.3 * len(pictures) + .2), layout='constrained')
+  for method, axes in zip(pictures, figure.subplots(len(pictures), columns, squeeze=False)):
+    names = [*(f'step {row["step"]}' for row in runs[method]), 'truth']
+    for one, picture, name in zip(axes, [*pictures[method], truth], names):
+      one.imshow(np.clip(picture, 0., 1.), interpolation='nearest')
+      one.set_title(name if method == next(iter(pictures)) else '', fontsize=8)
+      one.set(xticks=[], yticks=[])
+    axes[0].set_ylabel(method.replace(' sampling.', '\n'), rotation=0, ha='right', va='center', fontsize=8)
+  figure.savefig(path, dpi=100)
+
+
 def main() -> int:
   options, config = flags.FLAGS, flags.FLAGS.config
   if config is None or config.scene.name != 'image':
@@ -85,9 +98,7 @@ def main() -> int:
       pictures[method].append(picture)
       print(f'{time.time() - start:6.0f} s  {method}: step {step}/{config.steps}  distance {runs[method][-1]["distance"]:.3f}'
             f'  variance {runs[method][-1]["variance"]["mean"]:.3g}', flush=True)
-  columns = max(len(row) for row in pictures.values()) + 1
-  tiles = [tile for row in pictures.values() for tile in [*row, truth]]
-  (folder / 'pictures.png').write_bytes(video.png(video.sheet(tiles, columns=columns)))
+  gallery(runs, pictures, truth, folder / 'pictures.png')
   plot(runs, folder / 'curves.png')
   (folder / 'playground.json').write_text(json.dumps({'prompt': config.prompt, 'repeats': options.repeats, 'runs': runs}, indent=1)
                                           + '\n')
