@@ -63,6 +63,14 @@ def x0_from_v(v_hat, z_t, alpha, sigma):
   return alpha * z_t - sigma * v_hat
 
 
+# What a network predicts, by diffusers' names: how far its error is, over that of the noise it amounts to.
+ERRORS = {
+  'epsilon': lambda alpha, sigma: jnp.ones_like(alpha),
+  'v_prediction': lambda alpha, sigma: 1. / alpha,
+  'sample': lambda alpha, sigma: sigma / alpha,
+}
+
+
 def guide(eps_y, eps_null, scale):
   """eps_null + scale (eps_y - eps_null), Ho & Salimans (2022). Scale 1 is the conditional prediction alone;
   DreamFusion's omega, and threestudio's guidance_scale for SDS, are scale - 1."""

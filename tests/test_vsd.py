@@ -111,6 +111,22 @@ def test_the_lora_learns_the_score_of_the_scene_and_the_prior_is_left_alone():
   assert abs(float(shift - best)) < .08 and np.mean(values[-50:]) < np.mean(values[:10])
 
 
+@pytest.mark.parametrize('predicted, convert', [
+  ('epsilon', lambda eps, z_t, alpha, sigma: eps),
+  ('v_prediction', lambda eps, z_t, alpha, sigma: (eps - sigma * z_t) / alpha),
+  ('sample', diffusion.x0_from_eps)])
+def test_the_lora_learns_by_the_distance_in_what_its_network_predicts(predicted, convert):
+  prior = with_attention(lambda eps, kernel, z_t, t: eps).replace(predicted=predicted)
+  estimator, z = vsd(weights=prior.weights, guidance=lambda i: 1.), jnp.full((N, 1, 1, 1), Z0)
+  keys = jax.vmap(lambda key: jax.random.split(key, 3))(draws().key)
+  t = jax.vmap(jax.random.uniform)(keys[:, 0])
+  eps = jax.vmap(lambda key: jax.random.normal(key, (1, 1, 1)))(keys[:, 1])
+  z_t = diffusion.diffuse(z, t, eps, schedule=BASE.schedule)
+  alpha, sigma = (f(t)[:, None, None, None] for f in (BASE.schedule.alpha, BASE.schedule.sigma))
+  want = np.mean((convert(BASE.eps(z_t, t, jnp.ones((N, 1, 1)), None), z_t, alpha, sigma) - convert(eps, z_t, alpha, sigma)) ** 2)
+  np.testing.assert_allclose(estimator.loss(draws(), estimator.init(KEY), prior, z, views(), 0), want, rtol=1e-3)
+
+
 def test_a_prior_without_attention_is_refused_in_one_line():
   with pytest.raises(ValueError, match='vsd.*no attention') as error:
     vsd(weights=BASE.weights, guidance=lambda i: 1.)

@@ -1,9 +1,11 @@
 """Variational score distillation (ProlificDreamer, Wang et al. 2023).
 
 r = w(t) (eps_s(z_t; y^c) - eps_phi(z_t; c, y)), Eq. 9: phi is the prior with a LoRA, learning the score of the scene's own
-renders by ordinary denoising, |eps_phi(z_t') - eps'|^2 at fresh (t', eps'), beside the scene's step (Algorithm 1). It is told
-the prompt without view words, and the camera. A LoRA that knew the score of one scene exactly would give SDS; one that knows
-nothing yet gives CSD times (scale - 1), but for the view words.
+renders by ordinary denoising, |eps_phi(z_t') - eps'|^2 at fresh (t', eps'), beside the scene's step (Algorithm 1). The distance
+is taken in what the network itself predicts, as its own training was: eps for Stable Diffusion, v or x0 for others, whose eps
+errors would leave nearly all of the loss to the least t. It is told the prompt without view words, and the camera. A LoRA that
+knew the score of one scene exactly would give SDS; one that knows nothing yet gives CSD times (scale - 1), but for the view
+words.
 """
 from typing import Callable
 
@@ -11,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from jaxdreamer.diffusion import bcast, diffuse, guided
+from jaxdreamer.diffusion import ERRORS, bcast, diffuse, guided
 from jaxdreamer.estimators.weights import WEIGHTS
 from jaxdreamer.nn import lora
 from jaxdreamer.sampling import shared
@@ -42,6 +44,8 @@ def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, dropped: float = 
     if views.camera is not None:
       told = shared(jax.vmap(jax.random.uniform)(keys[:, 2]), prior.together) >= dropped
       views = views._replace(camera=views.camera._replace(fov=views.camera.fov * told))
-    return jnp.mean((own(est, prior, diffuse(z, t, eps, schedule=prior.schedule), t, views) - eps) ** 2)
+    away = own(est, prior, diffuse(z, t, eps, schedule=prior.schedule), t, views) - eps
+    unit = ERRORS[prior.predicted](prior.schedule.alpha(t), prior.schedule.sigma(t))
+    return jnp.mean((bcast(unit, z) * away) ** 2)
 
   return Estimator(init=lambda key: lora.init(key, weights, rank=rank), residual=residual, loss=loss)

@@ -52,4 +52,5 @@ def mvdream(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokeniz
     return Text(views=jnp.stack([plain] * 4), plain=plain, null=away, negative=denied, pooled=pooled[0])
 
   return Prior(weights, forward.schedule, image_size, coder.latent, lambda weights, x: coder.encode(weights['vae'], x),
-               lambda weights, z: coder.decode(weights['vae'], z), eps, embed, together=VIEWS)
+               lambda weights, z: coder.decode(weights['vae'], z), eps, embed, predicted=forward.predicted,
+               together=VIEWS)

@@ -67,4 +67,4 @@ def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16'
     return Text(views=rows[:4], plain=rows[4], null=rows[5], negative=rows[6], pooled=pooled[4])
 
   return Prior(weights, forward.schedule, image_size, coder.latent, lambda weights, x: coder.encode(weights['vae'], x),
-               lambda weights, z: coder.decode(weights['vae'], z), eps, embed)
+               lambda weights, z: coder.decode(weights['vae'], z), eps, embed, predicted=forward.predicted)

@@ -35,4 +35,5 @@ def toybox(*, path: str = '', camera: bool = True) -> Prior:
   def encode(weights, x):
     return network.encode(jax.image.resize(x, (len(x), network.SIZE, network.SIZE, 3), 'bilinear'))
 
-  return Prior(weights, network.SCHEDULE, network.SIZE, network.LATENT, encode, lambda w, z: network.decode(z), eps, embed)
+  return Prior(weights, network.SCHEDULE, network.SIZE, network.LATENT, encode, lambda w, z: network.decode(z), eps, embed,
+               predicted='sample')
