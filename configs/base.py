@@ -28,7 +28,8 @@ def get_config():
       # Generators for many prompts; `text` is the width of the prior's embeddings.
       'hyper_ingp': {'text': 128, 'levels': 8, 'log2_table': 14, 'base': 8, 'finest': 128, 'radius': .5},
       'conv3d': {'text': 128, 'channels': (64, 64, 32, 16), 'features': 16, 'width': 64, 'radius': .5},
-      'triplane_transformer': {'text': 128, 'tokens': 16, 'width': 128, 'blocks': 4, 'heads': 4, 'features': 16, 'radius': .5},
+      'triplane_transformer': {'text': 128, 'tokens': 8, 'width': 128, 'blocks': 4, 'heads': 4, 'features': 16, 'upsample': 4,
+                               'hidden': 32, 'radius': .5},
     },
     'prior': {
       'name': 'toybox', 'path': '',              # of a folder or file of weights; '' is the shipped file

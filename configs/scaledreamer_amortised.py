@@ -12,7 +12,8 @@ from configs import scaledreamer_mvdream, sd
 CONV3D = {'text': 1024, 'channels': (512, 512, 512, 256, 128, 64), 'features': 32, 'width': 256, 'radius': .8}
 LARGER = CONV3D | {'channels': (512, 512, 512, 512, 256, 128)}
 INGP = {'text': 1024, 'levels': 16, 'log2_table': 19, 'base': 16, 'finest': 4096, 'radius': .5}
-TRIPLANE = {'text': 1024, 'tokens': 32, 'width': 768, 'blocks': 12, 'heads': 16, 'features': 32, 'radius': .8}
+TRIPLANE = {'text': 1024, 'tokens': 32, 'width': 768, 'blocks': 12, 'heads': 16, 'features': 32, 'upsample': 2, 'hidden': 64,
+            'radius': .8}
 
 # corpus: scene, its sizes, steps, learning rate, optimiser
 RECIPES = {

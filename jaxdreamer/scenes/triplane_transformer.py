@@ -34,13 +34,14 @@ class Block(nn.Module):
 
 
 class TriplaneTransformer(nn.Module):
-  """Words [L, D] -> planes of 2 * `tokens` nodes a side. A block is computed again in the backward pass: else the scores of
-  3 * tokens^2 tokens by each other and head would be kept for all blocks."""
+  """Words [L, D] -> planes of `upsample` * `tokens` nodes a side. A block is computed again in the backward pass: else the
+  scores of 3 * tokens^2 tokens by each other and head would be kept for all blocks."""
   tokens: int
   width: int
   blocks: int
   heads: int
   features: int
+  upsample: int
 
   @nn.compact
   def __call__(self, text: Float[Array, 'L D']) -> Float[Array, '3 n n F']:
@@ -49,7 +50,7 @@ class TriplaneTransformer(nn.Module):
     for i in range(self.blocks):
       x = nn.remat(Block)(self.heads, name=f'blocks_{i}')(x, text[None])
     x = nn.LayerNorm(1e-6, use_fast_variance=False, name='norm')(x).reshape(3, n, n, self.width)
-    return nn.ConvTranspose(self.features, (2, 2), (2, 2), use_bias=False, name='upsample')(x)
+    return nn.ConvTranspose(self.features, (self.upsample,) * 2, (self.upsample,) * 2, use_bias=False, name='upsample')(x)
 
 
 def bilinear(plane: Float[Array, 'n n F'], u: Float[Array, ''], v: Float[Array, '']) -> Float[Array, 'F']:
@@ -64,9 +65,9 @@ def bilinear(plane: Float[Array, 'n n F'], u: Float[Array, ''], v: Float[Array, 
 
 
 def triplane_transformer(*, text: int = 1024, tokens: int = 32, width: int = 768, blocks: int = 12, heads: int = 16,
-                         features: int = 32, hidden: int = 64, radius: float = .8) -> Scene:
-  """`tokens` a side of each plane; `text` is the width of y.plain."""
-  net = TriplaneTransformer(tokens, width, blocks, heads, features)
+                         features: int = 32, upsample: int = 2, hidden: int = 64, radius: float = .8) -> Scene:
+  """`tokens` a side of each plane, `upsample` nodes to each of them; `text` is the width of y.plain."""
+  net = TriplaneTransformer(tokens, width, blocks, heads, features, upsample)
 
   def init(key: Key[Array, '']):
     k_net, k_networks = jax.random.split(key)
