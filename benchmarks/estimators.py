@@ -194,7 +194,7 @@ def main():
   root.mkdir(parents=True, exist_ok=True)
   cli.keep_freed_memory()
   cli.compile_cache()
-  print(f'{len(prompts) * len(methods) * len(seeds)} runs, about {"2" if quick else "80"} minutes on two cores', flush=True)
+  print(f'{len(prompts) * len(methods) * len(seeds)} runs, about {"2" if quick else "100"} minutes on two cores', flush=True)
   rows = everything(prompts, methods, seeds, root, CURVE if quick else STEPS)
   figures = summary(rows, prompts, costs(methods))
   if quick:
