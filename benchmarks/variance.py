@@ -106,8 +106,8 @@ def main():
   methods = [method.format(density) for method in ((SSD, 'sds' + DENSITY) if arguments.quick else METHODS[1:])]
   groups = [methods[i:i + TOGETHER] for i in range(0, len(methods), TOGETHER)]
   seen = merged([measure(arguments.prompt, out, *size, f'--methods={"; ".join(["sds", *group])}') for group in groups])
-  figures = decide(seen, density) | {'prompt': seen['prompt'], 'density': density, 'rows': rows(seen, density), 'all': seen['all'],
-                            'states': seen['states']}
+  figures = decide(seen, density) | {'prompt': seen['prompt'], 'density': density, 'rows': rows(seen, density),
+                                     'all': seen['all'], 'states': seen['states']}
   if arguments.quick:
     (out / 'figures.json').write_text(json.dumps(figures, indent=2) + '\n')
     print(out / 'figures.json')
