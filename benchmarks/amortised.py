@@ -1,7 +1,7 @@
 """Generators of the toybox, by estimator, at equal compute:   python -m benchmarks.amortised [--quick] [--estimators=asd,sds]
 
-Each estimator trains configs/toybox_amortised.py until it has asked the prior for as many rows as ASD's run has; the result is
-scored on the captions it was trained on and on compositions that it never saw. Runs are kept under runs/benchmarks, by a hash of
+Each estimator trains by configs/toybox_amortised.py, which asks the prior for the same number of rows by any of them; the result
+is scored on the captions it was trained on and on compositions that it never saw. Runs are kept under runs/benchmarks, by a hash of
 the sources, and resume. Writes benchmarks/results/amortised.json: train_iou, heldout_iou, train_recall_at_1 and
 heldout_recall_at_1 of each estimator with 95% intervals over prompts, seconds, prior rows; parameter counts of the published
 sizes; seconds for a prompt; memory that a store of 100 and of 100,000 prompts takes to read from.
@@ -17,9 +17,8 @@ import time
 
 from benchmarks import results
 from benchmarks.toybox import source_hash
+from configs import toybox_amortised
 
-ROWS = {'asd': 3, 'sds': 2, 'csd': 2, 'vsd': 6}           # of the prior's UNet a view, as benchmarks.estimators counts them
-STEPS = 12000                                             # of ASD
 SIZES = {'hyper_ingp': {}, 'conv3d': {}, 'conv3d_m2': {'channels': (512, 512, 512, 512, 256, 128)}, 'triplane_transformer': {}}
 STORES = (100, 100_000)
 QUICK = ('--config.steps=4', '--config.corpus.prompts=2', '--config.sampling.views=2', '--config.render.samples=4',
@@ -32,21 +31,22 @@ def command(*arguments):
   return time.monotonic() - started
 
 
-def train(estimator, workdir, options, steps):
+def train(estimator, workdir, options):
   """Seconds of training, over all starts, and the scores of the result."""
-  command('jaxdreamer.train', f'--config=configs/toybox_amortised.py:{estimator}', f'--workdir={workdir}',
-          f'--config.steps={steps}', *options)
+  command('jaxdreamer.train', f'--config=configs/toybox_amortised.py:{estimator}', f'--workdir={workdir}', *options)
   command('jaxdreamer.evaluate', f'--workdir={workdir}')
   rows = [json.loads(line) for line in (workdir / 'timing.jsonl').read_text().splitlines()]
   ends = [row for row, after in zip(rows, [*rows[1:], {'total': 0.}]) if after['total'] < row['total']]        # one a start
   return sum(row['total'] for row in ends), json.loads((workdir / 'scores.json').read_text())['scores']
 
 
-def row_of(estimator, seconds, scores, steps, views):
+def row_of(workdir, estimator, seconds, scores):
   """The figures of one estimator."""
+  config = json.loads((workdir / 'config.json').read_text())
   short = {'trained': 'train', 'held_out': 'heldout'}
   named = {f'{short[split]}_{name}': value for split, of in scores.items() for name, value in of.items()}
-  return {'estimator': estimator, 'steps': steps, 'seconds': seconds, 'prior_rows': ROWS[estimator] * steps * views, **named}
+  steps, rows = config['steps'], toybox_amortised.ROWS[estimator] * config['sampling']['views']
+  return {'estimator': estimator, 'steps': steps, 'seconds': seconds, 'prior_rows': steps * rows, **named}
 
 
 def parameters():
@@ -105,21 +105,20 @@ def main():
   if options.store:
     store(options.folder, options.store, options.what)
     return
-  names, changes, views = options.estimators.split(','), (), 8
-  if unknown := set(names) - set(ROWS):
-    parser.error(f'--estimators: unknown {sorted(unknown)}; takes {", ".join(ROWS)}')
+  names, changes = options.estimators.split(','), ()
+  if unknown := set(names) - set(toybox_amortised.ROWS):
+    parser.error(f'--estimators: unknown {sorted(unknown)}; takes {", ".join(toybox_amortised.ROWS)}')
   if options.quick:
-    names, changes, views = names[:1], QUICK, 2
+    names, changes = names[:1], QUICK
   root = results.ROOT / 'runs' / 'benchmarks' / f'amortised-{source_hash()}{"-quick" * options.quick}'
   root.mkdir(parents=True, exist_ok=True)
   os.environ.setdefault('XDG_CACHE_HOME', str(root / 'caches'))
   table = []
   for name in names:
-    steps = 4 if options.quick else STEPS * ROWS['asd'] // ROWS[name]
     kept = root / f'{name}.json'
     if not kept.exists():
-      print(f'{name}: {steps} steps', flush=True)
-      kept.write_text(json.dumps(row_of(name, *train(name, root / name, changes, steps), steps, views), indent=2) + '\n')
+      print(name, flush=True)
+      kept.write_text(json.dumps(row_of(root / name, name, *train(name, root / name, changes)), indent=2) + '\n')
     table.append(json.loads(kept.read_text()))
   figures = {'rows': table, 'parameters_millions': parameters(), 'seconds_per_prompt': seconds_per_prompt(root / names[0]),
              'store_gib': {str(count): store_memory(count) for count in STORES[:1 if options.quick else 2]}}

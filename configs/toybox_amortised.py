@@ -7,15 +7,17 @@
 """
 from configs import base
 
+ROWS = {'sds': 2, 'csd': 2, 'ssd': 2, 'asd': 3, 'vsd': 6}     # of the prior's UNet for a view
+ALL = 8 * 24000                                              # of them in a run, whatever the estimator
+
 
 def get_config(estimator='asd'):
   config = base.get_config()
   config.corpus.path = 'toybox'
   config.estimator.name = estimator
   config.scene.name = 'triplane_transformer'
-  config.steps, config.preview_every, config.checkpoint_every = 12000, 500, 500
   config.corpus.prompts, config.sampling.views, config.render.stages = 4, 8, ((0, 32),)
-  config.optim.groups = (('scene/field/.*', 1e-3), ('scene/.*', .005), ('est/moments/.*', .05, 'sgd'), ('est/.*', .001))
-  config.optim.b1 = 0.                           # a step's prompts are not the last step's: ScaleDreamer's (0, .99)
-  config.regularizers.eikonal = (1., .01, 1200)
+  config.steps = steps = ALL // (config.sampling.views * ROWS[estimator])
+  config.preview_every, config.checkpoint_every = 500, 500
+  config.optim.groups = (('scene/field/.*', (1e-3, 1e-4, steps // 2, steps // 2)), *config.optim.groups[1:])
   return config

@@ -10,7 +10,7 @@ from jaxdreamer.outputs import gallery
 CORPUS = ('a red cube', 'a blue cube', 'a red sphere', 'a blue sphere', 'a green cone on a blue cube')
 SMALL = {'steps': 6, 'preview_every': 3, 'checkpoint_every': 2, 'log_every': 2, 'corpus.prompts': 2, 'sampling.views': 2,
          'mesh.data': 1, 'render.samples': 4, 'render.fine': 0, 'eval.size': 16, 'eval.samples': 8, 'eval.mesh_resolution': 12,
-         'scene.name': 'hyper_ingp', 'regularizers.eikonal': (0.,)}
+         'scene.name': 'hyper_ingp'}
 
 
 @pytest.fixture

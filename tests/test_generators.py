@@ -13,6 +13,7 @@ from scipy import stats
 
 from jaxdreamer import build, cameras, regularizers, render
 from jaxdreamer.scenes import backgrounds, conv3d, fields, image, particles, volsdf
+from jaxdreamer.scenes import triplane_transformer as triplane
 from jaxdreamer.scenes.hyper_ingp import hyper_ingp
 from jaxdreamer.scenes.triplane_transformer import triplane_transformer
 from jaxdreamer.types import Text
@@ -92,6 +93,17 @@ def test_conv3d_of_the_published_sizes_has_their_parameters():
 def test_the_triplane_transformer_of_the_published_size_has_its_parameters():
   params = jax.eval_shape(triplane_transformer().init, jax.random.key(0))
   np.testing.assert_allclose(size(params), 120.5e6, rtol=.01)
+
+
+def test_the_planes_of_a_transformer_begin_smooth():
+  tokens = triplane.waves(jax.random.key(0), (1, 3 * 16 ** 2, 512)).reshape(3, 16, 16, 512)
+  np.testing.assert_allclose(jnp.mean(tokens ** 2), 1., rtol=.05)
+  far = jnp.mean(tokens[:, :-1] * tokens[:, 1:])                        # of neighbours: exp(-(frequency * spacing)^2 / 2)
+  np.testing.assert_allclose(far, np.exp(-.5 * (triplane.FREQUENCY * 2 / 16) ** 2), rtol=.05)
+  np.testing.assert_allclose(jnp.mean(tokens[0] * tokens[1]), 0., atol=.02)
+  kernel = triplane.alike(jax.random.key(1), (4, 4, 64, 16), jnp.float32)
+  np.testing.assert_array_equal(kernel, kernel[:1, :1] + jnp.zeros((4, 4, 1, 1)))
+  np.testing.assert_allclose(jnp.var(kernel) * 64, 1., rtol=.2)
 
 
 def slow_modulated(x, kernel, style):

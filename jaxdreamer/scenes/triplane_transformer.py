@@ -1,6 +1,8 @@
 """Triplane transformer (ScaleDreamer, Ma et al. 2024; after OpenLRM): learnt tokens read the words of the prompt and become
 three planes of features. A point reads each by bilinear interpolation, corners aligned.
 
+The planes begin smooth, which ScaleDreamer's do not: a token is a wave over its plane, and the nodes that one token makes are
+alike. From independent numbers the first shapes are combs of the tokens' spacing, and take twice the steps.
 Attention has no biases but those of its last projections, which are .02% of the published number of parameters.
 """
 import math
@@ -15,6 +17,24 @@ from jaxdreamer.scenes import volsdf
 from jaxdreamer.types import Scene
 
 AXES = ((0, 1), (0, 2), (1, 2))                  # of xyz, for each plane
+FREQUENCY = 2.                                   # radians to half a plane's side
+
+
+def waves(key: Key[Array, ''], shape: tuple[int, int, int]) -> Float[Array, '1 N C']:
+  """Initializer of 3 * n^2 tokens: each number is sqrt(2) cos(f . uv + phase) of the token's place uv in [-1, 1]^2, with f ~
+  N(0, FREQUENCY^2) the same on all planes (random Fourier features, Rahimi and Recht 2007)."""
+  k_frequency, k_phase = jax.random.split(key)
+  n = math.isqrt(shape[1] // 3)
+  place = (jnp.arange(n) + .5) / n * 2. - 1.
+  uv = jnp.stack(jnp.meshgrid(place, place, indexing='ij'), -1).reshape(-1, 2)
+  frequency = FREQUENCY * jax.random.normal(k_frequency, (2, shape[-1]))
+  phase = jax.random.uniform(k_phase, (3, 1, shape[-1]), maxval=2. * math.pi)
+  return (math.sqrt(2.) * jnp.cos((uv @ frequency)[None] + phase)).reshape(shape)
+
+
+def alike(key: Key[Array, ''], shape: tuple[int, ...], dtype) -> Float[Array, 'h w C F']:
+  """Initializer of a kernel: one matrix, the same at every place."""
+  return jnp.broadcast_to(nn.initializers.lecun_normal()(key, shape[-2:], dtype), shape)
 
 
 class Block(nn.Module):
@@ -46,11 +66,12 @@ class TriplaneTransformer(nn.Module):
   @nn.compact
   def __call__(self, text: Float[Array, 'L D']) -> Float[Array, '3 n n F']:
     n = self.tokens
-    x = self.param('tokens', nn.initializers.normal(1. / math.sqrt(self.width)), (1, 3 * n * n, self.width))
+    x = self.param('tokens', waves, (1, 3 * n * n, self.width))
     for i in range(self.blocks):
       x = nn.remat(Block)(self.heads, name=f'blocks_{i}')(x, text[None])
     x = nn.LayerNorm(1e-6, use_fast_variance=False, name='norm')(x).reshape(3, n, n, self.width)
-    return nn.ConvTranspose(self.features, (self.upsample,) * 2, (self.upsample,) * 2, use_bias=False, name='upsample')(x)
+    side = (self.upsample,) * 2
+    return nn.ConvTranspose(self.features, side, side, use_bias=False, kernel_init=alike, name='upsample')(x)
 
 
 def bilinear(plane: Float[Array, 'n n F'], u: Float[Array, ''], v: Float[Array, '']) -> Float[Array, 'F']:
