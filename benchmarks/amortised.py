@@ -4,7 +4,8 @@ Each estimator trains by configs/toybox_amortised.py, which asks the prior for t
 is scored on the captions it was trained on and on compositions that it never saw. Runs are kept under runs/benchmarks, by a hash of
 the sources, and resume. Writes benchmarks/results/amortised.json: train_iou, heldout_iou, train_recall_at_1 and
 heldout_recall_at_1 of each estimator with 95% intervals over prompts, seconds, prior rows; parameter counts of the published
-sizes; seconds for a prompt; memory that a store of 100 and of 100,000 prompts takes to read from.
+sizes; seconds for a prompt; seconds of a step by its number of prompts; memory that a store of 100 and of 100,000 prompts takes
+to read from.
 """
 import argparse
 import json
@@ -17,10 +18,12 @@ import time
 
 from benchmarks import results
 from benchmarks.toybox import source_hash
+from benchmarks.unet import medians
 from configs import toybox_amortised
 
 SIZES = {'hyper_ingp': {}, 'conv3d': {}, 'conv3d_m2': {'channels': (512, 512, 512, 512, 256, 128)}, 'triplane_transformer': {}}
 STORES = (100, 100_000)
+PROMPTS, ROUNDS = (2, 4, 8), 9                            # prompts of a step whose time is taken, steps of each
 QUICK = ('--config.steps=4', '--config.corpus.prompts=2', '--config.sampling.views=2', '--config.render.samples=4',
          '--config.render.fine=0', '--config.preview_every=0')
 
@@ -41,10 +44,11 @@ def train(estimator, workdir, options):
 
 
 def row_of(workdir, estimator, seconds, scores):
-  """The figures of one estimator."""
+  """The figures of one estimator; of each score the mean, and the ends of its interval as NAME_lower and NAME_upper."""
   config = json.loads((workdir / 'config.json').read_text())
   short = {'trained': 'train', 'held_out': 'heldout'}
-  named = {f'{short[split]}_{name}': value for split, of in scores.items() for name, value in of.items()}
+  named = {f'{short[split]}_{name}{end}': interval[key] for split, of in scores.items() for name, interval in of.items()
+           for key, end in (('mean', ''), ('lower', '_lower'), ('upper', '_upper'))}
   steps, rows = config['steps'], toybox_amortised.ROWS[estimator] * config['sampling']['views']
   return {'estimator': estimator, 'steps': steps, 'seconds': seconds, 'prior_rows': steps * rows, **named}
 
@@ -84,6 +88,25 @@ def store(folder, count, what):
     print(metrics.process_memory()[1] / 2 ** 30)
 
 
+def step_seconds(counts):
+  """{prompts of a step: median seconds of ASD's step}, two views a prompt."""
+  import jax
+
+  from jaxdreamer import build
+
+  def stepper(count):
+    config = toybox_amortised.get_config()
+    config.update_from_flattened_dict({'corpus.prompts': count, 'sampling.views': 2 * count, 'mesh.data': 1})
+    job = build.job(config, build.make_mesh(config))
+    state, text = job.init(jax.random.key(0)), job.text(0)
+
+    def run():
+      nonlocal state
+      state, _ = jax.block_until_ready(job.step(state, job.prior, text))
+    return run
+  return medians({str(count): stepper(count) for count in counts}, repeats=ROUNDS)
+
+
 def seconds_per_prompt(workdir):
   """From text to the frames of a turntable, once loaded and compiled: the median of those after the first."""
   phrases = workdir / 'some.txt'
@@ -121,6 +144,7 @@ def main():
       kept.write_text(json.dumps(row_of(root / name, name, *train(name, root / name, changes)), indent=2) + '\n')
     table.append(json.loads(kept.read_text()))
   figures = {'rows': table, 'parameters_millions': parameters(), 'seconds_per_prompt': seconds_per_prompt(root / names[0]),
+             'step_seconds': step_seconds(PROMPTS[:1] if options.quick else PROMPTS),
              'store_gib': {str(count): store_memory(count) for count in STORES[:1 if options.quick else 2]}}
   if options.quick:
     print(json.dumps(figures, indent=2))

@@ -23,6 +23,12 @@ TABLES = {
         'steps': ('steps', ''), 'seconds': ('seconds', '.0f'), 'to IoU .8': ('seconds_to_0.8', '.1f'),
         'to .9': ('seconds_to_0.9', '.1f'), 'a row / SDS': ('row_over_sds', '.2f'), 'compiles in': ('compile_seconds', '.0f'),
         'relative variance': ('relative_variance', '.2f')}),
+    'amortised': ('amortised', 'rows', {
+        'estimator': ('estimator', ''), 'IoU, trained': ('train_iou', '.3f'), 'from': ('train_iou_lower', '.3f'),
+        'to': ('train_iou_upper', '.3f'), 'IoU, held out': ('heldout_iou', '.3f'), 'from ': ('heldout_iou_lower', '.3f'),
+        'to ': ('heldout_iou_upper', '.3f'), 'R@1, trained': ('train_recall_at_1', '.2f'),
+        'R@1, held out': ('heldout_recall_at_1', '.2f'), 'steps': ('steps', ''), 'rows of the prior': ('prior_rows', ''),
+        'seconds': ('seconds', '.0f')}),
 }
 
 
