@@ -10,7 +10,6 @@ two methods, a few steps, into runs/.
 """
 import argparse
 import json
-import re
 import statistics
 import time
 
@@ -68,8 +67,7 @@ def steps_of(method, steps):
 def spread(gradients):
   """Variance of a step's gradient over its squared mean, at the end of a run."""
   gram = gradients.astype(np.float64) @ gradients.T.astype(np.float64)
-  ones = np.ones(len(gram))
-  return moments.variance(gram, ones) / max(moments.squared_mean(gram, ones), np.finfo(float).tiny)
+  return moments.relative_variance(gram, np.ones(len(gram)))
 
 
 def run(subject, prompt, seed, steps):
@@ -174,7 +172,7 @@ def summary(rows, prompts, costs):
 
 def sheet(prompts, methods, seed, root, path):
   """A column a method, a row a prompt."""
-  labels = [re.sub(r' [a-z_.]+[.]', '\n', method) for method in methods]
+  labels = [laboratory.label(method, between='\n') for method in methods]
   tile, head, side = 96, 6 + 13 * max(1 + label.count('\n') for label in labels), 120
   out = Image.new('RGB', (side + tile * len(methods), head + tile * len(prompts)), 'white')
   draw, font = ImageDraw.Draw(out), ImageFont.load_default(10)

@@ -9,6 +9,7 @@ A method is a text: an estimator's name, then options, as in 'ssd estimator.ssd.
 does not name is as in the config, but for sampling, which starts as SDS was published: independent, one draw a render.
 """
 import ast
+import re
 import time
 from typing import Callable, NamedTuple
 
@@ -66,6 +67,11 @@ def configured(config: ConfigDict, method: str) -> ConfigDict:
       new = (new,)
     section[last] = float(new) if isinstance(old, float) else new
   return config
+
+
+def label(method: str, *, between: str = ' ') -> str:
+  """The method for a picture: 'csd sampling.draws=2' is csd, then draws=2."""
+  return re.sub(r' [a-z_.]+[.]', between, method)
 
 
 def flat(tree: PyTree) -> Float[Array, 'P']:

@@ -38,6 +38,11 @@ def variance(gram: Float[np.ndarray, 'C C'], w: Counts) -> float:
   return w @ np.diag(gram) / w.sum() - squared_mean(gram, w)
 
 
+def relative_variance(gram: Float[np.ndarray, 'C C'], w: Counts) -> float:
+  """Trace of the covariance of x_c over |E x|^2."""
+  return variance(gram, w) / max(squared_mean(gram, w), np.finfo(float).tiny)
+
+
 def parts(x: Nested, w: Counts) -> dict[str, float]:
   """The law of total variance, Var x = Var_c E[x | c] + E Var_t E[x | c, t] + E Var[x | c, t], as traces, for one draw."""
   times, noises = x.shape

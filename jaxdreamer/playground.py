@@ -42,9 +42,8 @@ def spread(gradients) -> dict:
   """Variance of a step's gradient, and that over its squared mean."""
   gram = gradients.astype(np.float64) @ gradients.T.astype(np.float64)
   n = len(gram)
-  relative = lambda w: moments.variance(gram, w) / max(moments.squared_mean(gram, w), np.finfo(float).tiny)
   return {'variance': moments.bootstrap(lambda w: moments.variance(gram, w), n)._asdict(),
-          'relative_variance': moments.bootstrap(relative, n)._asdict()}
+          'relative_variance': moments.bootstrap(lambda w: moments.relative_variance(gram, w), n)._asdict()}
 
 
 def plot(runs: dict[str, list[dict]], path: pathlib.Path):
@@ -75,7 +74,7 @@ def gallery(runs: dict[str, list[dict]], pictures: dict[str, list], truth, path:
       one.imshow(np.clip(picture, 0., 1.), interpolation='nearest')
       one.set_title(name if method == next(iter(pictures)) else '', fontsize=8)
       one.set(xticks=[], yticks=[])
-    axes[0].set_ylabel(method.replace(' sampling.', '\n'), rotation=0, ha='right', va='center', fontsize=8)
+    axes[0].set_ylabel(laboratory.label(method, between='\n'), rotation=0, ha='right', va='center', fontsize=8)
   figure.savefig(path, dpi=100)
 
 

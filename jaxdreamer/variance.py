@@ -62,7 +62,7 @@ def plot(rows: dict[str, dict], path: pathlib.Path):
     size = np.array([rows[n]['parameter'].mean * rows[n][part].mean if part in rows[n] else 0. for n in names])
     left.barh(names, size, left=start, color=colour, label={'time': 't', 'noise': 'eps'}.get(part, part))
     start = start + np.maximum(size, 0.)
-  left.set_yticks(range(len(names)), [n.replace(' sampling.', ' ').replace(' estimator.', ' ') for n in names])
+  left.set_yticks(range(len(names)), [laboratory.label(n) for n in names])
   left.set_xlabel(f'variance of one draw / {laboratory.REFERENCE}')
   left.legend(loc='lower center', bbox_to_anchor=(.5, 1.))
   for y, n in enumerate(names):

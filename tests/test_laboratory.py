@@ -102,6 +102,12 @@ def test_a_methods_text_changes_the_config_and_nothing_else():
       laboratory.configured(base.get_config(), wrong)
 
 
+def test_a_picture_names_a_method_by_the_last_names_of_its_options():
+  method = 'csd sampling.draws=2 estimator.csd.weight=uniform sampling.t_min=.2'
+  assert laboratory.label(method) == 'csd draws=2 weight=uniform t_min=.2'
+  assert laboratory.label(method, between='\n').splitlines() == ['csd', 'draws=2', 'weight=uniform', 't_min=.2']
+
+
 def test_large_gradients_are_folded_without_changing_inner_products(monkeypatch):
   a, b = (jax.random.normal(k, (30_000,)) for k in jax.random.split(jax.random.key(4)))
   exact = jnp.dot(a + b, a)
