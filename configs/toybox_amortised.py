@@ -8,7 +8,7 @@
 from configs import base
 
 ROWS = {'sds': 2, 'csd': 2, 'ssd': 2, 'asd': 3, 'vsd': 6}     # of the prior's UNet for a view
-ALL = 8 * 24000                                              # of them in a run, whatever the estimator
+ALL = 8 * 12000                                              # of them in a run, whatever the estimator
 
 
 def get_config(estimator='asd'):
@@ -16,8 +16,11 @@ def get_config(estimator='asd'):
   config.corpus.path = 'toybox'
   config.estimator.name = estimator
   config.scene.name = 'triplane_transformer'
-  config.corpus.prompts, config.sampling.views, config.render.stages = 4, 8, ((0, 32),)
+  config.corpus.prompts, config.sampling.views, config.render.stages = 8, 8, ((0, 32),)
   config.steps = steps = ALL // (config.sampling.views * ROWS[estimator])
   config.preview_every, config.checkpoint_every = 500, 500
-  config.optim.groups = (('scene/field/.*', (1e-3, 1e-4, steps // 2, steps // 2)), *config.optim.groups[1:])
+  rate = lambda first: (first, .1 * first, steps // 2, steps // 2)
+  # All tokens share the upsampling kernel: at the others' rate it makes combs of their spacing.
+  config.optim.groups = (('scene/field/transformer/upsample/.*', rate(1e-4)), ('scene/field/.*', rate(1e-3)),
+                         *config.optim.groups[1:])
   return config

@@ -2,7 +2,8 @@
 three planes of features. A point reads each by bilinear interpolation, corners aligned.
 
 The planes begin smooth, which ScaleDreamer's do not: a token is a wave over its plane, and the nodes that one token makes are
-alike. From independent numbers the first shapes are combs of the tokens' spacing, and take twice the steps.
+alike. From independent numbers the first shapes are combs of the tokens' spacing, and take twice the steps. Words come at one
+scale, whatever encoder they are from: a small one's would drown in the tokens.
 Attention has no biases but those of its last projections, which are .02% of the published number of parameters.
 """
 import math
@@ -66,9 +67,10 @@ class TriplaneTransformer(nn.Module):
   @nn.compact
   def __call__(self, text: Float[Array, 'L D']) -> Float[Array, '3 n n F']:
     n = self.tokens
+    words = nn.LayerNorm(1e-6, use_bias=False, use_scale=False, use_fast_variance=False, name='words')(text[None])
     x = self.param('tokens', waves, (1, 3 * n * n, self.width))
     for i in range(self.blocks):
-      x = nn.remat(Block)(self.heads, name=f'blocks_{i}')(x, text[None])
+      x = nn.remat(Block)(self.heads, name=f'blocks_{i}')(x, words)
     x = nn.LayerNorm(1e-6, use_fast_variance=False, name='norm')(x).reshape(3, n, n, self.width)
     side = (self.upsample,) * 2
     return nn.ConvTranspose(self.features, side, side, use_bias=False, kernel_init=alike, name='upsample')(x)
