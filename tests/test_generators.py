@@ -106,6 +106,12 @@ def test_the_planes_of_a_transformer_begin_smooth():
   np.testing.assert_allclose(jnp.var(kernel) * 64, 1., rtol=.2)
 
 
+def test_a_transformer_reads_words_of_any_scale():
+  params, y = trained('triplane_transformer'), prompt()
+  scaled = y._replace(plain=30. * y.plain)
+  np.testing.assert_allclose(at('triplane_transformer', params, scaled), at('triplane_transformer', params, y), atol=1e-4)
+
+
 def slow_modulated(x, kernel, style):
   """A kernel of this prompt, tap by tap."""
   kernel = kernel * style[:, None]
