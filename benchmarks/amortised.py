@@ -149,7 +149,7 @@ def main():
   if options.quick:
     print(json.dumps(figures, indent=2))
   else:
-    print(results.write('amortised', figures, 'python -m benchmarks.amortised'))
+    print(results.write('amortised', figures, ' '.join(('python -m benchmarks.amortised', *sys.argv[1:]))))
 
 
 if __name__ == '__main__':
