@@ -4,8 +4,8 @@ Each estimator trains by configs/toybox_amortised.py, which asks the prior for t
 is scored on the captions it was trained on and on compositions that it never saw. Runs are kept under runs/benchmarks, by a hash of
 the sources, and resume. Writes benchmarks/results/amortised.json: train_iou, heldout_iou, train_recall_at_1 and
 heldout_recall_at_1 of each estimator with 95% intervals over prompts, seconds, prior rows; parameter counts of the published
-sizes; seconds for a prompt; seconds of a step by its number of prompts; memory that a store of 100 and of 100,000 prompts takes
-to read from.
+sizes; seconds for a prompt; seconds of a step by its number of prompts; memory that it takes to read from
+a store of 100 and of 100,000 prompts.
 """
 import argparse
 import json
@@ -22,7 +22,7 @@ from benchmarks.unet import medians
 from configs import toybox_amortised
 
 SIZES = {'hyper_ingp': {}, 'conv3d': {}, 'conv3d_m2': {'channels': (512, 512, 512, 512, 256, 128)}, 'triplane_transformer': {}}
-STORES = (100, 100_000)
+STORES, READERS = (100, 100_000), 5                       # prompts of a store, processes that read it in turn
 PROMPTS, ROUNDS = (2, 4, 8), 9                            # prompts of a step whose time is taken, steps of each
 QUICK = ('--config.steps=4', '--config.corpus.prompts=2', '--config.sampling.views=2', '--config.render.samples=4',
          '--config.render.fine=0', '--config.preview_every=0')
@@ -63,13 +63,17 @@ def parameters():
   return {name: count(name.removesuffix('_m2'), options) / 1e6 for name, options in SIZES.items()}
 
 
-def store_memory(count):
-  """GiB that a process holds at its peak while it reads 64 steps of 8 from a store of `count` prompts, made before by another."""
-  folder = results.ROOT / 'runs' / 'benchmarks' / f'store-{count}'
-  for what in ('make', 'read'):
+def store_memory(counts):
+  """{prompts of a store: GiB that a process takes to read 64 steps of 8 from it}: its peak, over what it held with the prompts'
+  text alone; the median of READERS processes after the one that made the store."""
+  def ask(count, what):
+    folder = results.ROOT / 'runs' / 'benchmarks' / f'store-{count}'
     itself = [sys.executable, '-m', 'benchmarks.amortised', f'--store={count}', f'--folder={folder}', f'--what={what}']
-    done = subprocess.run(itself, cwd=results.ROOT, check=True, capture_output=True, text=True)
-  return float(done.stdout.split()[-1])
+    return subprocess.run(itself, cwd=results.ROOT, check=True, capture_output=True, text=True).stdout
+  for count in counts:
+    ask(count, 'make')
+  taken = [[float(ask(count, 'read').split()[-1]) for count in counts] for _ in range(READERS)]
+  return {str(count): statistics.median(of) for count, of in zip(counts, zip(*taken))}
 
 
 def store(folder, count, what):
@@ -81,11 +85,12 @@ def store(folder, count, what):
   row = np.ones((16, 64), np.float32)
   text = Text(views=np.stack([row] * 4), plain=row, null=row, negative=row, pooled=row[0])
   names = tuple(f'prompt {i}' for i in range(count))
+  before, _ = metrics.process_memory()
   opened = corpus.open_store(pathlib.Path(folder), names, lambda prompt: text, say=lambda _: None)
   if what == 'read':
     for step in range(64):
       opened.read(prompts.chosen(0, step, count=count, each=8))
-    print(metrics.process_memory()[1] / 2 ** 30)
+    print((metrics.process_memory()[1] - before) / 2 ** 30)
 
 
 def step_seconds(counts):
@@ -145,7 +150,7 @@ def main():
     table.append(json.loads(kept.read_text()))
   figures = {'rows': table, 'parameters_millions': parameters(), 'seconds_per_prompt': seconds_per_prompt(root / names[0]),
              'step_seconds': step_seconds(PROMPTS[:1] if options.quick else PROMPTS),
-             'store_gib': {str(count): store_memory(count) for count in STORES[:1 if options.quick else 2]}}
+             'store_gib': store_memory(STORES[:1 if options.quick else 2])}
   if options.quick:
     print(json.dumps(figures, indent=2))
   else:

@@ -69,6 +69,6 @@ def get_config():
               'accumulate': 1},                  # steps whose mean gradient makes one update
     'mesh': {'map': 'shard_map', 'data': 0,      # map: or 'pmap'; data 0: all devices that the views divide by
              'distributed': False},              # one process a host, joined by jax.distributed (launch/)
-    'eval': {'size': 64, 'samples': 64, 'chunk': 0, 'mesh_resolution': 96},
+    'eval': {'size': 64, 'samples': 64, 'fine': 0, 'chunk': 0, 'mesh_resolution': 96},
   }, convert_dict=True)
   return config.lock()

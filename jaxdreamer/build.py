@@ -335,7 +335,7 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
   phrases, text, told = make_texts(config, prior, mesh)
   tx = optim.chain(config.optim.groups, b1=config.optim.b1, b2=config.optim.b2, eps=config.optim.eps,
                    weight_decay=config.optim.weight_decay, clip=config.optim.clip, accumulate=config.optim.get('accumulate', 1))
-  r, s = config.render, config.sampling
+  r, s, e = config.render, config.sampling, config.eval
   shaded, textureless, regularize = optim.schedule(r.shaded), optim.schedule(r.textureless), make_regularize(config.regularizers)
   sample = train_step.make_sample(
     design=sampling.DESIGNS[s.design], camera_from=partial(cameras.from_uniform, **camera_ranges(config.cameras)),
@@ -376,8 +376,8 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
 
   @jax.jit
   def show(code, camera, background):
-    return render.image(key, partial(scene.field, code), camera, size=config.eval.size, samples=config.eval.samples,
-                        radius=r.radius, jitter=0., background=lambda direction: background, chunk=config.eval.chunk or None)
+    return render.image(key, partial(scene.field, code), camera, size=e.size, samples=e.samples, fine=e.get('fine', 0),
+                        radius=r.radius, jitter=0., background=lambda direction: background, chunk=e.chunk or None)
 
   at = lambda code, xyz: jax.vmap(partial(scene.field, code))(xyz)
   return Job(prompts=phrases, init=jax.jit(init), stages=tuple(zip(starts, steps)), stride=config.steps_per_call,

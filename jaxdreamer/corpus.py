@@ -66,13 +66,13 @@ def open_store(folder: pathlib.Path, prompts: tuple[str, ...], embed: Callable[[
       raise ValueError(f'prompt {index + 1} of {len(prompts)}, {prompts[index]!r}: {error}') from None
   shared = told(0)
   own = {name: value for name in OWN if (value := getattr(shared, name)) is not None}
-  note, mark = folder / 'prompts.json', lambda block: folder / f'done_{block:06}'
+  note, named, mark = folder / 'prompts.json', json.dumps(prompts), lambda block: folder / f'done_{block:06}'
   folder.mkdir(parents=True, exist_ok=True)
   if not note.exists():
     part = folder / f'prompts.{os.getpid()}.part'
-    part.write_text(json.dumps(prompts))
+    part.write_text(named)
     os.replace(part, note)
-  if tuple(json.loads(note.read_text())) != prompts:
+  if note.read_text() != named:
     raise ValueError(f'{folder} holds the embeddings of other prompts: give another folder, or remove it')
   rows = {name: rows_at(folder, name, (len(prompts), *value.shape)) for name, value in own.items()}
   for name, value in own.items() if mark(0).exists() else ():
