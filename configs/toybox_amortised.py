@@ -8,7 +8,7 @@
 from configs import base
 
 ROWS = {'sds': 2, 'csd': 2, 'ssd': 2, 'asd': 3, 'vsd': 6}     # of the prior's UNet for a view
-ALL = 8 * 12000                                              # of them in a run, whatever the estimator
+ALL = 8 * 6000                                               # of them in a run, whatever the estimator
 
 
 def get_config(estimator='asd'):
@@ -22,6 +22,6 @@ def get_config(estimator='asd'):
   config.eval.samples, config.eval.fine = 16, 12                # as in training, nearly
   rate = lambda first: (first, .1 * first, steps // 2, steps // 2)
   # All tokens share the upsampling kernel: at the others' rate it makes combs of their spacing.
-  config.optim.groups = (('scene/field/transformer/upsample/.*', rate(1e-4)), ('scene/field/.*', rate(1e-3)),
+  config.optim.groups = (('scene/field/transformer/upsample/.*', rate(4e-5)), ('scene/field/.*', rate(1e-3)),
                          *config.optim.groups[1:])
   return config

@@ -4,6 +4,7 @@ import itertools
 import math
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,9 +102,20 @@ def test_the_planes_of_a_transformer_begin_smooth():
   far = jnp.mean(tokens[:, :-1] * tokens[:, 1:])                        # of neighbours: exp(-(frequency * spacing)^2 / 2)
   np.testing.assert_allclose(far, np.exp(-.5 * (triplane.FREQUENCY * 2 / 16) ** 2), rtol=.05)
   np.testing.assert_allclose(jnp.mean(tokens[0] * tokens[1]), 0., atol=.02)
-  kernel = triplane.alike(jax.random.key(1), (4, 4, 64, 16), jnp.float32)
-  np.testing.assert_array_equal(kernel, kernel[:1, :1] + jnp.zeros((4, 4, 1, 1)))
-  np.testing.assert_allclose(jnp.var(kernel) * 64, 1., rtol=.2)
+
+
+def test_upsampling_is_a_transposed_convolution_and_begins_as_linear_interpolation():
+  x, layer = jax.random.normal(jax.random.key(0), (3, 5, 5, 8)), triplane.Upsample(4, 4)
+  params = layer.init(jax.random.key(1), x)
+  nodes = layer.apply(params, x)
+  turned = {'params': {'kernel': params['params']['kernel'][::-1, ::-1] + jax.random.normal(jax.random.key(2), (8, 8, 8, 4))}}
+  learnt = {'params': {'kernel': turned['params']['kernel'][::-1, ::-1]}}
+  slow = nn.ConvTranspose(4, (8, 8), (4, 4), use_bias=False).apply(turned, x)
+  np.testing.assert_allclose(layer.apply(learnt, x), slow, rtol=1e-4, atol=1e-4)
+  matrix = params['params']['kernel'][3, 3] / (7 / 8) ** 2             # the tent is 7/8 at the nodes next to its middle
+  np.testing.assert_allclose(jnp.var(matrix) * 8, 1., rtol=.5)
+  smooth = jax.image.resize(x, (3, 20, 20, 8), 'linear') @ matrix
+  np.testing.assert_allclose(nodes[:, 2:-2, 2:-2], smooth[:, 2:-2, 2:-2], rtol=1e-4, atol=1e-4)
 
 
 def test_a_transformer_reads_words_of_any_scale():

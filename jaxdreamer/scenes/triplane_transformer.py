@@ -1,9 +1,10 @@
 """Triplane transformer (ScaleDreamer, Ma et al. 2024; after OpenLRM): learnt tokens read the words of the prompt and become
 three planes of features. A point reads each by bilinear interpolation, corners aligned.
 
-The planes begin smooth, which ScaleDreamer's do not: a token is a wave over its plane, and the nodes that one token makes are
-alike. From independent numbers the first shapes are combs of the tokens' spacing, and take twice the steps. Words come at one
-scale, whatever encoder they are from: a small one's would drown in the tokens.
+The planes are smooth, which ScaleDreamer's are not: a token begins as a wave over its plane, and its nodes blend with those of
+the tokens around it. From independent numbers the first shapes are combs of the tokens' spacing, and take twice the steps; tokens
+side by side leave steps where they meet. Words come at one scale, whatever encoder they are from: a small one's would drown in
+the tokens.
 Attention has no biases but those of its last projections, which are .02% of the published number of parameters.
 """
 import math
@@ -33,9 +34,30 @@ def waves(key: Key[Array, ''], shape: tuple[int, int, int]) -> Float[Array, '1 N
   return (math.sqrt(2.) * jnp.cos((uv @ frequency)[None] + phase)).reshape(shape)
 
 
-def alike(key: Key[Array, ''], shape: tuple[int, ...], dtype) -> Float[Array, 'h w C F']:
-  """Initializer of a kernel: one matrix, the same at every place."""
-  return jnp.broadcast_to(nn.initializers.lecun_normal()(key, shape[-2:], dtype), shape)
+def tent(key: Key[Array, ''], shape: tuple[int, int, int, int], dtype) -> Float[Array, 'k k C F']:
+  """Initializer of an upsampling kernel: one matrix times weights that fall linearly from the kernel's middle, so that planes
+  begin as the tokens' linear interpolation."""
+  k, *matrix = shape[1:]
+  weight = 1. - jnp.abs(2. * (jnp.arange(k, dtype=dtype) + .5) / k - 1.)
+  return jnp.einsum('i,j,cf->ijcf', weight, weight, nn.initializers.lecun_normal()(key, matrix, dtype))
+
+
+class Upsample(nn.Module):
+  """Each token adds a square of 2 `times` nodes a side, centred on its own `times`: half of it overlaps its neighbours'.
+
+  A transposed convolution with the kernel turned round, as one matrix product and four shifted sums: its gradient takes a CPU
+  less than half the time."""
+  features: int
+  times: int
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '3 n n C']) -> Float[Array, '3 N N F']:
+    n, s = x.shape[1], self.times
+    kernel = self.param('kernel', tent, (2 * s, 2 * s, x.shape[-1], self.features), jnp.float32)
+    quarters = jnp.einsum('pijc,asbtcf->abpisjtf', x, kernel.reshape(2, s, 2, s, *kernel.shape[2:])).reshape(2, 2, 3, n * s, n * s, -1)
+    shifted = [jnp.pad(quarters[a, b], ((0, 0), (a * s, s - a * s), (b * s, s - b * s), (0, 0))) for a in (0, 1) for b in (0, 1)]
+    inside = slice(s // 2, s // 2 + n * s)
+    return sum(shifted)[:, inside, inside]
 
 
 class Block(nn.Module):
@@ -72,8 +94,7 @@ class TriplaneTransformer(nn.Module):
     for i in range(self.blocks):
       x = nn.remat(Block)(self.heads, name=f'blocks_{i}')(x, words)
     x = nn.LayerNorm(1e-6, use_fast_variance=False, name='norm')(x).reshape(3, n, n, self.width)
-    side = (self.upsample,) * 2
-    return nn.ConvTranspose(self.features, side, side, use_bias=False, kernel_init=alike, name='upsample')(x)
+    return Upsample(self.features, self.upsample, name='upsample')(x)
 
 
 def bilinear(plane: Float[Array, 'n n F'], u: Float[Array, ''], v: Float[Array, '']) -> Float[Array, 'F']:
