@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks import results
 from benchmarks.toybox import source_hash
 from configs import toybox as config_file
+from configs.toybox_amortised import ROWS
 from jaxdreamer import cli, evaluate, laboratory, moments
 from jaxdreamer.outputs import video
 from jaxdreamer.toybox import truth
@@ -31,9 +32,8 @@ PROMPTS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a
 SPREAD = ' sampling.design=stratified'
 TWICE = 'csd sampling.design=lattice sampling.draws=2'         # the quietest, by benchmarks.variance, with one of:
 MIDDLE, UNIFORM, MEASURED = ' sampling.t_min=.2 sampling.t_max=.8', ' estimator.csd.weight=uniform', ' sampling.density=measured'
-# method: rows of the prior a draw costs. A backward pass counts two: VSD's LoRA learns by one forward and one backward.
-METHODS = {'sds': 2, 'sds' + SPREAD: 2, 'csd' + SPREAD: 2, TWICE + MIDDLE: 2, TWICE + MIDDLE + UNIFORM: 2, TWICE + MEASURED: 2,
-           'ssd' + SPREAD: 2, 'asd' + SPREAD: 3, 'vsd' + SPREAD: 6}
+METHODS = ('sds', 'sds' + SPREAD, 'csd' + SPREAD, TWICE + MIDDLE, TWICE + MIDDLE + UNIFORM, TWICE + MEASURED, 'ssd' + SPREAD,
+           'asd' + SPREAD, 'vsd' + SPREAD)
 SEEDS = (0, 1, 2)
 STEPS = 200                                      # of the reference
 MARKS = (.7, .8, .9)                             # IoUs whose steps and seconds are told
@@ -55,13 +55,13 @@ def subject_of(method):
 
 
 def rows_of(method):
-  """Rows of the prior that a view of a step costs."""
-  return METHODS[method] * laboratory.configured(config_file.get_config(), spelled(method)).sampling.draws
+  """Rows of the prior that a view of a step costs. A backward pass counts two: VSD's LoRA learns by one forward, one backward."""
+  return ROWS[method.split()[0]] * laboratory.configured(config_file.get_config(), spelled(method)).sampling.draws
 
 
 def steps_of(method, steps):
   """As many steps as spend what `steps` of the reference do, in whole stretches of the curve."""
-  return max(1, round(steps * METHODS['sds'] / rows_of(method) / CURVE)) * CURVE
+  return max(1, round(steps * rows_of('sds') / rows_of(method) / CURVE)) * CURVE
 
 
 def spread(gradients):
@@ -189,7 +189,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--quick', action='store_true', help='one prompt, two methods, one seed, a few steps')
   quick = parser.parse_args().quick
-  prompts, methods, seeds = (PROMPTS[:1], list(METHODS)[:2], SEEDS[:1]) if quick else (PROMPTS, list(METHODS), SEEDS)
+  prompts, methods, seeds = (PROMPTS[:1], METHODS[:2], SEEDS[:1]) if quick else (PROMPTS, METHODS, SEEDS)
   root = results.ROOT / 'runs' / 'benchmarks' / f'estimators-{source_hash()}{"-quick" * quick}'
   root.mkdir(parents=True, exist_ok=True)
   cli.keep_freed_memory()

@@ -42,24 +42,24 @@ PILOT = ('--methods=sds', '--seed=1')
 TOGETHER = 6                                     # methods of a process
 
 
-def decide(seen, density):
-  """The figures on top of the table of `seen`, what `jaxdreamer.variance` wrote; `density` is called measured."""
+def decide(seen):
+  """The figures on top of the table of `seen`, what `jaxdreamer.variance` wrote."""
   numbers = ('mean', 'lower', 'upper')
   at = [next(row for row in state['rows'] if row['method'] == SSD)['parameter'] for state in seen['states']]
   worst = max(at, key=lambda interval: interval['upper'])
   honest = [row for row in seen['all'] if row['method'].split()[0] in UNBIASED and row['method'] != 'sds']
   def best(rows, figure):
     least = min(rows, key=lambda row: row[figure]['mean'])
-    return {'name': least['method'].replace(density, 'measured'), **{k: least[figure][k] for k in numbers}}
+    return {'name': least['method'], **{k: least[figure][k] for k in numbers}}
   return {'ssd_over_sds_parameter_space': {k: worst[k] for k in numbers},
           'best_variance_times_cost_over_sds': best(seen['all'], 'relative_times_cost'),
           'best_with_the_mean_of_sds': best(honest, 'step_times_cost')}
 
 
-def rows(seen, density):
-  """README's table, where `density` is called measured."""
+def rows(seen):
+  """README's table."""
   show = lambda i: f'{i["mean"]:.2f} [{i["lower"]:.2f}, {i["upper"]:.2f}]' if i else '-'
-  return [{'method': row['method'].replace(density, 'measured'),
+  return [{'method': row['method'],
            'image, one draw': show(row.get('image')), 'parameters, one draw': show(row.get('parameter')),
            'of t': show(row.get('time')), 'of the camera': show(row.get('camera')), 'of the noise': show(row.get('noise')),
            'step': show(row['step']), 'seconds': row['cost'], 'step x seconds': show(row['step_times_cost']),
@@ -78,12 +78,13 @@ def measure(prompt, root, *options):
   return json.loads((out / 'variance.json').read_text())
 
 
-def merged(parts):
-  """What several processes found, as if one had: the reference's rows once."""
+def merged(parts, density):
+  """What several processes found, as if one had: the reference's rows once, and this density of t called measured."""
   def once(tables):
     first = {}
     for row in (row for table in tables for row in table):
-      first.setdefault(row['method'], row)
+      name = row['method'].replace(density, 'measured')
+      first.setdefault(name, row | {'method': name})
     return list(first.values())
   same_step = zip(*(part['states'] for part in parts))
   return parts[0] | {'all': once([part['all'] for part in parts]),
@@ -105,15 +106,14 @@ def main():
   density = ','.join(map(str, measure(arguments.prompt, out, *PILOT, *size)['density']))
   methods = [method.format(density) for method in ((SSD, 'sds' + DENSITY) if arguments.quick else METHODS[1:])]
   groups = [methods[i:i + TOGETHER] for i in range(0, len(methods), TOGETHER)]
-  seen = merged([measure(arguments.prompt, out, *size, f'--methods={"; ".join(["sds", *group])}') for group in groups])
-  figures = decide(seen, density) | {'prompt': seen['prompt'], 'density': density, 'rows': rows(seen, density),
-                                     'all': seen['all'], 'states': seen['states']}
+  seen = merged([measure(arguments.prompt, out, *size, f'--methods={"; ".join(["sds", *group])}') for group in groups], density)
+  figures = decide(seen) | {'prompt': seen['prompt'], 'density': density, 'rows': rows(seen), 'all': seen['all'],
+                            'states': seen['states']}
   if arguments.quick:
     (out / 'figures.json').write_text(json.dumps(figures, indent=2) + '\n')
     print(out / 'figures.json')
   else:
-    variance.plot({row['method'].replace(density, 'measured'): intervals(row) for row in seen['all']},
-                  results.RESULTS / 'variance.png')
+    variance.plot({row['method']: intervals(row) for row in seen['all']}, results.RESULTS / 'variance.png')
     print(results.write('variance', figures, 'python -m benchmarks.variance'))
 
 

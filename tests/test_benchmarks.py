@@ -100,8 +100,8 @@ def test_what_several_processes_measured_is_one_table_with_the_reference_once():
   def part(method, x):
     rows = [{'method': 'sds', 'x': x}, {'method': method, 'x': x}]
     return {'prompt': 'a red car', 'all': rows, 'states': [{'step': step, 'rows': rows} for step in (0, 50)]}
-  expected = [{'method': 'sds', 'x': 1}, {'method': 'ssd', 'x': 1}, {'method': 'csd', 'x': 2}]
-  assert variance.merged([part('ssd', 1), part('csd', 2)]) == {
+  expected = [{'method': 'sds', 'x': 1}, {'method': 'ssd', 'x': 1}, {'method': 'csd of=measured', 'x': 2}]
+  assert variance.merged([part('ssd', 1), part('csd of=1.5,2', 2)], '1.5,2') == {
     'prompt': 'a red car', 'all': expected, 'states': [{'step': 0, 'rows': expected}, {'step': 50, 'rows': expected}]}
 
 
@@ -131,10 +131,7 @@ def test_a_comparison_says_what_each_method_needs_and_makes():
   method = 'csd sampling.draws=2'
   rows = {('sds', 'cube'): [run(.75, .95), run(.7, .85)], ('sds', 'torus'): [run(.8, .9), run(.85, .92)],
           (method, 'cube'): [run(.6, .78), run(.6, .8)], (method, 'torus'): [run(.9, .95), run(.91, .95)]}
-  estimators_of = {**estimators.METHODS, method: 2}
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(estimators, 'METHODS', estimators_of)
-    figures = estimators.summary(rows, ('cube', 'torus'), {'sds': (.2, 20.), method: (.3, 25.)})
+  figures = estimators.summary(rows, ('cube', 'torus'), {'sds': (.2, 20.), method: (.3, 25.)})
   assert figures['prompts_recognisable'] == {'sds': 2, method: 1, 'min': 1, 'of': 2}
   first, second = figures['rows']
   assert first['iou'] == pytest.approx(.905) and first['iou_lower'] < .905 < first['iou_upper']

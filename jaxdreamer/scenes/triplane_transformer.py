@@ -54,7 +54,8 @@ class Upsample(nn.Module):
   def __call__(self, x: Float[Array, '3 n n C']) -> Float[Array, '3 N N F']:
     n, s = x.shape[1], self.times
     kernel = self.param('kernel', tent, (2 * s, 2 * s, x.shape[-1], self.features), jnp.float32)
-    quarters = jnp.einsum('pijc,asbtcf->abpisjtf', x, kernel.reshape(2, s, 2, s, *kernel.shape[2:])).reshape(2, 2, 3, n * s, n * s, -1)
+    quarters = jnp.einsum('pijc,asbtcf->abpisjtf', x, kernel.reshape(2, s, 2, s, *kernel.shape[2:]))
+    quarters = quarters.reshape(2, 2, 3, n * s, n * s, self.features)
     shifted = [jnp.pad(quarters[a, b], ((0, 0), (a * s, s - a * s), (b * s, s - b * s), (0, 0))) for a in (0, 1) for b in (0, 1)]
     inside = slice(s // 2, s // 2 + n * s)
     return sum(shifted)[:, inside, inside]
