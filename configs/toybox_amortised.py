@@ -8,7 +8,7 @@
 from configs import base
 
 ROWS = {'sds': 2, 'csd': 2, 'ssd': 2, 'asd': 3, 'vsd': 6}     # of the prior's UNet for a view
-ALL = 8 * 6000                                               # of them in a run, whatever the estimator
+ALL = 8 * 9000                                               # of them in a run, whatever the estimator
 
 
 def get_config(estimator='asd'):
