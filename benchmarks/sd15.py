@@ -1,7 +1,7 @@
 """Stable Diffusion 1.5 at full size on this machine, with random weights:   python -m benchmarks.sd15
 
 Writes a folder in diffusers' layout (float16, 2.1 GB) into runs/benchmarks once, and measures, each in a process of its own:
-  load_over_read    seconds to load all its networks over seconds to read their files into memory, medians of turns
+  load_over_read    seconds to load all its networks over seconds to read their files into memory: the median of turns' ratios
   cold_*            the same where the system keeps nothing of the files: both wait for the disk
   load_peak_over_size      what loading adds to the process's peak memory, over the size of the files
   step_*            two steps of configs/dreamfusion_sd.py at the model's 512 pixels: seconds of the second, the peak memory of the
@@ -25,7 +25,7 @@ UNET = {'block_out_channels': [320, 640, 1280, 1280], 'layers_per_block': 2, 'cr
 VAE = {'block_out_channels': [128, 256, 512, 512], 'layers_per_block': 2, 'down_block_types': ['DownEncoderBlock2D'] * 4,
        'up_block_types': ['UpDecoderBlock2D'] * 4}
 TEXT = {'vocab_size': 49408, 'hidden_size': 768, 'intermediate_size': 3072, 'num_hidden_layers': 12, 'num_attention_heads': 12}
-TURNS = 5
+TURNS = 15
 GIB = 2 ** 30
 
 
@@ -128,9 +128,10 @@ def main():
   size = sum(path.stat().st_size for path in files())
   loaded, stepped = child('load'), child('step')
   took = {name: statistics.median(turns) for name, turns in loaded.items() if name != 'added'}
+  ratio = lambda a, b: statistics.median(x / y for x, y in zip(loaded[a], loaded[b], strict=True))
   print(results.write('sd15', {
     'files_gib': size / GIB, **{f'{name}_seconds': seconds for name, seconds in took.items()},
-    'load_over_read': took['load'] / took['read'], 'cold_load_over_cold_read': took['cold_load'] / took['cold_read'],
+    'load_over_read': ratio('load', 'read'), 'cold_load_over_cold_read': ratio('cold_load', 'cold_read'),
     'load_peak_over_size': loaded['added'] / size,
     'step_seconds': stepped['seconds'], 'step_compile_seconds': stepped['compile_seconds'], 'step_finite': bool(stepped['finite']),
     'step_peak_gib': stepped['peak'] / GIB, 'step_doctor_gib': stepped['told'] / GIB,
