@@ -105,16 +105,16 @@ def test_the_planes_of_a_transformer_begin_smooth():
 
 
 def test_upsampling_is_a_transposed_convolution_and_begins_as_linear_interpolation():
-  x, layer = jax.random.normal(jax.random.key(0), (3, 5, 5, 8)), triplane.Upsample(4, 4)
+  x, layer = jax.random.normal(jax.random.key(0), (3, 5, 5, 64)), triplane.Upsample(16, 4)
   params = layer.init(jax.random.key(1), x)
   nodes = layer.apply(params, x)
-  turned = {'params': {'kernel': params['params']['kernel'][::-1, ::-1] + jax.random.normal(jax.random.key(2), (8, 8, 8, 4))}}
+  turned = {'params': {'kernel': params['params']['kernel'][::-1, ::-1] + jax.random.normal(jax.random.key(2), (8, 8, 64, 16))}}
   learnt = {'params': {'kernel': turned['params']['kernel'][::-1, ::-1]}}
-  slow = nn.ConvTranspose(4, (8, 8), (4, 4), use_bias=False).apply(turned, x)
+  slow = nn.ConvTranspose(16, (8, 8), (4, 4), use_bias=False).apply(turned, x)
   np.testing.assert_allclose(layer.apply(learnt, x), slow, rtol=1e-4, atol=1e-4)
   matrix = params['params']['kernel'][3, 3] / (7 / 8) ** 2             # the tent is 7/8 at the nodes next to its middle
-  np.testing.assert_allclose(jnp.var(matrix) * 8, 1., rtol=.5)
-  smooth = jax.image.resize(x, (3, 20, 20, 8), 'linear') @ matrix
+  np.testing.assert_allclose(jnp.var(matrix) * 64, 1., rtol=.2)
+  smooth = jax.image.resize(x, (3, 20, 20, 64), 'linear') @ matrix
   np.testing.assert_allclose(nodes[:, 2:-2, 2:-2], smooth[:, 2:-2, 2:-2], rtol=1e-4, atol=1e-4)
 
 
