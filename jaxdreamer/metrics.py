@@ -9,12 +9,13 @@ import pathlib
 import resource
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from contextlib import contextmanager
 
 import jax
 
 GIB = 2. ** 30
+RECENT = 20                  # rows whose mean speed foretells the rest: a pause is forgotten after as many
 
 
 def add(running: dict, values: dict, steps: int) -> dict:
@@ -140,12 +141,14 @@ class Progress:
 
   def start(self, step: int):
     """From here the steps are timed."""
-    self._first, self._start = step, time.monotonic()
+    self._past = deque([(step, time.monotonic())], RECENT + 1)
     if self._status:
       self._status.start()
 
   def line(self, step: int, values: dict[str, float]) -> str:
-    each = (time.monotonic() - self._start) / (step - self._first)
+    self._past.append((step, time.monotonic()))
+    (first, begin), (_, now) = self._past[0], self._past[-1]
+    each = (now - begin) / (step - first)
     numbers = '  '.join(f'{name} {value:.4g}' for name, value in [item for item in values.items() if item[1]][:4])
     return (f'step {step}/{self._steps}  {numbers}  {1. / max(each, 1e-9):.3g} steps/s  '
             f'{span(each * (self._steps - step))} left  {memory() / GIB:.2f} GiB')

@@ -93,6 +93,18 @@ def test_the_progress_line_tells_step_rate_time_left_and_memory(stream, monkeypa
   assert 'a [b]message[/b]\n' in out.getvalue().replace('\r', '')
 
 
+def test_a_pause_is_forgotten_by_the_time_left(monkeypatch):
+  clock = [0.]
+  monkeypatch.setattr(metrics.time, 'monotonic', lambda: clock[0])
+  progress = metrics.Progress(steps=1000, stream=io.StringIO())
+  progress.start(0)
+  lines = []
+  for row in range(1, 2 * metrics.RECENT + 1):
+    clock[0] += 3600. if row == 3 else 5.
+    lines.append(progress.line(10 * row, {}))
+  assert '2 steps/s  8:10 left' in lines[1] and '32:25:23 left' in lines[2] and 'steps/s  5:00 left' in lines[-1]
+
+
 @pytest.mark.skipif(not pathlib.Path('/proc/self/status').exists(), reason='only Linux tells what a process holds')
 def test_memory_counts_what_the_process_holds_and_remembers_the_most():
   held, most = metrics.process_memory()
