@@ -3,6 +3,8 @@
 z_t = alpha(t) z + sigma(t) eps with alpha^2 + sigma^2 = 1 and t in [0, 1]; t = 0 is data, t = 1 is noise.
 Formulas run in float32 whatever the network does. `bcast` lines a vector [N] up with [N, ...].
 """
+from typing import Callable, NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -59,15 +61,16 @@ def x0_from_eps(eps_hat, z_t, alpha, sigma):
   return (z_t - sigma * eps_hat) / alpha
 
 
-def x0_from_v(v_hat, z_t, alpha, sigma):
-  return alpha * z_t - sigma * v_hat
+class Prediction(NamedTuple):
+  """What a network predicts."""
+  eps: Callable                          # (output, z_t, alpha, sigma) -> the noise it amounts to
+  error: Callable                        # (alpha, sigma) -> how far the output's error is, over that of this noise
 
 
-# What a network predicts, by diffusers' names: how far its error is, over that of the noise it amounts to.
-ERRORS = {
-  'epsilon': lambda alpha, sigma: jnp.ones_like(alpha),
-  'v_prediction': lambda alpha, sigma: 1. / alpha,
-  'sample': lambda alpha, sigma: sigma / alpha,
+PREDICTIONS = {                          # by diffusers' names
+  'epsilon': Prediction(lambda out, z_t, alpha, sigma: out, lambda alpha, sigma: jnp.ones_like(alpha)),
+  'v_prediction': Prediction(eps_from_v, lambda alpha, sigma: 1. / alpha),
+  'sample': Prediction(eps_from_x0, lambda alpha, sigma: sigma / alpha),
 }
 
 

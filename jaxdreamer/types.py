@@ -88,7 +88,7 @@ class Prior:
   decode_fn: Callable = flax.struct.field(pytree_node=False)   # (weights, z) -> x
   eps_fn: Callable = flax.struct.field(pytree_node=False)      # (weights, z_t, t [V], text [V,L,D], camera | None) -> eps_hat
   embed_fn: Callable = flax.struct.field(pytree_node=False)    # (weights, prompt, negative) -> Text; on the host, once
-  predicted: str = flax.struct.field(pytree_node=False, default='epsilon')         # by the network itself: of diffusion.ERRORS
+  predicted: str = flax.struct.field(pytree_node=False, default='epsilon')         # by the network itself: of diffusion.PREDICTIONS
   together: int = flax.struct.field(pytree_node=False, default=1)        # so many successive rows are views of one scene to eps
 
   def encode(self, x):

@@ -34,11 +34,15 @@ def test_predictions_convert_into_one_another():
   x0, eps = jax.random.normal(key, (2, 5, 4, 4, 3))
   alpha, sigma = .6, .8
   z_t = alpha * x0 + sigma * eps
-  v = alpha * eps - sigma * x0
-  np.testing.assert_allclose(diffusion.eps_from_x0(x0, z_t, alpha, sigma), eps, atol=1e-5)
-  np.testing.assert_allclose(diffusion.eps_from_v(v, z_t, alpha, sigma), eps, atol=1e-5)
-  np.testing.assert_allclose(diffusion.x0_from_v(v, z_t, alpha, sigma), x0, atol=1e-5)
   np.testing.assert_allclose(diffusion.x0_from_eps(eps, z_t, alpha, sigma), x0, atol=1e-5)
+  targets = {'epsilon': eps, 'v_prediction': alpha * eps - sigma * x0, 'sample': x0}
+  assert targets.keys() == diffusion.PREDICTIONS.keys()
+  for name, target in targets.items():
+    prediction = diffusion.PREDICTIONS[name]
+    np.testing.assert_allclose(prediction.eps(target, z_t, alpha, sigma), eps, atol=1e-5)
+    off = .1 * x0 ** 2
+    away = prediction.eps(target + off, z_t, alpha, sigma) - eps
+    np.testing.assert_allclose(jnp.abs(off), prediction.error(jnp.float32(alpha), jnp.float32(sigma)) * jnp.abs(away), atol=1e-5)
 
 
 def test_guidance_scale_one_is_conditional_and_zero_is_unconditional():

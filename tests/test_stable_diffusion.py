@@ -121,7 +121,7 @@ def test_a_lora_learns_the_camera_that_the_frozen_model_does_not_see(model):
 
 
 @pytest.mark.parametrize('change, said', [
-  ({'beta_schedule': 'squaredcos_cap_v2'}, 'squaredcos_cap_v2'), ({'prediction_type': 'sample'}, 'sample'),
+  ({'beta_schedule': 'squaredcos_cap_v2'}, 'squaredcos_cap_v2'), ({'prediction_type': 'flow_prediction'}, 'flow_prediction'),
   ({'rescale_betas_zero_snr': True}, 'rescale_betas_zero_snr'), ({'flux': 1}, 'flux'), ({'trained_betas': [.1]}, 'trained_betas')])
 def test_a_scheduler_that_asks_for_more_is_refused(change, said):
   schedule_of(published.SCHEDULER)

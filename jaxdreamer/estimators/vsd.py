@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from jaxdreamer.diffusion import ERRORS, bcast, diffuse, guided
+from jaxdreamer.diffusion import PREDICTIONS, bcast, diffuse, guided
 from jaxdreamer.estimators.weights import WEIGHTS
 from jaxdreamer.nn import lora
 from jaxdreamer.sampling import shared
@@ -45,7 +45,7 @@ def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, dropped: float = 
       told = shared(jax.vmap(jax.random.uniform)(keys[:, 2]), prior.together) >= dropped
       views = views._replace(camera=views.camera._replace(fov=views.camera.fov * told))
     away = own(est, prior, diffuse(z, t, eps, schedule=prior.schedule), t, views) - eps
-    unit = ERRORS[prior.predicted](prior.schedule.alpha(t), prior.schedule.sigma(t))
+    unit = PREDICTIONS[prior.predicted].error(prior.schedule.alpha(t), prior.schedule.sigma(t))
     return jnp.mean((bcast(unit, z) * away) ** 2)
 
   return Estimator(init=lambda key: lora.init(key, weights, rank=rank), residual=residual, loss=loss)

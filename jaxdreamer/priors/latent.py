@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jaxdreamer import prompts
-from jaxdreamer.diffusion import BETAS, bcast, ddpm, eps_from_v
+from jaxdreamer.diffusion import BETAS, PREDICTIONS, bcast, ddpm
 from jaxdreamer.nn import blueprints, clip, clip_tokens, folder, safe_files, tensors, vae
 from jaxdreamer.types import Schedule
 
@@ -25,11 +25,10 @@ SAMPLER = '''
   dynamic_thresholding_ratio interpolation_type use_karras_sigmas timestep_type sigma_min sigma_max final_sigmas_type
   solver_order algorithm_type solver_type lower_order_final euler_at_final use_lu_lambdas lambda_min_clipped
 '''.split()
-CONVERSIONS = {'epsilon': lambda out, z_t, alpha, sigma: out, 'v_prediction': eps_from_v}
 
 
 class Forward(NamedTuple):
-  """The forward process of a model, and what its network predicts of it: a key of CONVERSIONS."""
+  """The forward process of a model, and what its network predicts of it: a key of diffusion.PREDICTIONS."""
   schedule: Schedule
   steps: int
   predicted: str
@@ -40,7 +39,7 @@ class Forward(NamedTuple):
 
   def eps(self, out, z_t, t):
     """The network's output as noise."""
-    return CONVERSIONS[self.predicted](out, z_t, bcast(self.schedule.alpha(t), z_t), bcast(self.schedule.sigma(t), z_t))
+    return PREDICTIONS[self.predicted].eps(out, z_t, bcast(self.schedule.alpha(t), z_t), bcast(self.schedule.sigma(t), z_t))
 
 
 class Coder(NamedTuple):
@@ -68,7 +67,7 @@ def schedule_of(scheduler: dict) -> Forward:
   kind, prediction = scheduler.get('beta_schedule', 'linear'), scheduler.get('prediction_type', 'epsilon')
   if kind not in BETAS:
     foreign['beta_schedule'] = kind
-  if prediction not in CONVERSIONS:
+  if prediction not in PREDICTIONS:
     foreign['prediction_type'] = prediction
   if foreign:
     raise ValueError(f'this prior cannot serve a checkpoint whose scheduler_config.json says {foreign}')

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdreamer import prompts
+from jaxdreamer.diffusion import PREDICTIONS
 from jaxdreamer.nn import folder, layers, unet
 from jaxdreamer.priors import latent
 from jaxdreamer.types import Prior, Text
@@ -22,18 +23,18 @@ HELP = ("config.prior.path: give the folder of a model in diffusers' layout (une
 def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', prediction: str = '', tokenizer: str = '',
                      sha256: str = '') -> Prior:
   """`image_size`: pixels of the render that it is shown. `dtype` of weights and compute; norms and softmax are float32.
-  `prediction`, 'epsilon' or 'v_prediction', and `tokenizer`, a folder, are for single files, which do not hold them; `sha256`
+  `prediction`, one of diffusion.PREDICTIONS, and `tokenizer`, a folder, are for single files, which do not hold them; `sha256`
   is such a file's hash, where one wants it checked.
 
   FileNotFoundError or ValueError, one line, for what is missing or not of these models.
   """
-  if prediction and prediction not in latent.CONVERSIONS:
-    raise ValueError(f'{SECTION}.prediction={prediction!r}: takes one of {sorted(latent.CONVERSIONS)}')
+  if prediction and prediction not in PREDICTIONS:
+    raise ValueError(f'{SECTION}.prediction={prediction!r}: takes one of {sorted(PREDICTIONS)}')
   parts = latent.opened(path, model='sd21-base', sha256=sha256, wanted=HELP)
   told = parts['scheduler'] | ({'prediction_type': prediction} if prediction else {})
   if told.get('prediction_type', '') is None:
     raise ValueError(f'{path} does not say what its UNet predicts: {SECTION}.prediction takes one of '
-                     f"{sorted(latent.CONVERSIONS)}; Stable Diffusion 2.1's 768 px model is the v_prediction")
+                     f"{sorted(PREDICTIONS)}; Stable Diffusion 2.1's 768 px model is the v_prediction")
   forward = latent.schedule_of(told)
   kind = jnp.dtype(dtype)
   unet_config = unet.config_from_diffusers(parts['unet'].config)
