@@ -132,7 +132,7 @@ def train(config: ConfigDict, job: 'build.Job', state: TrainState, running: dict
         with clock('previews'):
           params = on_one_device(state.params['scene'])
           if writes:
-            codes = [job.code(params, job.told(prompt)) for prompt in job.prompts[:PREVIEWED]]
+            codes = [job.code(params, job.told(prompt)) for prompt in spread(job.prompts, PREVIEWED)]
             preview(job.render, codes, workdir / 'previews' / f'step_{step:06}.png')
     with clock('checkpoints'):
       saved.wait_until_finished()
@@ -267,6 +267,11 @@ def drop_previews(workdir: pathlib.Path, step: int):
       path.unlink()
 
 
+def spread(prompts: tuple[str, ...], most: int) -> tuple[str, ...]:
+  """At most so many of the prompts, evenly apart: neighbours in a corpus are alike."""
+  return prompts[::-(-len(prompts) // most)]
+
+
 def preview(render: Callable, codes: list[PyTree], path: pathlib.Path):
   """Front, left, back and right of each, side by side on white."""
   from PIL import Image
@@ -327,6 +332,6 @@ def show_some(job: 'build.Job', params: PyTree, workdir: pathlib.Path):
   """gallery.html: objects of some of the prompts; evaluate makes and scores all of them."""
   from jaxdreamer import retrieval
   from jaxdreamer.outputs import gallery
-  some = job.prompts[::-(-len(job.prompts) // SHOWN)]
+  some = spread(job.prompts, SHOWN)
   gallery.write(workdir / 'gallery.html', list(retrieval.look(job, params, {'trained': some})),
                 title=f'{len(some)} of {len(job.prompts)} prompts')

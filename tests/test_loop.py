@@ -228,6 +228,13 @@ def test_another_config_and_an_unwritable_workdir_are_refused_before_anything_is
     run(unbroken / 'metrics.jsonl')
 
 
+def test_pictures_of_a_corpus_are_of_prompts_evenly_apart():
+  for count in (1, 3, 4, 5, 8, 447):
+    chosen = [int(prompt) for prompt in loop.spread(tuple(map(str, range(count))), 4)]
+    apart = {*np.diff([*chosen, count])[:-1]} or {1}
+    assert chosen[0] == 0 and min(count, 3) <= len(chosen) <= 4 and len(apart) == 1 and count - chosen[-1] <= max(apart)
+
+
 def test_previews_hold_four_views_and_those_of_repeated_steps_are_dropped(tmp_path):
   from PIL import Image
   run(tmp_path, preview_every=4)
