@@ -3,9 +3,9 @@
 Each estimator trains by configs/toybox_amortised.py, which asks the prior for the same number of rows by any of them; the result
 is scored on the captions it was trained on and on compositions that it never saw. Runs are kept under runs/benchmarks, by a hash of
 the sources, and resume. Writes benchmarks/results/amortised.json: train_iou, heldout_iou, train_recall_at_1 and
-heldout_recall_at_1 of each estimator with 95% intervals over prompts, seconds, prior rows; parameter counts of the published
-sizes; seconds for a prompt; seconds of a step by its number of prompts; memory that it takes to read from
-a store of 100 and of 100,000 prompts.
+heldout_recall_at_1 of each estimator with 95% intervals over prompts, seconds, prior rows; by how much its scores are above those
+of the first estimator (above_asd), prompt by prompt; parameter counts of the published sizes; seconds for a prompt; seconds of a
+step by its number of prompts; memory that it takes to read from a store of 100 and of 100,000 prompts.
 """
 import argparse
 import json
@@ -23,6 +23,7 @@ from configs import toybox_amortised
 
 SIZES = {'hyper_ingp': {}, 'conv3d': {}, 'conv3d_m2': {'channels': (512, 512, 512, 512, 256, 128)}, 'triplane_transformer': {}}
 STORES, READERS = (100, 100_000), 5                       # prompts of a store, processes that read it in turn
+SPLITS = {'trained': 'train', 'held_out': 'heldout'}
 PROMPTS, ROUNDS = (2, 4, 8), 9                            # prompts of a step whose time is taken, steps of each
 QUICK = ('--config.steps=4', '--config.corpus.prompts=2', '--config.sampling.views=2', '--config.render.samples=4',
          '--config.render.fine=0', '--config.preview_every=0')
@@ -46,11 +47,25 @@ def train(estimator, workdir, options):
 def row_of(workdir, estimator, seconds, scores):
   """The figures of one estimator; of each score the mean, and the ends of its interval as NAME_lower and NAME_upper."""
   config = json.loads((workdir / 'config.json').read_text())
-  short = {'trained': 'train', 'held_out': 'heldout'}
-  named = {f'{short[split]}_{name}{end}': interval[key] for split, of in scores.items() for name, interval in of.items()
+  named = {f'{SPLITS[split]}_{name}{end}': interval[key] for split, of in scores.items() for name, interval in of.items()
            for key, end in (('mean', ''), ('lower', '_lower'), ('upper', '_upper'))}
   steps, rows = config['steps'], toybox_amortised.ROWS[estimator] * config['sampling']['views']
   return {'estimator': estimator, 'steps': steps, 'seconds': seconds, 'prior_rows': steps * rows, **named}
+
+
+def differences(root, names):
+  """{estimator after the first: {score: its mean above the first one's, with an interval}}, both on the same prompts."""
+  import numpy as np
+
+  from jaxdreamer import moments
+
+  def between(one, other, split, score):
+    each = [a[score] - b[score] for a, b in zip(one, other, strict=True) if a['split'] == split]
+    return moments.bootstrap(lambda w: float(np.average(each, weights=w)), len(each))._asdict()
+
+  first, *others = (json.loads((root / name / 'scores.json').read_text())['prompts'] for name in names)
+  return {name: {f'{short}_{score}': between(rows, first, split, score) for split, short in SPLITS.items()
+                 for score in first[0] if score not in ('prompt', 'split')} for name, rows in zip(names[1:], others)}
 
 
 def parameters():
@@ -148,7 +163,8 @@ def main():
       print(name, flush=True)
       kept.write_text(json.dumps(row_of(root / name, name, *train(name, root / name, changes)), indent=2) + '\n')
     table.append(json.loads(kept.read_text()))
-  figures = {'rows': table, 'parameters_millions': parameters(), 'seconds_per_prompt': seconds_per_prompt(root / names[0]),
+  figures = {'rows': table, f'above_{names[0]}': differences(root, names),
+             'parameters_millions': parameters(), 'seconds_per_prompt': seconds_per_prompt(root / names[0]),
              'step_seconds': step_seconds(PROMPTS[:1] if options.quick else PROMPTS),
              'store_gib': store_memory(STORES[:1 if options.quick else 2])}
   if options.quick:

@@ -8,7 +8,7 @@ import time
 import pytest
 from PIL import Image
 
-from benchmarks import estimators, results, toybox, unet, variance
+from benchmarks import amortised, estimators, results, toybox, unet, variance
 
 WRITES = '''
 import json, pathlib, sys
@@ -144,3 +144,16 @@ def test_an_iou_that_most_runs_miss_is_not_reached():
   curve = lambda iou: {'curve': [{'step': 10, 'iou': iou}]}
   assert estimators.reached([curve(.9), curve(.6), curve(.5)], .8) is None
   assert estimators.reached([curve(.9), curve(.85), curve(.5)], .8) == 10
+
+
+def test_generators_are_compared_prompt_by_prompt(tmp_path):
+  for name, better in (('asd', 0.), ('sds', .05)):
+    rows = [{'prompt': str(i), 'split': ('trained', 'held_out')[i % 2], 'iou': .1 * (i // 2) + better * (1 + i % 2)}
+            for i in range(12)]
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'scores.json').write_text(json.dumps({'prompts': rows}))
+  assert amortised.differences(tmp_path, ['asd']) == {}
+  above = amortised.differences(tmp_path, ['asd', 'sds'])['sds']
+  assert above.keys() == {'train_iou', 'heldout_iou'}
+  for score, by in (('train_iou', .05), ('heldout_iou', .1)):        # the prompts' own spread of .5 is in no interval
+    assert list(above[score].values()) == pytest.approx([by] * 3)
