@@ -57,15 +57,18 @@ def differences(root, names):
   """{estimator after the first: {score: its mean above the first one's, with an interval}}, both on the same prompts."""
   import numpy as np
 
-  from jaxdreamer import moments
+  from jaxdreamer import retrieval
+  from jaxdreamer.outputs import gallery
+  unseen = np.zeros((0, 1, 1, 3), np.float32)
 
-  def between(one, other, split, score):
-    each = [a[score] - b[score] for a, b in zip(one, other, strict=True) if a['split'] == split]
-    return moments.bootstrap(lambda w: float(np.average(each, weights=w)), len(each))._asdict()
+  def above(one, other):
+    scores = {name: value - other[name] for name, value in one.items() if name not in ('prompt', 'split')}
+    return gallery.Row(one['prompt'], one['split'], unseen, scores)
 
   first, *others = (json.loads((root / name / 'scores.json').read_text())['prompts'] for name in names)
-  return {name: {f'{short}_{score}': between(rows, first, split, score) for split, short in SPLITS.items()
-                 for score in first[0] if score not in ('prompt', 'split')} for name, rows in zip(names[1:], others)}
+  summaries = (retrieval.summary([above(a, b) for a, b in zip(rows, first, strict=True)]) for rows in others)
+  return {name: {f'{SPLITS[split]}_{score}': interval._asdict() for split, of in summary.items() for score, interval in of.items()}
+          for name, summary in zip(names[1:], summaries)}
 
 
 def parameters():
