@@ -11,7 +11,7 @@ import published
 import pytest
 
 from jaxdreamer import cameras, prompts
-from jaxdreamer.diffusion import bcast
+from jaxdreamer.diffusion import bcast, diffuse
 from jaxdreamer.estimators.vsd import vsd
 from jaxdreamer.nn import clip_tokens, unet, vae
 from jaxdreamer.priors.latent import schedule_of
@@ -127,6 +127,13 @@ def test_a_scheduler_that_asks_for_more_is_refused(change, said):
   schedule_of(published.SCHEDULER)
   with pytest.raises(ValueError, match=said):
     schedule_of(published.SCHEDULER | change)
+
+
+def test_a_model_that_predicts_the_sample_is_served():
+  forward, t = schedule_of(published.SCHEDULER | {'prediction_type': 'sample'}), jnp.array([.2, .7])
+  x0, eps = jax.random.normal(KEY, (2, 2, 4, 4, 3))
+  z_t = diffuse(x0, t, eps, schedule=forward.schedule)
+  np.testing.assert_allclose(forward.eps(x0, z_t, t), eps, atol=1e-4)
 
 
 def test_what_is_missing_is_named(model, tmp_path):
