@@ -35,7 +35,7 @@ def get_config():
       'name': 'toybox', 'path': '',              # of a folder or file of weights; '' is the shipped file
       'hub': '',                                 # or: fetch an alias of jaxdreamer/nn/hub.py, or OWNER/NAME[@REVISION], of the hub
       'toybox': {'camera': True},                # camera False: view words alone
-      'empirical': {'images': 1024, 'bandwidth': .15},
+      'empirical': {'images': 512, 'bandwidth': .15},
       'mvdream': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'sha256': ''},   # as below
       'sdxl': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'tokenizer_2': '', 'sha256': ''},
       'stable_diffusion': {'image_size': 64, 'dtype': 'bfloat16',          # pixels of the render, enlarged to the model's own

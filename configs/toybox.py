@@ -12,6 +12,6 @@ def get_config(prior='toybox'):
   config = base.get_config()
   config.prior.name = prior
   if prior == 'empirical':
-    config.render.background = 'lime'            # the one its images have
+    config.render.background = 'black_or_white'  # those its images have
     config.estimator.sds.guidance = (1.,)
   return config

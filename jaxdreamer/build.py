@@ -28,7 +28,7 @@ from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.estimators.vsd import vsd
 from jaxdreamer.nn import blueprints, hub
-from jaxdreamer.priors.empirical import LIME, empirical
+from jaxdreamer.priors.empirical import empirical
 from jaxdreamer.priors.mvdream import mvdream
 from jaxdreamer.priors.sdxl import sdxl
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
@@ -83,7 +83,7 @@ CORPORA = {                      # corpora by name, beside files
 }
 BACKGROUNDS = {
   'random': backgrounds.random(),
-  'lime': backgrounds.constant(rgb=LIME),
+  'black_or_white': backgrounds.black_or_white(),
   'white': backgrounds.constant(),
   'learnt': backgrounds.mixed(backgrounds.learnt()),
   'environment': backgrounds.mixed(backgrounds.environment()),

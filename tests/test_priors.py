@@ -46,6 +46,15 @@ def test_the_empirical_prior_returns_its_image_when_there_is_little_noise():
   np.testing.assert_allclose(eps_from_x0(z, z_t, a, s), eps_hat, atol=.05)
 
 
+def test_the_empirical_priors_images_come_in_pairs_over_black_and_white_that_tell_the_mask():
+  prior = empirical(jax.random.key(1), 'a red cube', images=3)
+  black, white = jnp.moveaxis(network.decode(prior.weights['images'].reshape(6, *network.LATENT)).reshape(3, 2, 64, 64, 3), 1, 0)
+  mask = 1. - (white - black)
+  np.testing.assert_allclose(mask, jnp.broadcast_to(mask[..., :1], mask.shape), atol=1e-6)
+  assert (black[:, 0, 0] == 0.).all() and (white[:, 0, 0] == 1.).all() and (mask[:, 32, 32] > .999).all()
+  np.testing.assert_array_equal(prior.weights['position'][::2], prior.weights['position'][1::2])
+
+
 def test_pixel_patches_come_back_and_white_noise_stays_white():
   x = jax.random.uniform(jax.random.key(3), (2, 64, 64, 3))
   np.testing.assert_allclose(network.decode(network.encode(x)), x, atol=1e-6)

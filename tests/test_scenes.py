@@ -155,8 +155,9 @@ def test_a_picture_hangs_before_its_camera():
   np.testing.assert_array_equal(image.picture(code).rgb, code)
 
 
-@pytest.mark.parametrize('background', [backgrounds.constant(), backgrounds.random(), backgrounds.learnt(),
-                                        backgrounds.environment(), backgrounds.mixed(backgrounds.environment())])
+@pytest.mark.parametrize('background', [backgrounds.constant(), backgrounds.random(), backgrounds.black_or_white(),
+                                        backgrounds.learnt(), backgrounds.environment(),
+                                        backgrounds.mixed(backgrounds.environment())])
 def test_backgrounds_are_colours_and_depend_on_nothing_but_their_arguments(background):
   params = background.init(jax.random.key(0))
   direction = jnp.array([0., .6, .8])
@@ -170,6 +171,13 @@ def test_a_mixed_background_is_random_in_its_share_of_the_views():
   keys = jax.random.split(jax.random.key(0), 2000)
   drawn = jax.vmap(lambda k: background.colour((), k, jnp.array([1., 0., 0.])))(keys)
   assert abs((drawn.sum(1) > 0.).mean() - .3) < 4. * math.sqrt(.21 / 2000)
+
+
+def test_half_of_the_views_are_over_black_and_half_over_white():
+  keys = jax.random.split(jax.random.key(0), 2000)
+  drawn = jax.vmap(lambda k: backgrounds.black_or_white().colour((), k, jnp.array([1., 0., 0.])))(keys)
+  assert set(np.unique(drawn)) == {0., 1.} and (drawn == drawn[:, :1]).all()
+  assert abs(drawn[:, 0].mean() - .5) < 4. * math.sqrt(.25 / 2000)
 
 
 def test_a_learnt_background_starts_at_its_colour():

@@ -11,8 +11,6 @@ from jaxdreamer.diffusion import bcast, eps_from_x0
 from jaxdreamer.toybox import network, views, world
 from jaxdreamer.types import Camera, Prior, Text
 
-LIME = (.55, 1., 0.)             # the background, no toy's colour: over grey a shaded snowman had no edge
-
 
 def posterior_mean(z_t: Float[Array, 'd'], images: Float[Array, 'N d'], log_prior: Float[Array, 'N'], alpha, sigma):
   """E[z | z_t] for z uniform over `images` tilted by log_prior: a softmax of -|z_t - alpha z|^2 / 2 sigma^2."""
@@ -20,8 +18,9 @@ def posterior_mean(z_t: Float[Array, 'd'], images: Float[Array, 'N d'], log_prio
   return jax.nn.softmax(log_prior - distance / (2. * sigma ** 2)) @ images
 
 
-def empirical(key: Key[Array, ''], prompt: str, *, images: int = 1024, bandwidth: float = .15) -> Prior:
-  """`images` renders of a toybox caption (ValueError outside its vocabulary) over a LIME background.
+def empirical(key: Key[Array, ''], prompt: str, *, images: int = 512, bandwidth: float = .15) -> Prior:
+  """`images` renders of a toybox caption (ValueError outside its vocabulary), each over black and over white: no toy hides from
+  both (Smith and Blinn 1996, Blue Screen Matting). Render the scene over `backgrounds.black_or_white()`.
 
   `bandwidth` is the standard deviation, in scene units, of the kernel on camera positions. Text rows are ignored: the
   null prediction equals the conditional one, and guidance changes nothing.
@@ -31,14 +30,15 @@ def empirical(key: Key[Array, ''], prompt: str, *, images: int = 1024, bandwidth
   light = views.LIGHT
   def one(camera):
     view = views.render(item, camera, light, size=network.SIZE, supersample=2)
-    return view.rgb + (1. - view.mask[..., None]) * jnp.array(LIME)[None, None]
-  pictures = jax.jit(lambda s: jax.lax.map(one, s))(spots)
-  weights = {'images': network.encode(pictures).reshape(images, -1), 'position': spots.world_from_camera[:, :3, 3]}
+    return jnp.stack([view.rgb, view.rgb + 1. - view.mask[..., None]])
+  pictures = jax.jit(lambda s: jax.lax.map(one, s))(spots).reshape(2 * images, network.SIZE, network.SIZE, 3)
+  weights = {'images': network.encode(pictures).reshape(2 * images, -1),
+             'position': jnp.repeat(spots.world_from_camera[:, :3, 3], 2, 0)}
 
   def eps(weights, z_t, t, text, camera: Camera | None):
     alpha, sigma = network.SCHEDULE.alpha(t), network.SCHEDULE.sigma(t)
     def of(z, a, s, position):
-      far = jnp.zeros(images) if position is None else jnp.sum((weights['position'] - position[None]) ** 2, -1)
+      far = jnp.zeros(2 * images) if position is None else jnp.sum((weights['position'] - position[None]) ** 2, -1)
       return posterior_mean(z.reshape(-1), weights['images'], -far / (2. * bandwidth ** 2), a, s).reshape(z.shape)
     where = None if camera is None else camera.world_from_camera[:, :3, 3]
     x0_hat = jax.vmap(of, (0, 0, 0, None if camera is None else 0))(z_t, alpha, sigma, where)

@@ -27,6 +27,11 @@ def random() -> Background:
   return Background(lambda key: (), lambda params, key, direction: jax.random.uniform(key, (3,)))
 
 
+def black_or_white() -> Background:
+  """Black or white for each view: all that the empirical prior's images have."""
+  return Background(lambda key: (), lambda params, key, direction: jnp.full(3, jax.random.bernoulli(key), jnp.float32))
+
+
 def learnt(*, rgb: tuple[float, float, float] = (.5, .5, .5)) -> Background:
   """One colour, learnt."""
   logit = lambda p: jnp.log(p) - jnp.log1p(-p)
