@@ -28,19 +28,19 @@ GEOMETRY = ('geometry', 'The depth and normal estimator and the reader of the to
 def fidelity(weights, reader, *, samples):
   """Accuracy of the parts of random captions, from random cameras that are told, as the reader sees them in samples; of shape and
   colour also by how many toys there are and how they stand."""
-  right, relation = {'shape': [], 'colour': [], 'relation': []}, []
+  seen = []
   for i in range(0, samples, 32):
     k_item, k_words, k_camera, k_noise = jax.random.split(jax.random.fold_in(jax.random.key(1), i), 4)
     items = jax.vmap(world.sample)(jax.random.split(k_item, 32))
     ids = jax.vmap(lambda k, item: world.tokens(k, item, -1))(jax.random.split(k_words, 32), items)
     camera = jax.vmap(views.sample_camera)(jax.random.split(k_camera, 32))
     x = network.sample(weights, k_noise, ids, jax.vmap(cameras.camera_vector)(camera))
-    hits = geometry.right(geometry.read(reader, x), geometry.labels(items, geometry.mirrored(camera)))
-    right = {name: right[name] + list(np.asarray(hits[name])) for name in right}
-    relation += list(np.asarray(items.relation))
-  by_relation = {f'{name}_accuracy_{told}': np.array(right[name])[np.array(relation) == i]
-                 for i, told in enumerate(world.RELATIONS) for name in ('shape', 'colour')}
-  return {name: float(np.mean(hits)) for name, hits in ({f'{k}_accuracy': v for k, v in right.items()} | by_relation).items()}
+    seen.append((items.relation, geometry.right(geometry.read(reader, x), geometry.labels(items, geometry.mirrored(camera)))))
+  relation, right = jax.tree.map(lambda *rows: np.concatenate(rows), *seen)
+  figures = {f'{name}_accuracy': np.mean(right[name]) for name in ('shape', 'colour', 'relation')} | {
+    f'{name}_accuracy_{told}': np.mean(right[name][relation == i])
+    for i, told in enumerate(world.RELATIONS) for name in ('shape', 'colour')}
+  return {name: float(value) for name, value in figures.items()}
 
 
 def card(what, figures, metadata):

@@ -31,14 +31,14 @@ def empirical(key: Key[Array, ''], prompt: str, *, images: int = 512, bandwidth:
   def one(camera):
     view = views.render(item, camera, light, size=network.SIZE, supersample=2)
     return jnp.stack([view.rgb, view.rgb + 1. - view.mask[..., None]])
-  pictures = jax.jit(lambda s: jax.lax.map(one, s))(spots).reshape(2 * images, network.SIZE, network.SIZE, 3)
-  weights = {'images': network.encode(pictures).reshape(2 * images, -1),
+  pictures = jax.jit(lambda s: jax.lax.map(one, s))(spots)         # [images, 2, H, W, 3]
+  weights = {'images': jax.vmap(network.encode)(pictures).reshape(2 * images, -1),
              'position': jnp.repeat(spots.world_from_camera[:, :3, 3], 2, 0)}
 
   def eps(weights, z_t, t, text, camera: Camera | None):
     alpha, sigma = network.SCHEDULE.alpha(t), network.SCHEDULE.sigma(t)
     def of(z, a, s, position):
-      far = jnp.zeros(2 * images) if position is None else jnp.sum((weights['position'] - position[None]) ** 2, -1)
+      far = jnp.zeros(len(weights['images'])) if position is None else jnp.sum((weights['position'] - position[None]) ** 2, -1)
       return posterior_mean(z.reshape(-1), weights['images'], -far / (2. * bandwidth ** 2), a, s).reshape(z.shape)
     where = None if camera is None else camera.world_from_camera[:, :3, 3]
     x0_hat = jax.vmap(of, (0, 0, 0, None if camera is None else 0))(z_t, alpha, sigma, where)
