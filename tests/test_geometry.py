@@ -96,7 +96,7 @@ def test_both_losses_fall(monkeypatch):
   tx = train_geometry.optimizer(40)
   weights = jax.jit(lambda key: geometry.init(key))(KEY)          # not the cached ones of the whole networks
   ring = jax.jit(lambda key: train_geometry.fresh(key, 8))(KEY)
-  step = train_geometry.make_step(tx, n=8, slots=8, some=4)
+  step = jax.jit(train_geometry.make_step(tx, n=8, slots=8, some=4), donate_argnums=(0, 1, 2))
   opt, seen = tx.init(weights), []
   for i in range(30):
     weights, opt, ring, losses = step(weights, opt, ring, KEY, jnp.int32(i))

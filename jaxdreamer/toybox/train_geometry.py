@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int8, UInt8
 from optax import contrib
 
 from jaxdreamer.nn import weights as weight_files
-from jaxdreamer.toybox import files, geometry, network, pool, world
+from jaxdreamer.toybox import compiler, files, geometry, network, pool, world
 from jaxdreamer.types import Camera
 
 FLAGS = flags.FLAGS
@@ -110,7 +110,7 @@ def make_step(tx, *, n, slots, some):
     (_, losses), grads = jax.value_and_grad(total, has_aux=True)(weights)
     updates, opt = tx.update(grads, opt, weights)
     return optax.apply_updates(weights, updates), opt, ring, losses
-  return jax.jit(step, donate_argnums=(0, 1, 2))
+  return step
 
 
 def held_out(key, weights, *, batches=192):
@@ -154,7 +154,8 @@ def main(_):
   ring = jax.tree.map(lambda s: jnp.zeros((FLAGS.slots, *s.shape[1:]), s.dtype), blank)
   for j in range(FLAGS.slots // some):
     ring = make(ring, jnp.int32(j))
-  step = make_step(tx, n=FLAGS.batch, slots=FLAGS.slots, some=some)
+  step = jax.jit(make_step(tx, n=FLAGS.batch, slots=FLAGS.slots, some=some), donate_argnums=(0, 1, 2),
+                 compiler_options=compiler.own_convolutions())
   begin = time.time()
   size = sum(p.size for p in jax.tree.leaves(weights)) / 1e6
   print(f'{size:.2f} M parameters, step {int(first)} of {FLAGS.steps}', flush=True)

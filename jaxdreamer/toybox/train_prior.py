@@ -24,7 +24,7 @@ from optax import contrib
 from jaxdreamer import cameras
 from jaxdreamer.diffusion import diffuse
 from jaxdreamer.nn import weights as weight_files
-from jaxdreamer.toybox import files, network, pool, views, world
+from jaxdreamer.toybox import compiler, files, network, pool, views, world
 
 FLAGS = flags.FLAGS
 CAMERA_KEPT, VIEW_WORDS, CAPTION_DROPPED = .7, .6, .1
@@ -173,7 +173,7 @@ def main(_):
   source = fill(k_run, int(state[0]), fresh=fresh, ring=ring)
   state = jax.device_put((*state, k_run), NamedSharding(mesh, PartitionSpec()))
   step = make_step(tx, n=n, fresh=fresh, ring=ring, sharded=NamedSharding(mesh, PartitionSpec('data')))
-  run = jax.jit(step, donate_argnums=0)
+  run = jax.jit(step, donate_argnums=0, compiler_options=compiler.own_convolutions())
 
   carry, start, first = (state, source), time.time(), int(state[0])
   i = first
