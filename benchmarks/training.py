@@ -1,7 +1,7 @@
 """What the trainings of the toybox's networks gain on a CPU by toybox/compiler.py:   python -m benchmarks.training [--quick]
 
-One step of train_prior and one of train_geometry at their defaults, compiled as XLA would and with our options, take turns in one
-process; seconds are medians. Writes benchmarks/results/training.json.
+One step of train_prior and one of train_geometry at their default batch, on a small ring of renders, compiled as XLA would and with
+our options, take turns in one process; seconds are medians. Writes benchmarks/results/training.json.
 """
 import argparse
 import json

@@ -15,9 +15,8 @@ def test_convolutions_and_their_gradients_leave_ynn_and_keep_their_values():
     return jnp.mean(y ** 2)
   def built(options):
     return jax.jit(jax.value_and_grad(power), compiler_options=options).lower(kernel).compile()
-  option, = compiler.own_convolutions()
-  ours = built(compiler.own_convolutions())
-  theirs = built({option: 'LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION'})
+  options = compiler.own_convolutions()
+  ours, theirs = built(options), built(dict.fromkeys(options, 'LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION'))
   def in_ynn(program):
     return any('__ynn_fusion' in line and '/conv_general_dilated"' in line for line in program.as_text().splitlines())
   assert in_ynn(theirs) and not in_ynn(ours)
