@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint and all tests, the slow ones and the comparisons with PyTorch too: 16 minutes on two cores, stopped after 45.
+# Lint and all tests, the slow ones and the comparisons with PyTorch too: 15 minutes on two cores, stopped after 45.
 # Arguments go to pytest:   bash launch/test.sh -k volume
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -10,7 +10,7 @@ from jaxdreamer.outputs import gallery
 CORPUS = ('a red cube', 'a blue cube', 'a red sphere', 'a blue sphere', 'a green cone on a blue cube')
 SMALL = {'steps': 6, 'preview_every': 3, 'checkpoint_every': 2, 'log_every': 2, 'corpus.prompts': 2, 'sampling.views': 2,
          'mesh.data': 1, 'render.samples': 4, 'render.fine': 0, 'eval.size': 16, 'eval.samples': 8, 'eval.mesh_resolution': 12,
-         'scene.name': 'hyper_ingp'}
+         'scene.name': 'hyper_ingp', 'scene.hyper_ingp.levels': 2}
 
 
 @pytest.fixture
@@ -25,17 +25,26 @@ def config(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_generator_killed_in_the_middle_of_an_epoch_sees_the_prompts_of_an_unbroken_run(config, tmp_path, monkeypatch):
-  seen = []
+  seen, kill_at = [], [None]
   chosen = prompts.chosen
-  monkeypatch.setattr(prompts, 'chosen', lambda *a, **k: seen.append((k['step'], tuple(chosen(*a, **k)))) or chosen(*a, **k))
+  def spy(*args, **options):
+    if options['step'] in kill_at:
+      raise RuntimeError('killed')
+    out = chosen(*args, **options)
+    seen.append((options['step'], tuple(out)))
+    return out
+  monkeypatch.setattr(prompts, 'chosen', spy)
   mesh = build.make_mesh(config)
   loop.run(config, tmp_path / 'whole', mesh)
   whole = dict(seen)
   seen.clear()
-  config.steps = 4
+  kill_at[:] = [5]                     # the newest checkpoint is 4, and both are in the middle of an epoch
+  with pytest.raises(RuntimeError, match='killed'):
+    loop.run(config, tmp_path / 'broken', mesh)
+  assert not (tmp_path / 'broken' / 'gallery.html').exists()
+  kill_at.clear()
   loop.run(config, tmp_path / 'broken', mesh)
-  config.steps = 6
-  loop.run(config, tmp_path / 'broken', mesh)
+  assert [step for step, _ in seen] == [0, 1, 2, 3, 4, 4, 5]
   assert dict(seen) == whole and len(whole) == 6
   whole, broken = ((tmp_path / name / 'metrics.jsonl').read_text() for name in ('whole', 'broken'))
   assert whole == broken and len(whole.splitlines()) == 3

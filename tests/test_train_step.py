@@ -97,13 +97,13 @@ def test_the_pullback_is_the_gradient_of_residual_times_rendering_plus_regulariz
   def surrogate(params):               # the fake loss that other libraries use: its gradient is the same
     shown = pictures(params)
     return jnp.sum(r * shown.rgb) / VIEWS + .1 * jnp.mean(shown.opacity)
-  want = jax.grad(surrogate)(state.params['scene'])
+  want = jax.jit(jax.grad(surrogate))(state.params['scene'])
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), want, seen['scene'])
 
 
 def test_the_draws_of_a_view_act_as_their_mean_would():
   local_step, state, prior, text = setup(dims=3)
-  gradient = train_step.make_gradient(picture=make_picture(voxels(levels=(5, 9))), estimator=sds(guidance=lambda i: 2.))
+  gradient = jax.jit(train_step.make_gradient(picture=make_picture(voxels(levels=(5, 9))), estimator=sds(guidance=lambda i: 2.)))
   camera = jax.vmap(partial(cameras.from_uniform, **RANGES))(jax.random.uniform(jax.random.key(3), (2, 4)))
   keys = jax.random.split(jax.random.key(4), 2)
   draws = sampling.make_draw(**DRAW)(jax.random.key(5), jax.random.uniform(jax.random.key(6), (2, 3)), jnp.arange(2), 0)
@@ -177,6 +177,7 @@ def test_prompts_are_shared_out_over_devices_without_a_change_of_the_result(how)
 
 def test_the_gradient_of_many_prompts_is_the_mean_of_theirs_and_none_leaks_into_another():
   _, gradient, state, prior, text = amortised()
+  gradient = jax.jit(gradient)
   camera = jax.vmap(partial(cameras.from_uniform, **RANGES))(jax.random.uniform(jax.random.key(3), (2 * PROMPTS, 4)))
   keys, ids = jax.random.split(jax.random.key(4), 2 * PROMPTS), jnp.arange(2 * PROMPTS)
   draws = sampling.make_draw(**DRAW)(jax.random.key(5), jax.random.uniform(jax.random.key(6), (2 * PROMPTS, 1)), ids, 0)
