@@ -25,10 +25,10 @@ def config(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_generator_killed_in_the_middle_of_an_epoch_sees_the_prompts_of_an_unbroken_run(config, tmp_path, monkeypatch):
-  seen, kill_at = [], [None]
+  seen, deadly = [], set()
   chosen = prompts.chosen
   def spy(*args, **options):
-    if options['step'] in kill_at:
+    if options['step'] in deadly:
       raise RuntimeError('killed')
     out = chosen(*args, **options)
     seen.append((options['step'], tuple(out)))
@@ -38,11 +38,11 @@ def test_a_generator_killed_in_the_middle_of_an_epoch_sees_the_prompts_of_an_unb
   loop.run(config, tmp_path / 'whole', mesh)
   whole = dict(seen)
   seen.clear()
-  kill_at[:] = [5]                     # the newest checkpoint is 4, and both are in the middle of an epoch
+  deadly.add(5)                        # the newest checkpoint is 4, and both are in the middle of an epoch
   with pytest.raises(RuntimeError, match='killed'):
     loop.run(config, tmp_path / 'broken', mesh)
   assert not (tmp_path / 'broken' / 'gallery.html').exists()
-  kill_at.clear()
+  deadly.clear()
   loop.run(config, tmp_path / 'broken', mesh)
   assert [step for step, _ in seen] == [0, 1, 2, 3, 4, 4, 5]
   assert dict(seen) == whole and len(whole) == 6
