@@ -69,8 +69,8 @@ def main():
   shrink = 10 if options.quick else 1
   weights = weight_files.load(SHIPPED, jax.eval_shape(network.init, jax.random.key(0)))
   metadata = weight_files.read_metadata(SHIPPED)
-  figures = {'images_trained': int(metadata['images']),
-             'held_out_loss': train_prior.held_out(weights, jax.random.key(10 ** 6), batches=64 // shrink)}
+  errors = train_prior.held_out(weights, jax.random.key(10 ** 6), batches=64 // shrink)
+  figures = {'images_trained': int(metadata['images'])} | {f'held_out_{name}': value for name, value in errors.items()}
   seen = {}
   if geometry.SHIPPED.exists():
     reader = geometry.shipped()

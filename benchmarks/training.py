@@ -19,20 +19,20 @@ from jaxdreamer.toybox import compiler, geometry, network, pool, train_geometry,
 
 def prior(key, *, batch, slots):
   """A step of the prior's training, and what it takes."""
-  tx = train_prior.optimizer(1000, .4, 1e-3)
-  weights = jax.jit(network.init)(key)
+  tx = train_prior.optimizer()
+  weights = jax.jit(train_prior.init)(key)
   source = jax.jit(partial(pool.batch, n=slots, size=network.SIZE))(key)
-  step = train_prior.make_step(tx, n=batch, fresh=batch // 4, ring=slots, sharded=SingleDeviceSharding(jax.devices()[0]))
-  return step, (((jnp.int32(0), weights, weights, tx.init(weights), key), source),)
+  step = train_prior.make_step(tx, n=batch, steps=1, share=.4, peak=1e-3, sharded=SingleDeviceSharding(jax.devices()[0]))
+  return step, ((jnp.int32(0), weights, weights, tx.init(weights), key), source, jnp.float32(0.))
 
 
 def estimators(key, *, batch, slots):
   """A step of the training of both networks that look at pictures, and what it takes."""
-  tx = train_geometry.optimizer(1000)
+  tx = train_geometry.optimizer()
   weights = jax.jit(geometry.init)(key)
-  step = train_geometry.make_step(tx, n=batch, slots=slots, some=batch // 4)
+  step = train_geometry.make_step(tx, n=batch, steps=1, share=.4, peak=6e-3)
   ring = jax.jit(partial(train_geometry.fresh, n=slots))(key)
-  return step, (weights, tx.init(weights), ring, key, jnp.int32(0))
+  return step, ((jnp.int32(0), weights, tx.init(weights), key), ring, jnp.float32(0.))
 
 
 def once(run, args):

@@ -85,6 +85,17 @@ def test_camera_features_turn_with_the_camera_and_vanish_untold():
   assert not network.camera_features(jnp.zeros((1, network.CAMERA))).any()
 
 
+def test_the_map_of_rays_is_the_cameras_own_and_vanishes_untold():
+  camera = jax.vmap(cameras.sample)(jax.random.split(jax.random.key(6), 4))
+  seen = network.ray_map(jax.vmap(cameras.camera_vector)(camera))
+  origin, direction = jax.vmap(lambda c: cameras.rays(c, network.LATENT[0]))(camera)
+  nearest = origin - jnp.sum(origin * direction, -1, keepdims=True) * direction
+  np.testing.assert_allclose(seen[..., :6], jnp.concatenate([nearest, direction], -1), atol=1e-5)
+  waves = np.concatenate([f(k * np.pi * nearest) for k in (1, 2) for f in (np.sin, np.cos)], -1)
+  np.testing.assert_allclose(seen[..., 6:], waves, atol=1e-4)
+  assert seen.shape[-1] == network.RAYS and not network.ray_map(jnp.zeros((1, network.CAMERA))).any()
+
+
 def test_the_shipped_prior_enlarges_smaller_renders_and_leaves_its_own_size_as_it_is():
   prior = toybox()
   x = jax.random.uniform(jax.random.key(0), (1, network.SIZE, network.SIZE, 3))

@@ -6,6 +6,7 @@ camera-frame unit normals [B, 64, 64, 3] (x right, y up, z towards the camera).
 its parts' log-probabilities: an image-text scorer whose text side is exact, and the classifier of prompt fidelity.
 """
 import pathlib
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,47 +25,51 @@ SHIPPED = pathlib.Path(__file__).parents[1] / 'assets' / 'geometry.safetensors'
 
 class Block(nn.Module):
   """Pre-normed residual 3x3 convolution."""
+  dtype: Any = jnp.float32
+
   @nn.compact
   def __call__(self, x):
-    return x + nn.Conv(x.shape[-1], (3, 3), name='conv')(nn.silu(GroupNorm(8, name='norm')(x)))
+    return x + nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, name='conv')(nn.silu(GroupNorm(8, dtype=self.dtype, name='norm')(x)))
 
 
 class Geometry(nn.Module):
   """A small UNet on 2x2 patches at 32, 16 and 8 pixels."""
-  widths: tuple[int, ...] = (24, 64, 160)
+  widths: tuple[int, ...] = (32, 80, 192)
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B H W 3']) -> Float[Array, 'B H W 4']:
-    h, kept = nn.Conv(self.widths[0], (3, 3), name='conv_in')(pixel_unshuffle(2. * x - 1., 2)), []
+    h, kept = nn.Conv(self.widths[0], (3, 3), dtype=self.dtype, name='conv_in')(pixel_unshuffle(2. * x - 1., 2)), []
     for i, width in enumerate(self.widths):
       if i:
-        h = nn.Conv(width, (3, 3), 2, padding=((1, 1), (1, 1)), name=f'down_{i}')(h)
-      h = Block(name=f'down_block_{i}')(h)
+        h = nn.Conv(width, (3, 3), 2, padding=((1, 1), (1, 1)), dtype=self.dtype, name=f'down_{i}')(h)
+      h = Block(self.dtype, name=f'down_block_{i}')(h)
       kept.append(h)
-    h = Block(name='mid_block')(h)
+    h = Block(self.dtype, name='mid_block')(h)
     for i in reversed(range(len(self.widths) - 1)):
-      h = upsample_nearest(nn.Conv(self.widths[i], (1, 1), name=f'up_{i}')(h)) + kept[i]
-      h = Block(name=f'up_block_{i}')(h)
-    h = nn.Conv(16, (3, 3), name='conv_out')(nn.silu(GroupNorm(8, name='norm_out')(h)))
+      h = upsample_nearest(nn.Conv(self.widths[i], (1, 1), dtype=self.dtype, name=f'up_{i}')(h)) + kept[i]
+      h = Block(self.dtype, name=f'up_block_{i}')(h)
+    h = nn.Conv(16, (3, 3), dtype=self.dtype, name='conv_out')(nn.silu(GroupNorm(8, dtype=self.dtype, name='norm_out')(h)))
     b, n, _, _ = h.shape
-    return h.reshape(b, n, n, 2, 2, 4).transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * n, 2 * n, 4)
+    return h.astype(jnp.float32).reshape(b, n, n, 2, 2, 4).transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * n, 2 * n, 4)
 
 
 class Reader(nn.Module):
-  """Convolutions on 4x4 patches, then a head for each part of a caption. The last map is read place by place, not pooled: which
+  """Convolutions on 2x2 patches, then a head for each part of a caption. The last map is read place by place, not pooled: which
   of two toys is on top is a matter of place."""
-  widths: tuple[int, ...] = (48, 96, 192)
+  widths: tuple[int, ...] = (48, 96, 192, 256)
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B H W 3']) -> dict[str, Float[Array, 'B n']]:
-    h = nn.Conv(self.widths[0], (3, 3), name='conv_in')(pixel_unshuffle(2. * x - 1., 4))
+    h = nn.Conv(self.widths[0], (3, 3), dtype=self.dtype, name='conv_in')(pixel_unshuffle(2. * x - 1., 2))
     for i, width in enumerate(self.widths):
       if i:
-        h = nn.Conv(width, (3, 3), 2, padding=((1, 1), (1, 1)), name=f'down_{i}')(h)
-      h = Block(name=f'block_{i}_1')(Block(name=f'block_{i}_0')(h))
-    h = nn.silu(GroupNorm(8, name='norm_out')(h))
-    h = nn.silu(nn.Dense(256, name='dense')(h.reshape(len(h), -1)))
-    return {name: jax.nn.log_softmax(nn.Dense(n, name=name)(h)) for name, n in HEADS.items()}
+        h = nn.Conv(width, (3, 3), 2, padding=((1, 1), (1, 1)), dtype=self.dtype, name=f'down_{i}')(h)
+      h = Block(self.dtype, name=f'block_{i}_1')(Block(self.dtype, name=f'block_{i}_0')(h))
+    h = nn.silu(GroupNorm(8, dtype=self.dtype, name='norm_out')(h))
+    h = nn.silu(nn.Dense(256, dtype=self.dtype, name='dense')(h.reshape(len(h), -1)))
+    return {name: jax.nn.log_softmax(nn.Dense(n, name=name)(h.astype(jnp.float32))) for name, n in HEADS.items()}
 
 
 HEADS = {'kind_a': len(world.KINDS), 'kind_b': len(world.KINDS) + 1, 'colour_a': len(world.COLOURS),
@@ -85,16 +90,17 @@ def shipped() -> PyTree:
   return weight_files.load(str(SHIPPED), jax.eval_shape(init, jax.random.key(0)))
 
 
-def geometry(weights: PyTree, x: Float[Array, 'B H W 3']) -> tuple[Float[Array, 'B H W'], Float[Array, 'B H W 3']]:
-  """(disparity, normal) of images; differentiable."""
-  out = geometry_net.apply({'params': weights['geometry']}, x)
+def geometry(weights: PyTree, x: Float[Array, 'B H W 3'], *, dtype: Any = jnp.float32
+             ) -> tuple[Float[Array, 'B H W'], Float[Array, 'B H W 3']]:
+  """(disparity, normal) of images; differentiable. `dtype` is that of convolutions."""
+  out = geometry_net.clone(dtype=dtype).apply({'params': weights['geometry']}, x)
   normal = out[..., 1:]
   return MIDDLE + SPREAD * out[..., 0], normal / jnp.sqrt(jnp.maximum(jnp.sum(normal ** 2, -1, keepdims=True), 1e-6))
 
 
-def read(weights: PyTree, x: Float[Array, 'B H W 3']) -> dict[str, Float[Array, 'B n']]:
+def read(weights: PyTree, x: Float[Array, 'B H W 3'], *, dtype: Any = jnp.float32) -> dict[str, Float[Array, 'B n']]:
   """Log-probabilities of each part of the caption; the last class of the `_b` heads is 'no second object'."""
-  return reader_net.apply({'params': weights['reader']}, x)
+  return reader_net.clone(dtype=dtype).apply({'params': weights['reader']}, x)
 
 
 def mirrored(camera: Camera) -> Bool[Array, '*b']:

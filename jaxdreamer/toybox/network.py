@@ -7,8 +7,11 @@ Images are 64 px. `encode` maps [0, 1] to [-1, 1] and moves every patch of PATCH
 (Shi et al. 2016): a permutation, so white noise stays white and diffusion happens on pixels at the cost of a 16 px latent.
 A text row [L, D] is CLIP's last hidden state; its first row, which a causal encoder leaves without content, carries the
 pooled state instead. The UNet attends to the rows and is told pooled state, camera and their products (`told`) through its
-class embedding.
+class embedding; beside the noisy latent it sees, place by place, the ray through each patch (`ray_map`).
 """
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,14 +30,17 @@ LATENT = (SIZE // PATCH, SIZE // PATCH, 3 * PATCH ** 2)
 SCHEDULE = cosine(shift=32 / SIZE)
 GEOMETRY = (*LATENT[:2], 4 * PATCH ** 2)
 FEATURES = 15                                    # of a camera, see `camera_features`
+FOV = math.radians(40.)                          # of every camera that the prior is told of
+RAYS = 18                                        # numbers of a ray, see `ray_map`
 TEXT = CLIPTextConfig(vocab_size=len(world.VOCABULARY), hidden_size=128, intermediate_size=512, num_hidden_layers=2,
                       num_attention_heads=4, max_position_embeddings=world.LENGTH, eos_token_id=world.EOS)
 # 96 channels for patches of 48 numbers: with 48 the noisy picture does not fit through the last norm and SiLU, so that the
 # error at little noise stays as large as the noise, and learning takes 1.6 times as many images.
-UNET = UNetConfig(in_channels=LATENT[-1], out_channels=LATENT[-1] + GEOMETRY[-1],
-                  block_out_channels=(96, 128, 192), layers_per_block=1,
-                  down_block_types=('DownBlock2D', 'DownBlock2D', 'CrossAttnDownBlock2D'),
-                  up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D', 'UpBlock2D'), attention_head_dim=4,
+# Words are attended to on 8 x 8 as well as on 4 x 4, where one cell holds a quarter of an object.
+UNET = UNetConfig(in_channels=LATENT[-1] + RAYS, out_channels=LATENT[-1] + GEOMETRY[-1],
+                  block_out_channels=(96, 128, 176), layers_per_block=1,
+                  down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'),
+                  up_block_types=('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'), attention_head_dim=4,
                   norm_num_groups=16, use_linear_projection=True, cross_attention_dim=TEXT.hidden_size,
                   class_embed_type='projection', projection_class_embeddings_input_dim=(1 + FEATURES) * (1 + TEXT.hidden_size) - 1)
 unet, text_model = UNet2DCondition(UNET), CLIPTextModel(TEXT)
@@ -60,8 +66,8 @@ def init(key: Key[Array, '']) -> PyTree:
   """Random weights {'unet', 'text_model'}."""
   k_unet, k_text = jax.random.split(key)
   ids = jnp.zeros((1, world.LENGTH), jnp.int32)
-  return {'unet': unet.init(k_unet, jnp.zeros((1, *LATENT)), jnp.zeros(1), jnp.zeros((1, world.LENGTH, TEXT.hidden_size)),
-                            told(jnp.zeros((1, CAMERA)), jnp.zeros((1, TEXT.hidden_size))))['params'],
+  latent, text = jnp.zeros((1, *LATENT[:2], UNET.in_channels)), jnp.zeros((1, world.LENGTH, TEXT.hidden_size))
+  return {'unet': unet.init(k_unet, latent, jnp.zeros(1), text, told(jnp.zeros((1, CAMERA)), text[:, 0]))['params'],
           'text_model': text_model.init(k_text, ids)['params']}
 
 
@@ -82,6 +88,23 @@ def camera_features(camera: Float[Array, 'B 6']) -> Float[Array, 'B 15']:
   return 2. * jnp.stack(azimuth + rest, -1)
 
 
+def ray_map(camera: Float[Array, 'B 6']) -> Float[Array, 'B h w 18']:
+  """Of the ray through the centre of each patch: its point nearest to the origin, its direction, and sine and cosine of pi and
+  2 pi times the point; zeros for a camera that is not told. Where the camera stands is so said in every place, as what it
+  sees there, which a network of convolutions does not work out from two angles (Watson et al. 2022, 3DiM, Sec. 2.3)."""
+  cos_az, sin_az, sin_el, cos_el, further, is_told = (camera[:, i, None, None] for i in range(CAMERA))
+  at = jnp.tan(.5 * FOV) * (2. * (jnp.arange(LATENT[0]) + .5) / LATENT[0] - 1.)
+  right, up = at[None, None, :], -at[None, :, None]
+  backward = (cos_el * cos_az, cos_el * sin_az, sin_el)
+  rightward, upward = (-sin_az, cos_az, 0. * sin_az), (-sin_el * cos_az, -sin_el * sin_az, cos_el)
+  direction = jnp.stack([right * r + up * u - b for r, u, b in zip(rightward, upward, backward)], -1)
+  direction = direction / jnp.sqrt(1. + right ** 2 + up ** 2)[..., None]
+  origin = (3. + further)[..., None] * jnp.stack(backward, -1)
+  point = origin - jnp.sum(origin * direction, -1, keepdims=True) * direction
+  turns = [f(octave * jnp.pi * point) for octave in (1., 2.) for f in (jnp.sin, jnp.cos)]
+  return is_told[..., None] * jnp.concatenate([point, direction, *turns], -1)
+
+
 def told(camera: Float[Array, 'B 6'], pooled: Float[Array, 'B D']) -> Float[Array, 'B K']:
   """Camera features, pooled text and all their products: how a view changes depends on what is seen, and a sum of the two
   learns that an order of magnitude later."""
@@ -91,9 +114,12 @@ def told(camera: Float[Array, 'B 6'], pooled: Float[Array, 'B D']) -> Float[Arra
 
 
 def predict(weights: PyTree, z_t: Float[Array, 'B h w c'], t: Float[Array, 'B'], text: Float[Array, 'B L D'],
-            camera: Float[Array, 'B 6']) -> tuple[Float[Array, 'B h w c'], Float[Array, 'B h w g']]:
-  """The predicted clean latent x0_hat and its `geometry`; camera rows of zeros mean 'not told' (cameras.camera_vector)."""
-  out = unet.apply({'params': weights['unet']}, z_t, 1000. * t, text, told(camera, text[:, 0]))
+            camera: Float[Array, 'B 6'], *, dtype: Any = jnp.float32
+            ) -> tuple[Float[Array, 'B h w c'], Float[Array, 'B h w g']]:
+  """The predicted clean latent x0_hat and its `geometry`; camera rows of zeros mean 'not told' (cameras.camera_vector).
+  `dtype` is that of convolutions and matrix products."""
+  seen = jnp.concatenate([z_t, ray_map(camera)], -1)
+  out = unet.clone(dtype=dtype).apply({'params': weights['unet']}, seen, 1000. * t, text, told(camera, text[:, 0]))
   return out[..., :LATENT[-1]], out[..., LATENT[-1]:]
 
 

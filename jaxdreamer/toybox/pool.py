@@ -2,9 +2,9 @@
 
 A batch of renders shares one composition (so that tracing it is straight-line code) and differs in colours, patterns,
 camera and light; the ring mixes compositions, and lets every image be seen a few times under new backgrounds, words and
-noise. Slot contents depend on (key, batch index) alone: a resumed run rebuilds its ring exactly.
+noise. What a call of a training adds depends on (key, index of the call) alone: a resumed run rebuilds its ring exactly.
 """
-from typing import NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, Int, Int8, Key, PyTree, UInt8
 
 from jaxdreamer.toybox import views, world
 from jaxdreamer.types import Camera
+
+PAIRS = .5                           # the share of pairs in training, where they are harder than toys alone
 
 
 class Pool(NamedTuple):
@@ -22,10 +24,11 @@ class Pool(NamedTuple):
   camera: Camera                       # [P]
 
 
-def draw(key: Key[Array, ''], n: int, *, size: int, supersample: int = 2) -> tuple[world.Item, Camera, views.View]:
+def draw(key: Key[Array, ''], n: int, *, size: int, supersample: int = 2, pairs: float = PAIRS
+         ) -> tuple[world.Item, Camera, views.View]:
   """`n` renders of one random composition: items [n], cameras [n], View [n]."""
   k_what, k_item, k_camera, k_light = jax.random.split(key, 4)
-  composition = world.sample_composition(k_what)
+  composition = world.sample_composition(k_what, pairs=pairs)
   items = jax.vmap(lambda k: world.sample_of(k, *composition))(jax.random.split(k_item, n))
   camera = jax.vmap(views.sample_camera)(jax.random.split(k_camera, n))
   light = jax.vmap(views.sample_light)(jax.random.split(k_light, n))
@@ -33,17 +36,40 @@ def draw(key: Key[Array, ''], n: int, *, size: int, supersample: int = 2) -> tup
   return items, camera, views.render_batch(one, camera, light, size=size, supersample=supersample)
 
 
-def batch(key: Key[Array, ''], n: int, *, size: int) -> Pool:
+def batch(key: Key[Array, ''], n: int, *, size: int, pairs: float = PAIRS) -> Pool:
   """`n` fresh slots."""
-  items, camera, view = draw(key, n, size=size)
+  items, camera, view = draw(key, n, size=size, pairs=pairs)
   byte = lambda a: jnp.round(255. * jnp.clip(a, 0., 1.)).astype(jnp.uint8)
   normal = jnp.round(127. * view.normal * view.mask[..., None]).astype(jnp.int8)
   return Pool(byte(view.rgb), byte(view.mask), normal, items, camera)
 
 
-def write(pool: PyTree, fresh: PyTree, at: Int[Array, '']) -> PyTree:
-  """`fresh` into the ring from slot `at` on; the ring's length is a multiple of the batch's."""
-  return jax.tree.map(lambda p, f: jax.lax.dynamic_update_slice_in_dim(p, f, at, 0), pool, fresh)
+def refresh(ring: PyTree, key: Key[Array, ''], j: Int[Array, ''], make: Callable, *, compositions: int) -> PyTree:
+  """The ring with what call `j` of a training adds, in the place after that of the call before: `make(key)` for each of
+  `compositions` keys. The ring's length is a multiple of what is added."""
+  keys = jax.random.split(jax.random.fold_in(key, j), compositions)
+  fresh = make(keys[0]) if compositions == 1 else jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), jax.lax.map(make, keys))
+  slots, n = (jax.tree.leaves(tree)[0].shape[0] for tree in (ring, fresh))
+  return jax.tree.map(lambda p, f: jax.lax.dynamic_update_slice_in_dim(p, f, j % (slots // n) * n, 0), ring, fresh)
+
+
+def fill(key: Key[Array, ''], j: int, make: Callable, *, compositions: int, slots: int, sharding: Any = None
+         ) -> tuple[PyTree, Callable]:
+  """The ring as call `j` finds it, with what the calls before it have added, or would have; and the compiled (ring, index of a
+  call) -> ring that adds, in the memory of the ring it is given. `sharding` says where the ring lies."""
+  one = jax.eval_shape(make, key)
+  ring = jax.tree.map(lambda s: jnp.zeros((slots, *s.shape[1:]), s.dtype), one)
+  add = jax.jit(lambda ring, k: refresh(ring, key, k, make, compositions=compositions), donate_argnums=0,
+                **({'out_shardings': sharding} if sharding else {}))
+  for k in range(j - slots // (compositions * jax.tree.leaves(one)[0].shape[0]), j):
+    ring = add(ring, jnp.int32(k))
+  return ring, add
+
+
+def some(key: Key[Array, ''], ring: PyTree, n: int) -> PyTree:
+  """`n` slots at random."""
+  slot = jax.random.randint(key, (n,), 0, jax.tree.leaves(ring)[0].shape[0])
+  return jax.tree.map(lambda a: a[slot], ring)
 
 
 def background(key: Key[Array, ''], size: int) -> Float[Array, 'H W 3']:

@@ -1,4 +1,8 @@
-"""Trains the toybox's depth and normal estimator and its reader:  python -m jaxdreamer.toybox.train_geometry --steps=6000
+"""Trains the toybox's depth and normal estimator and its reader.
+
+  python -m jaxdreamer.toybox.train_geometry --images=340000                   # hours of two cores
+  python -m jaxdreamer.toybox.train_geometry --minutes=4.2 --batch=512 --steps_per_call=16 --fresh=512 --slots=65536 \
+    --dtype=bfloat16                                                           # the shipped weights, on one H100
 
 Both see renders under random backgrounds; half of the geometry's pictures, and a quarter of the reader's, are noised as
 the prior's latents are, with t up to .6. Resumes from --workdir; writes the weights with held-out scores in a card.
@@ -6,7 +10,7 @@ the prior's latents are, with t up to .6. Resumes from --workdir; writes the wei
 """
 import json
 import os
-import time
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,10 +22,12 @@ from jaxtyping import Array, Float, Int8, UInt8
 from optax import contrib
 
 from jaxdreamer.nn import weights as weight_files
-from jaxdreamer.toybox import compiler, files, geometry, network, pool, world
+from jaxdreamer.toybox import compiler, files, fit, geometry, network, pool, world
 from jaxdreamer.types import Camera
 
 FLAGS = flags.FLAGS
+WARM_UP = 200                                    # steps
+WORLD_PAIRS = .4                                 # of what is held out, as of the world's captions
 
 
 class Ring(NamedTuple):
@@ -33,9 +39,9 @@ class Ring(NamedTuple):
   camera: Camera
 
 
-def fresh(key, n):
+def fresh(key, n, *, pairs=pool.PAIRS):
   """`n` renders of one composition with their geometry."""
-  items, camera, view = pool.draw(key, n, size=geometry.SIZE)
+  items, camera, view = pool.draw(key, n, size=geometry.SIZE, pairs=pairs)
   turn = camera.world_from_camera[:, :3, :3]                       # columns: right, up, backwards
   normal = jnp.einsum('bji,bhwj->bhwi', turn, view.normal)
   byte = lambda a: jnp.round(255. * jnp.clip(a, 0., 1.)).astype(jnp.uint8)
@@ -53,20 +59,20 @@ def noisy(key, x, t):
 def examples(key, ring, n, *, share):
   """`n` pictures, a `share` of them noised with t ~ U(0, .6): (x, picked slots, t)."""
   k_slot, k_back, k_t, k_noise, k_which = jax.random.split(key, 5)
-  pick = jax.tree.map(lambda a: a[jax.random.randint(k_slot, (n,), 0, ring.mask.shape[0])], ring)
+  pick = pool.some(k_slot, ring, n)
   back = jax.vmap(lambda k: pool.background(k, geometry.SIZE))(jax.random.split(k_back, n))
   x = jax.vmap(pool.composite)(pick.rgb, pick.mask, back)
   t = jnp.where(jax.random.uniform(k_which, (n,)) < share, jax.random.uniform(k_t, (n,), maxval=.6), 0.)
   return jnp.where((t > 0.)[:, None, None, None], noisy(k_noise, x, t), x), pick, t
 
 
-def geometry_loss(weights, x, pick):
+def geometry_loss(weights, x, pick, dtype):
   """1 - Pearson of disparity and 1 - cosine of normals on the object, and a little L1 of disparity everywhere.
 
   One picture leaves scale and shift of disparity to guess, and an error in them must not drown the shape (Ranftl et al.
   2020, MiDaS, Sec. 5); the L1 settles what can be known of them, and that there is nothing beside the object."""
   mask = (pick.mask > 127).astype(jnp.float32)
-  disparity, normal = geometry.geometry(weights, x)
+  disparity, normal = geometry.geometry(weights, x, dtype=dtype)
   true = pick.disparity.astype(jnp.float32)
   flat = lambda a: a.reshape(len(a), -1)
   cosine = jnp.sum(normal * pick.normal.astype(jnp.float32) / 127., -1)
@@ -78,9 +84,9 @@ def labels(pick):
   return geometry.labels(pick.item, geometry.mirrored(pick.camera))
 
 
-def reader_loss(weights, x, pick):
+def reader_loss(weights, x, pick, dtype):
   """Cross-entropy, summed over heads."""
-  logp, classes = geometry.read(weights, x), labels(pick)
+  logp, classes = geometry.read(weights, x, dtype=dtype), labels(pick)
   return -sum(jnp.mean(jnp.take_along_axis(logp[k], classes[k][:, None], -1)) for k in logp)
 
 
@@ -88,29 +94,29 @@ LOSSES = {'geometry': geometry_loss, 'reader': reader_loss}
 NOISY = {'geometry': .5, 'reader': .25}          # the share of noisy pictures
 
 
-def optimizer(steps):
-  """Muon (Jordan et al. 2024) for every kernel, AdamW for the rest: after 700 steps the loss is .552, with AdamW alone .638."""
-  rate = lambda peak: optax.warmup_cosine_decay_schedule(0., peak, min(200, steps // 4), steps, .01 * peak)
+def optimizer():
+  """At rate 1: Muon (Jordan et al. 2024) for every kernel, AdamW at a third of its rate for the rest: after 700 steps the loss is
+  .552, with AdamW alone .638."""
   def kernels(params):
     matrix = lambda a: contrib.MuonDimensionNumbers(tuple(range(a.ndim - 1)), (a.ndim - 1,)) if a.ndim > 1 else None
     return jax.tree.map(matrix, params)
   return optax.chain(optax.clip_by_global_norm(1.), contrib.muon(
-      rate(6e-3), adam_learning_rate=rate(2e-3), muon_weight_dimension_numbers=kernels, consistent_rms=.2, adam_b2=.99,
+      1., adam_learning_rate=1. / 3., muon_weight_dimension_numbers=kernels, consistent_rms=.2, adam_b2=.99,
       eps=1e-15, weight_decay=.01, adam_weight_decay=.01))
 
 
-def make_step(tx, *, n, slots, some):
-  """(weights of one of the networks or both, opt, ring, key, i) -> the same, a step on, with {network: loss}."""
-  def step(weights, opt, ring, key, i):
-    k_fresh, *keys = jax.random.split(jax.random.fold_in(key, i), 1 + len(LOSSES))
-    ring = pool.write(ring, fresh(k_fresh, some), i * some % slots)
+def make_step(tx, *, n, steps, share, peak, dtype=jnp.float32):
+  """(state, ring, progress) -> state, loss, as in `fit`; state = (step, weights of one of the networks or both, opt, key)."""
+  def step(ring, progress, state):
+    i, weights, opt, key = state
+    keys = jax.random.split(jax.random.fold_in(key, i), len(LOSSES))
     def total(w):
-      losses = {name: LOSSES[name](w, *examples(k, ring, n, share=NOISY[name])[:2]) for name, k in zip(LOSSES, keys) if name in w}
-      return sum(losses.values()), losses
-    (_, losses), grads = jax.value_and_grad(total, has_aux=True)(weights)
+      return sum(LOSSES[name](w, *examples(k, ring, n, share=NOISY[name])[:2], dtype) for name, k in zip(LOSSES, keys) if name in w)
+    value, grads = jax.value_and_grad(total)(weights)
     updates, opt = tx.update(grads, opt, weights)
-    return optax.apply_updates(weights, updates), opt, ring, losses
-  return step
+    rate = peak * fit.pace(i, progress, warm_up=WARM_UP, share=share, last=.01)
+    return (i + 1, jax.tree.map(lambda w, u: w + rate * u, weights, updates), opt, key), value
+  return lambda state, ring, progress: fit.scan(partial(step, ring, progress), state, steps)
 
 
 def held_out(key, weights, *, batches=192):
@@ -119,7 +125,7 @@ def held_out(key, weights, *, batches=192):
   @jax.jit
   def one(weights, key):
     k_fresh, k_pick, k_noise = jax.random.split(key, 3)
-    x, pick, _ = examples(k_pick, fresh(k_fresh, 4), 4, share=0.)
+    x, pick, _ = examples(k_pick, fresh(k_fresh, 4, pairs=WORLD_PAIRS), 4, share=0.)
     mask = (pick.mask > 127).astype(jnp.float32)
     flat = lambda a: a.reshape(a.shape[0], -1).astype(jnp.float32)
     def correlation(x):
@@ -143,47 +149,28 @@ def main(_):
   if FLAGS.start:
     whole, before = weight_files.load(FLAGS.start, whole), weight_files.read_metadata(FLAGS.start)['history'].splitlines()
   weights = {name: whole[name] for name in LOSSES if FLAGS.only in ('', name)}
-  tx = optimizer(FLAGS.steps)
-  opt, first = tx.init(weights), 0
+  tx, compositions, make = optimizer(), fit.compositions(), partial(fresh, n=FLAGS.fresh)
+  state = (jnp.int32(0), weights, tx.init(weights))
   if os.path.exists(path):
-    weights, opt, first = files.restore(path, (weights, opt, jnp.int32(0)))
-  some = FLAGS.fresh
-  make = jax.jit(lambda ring, j: pool.write(ring, fresh(jax.random.fold_in(k_run, 10 ** 6 + j), some), j * some),
-                 donate_argnums=0)
-  blank = jax.eval_shape(lambda: fresh(k_run, some))
-  ring = jax.tree.map(lambda s: jnp.zeros((FLAGS.slots, *s.shape[1:]), s.dtype), blank)
-  for j in range(FLAGS.slots // some):
-    ring = make(ring, jnp.int32(j))
-  step = jax.jit(make_step(tx, n=FLAGS.batch, slots=FLAGS.slots, some=some), donate_argnums=(0, 1, 2),
-                 compiler_options=compiler.own_convolutions())
-  begin = time.time()
-  size = sum(p.size for p in jax.tree.leaves(weights)) / 1e6
-  print(f'{size:.2f} M parameters, step {int(first)} of {FLAGS.steps}', flush=True)
-  for i in range(int(first), FLAGS.steps):
-    weights, opt, ring, losses = step(weights, opt, ring, k_run, jnp.int32(i))
-    if (i + 1) % 100 == 0:
-      left = (time.time() - begin) / (i + 1 - int(first)) * (FLAGS.steps - i - 1)
-      told = '  '.join(f'{name} {loss:.3f}' for name, loss in losses.items())
-      print(f'step {i + 1}/{FLAGS.steps}  {told}  left {left / 60:.1f} min', flush=True)
-    if (i + 1) % 500 == 0 or i + 1 == FLAGS.steps:
-      files.save(path, (weights, opt, jnp.int32(i + 1)))
-  scores = held_out(k_held, whole | weights)
+    state = files.restore(path, state)
+  first = int(state[0])
+  print(f'{sum(p.size for p in jax.tree.leaves(weights)) / 1e6:.2f} M parameters, step {first}', flush=True)
+  ring, add = pool.fill(k_run, first // FLAGS.steps_per_call, make, compositions=compositions, slots=FLAGS.slots)
+  step = make_step(tx, n=FLAGS.batch, steps=FLAGS.steps_per_call, share=FLAGS.decay, peak=FLAGS.rate, dtype=jnp.dtype(FLAGS.dtype))
+  state = (*state, k_run)
+  run = jax.jit(step, donate_argnums=0, compiler_options=compiler.own_convolutions()).lower(state, ring, jnp.float32(0.)).compile()
+  print(f'compiled, {FLAGS.slots:,} renders in the ring', flush=True)
+  state, i = fit.fit(run, state, ring, add, first=first, keep=lambda state, i, loss: files.save(path, state[:-1]))
+  weights = whole | state[1]
+  scores = held_out(k_held, weights)
   print(json.dumps(scores, indent=1))
-  command = f'python -m jaxdreamer.toybox.train_geometry --steps={FLAGS.steps} --seed={FLAGS.seed}'
-  command += ''.join(f' --{name}={FLAGS[name].value}' for name in ('only', 'start') if FLAGS[name].value)
-  weight_files.save(FLAGS.out, whole | weights, metadata={
-    'history': '\n'.join([*before, f'`{command}`: {FLAGS.steps * FLAGS.batch:,} pictures for {" and ".join(weights)}']),
+  command = f'python -m jaxdreamer.toybox.train_geometry {fit.settings()}' + (f' --only={FLAGS.only}' if FLAGS.only else '')
+  weight_files.save(FLAGS.out, weights, metadata={
+    'history': '\n'.join([*before, f'`{command}`: {i * FLAGS.batch:,} pictures for {" and ".join(state[1])}']),
     'hardware': f'{jax.device_count()} x {jax.devices()[0].device_kind}', 'scores': json.dumps(scores)})
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', 'runs/geometry', 'checkpoints')
-  flags.DEFINE_integer('steps', 6000, 'steps of the whole run')
-  flags.DEFINE_integer('batch', 32, 'pictures a step, for each of the two networks')
-  flags.DEFINE_integer('fresh', 8, 'renders replaced a step')
-  flags.DEFINE_integer('slots', 6144, 'renders in the ring')
-  flags.DEFINE_integer('seed', 0, '')
+  fit.options(images=340_000, rate=6e-3, slots=6144, workdir='runs/geometry', out='jaxdreamer/assets/geometry.safetensors')
   flags.DEFINE_enum('only', '', ['', *LOSSES], 'the network to train; both if not given')
-  flags.DEFINE_string('start', '', 'the weights to go on from')
-  flags.DEFINE_string('out', 'jaxdreamer/assets/geometry.safetensors', 'where the finished weights go')
   app.run(main)

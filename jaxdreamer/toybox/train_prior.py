@@ -1,16 +1,19 @@
 """Trains the shipped text-conditioned prior on endless fresh renders.
 
-  python -m jaxdreamer.toybox.train_prior --images=1000000
+  python -m jaxdreamer.toybox.train_prior --images=3000000                     # a day of two cores
+  python -m jaxdreamer.toybox.train_prior --minutes=9.15 --batch=256 --steps_per_call=32 --fresh=512 --slots=65536 \
+    --dtype=bfloat16 --rate=2e-3 --every=4000 --nolook                         # the shipped weights, on one H100
 
-x0-prediction, stratified t, denser where noise leaves words and camera to decide, mask and normals predicted beside the
-image, AdamW, EMA, a plateau and then a cosine decay over the last `--decay` of the run; captions dropped in a tenth of the
-images, view words told in .6 of them and the camera in .7. Resumes from
-`--workdir` by itself; a longer `--images` continues a run that has not begun to decay. The batch is shared by all devices.
+x0-prediction, stratified t, denser where noise leaves words and camera to decide; mask and normals predicted beside the
+image, and what the caption names read off the pooled text, by heads that training alone needs; the object's pixels weigh more
+than the background, which no caption tells; AdamW, EMA, a plateau and then a cosine decay over the last `--decay` of the run, of
+the rate and of the object's weight alike. Captions are dropped in a tenth of the images, view words told in .6 of them and the
+camera in .7. Resumes from `--workdir` by itself; a longer `--images` continues a run that has not begun to decay. The batch is
+shared by all devices.
 """
 import json
 import os
 import pathlib
-import time
 from functools import partial
 
 import jax
@@ -24,23 +27,20 @@ from optax import contrib
 from jaxdreamer import cameras
 from jaxdreamer.diffusion import diffuse
 from jaxdreamer.nn import weights as weight_files
-from jaxdreamer.toybox import compiler, files, network, pool, views, world
+from jaxdreamer.toybox import compiler, files, fit, geometry, network, pool, views, world
 
 FLAGS = flags.FLAGS
 CAMERA_KEPT, VIEW_WORDS, CAPTION_DROPPED = .7, .6, .1
-GEOMETRY_WEIGHT = .3
-
-def schedule(steps, share, peak):
-  """Warm-up over 500 steps, plateau, cosine to 2% over the last `share`."""
-  falling = int(steps * share)
-  return optax.join_schedules([optax.linear_schedule(0., peak, 500), optax.constant_schedule(peak),
-                               optax.cosine_decay_schedule(peak, max(falling, 1), .02)], [500, steps - falling])
+GEOMETRY_WEIGHT, MEANING_WEIGHT = .3, .02
+OBJECT_WEIGHT = 4.                               # of a pixel of the object, beside the 1 of every pixel
+WARM_UP = 500                                    # steps
+TIMES = (.5, .8, .95)                            # at which held-out errors are taken
+WORLD_PAIRS = .4                                 # of what is held out, as of the world's captions
 
 
-def optimizer(steps, share, peak):
-  """AdamW; Muon (Jordan et al. 2024), rescaled to Adam's step sizes, for the matrices through which words, times and cameras
-  act: it gives the faint directions of a gradient, as the camera's are, the step of the strong ones."""
-  rate = schedule(steps, share, peak)
+def optimizer():
+  """AdamW at rate 1; Muon (Jordan et al. 2024), rescaled to Adam's step sizes, for the matrices through which words, times and
+  cameras act: it gives the faint directions of a gradient, as the camera's are, the step of the strong ones."""
   tiny = 1e-15                                   # the lowest level's gradients are about 1e-8, and that is where words act
   def matrices(params):
     def of(path, x):
@@ -49,76 +49,118 @@ def optimizer(steps, share, peak):
       return contrib.MuonDimensionNumbers((0,), (1,)) if acts else None
     return jax.tree_util.tree_map_with_path(of, params)
   return optax.chain(optax.clip_by_global_norm(1.), contrib.muon(
-      rate, adam_learning_rate=rate, muon_weight_dimension_numbers=matrices, consistent_rms=.2, adam_b2=.99,
+      1., adam_learning_rate=1., muon_weight_dimension_numbers=matrices, consistent_rms=.2, adam_b2=.99,
       eps=tiny, weight_decay=.01, adam_weight_decay=.01))
 
 
+def init(key):
+  """The network's weights, and 'meaning', the heads that read the pooled text."""
+  width = network.TEXT.hidden_size
+  heads = {name: {'kernel': jnp.zeros((width, n)), 'bias': jnp.zeros(n)} for name, n in geometry.HEADS.items()}
+  return network.init(key) | {'meaning': heads}
+
+
+def networks(params):
+  """Those of the weights that are shipped."""
+  return {name: params[name] for name in ('unet', 'text_model')}
+
+
 def examples(key, source, n):
-  """`n` images of the ring as network inputs: latents, token ids, camera vectors, and the geometry that is seen."""
+  """`n` images of the ring as network inputs: latents, token ids, camera vectors, the geometry that is seen, and the classes of
+  what the caption names, -1 where there is no caption."""
   k_slot, k_back, k_words, k_drop = jax.random.split(key, 4)
-  pick = jax.tree.map(lambda a: a[jax.random.randint(k_slot, (n,), 0, source.mask.shape[0])], source)
+  pick = pool.some(k_slot, source, n)
   back = jax.vmap(lambda k: pool.background(k, network.SIZE))(jax.random.split(k_back, n))
   x = jax.vmap(pool.composite)(pick.rgb, pick.mask, back)
   told, seen, blank = jax.random.uniform(k_drop, (3, n))
   bins = jnp.where(seen < VIEW_WORDS, views.view_bin(pick.camera.azimuth, pick.camera.elevation), -1)
   ids = jax.vmap(world.tokens)(jax.random.split(k_words, n), pick.item, bins)
-  ids = jnp.where((blank < CAPTION_DROPPED)[:, None], jnp.asarray(world.tokenize(''))[None], ids)
+  is_blank = blank < CAPTION_DROPPED
+  ids = jnp.where(is_blank[:, None], jnp.asarray(world.tokenize(''))[None], ids)
+  classes = {name: jnp.where(is_blank, -1, label) for name, label in geometry.labels(pick.item, False).items()}
   vector = jax.vmap(cameras.camera_vector)(pick.camera) * (told < CAMERA_KEPT)[:, None]
-  return network.encode(x), ids, vector, network.geometry(pick.mask, pick.normal)
+  return network.encode(x), ids, vector, network.geometry(pick.mask, pick.normal), classes
 
 
-def loss(params, key, z, ids, vector, seen):
-  """Mean of |x0_hat - z|^2 over a batch, and GEOMETRY_WEIGHT as much of the geometry's. t is stratified over the batch and
-  densest at 1 (density 1 / (2 sqrt(1 - t))): there words and camera decide what little noise leaves to guess."""
+def of_object(seen):
+  """The mask of `seen` at each number of a latent."""
+  return jnp.repeat(seen[..., :network.PATCH ** 2], 3, -1)
+
+
+def misread(heads, pooled, classes):
+  """Cross-entropies of what the pooled text says, summed over heads; a mean over the captions that say anything."""
+  total = 0.
+  for name, label in classes.items():
+    logp = jax.nn.log_softmax(pooled @ heads[name]['kernel'] + heads[name]['bias'][None])
+    total -= jnp.where(label < 0, 0., jnp.take_along_axis(logp, jnp.maximum(label, 0)[:, None], -1)[:, 0])
+  return jnp.mean(total)
+
+
+def loss(params, key, z, ids, vector, seen, classes, *, emphasis=1., dtype=jnp.float32):
+  """Mean of |x0_hat - z|^2 over a batch, and GEOMETRY_WEIGHT as much of the geometry's, MEANING_WEIGHT of `misread`.
+
+  t is stratified over the batch and densest at 1 (density 1 / (2 sqrt(1 - t))): there words and camera decide what little noise
+  leaves to guess. Most of the plain error is the background's, so the object's pixels weigh 1 + OBJECT_WEIGHT times `emphasis`,
+  in a mean of 1; a weight that knows the truth leans the prediction towards 'object' where that is uncertain, and so ends at 0."""
   k_t, k_eps = jax.random.split(key)
   n = z.shape[0]
   t = 1. - (1. - (jnp.arange(n) + jax.random.uniform(k_t, (n,))) / n) ** 2
   eps = jax.random.normal(k_eps, z.shape)
   text = network.embed(params, ids)
-  x0_hat, seen_hat = network.predict(params, diffuse(z, t, eps, schedule=network.SCHEDULE), t, text, vector)
-  return jnp.mean((x0_hat - z) ** 2) + GEOMETRY_WEIGHT * jnp.mean((seen_hat - seen) ** 2)
+  x0_hat, seen_hat = network.predict(params, diffuse(z, t, eps, schedule=network.SCHEDULE), t, text, vector, dtype=dtype)
+  weight = 1. + OBJECT_WEIGHT * emphasis * of_object(seen)
+  image = jnp.mean(weight * (x0_hat - z) ** 2) / jnp.mean(weight)
+  return (image + GEOMETRY_WEIGHT * jnp.mean((seen_hat - seen) ** 2)
+          + MEANING_WEIGHT * misread(params['meaning'], text[:, 0], classes))
 
 
 @partial(jax.jit, static_argnames='n')
-def _unseen(params, key, *, n):
-  k_pool, k_pick, k_loss = jax.random.split(key, 3)
-  return loss(params, k_loss, *examples(k_pick, pool.batch(k_pool, n, size=network.SIZE), n))
+def _errors(weights, key, *, n):
+  k_pool, k_back, k_words, k_noise = jax.random.split(key, 4)
+  source = pool.batch(k_pool, n, size=network.SIZE, pairs=WORLD_PAIRS)
+  back = jax.vmap(lambda k: pool.background(k, network.SIZE))(jax.random.split(k_back, n))
+  z = network.encode(jax.vmap(pool.composite)(source.rgb, source.mask, back))
+  bins = views.view_bin(source.camera.azimuth, source.camera.elevation)
+  text = network.embed(weights, jax.vmap(world.tokens)(jax.random.split(k_words, n), source.item, bins))
+  vector, seen = jax.vmap(cameras.camera_vector)(source.camera), network.geometry(source.mask, source.normal)
+  patches = network.PATCH ** 2
+  row = {}
+  for t, k in zip(TIMES, jax.random.split(k_noise, len(TIMES))):
+    ts = jnp.full(n, t)
+    z_t = diffuse(z, ts, jax.random.normal(k, z.shape), schedule=network.SCHEDULE)
+    x0_hat, seen_hat = network.predict(weights, z_t, ts, text, vector)
+    off, here = (x0_hat - z) ** 2, of_object(seen)
+    row |= {f'x0_{t}': jnp.mean(off), f'object_{t}': jnp.sum(here * off) / jnp.sum(here),
+            f'mask_{t}': jnp.mean((seen_hat - seen)[..., :patches] ** 2)}
+  return row
 
 
 def held_out(params, key, *, batches, n=8):
-  """The mean loss on `batches` of `n` renders, with words, times and noise, that a key never used in training fixes."""
-  return float(np.mean([_unseen(params, k, n=n) for k in jax.random.split(key, batches)]))
+  """Errors on `batches` of `n` renders that a key never used in training fixes, words, view and camera told: mean squared error of
+  x0 everywhere and on the object's pixels, and of the mask, at each of TIMES."""
+  rows = [_errors(networks(params), k, n=n) for k in jax.random.split(key, batches)]
+  return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def make_step(tx, *, n, fresh, ring, sharded):
-  """(state, pool) -> (state, pool), loss with state = (step, params, ema, opt, key). One step a call: XLA's convolutions
-  are some forty times slower inside a compiled loop on a CPU."""
-  def step(carry):
-    (i, params, ema, opt, key), source = carry
-    k_fresh, k_batch, k_loss = jax.random.split(jax.random.fold_in(key, i), 3)
-    at = (i + ring // fresh) * fresh % ring
-    source = pool.write(source, pool.batch(k_fresh, fresh, size=network.SIZE), at)
-    some = jax.lax.with_sharding_constraint(examples(k_batch, source, n), sharded)
-    value, grads = jax.value_and_grad(loss)(params, k_loss, *some)
+def renders(key, *, fresh):
+  """`fresh` renders of one composition."""
+  return pool.batch(key, fresh, size=network.SIZE)
+
+
+def make_step(tx, *, n, steps, share, peak, sharded, dtype=jnp.float32):
+  """(state, ring, progress) -> state, loss, as in `fit`: `steps` steps of `n` images; state = (step, params, ema, opt, key)."""
+  def step(ring, progress, state):
+    i, params, ema, opt, key = state
+    k_batch, k_loss = jax.random.split(jax.random.fold_in(key, i))
+    some = jax.lax.with_sharding_constraint(examples(k_batch, ring, n), sharded)
+    value, grads = jax.value_and_grad(loss)(params, k_loss, *some, emphasis=fit.decay(progress, share), dtype=dtype)
     updates, opt = tx.update(grads, opt, params)
-    params = optax.apply_updates(params, updates)
+    rate = peak * fit.pace(i, progress, warm_up=WARM_UP, share=share, last=.02)
+    params = jax.tree.map(lambda p, u: p + rate * u, params, updates)
     keep = jnp.minimum(.999, (1. + i) / (10. + i))
     ema = jax.tree.map(lambda e, p: keep * e + (1. - keep) * p, ema, params)
-    return ((i + 1, params, ema, opt, key), source), value
-  return step
-
-
-def fill(key, i, *, fresh, ring):
-  """The ring as step `i` finds it: its last `ring` renders, each in its slot."""
-  one = jax.jit(lambda source, j: pool.write(
-      source, pool.batch(jax.random.split(jax.random.fold_in(key, j), 3)[0], fresh, size=network.SIZE),
-      (j + ring // fresh) * fresh % ring),
-      donate_argnums=0)
-  blank = jax.eval_shape(lambda: pool.batch(key, fresh, size=network.SIZE))
-  source = jax.tree.map(lambda s: jnp.zeros((ring, *s.shape[1:]), s.dtype), blank)
-  for j in range(i - ring // fresh, i):
-    source = one(source, jnp.int32(j))
-  return source
+    return (i + 1, params, ema, opt, key), value
+  return lambda state, ring, progress: fit.scan(partial(step, ring, progress), state, steps)
 
 
 CAPTIONS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a yellow mug', 'a red car',
@@ -146,68 +188,58 @@ def note_start(images):
   weights that were made with more than one set of settings say so."""
   path = pathlib.Path(FLAGS.workdir) / 'history.txt'
   lines = path.read_text().splitlines() if path.exists() else []
-  line = ' '.join(f'--{name}={FLAGS[name].value}' for name in ('images', 'decay', 'batch', 'reuse', 'rate', 'seed'))
+  line = fit.settings()
   if images < FLAGS['images'].value and not (lines and lines[-1].endswith(line)):
     lines.append(f'from image {images:,}: {line}')
     path.write_text('\n'.join(lines) + '\n')
   return lines
 
 
+def begin():
+  """What is trained, as it is before the first step: (step, params, ema, opt), from --start or from random weights."""
+  params = jax.jit(init)(jax.random.fold_in(jax.random.key(FLAGS.seed), 0))
+  if FLAGS.start:
+    params |= weight_files.load(FLAGS.start, jax.eval_shape(network.init, jax.random.key(0)))
+  return jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer().init(params)
+
+
 def main(_):
   os.makedirs(FLAGS.workdir, exist_ok=True)
-  n, fresh, ring = FLAGS.batch, FLAGS.batch // FLAGS.reuse, FLAGS.slots
-  if n % jax.device_count() or ring % fresh or n % FLAGS.reuse:
-    raise ValueError(f'--batch={n} must divide by the {jax.device_count()} devices and by --reuse={FLAGS.reuse}, '
-                     f'--slots={ring} by batch / reuse = {fresh}')
-  steps = FLAGS.images // n
-  mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
-  tx = optimizer(steps, FLAGS.decay, FLAGS.rate)
-  key = jax.random.key(FLAGS.seed)
-  k_init, k_run, k_held, k_grid = jax.random.split(key, 4)
-  params = jax.jit(network.init)(k_init)
-  state = (jnp.int32(0), params, jax.tree.map(jnp.copy, params), tx.init(params))
+  k_run, k_held, k_grid = jax.random.split(jax.random.fold_in(jax.random.key(FLAGS.seed), 1), 3)
+  compositions, make, state = fit.compositions(), partial(renders, fresh=FLAGS.fresh), begin()
   path = os.path.join(FLAGS.workdir, 'state.safetensors')
   if os.path.exists(path):
     state = files.restore(path, state)
-  history = note_start(int(state[0]) * n)
-  source = fill(k_run, int(state[0]), fresh=fresh, ring=ring)
-  state = jax.device_put((*state, k_run), NamedSharding(mesh, PartitionSpec()))
-  step = make_step(tx, n=n, fresh=fresh, ring=ring, sharded=NamedSharding(mesh, PartitionSpec('data')))
-  run = jax.jit(step, donate_argnums=0, compiler_options=compiler.own_convolutions())
+  first = int(state[0])
+  history = note_start(first * FLAGS.batch)
+  print(f'{sum(p.size for p in jax.tree.leaves(networks(state[1]))) / 1e6:.1f} M parameters, step {first}', flush=True)
+  mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
+  everywhere = NamedSharding(mesh, PartitionSpec()) if jax.device_count() > 1 else None
+  ring, add = pool.fill(k_run, first // FLAGS.steps_per_call, make, compositions=compositions, slots=FLAGS.slots,
+                        sharding=everywhere)
+  state = jax.device_put((*state, k_run), everywhere)
+  step = make_step(optimizer(), n=FLAGS.batch, steps=FLAGS.steps_per_call, share=FLAGS.decay, peak=FLAGS.rate,
+                   sharded=NamedSharding(mesh, PartitionSpec('data')), dtype=jnp.dtype(FLAGS.dtype))
+  run = jax.jit(step, donate_argnums=0, compiler_options=compiler.own_convolutions()).lower(state, ring, jnp.float32(0.)).compile()
+  print(f'compiled, {FLAGS.slots:,} renders in the ring', flush=True)
 
-  carry, start, first = (state, source), time.time(), int(state[0])
-  i = first
-  print(f'{sum(p.size for p in jax.tree.leaves(params)) / 1e6:.1f} M parameters, step {i} of {steps}', flush=True)
-  while i < steps:
-    carry, value = run(carry)
-    i += 1
-    if i % 100 == 0:
-      speed = (i - first) * n / (time.time() - start)
-      print(f'step {i}/{steps}  images {i * n}  loss {float(value):.4f}  {speed:.0f} images/s  '
-            f'left {(steps - i) * n / speed / 60:.0f} min', flush=True)
-    if i % FLAGS.every == 0 or i >= steps:
-      if not np.isfinite(float(value)):
-        raise FloatingPointError(f'loss is {value} at step {i}; the last good state is {path}')
-      files.save(path, carry[0][:-1])
-      with open(os.path.join(FLAGS.workdir, 'metrics.jsonl'), 'a') as f:
-        f.write(json.dumps({'step': i, 'images': i * n, 'loss': float(value),
-                            'held_out': held_out(carry[0][2], k_held, batches=256 // fresh, n=fresh)}) + '\n')
-      grid(carry[0][2], k_grid).save(os.path.join(FLAGS.workdir, f'samples_{i:06d}.png'))
-  weight_files.save(FLAGS.out, carry[0][2], metadata={
-    'images': str(i * n), 'seed': str(FLAGS.seed), 'hardware': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
-    'command': f'python -m jaxdreamer.toybox.train_prior --images={FLAGS.images} --decay={FLAGS.decay} --rate={FLAGS.rate}',
-    'history': '\n'.join(history)})
+  def keep(state, i, value):
+    files.save(path, state[:-1])
+    row = {'step': i, 'images': i * FLAGS.batch, 'loss': value}
+    if FLAGS.look:
+      row |= held_out(state[2], k_held, batches=32)
+      grid(state[2], k_grid).save(os.path.join(FLAGS.workdir, f'samples_{i:06d}.png'))
+    print(json.dumps(row), flush=True)
+    with open(os.path.join(FLAGS.workdir, 'metrics.jsonl'), 'a') as f:
+      f.write(json.dumps(row) + '\n')
+
+  state, i = fit.fit(run, state, ring, add, first=first, keep=keep)
+  weight_files.save(FLAGS.out, networks(state[2]), metadata={
+    'images': str(i * FLAGS.batch), 'seed': str(FLAGS.seed), 'hardware': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'command': f'python -m jaxdreamer.toybox.train_prior {fit.settings()}', 'history': '\n'.join(history)})
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('workdir', 'runs/prior', 'checkpoints, curves and sample grids')
-  flags.DEFINE_integer('images', 1_000_000, 'images to train on')
-  flags.DEFINE_float('decay', .4, 'the last share of the run, over which the rate falls to 2%')
-  flags.DEFINE_integer('batch', 32, 'images a step')
-  flags.DEFINE_integer('reuse', 4, 'times a render is seen before it is replaced')
-  flags.DEFINE_integer('slots', 8192, 'renders in the ring')
-  flags.DEFINE_float('rate', 1.5e-3, 'learning rate of the plateau')
-  flags.DEFINE_integer('every', 1000, 'steps between checkpoints, held-out losses and sample grids')
-  flags.DEFINE_integer('seed', 0, '')
-  flags.DEFINE_string('out', 'jaxdreamer/assets/prior.safetensors', 'where the finished EMA weights go')
+  fit.options(images=3_000_000, rate=1.5e-3, slots=8192, workdir='runs/prior', out='jaxdreamer/assets/prior.safetensors')
+  flags.DEFINE_bool('look', True, 'held-out errors and a grid of samples at every checkpoint, by programs of their own')
   app.run(main)

@@ -19,7 +19,8 @@ from jaxdreamer.toybox.primitives import norm
 from jaxdreamer.types import Camera
 
 TILE = 4                         # pixels along the side of a tile
-CHUNK = 32768                    # rays traced together: fits a CPU's cache; a GPU wants 2 ** 21
+CHUNK = 2 ** 15                  # rays traced together: fits a CPU's cache
+CHUNK_GPU = 2 ** 21
 CONE_STEPS = 16
 STEPS = 40                       # of sphere tracing, from where the cone stopped
 HIT = 1.5e-3                     # a ray that ends nearer than this has hit
@@ -133,11 +134,12 @@ def _shade(item, camera, light, ids, start, side, k, steps):
 
 
 def render_batch(item: world.Item, camera: Camera, light: Light, *, size: int, supersample: int = 1, steps: int = STEPS,
-                 chunk: int = CHUNK) -> View:
+                 chunk: int | None = None) -> View:
   """Pictures of one composition; colour, pattern, camera and light have a leading axis, kind and relation none."""
   if size % TILE:
     raise ValueError(f'size {size} is not a multiple of {TILE}')
   b, side = camera.fov.shape[0], size // TILE
+  chunk = chunk or (CHUNK if jax.default_backend() == 'cpu' else CHUNK_GPU)
   tiles = b * side ** 2
   batch = min(tiles, chunk // (TILE * supersample) ** 2)
   start, alive = _approach(item, camera, jnp.arange(tiles), side)
