@@ -4,7 +4,7 @@
   python -m jaxdreamer.train --config=configs/scaledreamer_mvdream.py --config.prior.path=FILE \
     --config.prior.mvdream.tokenizer=FOLDER --config.prompt="a pineapple"
 """
-from configs import sd
+from jaxdreamer.configs import sd
 
 UNWANTED = ('ugly, bad anatomy, blurry, pixelated obscure, unnatural colors, poor lighting, dull, and unclear, cropped, lowres, '
             'low quality, artifacts, duplicate, morbid, mutilated, poorly drawn face, deformed, dehydrated, bad proportions')

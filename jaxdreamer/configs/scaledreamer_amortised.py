@@ -7,7 +7,7 @@ mg15 is Hyper-iNGP, df415 and at2520 are 3DConv-Net, cp100k its larger size, all
 prompt; dl17k is the triplane transformer on MVDream with four. A step holds a prompt for each device of 8 GPUs; `:df415,64` is
 for 64 devices, a v5e-64 or eight such hosts. dl17k adds up two steps, as published.
 """
-from configs import scaledreamer_mvdream, sd
+from jaxdreamer.configs import scaledreamer_mvdream, sd
 
 CONV3D = {'text': 1024, 'channels': (512, 512, 512, 256, 128, 64), 'features': 32, 'width': 256, 'radius': .8}
 LARGER = CONV3D | {'channels': (512, 512, 512, 512, 256, 128)}

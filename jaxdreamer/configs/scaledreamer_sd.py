@@ -2,7 +2,7 @@
 
   python -m jaxdreamer.train --config=configs/scaledreamer_sd.py --config.prior.path=FOLDER --config.prompt="a pineapple"
 """
-from configs import sd
+from jaxdreamer.configs import sd
 
 
 def get_config():

@@ -5,7 +5,7 @@
 
 `configs/toybox_amortised.py:sds` (csd, vsd) trains it by another estimator. Device, time and scores to expect: README.md.
 """
-from configs import base
+from jaxdreamer.configs import base
 
 ROWS = {'sds': 2, 'csd': 2, 'ssd': 2, 'asd': 3, 'vsd': 6}     # of the prior's UNet for a view
 ALL = 8 * 9000                                               # of them in a run, whatever the estimator
