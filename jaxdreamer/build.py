@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxdreamer import cameras, checkpoints, corpus, optim, prompts, regularizers, render, sampling, train_step
+from jaxdreamer import cameras, checkpoints, corpus, optim, prompts, regularizers, render, sampling, seeds, train_step
 from jaxdreamer.baselines import eyes
 from jaxdreamer.baselines.constant import constant
 from jaxdreamer.baselines.depth import depth
@@ -327,7 +327,7 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
   background = BACKGROUNDS[config.render.background]
   field = pick(SCENES, config.scene, 'scene')()
   scene = with_background(several(field, config.scene.particles) if config.scene.particles > 1 else field, background)
-  key = jax.random.key(config.seed)
+  key = seeds.key(config.seed)
   prior = with_eyes(pick(PRIORS, config.prior, 'prior')(key, config.prompt, weights_at(config.prior)), config.estimator)
   check_views(config, prior.together)
   t_min, t_max = optim.schedule(config.sampling.t_min), optim.schedule(config.sampling.t_max)
@@ -392,7 +392,7 @@ def restore(workdir: pathlib.Path) -> tuple[ConfigDict, Job, TrainState]:
   config.mesh.data = 1
   built = job(config, make_mesh(config))
   with checkpoints.manager(workdir, keep=config.keep) as saved:
-    found = checkpoints.restore(saved, built.init(jax.random.key(config.seed)))
+    found = checkpoints.restore(saved, built.init(seeds.key(config.seed)))
   if not found:
     raise ValueError(f'{workdir} holds no finished checkpoint: train it first')
   return config, built, found[0]

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
-from jaxdreamer import build, cli, loop, metrics
+from jaxdreamer import build, cli, loop, metrics, seeds
 from jaxdreamer.nn import blueprints, hub
 
 ASSETS = pathlib.Path(__file__).parent / 'assets'
@@ -79,7 +79,7 @@ def cost(config) -> dict[str, str]:
   built = time.monotonic() - begin
   everywhere = NamedSharding(mesh, PartitionSpec())
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-                        (jax.eval_shape(job.init, jax.random.key(config.seed)), job.prior))
+                        (jax.eval_shape(job.init, seeds.key(config.seed)), job.prior))
   shapes = (*shapes, job.text(0))
   begin = time.monotonic()
   compiled = [(first, step.lower(*shapes).compile()) for first, step in job.stages]

@@ -27,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, cameras, checkpoints, metrics
+from jaxdreamer import build, cameras, checkpoints, metrics, seeds
 from jaxdreamer.types import TrainState
 
 SIGNALS = tuple(name for name in ('SIGTERM', 'SIGINT', 'SIGUSR1') if hasattr(signal, name))
@@ -58,7 +58,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh, *, command: 
   progress = metrics.Progress(steps=config.steps)
   with checkpoints.manager(workdir, keep=config.keep) as saved:
     with clock('init'):
-      state = place(job.init(jax.random.key(config.seed)), mesh)
+      state = place(job.init(seeds.key(config.seed)), mesh)
       state, running = checkpoints.restore(saved, state, warn=progress.say) or (state, {})
     step, why = int(state.step), DONE
     if step:

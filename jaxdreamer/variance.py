@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from jaxdreamer import build, cli, laboratory, moments
+from jaxdreamer import build, cli, laboratory, moments, seeds
 
 METHODS = ('sds; ssd; ssd estimator.ssd.mu=moments; csd; vsd; asd; sds sampling.design=stratified; sds sampling.design=lattice;'
            'sds sampling.design=stratified sampling.draws=4')
@@ -26,7 +26,7 @@ METHODS = ('sds; ssd; ssd estimator.ssd.mu=moments; csd; vsd; asd; sds sampling.
 def states_of(config, at: list[int]):
   """(step, scene params) of a run of `config`, at the steps `at`, as they come."""
   job = build.job(config, build.make_mesh(config))
-  state = job.init(jax.random.key(config.seed))
+  state = job.init(seeds.key(config.seed))
   for step in sorted(at):
     while int(state.step) < step:
       state, _ = job.step(state, job.prior, job.text(int(state.step)))
@@ -104,7 +104,7 @@ def main() -> int:
   for step, scene in states:
     say = lambda what: print(f'{time.time() - start:6.0f} s  {what}', flush=True)
     kept = {m: est for m, est in learnt.items() if m in methods}
-    seen.append(laboratory.measure(jax.random.key(options.seed), subjects, scene, step, cameras=options.cameras,
+    seen.append(laboratory.measure(seeds.key(options.seed), subjects, scene, step, cameras=options.cameras,
                                    repeats=options.repeats, warm=options.warm, shape=shape, kept=kept, say=say))
     rows.append({'step': step, 'rows': plain(laboratory.compare(seen[-1:]))})
   over_all = laboratory.compare(seen)
@@ -133,6 +133,6 @@ if __name__ == '__main__':
   flags.DEFINE_integer('noises', 2, 'Noises under a time.', lower_bound=2)
   flags.DEFINE_integer('repeats', 48, 'Whole steps.', lower_bound=3)
   flags.DEFINE_integer('warm', 100, 'Steps for which an estimator may learn on the frozen scene before it is measured.')
-  flags.DEFINE_integer('seed', 0, 'Of all draws.')
+  flags.DEFINE_integer('seed', 0, 'Of all draws.', lower_bound=0, upper_bound=seeds.MOST)
   flags.DEFINE_string('out', None, 'Where to write; the run, or runs/variance.')
   cli.run(main)
