@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxdreamer import cameras, checkpoints, corpus, optim, prompts, regularizers, render, sampling, seeds, train_step
+from jaxdreamer import cameras, checkpoints, corpus, optim, options, prompts, regularizers, render, sampling, seeds, train_step
 from jaxdreamer.baselines import eyes
 from jaxdreamer.baselines.constant import constant
 from jaxdreamer.baselines.depth import depth
@@ -176,6 +176,7 @@ def ring(section) -> int:
 
 def make_mesh(config) -> Mesh:
   """The mesh of config.mesh over all devices; data = 0 takes all that are there, or the most that divide the views."""
+  options.check(config)
   n, rings = len(jax.devices()), config.sampling.views // ring(config.sampling)
   data = config.mesh.data or max(d for d in range(1, n + 1) if rings % d == 0)
   if data > n:
@@ -216,17 +217,14 @@ def with_background(scene: Scene, background: backgrounds.Background) -> Scene:
 
 def check(config, mesh: Mesh) -> None:
   """What can be wrong with the numbers of a config, said before anything compiles."""
+  options.check(config)
   views = config.sampling.views
-  if views < 1 or views % mesh.devices.size:
-    raise ValueError(f'config.sampling.views={views}: must be a positive multiple of the {mesh.devices.size} devices of the '
+  if views % mesh.devices.size:
+    raise ValueError(f'config.sampling.views={views}: must be a multiple of the {mesh.devices.size} devices of the '
                      f'mesh; change it, or set config.mesh.data')
   if views % (mesh.devices.size * ring(config.sampling)):
     raise ValueError(f'config.sampling.views={views}: config.sampling.design={config.sampling.design!r} takes a multiple of '
                      f'{ring(config.sampling)} for each of the {mesh.devices.size} devices of config.mesh.data')
-  for option, number in (('steps', config.steps), ('steps_per_call', config.steps_per_call),
-                         ('scene.particles', config.scene.particles)):
-    if number < 1:
-      raise ValueError(f'config.{option}={number}: takes a positive number')
   if config.steps % config.steps_per_call:
     raise ValueError(f'config.steps={config.steps}: must be a multiple of config.steps_per_call={config.steps_per_call}')
   if config.corpus.path:
@@ -236,11 +234,8 @@ def check(config, mesh: Mesh) -> None:
   if config.sampling.design not in sampling.DESIGNS:
     raise ValueError(f'config.sampling.design={config.sampling.design!r}: takes one of {sorted(sampling.DESIGNS)}')
   s = config.sampling
-  if s.draws < 1 or s.draws % (2 if s.antithetic else 1):
-    raise ValueError(f'config.sampling.draws={s.draws}: takes a positive number'
-                     + (', an even one with config.sampling.antithetic=True' if s.antithetic else ''))
-  if not s.density or min(s.density) <= 0:
-    raise ValueError(f'config.sampling.density={s.density}: takes positive numbers, one a bin of t')
+  if s.draws % (2 if s.antithetic else 1):
+    raise ValueError(f'config.sampling.draws={s.draws}: takes an even number with config.sampling.antithetic=True')
   if config.estimator.name == 'csd' and config.estimator.csd.negative != NEVER and not config.negative:
     raise ValueError(f'config.estimator.csd.negative={config.estimator.csd.negative} asks for a negative prompt, and '
                      'config.negative is empty: give one, or set the share to 0')
@@ -251,7 +246,7 @@ def check(config, mesh: Mesh) -> None:
 def check_corpus(config, mesh: Mesh) -> None:
   """What can be wrong with many prompts."""
   each, views = config.corpus.prompts, config.sampling.views
-  if each < 1 or each % mesh.devices.size or views % each:
+  if each % mesh.devices.size or views % each:
     raise ValueError(f'config.corpus.prompts={each}: must be a positive multiple of the {mesh.devices.size} devices of the mesh '
                      f'that divides config.sampling.views={views}, the views of all of them')
   if views // each % ring(config.sampling):
@@ -284,7 +279,7 @@ def make_texts(config, prior: Prior, mesh: Mesh) -> tuple[tuple[str, ...], Calla
   def store():
     name = corpus.name_of(phrases, config.negative, told(phrases[0]))
     folder = config.corpus.store or os.fspath(prompts.cache() / name)
-    return corpus.open_store(pathlib.Path(folder).expanduser(), phrases, told)
+    return corpus.open_store(pathlib.Path(folder), phrases, told)
   which = partial(prompts.chosen, config.seed, count=len(phrases), each=config.corpus.prompts)
   text = corpus.batches(functools.cache(store), which, NamedSharding(mesh, PartitionSpec('data')))
   return phrases, text, told
@@ -322,6 +317,7 @@ def check_stages(config, prior: Prior) -> tuple[tuple[int, int], ...]:
 def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
   """The run that `config` describes, on `mesh`. `abstract`: its prior may be the shapes of a model that is not here."""
   check(config, mesh)
+  config = options.expanded(config)
   if config.prior.path == blueprints.SHAPES and not abstract:
     raise ValueError(f'config.prior.path={blueprints.SHAPES!r}: takes weights; shapes alone are for python -m jaxdreamer.doctor')
   background = BACKGROUNDS[config.render.background]
