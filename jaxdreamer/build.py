@@ -385,10 +385,9 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
 def restore(workdir: pathlib.Path) -> tuple[ConfigDict, Job, TrainState]:
   """The run in `workdir` at its newest checkpoint, on one device. ValueError where there is none."""
   config = ConfigDict(checkpoints.tuples(checkpoints.read_options(workdir)))
+  if not checkpoints.finished_steps(workdir):
+    raise ValueError(f'{workdir} holds no finished checkpoint: train it first')
   config.mesh.data = 1
   built = job(config, make_mesh(config))
-  with checkpoints.manager(workdir, keep=config.keep) as saved:
-    found = checkpoints.restore(saved, built.init(seeds.key(config.seed)))
-  if not found:
-    raise ValueError(f'{workdir} holds no finished checkpoint: train it first')
-  return config, built, found[0]
+  with checkpoints.reader(workdir) as saved:
+    return config, built, checkpoints.restore(saved, built.init(seeds.key(config.seed)))[0]

@@ -27,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, cameras, checkpoints, metrics, seeds
+from jaxdreamer import build, cameras, checkpoints, metrics, options, seeds
 from jaxdreamer.types import TrainState
 
 SIGNALS = tuple(name for name in ('SIGTERM', 'SIGINT', 'SIGUSR1') if hasattr(signal, name))
@@ -48,14 +48,22 @@ def run(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh, *, command: 
 
   `command` is what the report says the run was started with. One process writes; all hold the state.
   """
-  clock = metrics.Clock()
-  workdir = pathlib.Path(workdir).expanduser()
   check(config)
+  workdir = options.place(workdir)
+  with checkpoints.alone(workdir, new=True):
+    return run_alone(config, workdir, mesh, command=command)
+
+
+def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command: str) -> Outcome:
+  """`run`, in a workdir that no other process writes into."""
+  clock = metrics.Clock()
   checkpoints.claim(workdir, config.to_dict())
   with clock('build'):
     job = build.job(config, mesh)
 
   progress = metrics.Progress(steps=config.steps)
+  if late := options.outliving(config):
+    progress.say(f'warning: {late}')
   with checkpoints.manager(workdir, keep=config.keep) as saved:
     with clock('init'):
       state = place(job.init(seeds.key(config.seed)), mesh)
@@ -146,10 +154,7 @@ def passed(before: int, step: int, every: int) -> bool:
 
 def check(config: ConfigDict):
   """Refuses, in one line, what can be refused before anything is built."""
-  for option, least in (('steps', 1), ('log_every', 1), ('keep', 1), ('preview_every', 0), ('checkpoint_every', 0),
-                        ('max_minutes', 0)):
-    if config[option] < least:
-      raise ValueError(f'{option}={config[option]}: give {least} or more')
+  options.check(config)
   profile_range(config.profile_steps)
 
 

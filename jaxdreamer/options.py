@@ -21,6 +21,7 @@ from jaxdreamer.estimators.weights import WEIGHTS
 
 CHOICES = ('scene', 'prior', 'estimator')        # sections with a name, and the options of each function it may name
 PATHS = ('path', 'store', 'tokenizer', 'tokenizer_2', 'lora', 'depth', 'normals')          # last parts of options that are paths
+Number = float | int
 DTYPES = ('bfloat16', 'float16', 'float32')
 
 
@@ -42,7 +43,7 @@ def bounds(low: float, high: float) -> str:
   return f', from {low:g} to {high:g}' if high < math.inf else f', {low:g} or more' if low > -math.inf else ''
 
 
-def whole(low: int, *, high: float = math.inf) -> Rule:
+def whole(low: int, *, high: Number = math.inf) -> Rule:
   span = f', from {low} to {high}' if high < math.inf else f', {low} or more'
   return Rule(f'a whole number{span}', lambda v: is_whole(v) and low <= v <= high)
 
@@ -209,7 +210,7 @@ def shown(value: Any) -> str:
   return repr(value) if len(repr(value)) < 100 else repr(value)[:97] + '...'
 
 
-def ramp(value: Any) -> tuple[float, float, int, int]:
+def ramp(value: Any) -> tuple[Number, Number, int, int]:
   """(v0, v1, start, steps) of a schedule; one number is steady."""
   value = tuple(value) if is_row(value) else (value,)
   if len(value) == 1:
@@ -218,7 +219,7 @@ def ramp(value: Any) -> tuple[float, float, int, int]:
   return v0, v1, int(start[0]) if start else 0, int(steps)
 
 
-def at(value: Any, step: int) -> float:
+def at(value: Any, step: int) -> Number:
   v0, v1, start, steps = ramp(value)
   return v0 + (v1 - v0) * min(max(step - start, 0) / max(steps, 1), 1.) if steps else v0
 

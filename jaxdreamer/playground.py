@@ -14,6 +14,7 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from jaxdreamer import build, cameras, cli, evaluate, laboratory, moments, seeds
+from jaxdreamer.options import place
 
 METHODS = 'sds; ssd; csd; vsd; asd; sds sampling.design=stratified; sds sampling.design=stratified sampling.draws=4'
 
@@ -83,7 +84,7 @@ def main() -> int:
   if config is None or config.scene.name != 'image':
     raise ValueError('--config: give one whose scene is a picture: configs/image2d.py')
   cli.compile_cache()
-  folder = pathlib.Path(options.out)
+  folder = place(options.out)
   folder.mkdir(parents=True, exist_ok=True)
   camera = jax.tree.map(lambda a: a[None], cameras.from_uniform(jnp.full(4, .5), **build.camera_ranges(config.cameras)))
   truth, mask = (np.asarray(a[0]) for a in evaluate.true_pictures(config.prompt, camera, size=config.scene.image.size))

@@ -13,6 +13,7 @@ import jax
 from absl import flags
 
 from jaxdreamer import build, checkpoints, cli, loop
+from jaxdreamer.options import place
 
 
 def default_workdir(config) -> pathlib.Path:
@@ -37,7 +38,7 @@ def main() -> int:
   if config.mesh.get('distributed', False):
     join_processes()
   cli.compile_cache()
-  folder = pathlib.Path(workdir) if workdir else default_workdir(config)
+  folder = place(workdir) if workdir else default_workdir(config)
   outcome = loop.run(config, folder, build.make_mesh(config),
                      command=shlex.join(['python', '-m', 'jaxdreamer.train', *sys.argv[1:]]))
   if outcome.why in loop.SIGNALS:
