@@ -169,15 +169,10 @@ def with_eyes(prior: Prior, section: Any) -> Prior:
   return prior.replace(weights=prior.weights | {name: load() for name, (_, load) in chosen.items() if load})
 
 
-def ring(section) -> int:
-  """Views that config.sampling.design keeps on one device."""
-  return sampling.RING if section.design == 'rings' else 1
-
-
 def make_mesh(config) -> Mesh:
   """The mesh of config.mesh over all devices; data = 0 takes all that are there, or the most that divide the views."""
   options.check(config)
-  n, rings = len(jax.devices()), config.sampling.views // ring(config.sampling)
+  n, rings = len(jax.devices()), config.sampling.views // options.ring(config.sampling)
   data = config.mesh.data or max(d for d in range(1, n + 1) if rings % d == 0)
   if data > n:
     raise ValueError(f'config.mesh.data={data}: there are {n} devices')
@@ -222,9 +217,9 @@ def check(config, mesh: Mesh) -> None:
   if views % mesh.devices.size:
     raise ValueError(f'config.sampling.views={views}: must be a multiple of the {mesh.devices.size} devices of the '
                      f'mesh; change it, or set config.mesh.data')
-  if views % (mesh.devices.size * ring(config.sampling)):
+  if views % (mesh.devices.size * options.ring(config.sampling)):
     raise ValueError(f'config.sampling.views={views}: config.sampling.design={config.sampling.design!r} takes a multiple of '
-                     f'{ring(config.sampling)} for each of the {mesh.devices.size} devices of config.mesh.data')
+                     f'{options.ring(config.sampling)} for each of the {mesh.devices.size} devices of config.mesh.data')
   if config.steps % config.steps_per_call:
     raise ValueError(f'config.steps={config.steps}: must be a multiple of config.steps_per_call={config.steps_per_call}')
   if config.corpus.path:
@@ -249,9 +244,9 @@ def check_corpus(config, mesh: Mesh) -> None:
   if each % mesh.devices.size or views % each:
     raise ValueError(f'config.corpus.prompts={each}: must be a positive multiple of the {mesh.devices.size} devices of the mesh '
                      f'that divides config.sampling.views={views}, the views of all of them')
-  if views // each % ring(config.sampling):
+  if views // each % options.ring(config.sampling):
     raise ValueError(f'config.sampling.views={views}: config.sampling.design={config.sampling.design!r} takes a multiple of '
-                     f'{ring(config.sampling)} for each of config.corpus.prompts={each}')
+                     f'{options.ring(config.sampling)} for each of config.corpus.prompts={each}')
   if config.steps_per_call != 1:
     raise ValueError(f'config.steps_per_call={config.steps_per_call}: takes 1 with config.corpus.path, whose prompts change at '
                      'every step')
@@ -290,7 +285,7 @@ def check_views(config, together: int) -> None:
   if together == 1:
     return
   s, azimuth, name = config.sampling, config.cameras.azimuth, config.prior.name
-  if ring(s) != together:
+  if options.ring(s) != together:
     raise ValueError(f"config.sampling.design={s.design!r}: config.prior.name={name!r} sees {together} views of a scene at once, "
                      f"and takes 'rings'")
   if s.draws != 1:

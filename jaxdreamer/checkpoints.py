@@ -9,6 +9,7 @@ Orbax writes in the background and commits a step by renaming its folder, so a p
 before as the newest. Frozen weights are never saved. A state restores onto any number of devices. `options` are plain
 nested dicts; a workdir is a folder of a local or mounted file system.
 """
+import errno
 import fcntl
 import hashlib
 import json
@@ -27,6 +28,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 FORMAT = 1
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FOLDER = 'checkpoints'
 
 # These may change between two starts of one run: they decide how long, how often and where, not what a step computes.
@@ -96,6 +98,15 @@ def _write(path, value):
   draft = path.with_name(f'.{path.name}.draft')
   draft.write_text(json.dumps(value, indent=1, sort_keys=True) + '\n')
   os.replace(draft, path)
+
+
+def is_full(error: BaseException | None) -> bool:
+  """Whether an error, or one that it came of, says that a disk has no room left. Those of Orbax say it in words alone."""
+  while error:
+    if getattr(error, 'errno', None) in FULL or any(os.strerror(number) in str(error) for number in FULL):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
 
 
 @contextmanager

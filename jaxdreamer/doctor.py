@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
-from jaxdreamer import build, cli, loop, metrics, seeds
+from jaxdreamer import build, cli, loop, metrics, options, seeds
 from jaxdreamer.nn import blueprints, hub
 
 ASSETS = pathlib.Path(__file__).parent / 'assets'
@@ -91,8 +91,7 @@ def cost(config) -> dict[str, str]:
   limit = min((device.memory_stats() or {}).get('bytes_limit', 0) for device in mesh.devices.flat)
   needs = max(loop.bytes_of(step) for _, step in compiled)
   if 0 < limit < needs:
-    rows['warning'] = (f'needs {needs / metrics.GIB:.1f} of {limit / metrics.GIB:.1f} GiB: lower config.sampling.views or '
-                       'config.render.samples, set config.render.chunk, or use more devices')
+    rows['warning'] = f'needs {needs / metrics.GIB:.1f} of {limit / metrics.GIB:.1f} GiB; {options.ways_to_fit(config)}'
   return rows
 
 

@@ -1,7 +1,8 @@
 """What each option takes: its kind and how many values by its default in configs/base.py, its range by the table RULES here.
 
 `check` answers the first option that is wrong in one line, before anything is built; `outliving` tells of schedules that a run is
-too short for; `expanded` is the config with `~` in its paths made a folder. Options of functions of one's own pass as they are.
+too short for, `ways_to_fit` of what takes less memory; `expanded` is the config with the `~` of its paths made a folder. Options of
+functions of one's own pass as they are.
 """
 import difflib
 import math
@@ -12,12 +13,15 @@ from fnmatch import fnmatchcase
 from numbers import Real
 from typing import Any, Callable, NamedTuple
 
+import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxdreamer import seeds
 from jaxdreamer.checkpoints import flatten
 from jaxdreamer.configs import base
 from jaxdreamer.estimators.weights import WEIGHTS
+from jaxdreamer.sampling import RING
 
 CHOICES = ('scene', 'prior', 'estimator')        # sections with a name, and the options of each function it may name
 PATHS = ('path', 'store', 'tokenizer', 'tokenizer_2', 'lora', 'depth', 'normals')          # last parts of options that are paths
@@ -265,6 +269,33 @@ def outliving(config: ConfigDict) -> str:
   if not said:
     return ''
   return f'config.steps={steps} is too short for what is to happen by step {max(ends)}: {"; ".join(said)}'
+
+
+def ring(section: ConfigDict) -> int:
+  """Views that config.sampling.design keeps on one device."""
+  return RING if section.design == 'rings' else 1
+
+
+def idle(config: ConfigDict, mesh: Mesh) -> str:
+  """One line about devices that config.sampling.views leave idle; '' where none are, or config.mesh.data asked for so many."""
+  n, views = len(jax.devices()), config.sampling.views
+  if config.mesh.data or mesh.devices.size == n:
+    return ''
+  all_busy = n * ring(config.sampling)
+  return (f'{mesh.devices.size} of {n} devices are used: config.sampling.views={views} are no multiple of {all_busy}; '
+          f'config.sampling.views={-(-views // all_busy) * all_busy} would use all of them')
+
+
+def ways_to_fit(config: ConfigDict) -> str:
+  """What makes a step take less memory, the cheapest first."""
+  r, s = config.render, config.sampling
+  ways = [] if r.chunk and r.remat else ['config.render.chunk=1024 with config.render.remat=True, which is only slower']
+  if s.views > ring(s):
+    ways.append(f'config.sampling.views below {s.views}, with config.optim.accumulate for the same mean')
+  if s.draws > 1:
+    ways.append(f'config.sampling.draws below {s.draws}')
+  ways += [f'config.render.samples below {r.samples}', f'a smaller config.scene.{config.scene.name}', 'more devices']
+  return f'cheapest first: {"; ".join(ways)}'
 
 
 def place(path: str | os.PathLike) -> pathlib.Path:
