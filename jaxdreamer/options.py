@@ -84,7 +84,7 @@ def is_schedule(v, low: float, high: float) -> bool:
 
 
 def schedule(low: float, *, high: float = math.inf) -> Rule:
-  return Rule(f'a schedule, V or V0,V1,STEPS or V0,V1,START,STEPS, of numbers{bounds(low, high).lstrip(",")} and whole STEPS',
+  return Rule(f'a schedule, V or V0,V1,STEPS or V0,V1,START,STEPS{bounds(low, high)}',
               lambda v: is_schedule(v, low, high))
 
 
