@@ -97,9 +97,9 @@ def one_of(*names: str) -> Rule:
   return Rule(f'one of {sorted(names)}', lambda v: v in names)
 
 
-def some_of(*names: str, least: int = 0) -> Rule:
-  return Rule(f'some of {sorted(names)}' if least else f'any of {sorted(names)}, or ()',
-              lambda v: is_row(v) and len(v) >= least and all(name in names for name in v) and len(set(v)) == len(v))
+def some_of(*names: str) -> Rule:
+  return Rule(f'any of {sorted(names)}, each once, or ()',
+              lambda v: is_row(v) and all(v.count(name) == 1 and name in names for name in v))
 
 
 def is_group(v) -> bool:
@@ -120,6 +120,7 @@ GROUPS = Rule("groups ('REGEX', RATE) or ('REGEX', RATE, 'sgd'), each RATE a sch
               "('est/.*', .001))", lambda v: is_row(v) and bool(v) and all(map(is_group, v)))
 STAGES = Rule('(FIRST STEP, PIXELS) a stage: ((0, 64), (5000, 512)), or ()', lambda v: is_row(v) and all(map(is_stage, v)))
 DENSITY = Rule('positive numbers, one a bin of t', lambda v: is_row(v) and bool(v) and all(is_number(n) and n > 0 for n in v))
+NAMES = Rule('one or more names', lambda v: is_row(v) and bool(v) and all(isinstance(name, str) for name in v))
 TEXT = Rule('a text, in UTF-8', lambda v: isinstance(v, str) and is_text(v))
 KINDS = {
   bool: Rule('True or False', lambda v: isinstance(v, bool)),
@@ -140,9 +141,9 @@ RULES = {
   'prior.empirical.images': whole(1), 'prior.empirical.bandwidth': above(0.), 'prior.*.image_size': whole(1),
   'prior.*.dtype': one_of(*DTYPES),
   'estimator.csd.negative': schedule(0.), 'estimator.*.guidance': schedule(0.), 'estimator.*.negatives': number(0.),
-  'estimator.*.weight': one_of(*WEIGHTS), 'estimator.ssd.per': some_of('h', 'w', 'c'), 'estimator.ssd.bins': whole(1),
-  'estimator.ssd.size': whole(1), 'estimator.vsd.rank': whole(1), 'estimator.vsd.dropped': number(0., high=1.),
-  'estimator.asd.eta': number(0., high=1.),
+  'estimator.*.weight': one_of(*WEIGHTS), 'estimator.ssd.phi': NAMES, 'estimator.ssd.per': some_of('h', 'w', 'c'),
+  'estimator.ssd.bins': whole(1), 'estimator.ssd.size': whole(1), 'estimator.vsd.rank': whole(1),
+  'estimator.vsd.dropped': number(0., high=1.), 'estimator.asd.eta': number(0., high=1.),
   'sampling.views': whole(1), 'sampling.draws': whole(1), 'sampling.density': DENSITY, 'sampling.t_m??': schedule(0., high=1.),
   'cameras.azimuth': span(-math.inf), 'cameras.elevation': span(-90., high=90.), 'cameras.distance': span(0., open_at=(0.,)),
   'cameras.fov': span(0., high=180., open_at=(0., 180.)),
