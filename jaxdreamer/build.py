@@ -135,7 +135,7 @@ def pick(table: dict, section: Any, option: str) -> Callable:
   if function:
     try:
       return partial(getattr(importlib.import_module(module), function), **section.get(function, {}))
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
       raise ValueError(f'config.{option}.name={section.name!r}: {error}') from error
   if section.name not in table:
     raise ValueError(f"config.{option}.name={section.name!r}: takes one of {sorted(table)}, or your own 'module:function'")
@@ -213,6 +213,8 @@ def with_background(scene: Scene, background: backgrounds.Background) -> Scene:
 def check(config, mesh: Mesh) -> None:
   """What can be wrong with the numbers of a config, said before anything compiles."""
   options.check(config)
+  for table, section in ((SCENES, 'scene'), (PRIORS, 'prior'), (ESTIMATORS, 'estimator')):
+    pick(table, config[section], section)
   views = config.sampling.views
   if views % mesh.devices.size:
     raise ValueError(f'config.sampling.views={views}: must be a multiple of the {mesh.devices.size} devices of the '

@@ -88,7 +88,7 @@ def cost(config) -> dict[str, str]:
           **{f'step {first} on': loop.describe(step, job.stride) for first, step in compiled}}
   if jax.default_backend() == 'cpu':
     rows['this process'] = f'at most {max(process_peak(step, job.prior) for _, step in compiled) / metrics.GIB:.1f} GiB'
-  limit = min((device.memory_stats() or {}).get('bytes_limit', 0) for device in mesh.devices.flat)
+  limit = min((device.memory_stats() or {}).get('bytes_limit', 0) for device in mesh.devices.flat) or metrics.free_memory()
   needs = max(loop.bytes_of(step) for _, step in compiled)
   if 0 < limit < needs:
     rows['warning'] = f'needs {needs / metrics.GIB:.1f} of {limit / metrics.GIB:.1f} GiB; {options.ways_to_fit(config)}'

@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 from fnmatch import fnmatchcase
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -39,7 +39,7 @@ def is_number(v) -> bool:
 
 
 def is_whole(v) -> bool:
-  return is_number(v) and v == int(v)
+  return isinstance(v, Integral) and not isinstance(v, bool)
 
 
 def bounds(low: float, high: float) -> str:
@@ -80,7 +80,7 @@ def is_row(v) -> bool:
 def is_schedule(v, low: float, high: float) -> bool:
   v = v if is_row(v) else (v,)
   return (len(v) in (1, 3, 4) and all(map(is_number, v)) and all(low <= end <= high for end in v[:2])
-          and all(is_whole(n) and n >= 0 for n in v[2:]) and (len(v) == 1 or v[-1] >= 1))
+          and all(n >= 0 and n == int(n) for n in v[2:]) and (len(v) == 1 or v[-1] >= 1))
 
 
 def schedule(low: float, *, high: float = math.inf) -> Rule:

@@ -82,6 +82,7 @@ SLIPS = {
   'sampling.views=2.5': 'a whole number, 1 or more',
   'sampling.antithetic=maybe': 'True or False',
   'scene.voxels.levels=0': '2 or more',
+  'scene.voxels.levels=10.,19': 'whole numbers',
   'regularizers.sparsity=-1': '0 or more',
   'steps=abc': 'a whole number, 1 or more',
   'max_minutes=nan': '0 or more',
