@@ -69,6 +69,8 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
     job = build.job(config, mesh)
 
   progress = metrics.Progress(steps=config.steps)
+  refuse_too_large('a picture', options.picture_bytes(config), jax.local_devices()[:1],
+                   lambda: 'give a smaller config.eval.size or config.eval.samples, or config.eval.chunk=4096')
   if late := options.outliving(config):
     progress.say(f'warning: {late}')
   with checkpoints.manager(workdir, keep=config.keep) as saved:

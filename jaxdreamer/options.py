@@ -299,6 +299,13 @@ def ways_to_fit(config: ConfigDict) -> str:
   return f'cheapest first: {"; ".join(ways)}'
 
 
+def picture_bytes(config: ConfigDict) -> int:
+  """The least that a picture of config.eval takes: density and colour of the samples of all rays that are rendered at once."""
+  e = config.eval
+  rays = e.get('size', 0) ** 2
+  return 16 * min(rays, e.get('chunk', 0) or rays) * (e.get('samples', 0) + e.get('fine', 0)) + 44 * rays
+
+
 def place(path: str | os.PathLike) -> pathlib.Path:
   """A path as the user gave it, `~` made the home folder it stands for."""
   return pathlib.Path(os.path.expanduser(path))

@@ -254,6 +254,15 @@ def test_memory_that_is_not_there_is_one_line_with_what_makes_it_fit(parse):
   assert cli.explanation(RuntimeError('a bug')) == ''
 
 
+def test_a_picture_takes_at_least_what_its_rays_hold_at_once():
+  config = base.get_config()
+  config.eval.update({'size': 1000, 'samples': 64})
+  whole = options.picture_bytes(config)
+  assert 16 * 64 * 10 ** 6 < whole < 17 * 64 * 10 ** 6
+  config.eval.chunk = 1000
+  assert options.picture_bytes(config) < .06 * whole
+
+
 def test_a_full_disk_is_told_with_the_folder(parse):
   parse(TOYBOX, '--workdir=runs/x')
   assert 'runs/x: its disk is full' in cli.explanation(OSError(28, os.strerror(28)))

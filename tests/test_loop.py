@@ -196,14 +196,14 @@ def test_a_disk_that_fills_is_one_line_with_the_workdir_and_the_same_command_goe
   assert same_run(tmp_path / 'broken', unbroken)
 
 
-@pytest.mark.parametrize('free, what', [(16, 'the state'), (60, 'a step')])
+@pytest.mark.parametrize('free, what', [(8, 'a picture'), (16, 'the state'), (60, 'a step')])
 def test_memory_that_is_not_there_is_refused_before_the_first_step(tmp_path, monkeypatch, free, what):
   monkeypatch.setattr(metrics, 'free_memory', lambda: free)
   monkeypatch.setattr(loop.options, 'ways_to_fit', lambda config: 'fewer views')
   monkeypatch.setattr(loop, 'yet_to_take', lambda compiled: 61)
   monkeypatch.setattr(metrics, 'add', None)        # what the first step would call
   with pytest.raises(ValueError, match=f'{what} needs .* GiB of memory and .* free; ') as error:
-    run(tmp_path, scene={'name': 'x'})
+    run(tmp_path, scene={'name': 'x'}, eval={'size': 1} if what == 'a picture' else {})
   assert '\n' not in str(error.value)
 
 
