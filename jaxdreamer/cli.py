@@ -75,7 +75,7 @@ def found(path: str) -> pathlib.Path:
 def load(path: str, argument: str) -> ConfigDict:
   """What the config file makes of its argument. It may import its neighbours, and `configs` wherever it lies."""
   file = found(path)
-  if file.parent != SHIPPED and str(file.parent) not in sys.path:
+  if file.resolve().parent != SHIPPED.resolve() and str(file.parent) not in sys.path:
     sys.path.append(str(file.parent))
   if 'configs' not in sys.modules and importlib.util.find_spec('configs') is None:
     sys.modules['configs'] = importlib.import_module('jaxdreamer.configs')

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from jaxdreamer import seeds
 from jaxdreamer.checkpoints import flatten
 from jaxdreamer.configs import base
+from jaxdreamer.estimators.ssd import FORMS
 from jaxdreamer.estimators.weights import WEIGHTS
 from jaxdreamer.sampling import RING
 
@@ -142,7 +143,7 @@ RULES = {
   'prior.*.dtype': one_of(*DTYPES),
   'estimator.csd.negative': schedule(0.), 'estimator.*.guidance': schedule(0.), 'estimator.*.negatives': number(0.),
   'estimator.*.weight': one_of(*WEIGHTS), 'estimator.ssd.phi': NAMES, 'estimator.ssd.per': some_of('h', 'w', 'c'),
-  'estimator.ssd.bins': whole(1), 'estimator.ssd.size': whole(1), 'estimator.vsd.rank': whole(1),
+  'estimator.ssd.form': one_of(*FORMS), 'estimator.ssd.bins': whole(1), 'estimator.ssd.size': whole(1), 'estimator.vsd.rank': whole(1),
   'estimator.vsd.dropped': number(0., high=1.), 'estimator.asd.eta': number(0., high=1.),
   'sampling.views': whole(1), 'sampling.draws': whole(1), 'sampling.density': DENSITY, 'sampling.t_m??': schedule(0., high=1.),
   'cameras.azimuth': span(-math.inf), 'cameras.elevation': span(-90., high=90.), 'cameras.distance': span(0., open_at=(0.,)),
