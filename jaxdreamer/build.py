@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxdreamer import cameras, checkpoints, corpus, optim, prompts, regularizers, render, sampling, train_step
+from jaxdreamer import cameras, checkpoints, corpus, optim, options, prompts, regularizers, render, sampling, seeds, train_step
 from jaxdreamer.baselines import eyes
 from jaxdreamer.baselines.constant import constant
 from jaxdreamer.baselines.depth import depth
@@ -135,7 +135,7 @@ def pick(table: dict, section: Any, option: str) -> Callable:
   if function:
     try:
       return partial(getattr(importlib.import_module(module), function), **section.get(function, {}))
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
       raise ValueError(f'config.{option}.name={section.name!r}: {error}') from error
   if section.name not in table:
     raise ValueError(f"config.{option}.name={section.name!r}: takes one of {sorted(table)}, or your own 'module:function'")
@@ -169,14 +169,10 @@ def with_eyes(prior: Prior, section: Any) -> Prior:
   return prior.replace(weights=prior.weights | {name: load() for name, (_, load) in chosen.items() if load})
 
 
-def ring(section) -> int:
-  """Views that config.sampling.design keeps on one device."""
-  return sampling.RING if section.design == 'rings' else 1
-
-
 def make_mesh(config) -> Mesh:
   """The mesh of config.mesh over all devices; data = 0 takes all that are there, or the most that divide the views."""
-  n, rings = len(jax.devices()), config.sampling.views // ring(config.sampling)
+  options.check(config)
+  n, rings = len(jax.devices()), config.sampling.views // options.ring(config.sampling)
   data = config.mesh.data or max(d for d in range(1, n + 1) if rings % d == 0)
   if data > n:
     raise ValueError(f'config.mesh.data={data}: there are {n} devices')
@@ -216,17 +212,16 @@ def with_background(scene: Scene, background: backgrounds.Background) -> Scene:
 
 def check(config, mesh: Mesh) -> None:
   """What can be wrong with the numbers of a config, said before anything compiles."""
+  options.check(config)
+  for table, section in ((SCENES, 'scene'), (PRIORS, 'prior'), (ESTIMATORS, 'estimator')):
+    pick(table, config[section], section)
   views = config.sampling.views
-  if views < 1 or views % mesh.devices.size:
-    raise ValueError(f'config.sampling.views={views}: must be a positive multiple of the {mesh.devices.size} devices of the '
+  if views % mesh.devices.size:
+    raise ValueError(f'config.sampling.views={views}: must be a multiple of the {mesh.devices.size} devices of the '
                      f'mesh; change it, or set config.mesh.data')
-  if views % (mesh.devices.size * ring(config.sampling)):
+  if views % (mesh.devices.size * options.ring(config.sampling)):
     raise ValueError(f'config.sampling.views={views}: config.sampling.design={config.sampling.design!r} takes a multiple of '
-                     f'{ring(config.sampling)} for each of the {mesh.devices.size} devices of config.mesh.data')
-  for option, number in (('steps', config.steps), ('steps_per_call', config.steps_per_call),
-                         ('scene.particles', config.scene.particles)):
-    if number < 1:
-      raise ValueError(f'config.{option}={number}: takes a positive number')
+                     f'{options.ring(config.sampling)} for each of the {mesh.devices.size} devices of config.mesh.data')
   if config.steps % config.steps_per_call:
     raise ValueError(f'config.steps={config.steps}: must be a multiple of config.steps_per_call={config.steps_per_call}')
   if config.corpus.path:
@@ -236,11 +231,8 @@ def check(config, mesh: Mesh) -> None:
   if config.sampling.design not in sampling.DESIGNS:
     raise ValueError(f'config.sampling.design={config.sampling.design!r}: takes one of {sorted(sampling.DESIGNS)}')
   s = config.sampling
-  if s.draws < 1 or s.draws % (2 if s.antithetic else 1):
-    raise ValueError(f'config.sampling.draws={s.draws}: takes a positive number'
-                     + (', an even one with config.sampling.antithetic=True' if s.antithetic else ''))
-  if not s.density or min(s.density) <= 0:
-    raise ValueError(f'config.sampling.density={s.density}: takes positive numbers, one a bin of t')
+  if s.draws % (2 if s.antithetic else 1):
+    raise ValueError(f'config.sampling.draws={s.draws}: takes an even number with config.sampling.antithetic=True')
   if config.estimator.name == 'csd' and config.estimator.csd.negative != NEVER and not config.negative:
     raise ValueError(f'config.estimator.csd.negative={config.estimator.csd.negative} asks for a negative prompt, and '
                      'config.negative is empty: give one, or set the share to 0')
@@ -251,12 +243,12 @@ def check(config, mesh: Mesh) -> None:
 def check_corpus(config, mesh: Mesh) -> None:
   """What can be wrong with many prompts."""
   each, views = config.corpus.prompts, config.sampling.views
-  if each < 1 or each % mesh.devices.size or views % each:
+  if each % mesh.devices.size or views % each:
     raise ValueError(f'config.corpus.prompts={each}: must be a positive multiple of the {mesh.devices.size} devices of the mesh '
                      f'that divides config.sampling.views={views}, the views of all of them')
-  if views // each % ring(config.sampling):
+  if views // each % options.ring(config.sampling):
     raise ValueError(f'config.sampling.views={views}: config.sampling.design={config.sampling.design!r} takes a multiple of '
-                     f'{ring(config.sampling)} for each of config.corpus.prompts={each}')
+                     f'{options.ring(config.sampling)} for each of config.corpus.prompts={each}')
   if config.steps_per_call != 1:
     raise ValueError(f'config.steps_per_call={config.steps_per_call}: takes 1 with config.corpus.path, whose prompts change at '
                      'every step')
@@ -284,7 +276,7 @@ def make_texts(config, prior: Prior, mesh: Mesh) -> tuple[tuple[str, ...], Calla
   def store():
     name = corpus.name_of(phrases, config.negative, told(phrases[0]))
     folder = config.corpus.store or os.fspath(prompts.cache() / name)
-    return corpus.open_store(pathlib.Path(folder).expanduser(), phrases, told)
+    return corpus.open_store(pathlib.Path(folder), phrases, told)
   which = partial(prompts.chosen, config.seed, count=len(phrases), each=config.corpus.prompts)
   text = corpus.batches(functools.cache(store), which, NamedSharding(mesh, PartitionSpec('data')))
   return phrases, text, told
@@ -295,7 +287,7 @@ def check_views(config, together: int) -> None:
   if together == 1:
     return
   s, azimuth, name = config.sampling, config.cameras.azimuth, config.prior.name
-  if ring(s) != together:
+  if options.ring(s) != together:
     raise ValueError(f"config.sampling.design={s.design!r}: config.prior.name={name!r} sees {together} views of a scene at once, "
                      f"and takes 'rings'")
   if s.draws != 1:
@@ -322,12 +314,13 @@ def check_stages(config, prior: Prior) -> tuple[tuple[int, int], ...]:
 def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
   """The run that `config` describes, on `mesh`. `abstract`: its prior may be the shapes of a model that is not here."""
   check(config, mesh)
+  config = options.expanded(config)
   if config.prior.path == blueprints.SHAPES and not abstract:
     raise ValueError(f'config.prior.path={blueprints.SHAPES!r}: takes weights; shapes alone are for python -m jaxdreamer.doctor')
   background = BACKGROUNDS[config.render.background]
   field = pick(SCENES, config.scene, 'scene')()
   scene = with_background(several(field, config.scene.particles) if config.scene.particles > 1 else field, background)
-  key = jax.random.key(config.seed)
+  key = seeds.key(config.seed)
   prior = with_eyes(pick(PRIORS, config.prior, 'prior')(key, config.prompt, weights_at(config.prior)), config.estimator)
   check_views(config, prior.together)
   t_min, t_max = optim.schedule(config.sampling.t_min), optim.schedule(config.sampling.t_max)
@@ -389,10 +382,9 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
 def restore(workdir: pathlib.Path) -> tuple[ConfigDict, Job, TrainState]:
   """The run in `workdir` at its newest checkpoint, on one device. ValueError where there is none."""
   config = ConfigDict(checkpoints.tuples(checkpoints.read_options(workdir)))
+  if not checkpoints.finished_steps(workdir):
+    raise ValueError(f'{workdir} holds no finished checkpoint: train it first')
   config.mesh.data = 1
   built = job(config, make_mesh(config))
-  with checkpoints.manager(workdir, keep=config.keep) as saved:
-    found = checkpoints.restore(saved, built.init(jax.random.key(config.seed)))
-  if not found:
-    raise ValueError(f'{workdir} holds no finished checkpoint: train it first')
-  return config, built, found[0]
+  with checkpoints.reader(workdir) as saved:
+    return config, built, checkpoints.restore(saved, built.init(seeds.key(config.seed)))[0]

@@ -3,18 +3,24 @@
     workdir/config.json            all options, as nested JSON
     workdir/run.json               format of the workdir, fingerprint of the options that decide its numbers
     workdir/checkpoints/000120/    TrainState (typed keys included) and the running means of the metrics at step 120
+    workdir/lock                   who writes here; held while that process lives, left behind after
 
 Orbax writes in the background and commits a step by renaming its folder, so a process killed at any moment leaves the step
 before as the newest. Frozen weights are never saved. A state restores onto any number of devices. `options` are plain
 nested dicts; a workdir is a folder of a local or mounted file system.
 """
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import pathlib
 import re
 import shutil
+import socket
+import time
 import warnings
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Callable
 
 import jax
@@ -22,6 +28,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 FORMAT = 1
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FOLDER = 'checkpoints'
 
 # These may change between two starts of one run: they decide how long, how often and where, not what a step computes.
@@ -93,22 +100,90 @@ def _write(path, value):
   os.replace(draft, path)
 
 
+def is_full(error: BaseException | None) -> bool:
+  """Whether an error, or one that it came of, says that a disk has no room left. Those of Orbax say it in words alone."""
+  while error:
+    if getattr(error, 'errno', None) in FULL or any(os.strerror(number) in str(error) for number in FULL):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
+@contextmanager
+def alone(workdir: pathlib.Path, *, new: bool = False):
+  """Holds `workdir`, a run's or with `new` one to be made, so that no other process writes there; ValueError, one line, names the
+  process that does. The kernel frees the lock when its holder ends, however that ends: the file alone locks nothing."""
+  if jax.process_index() != 0:
+    yield
+    return
+  if new:
+    _make(workdir)
+  else:
+    read_options(workdir)
+  try:
+    file = open(workdir / 'lock', 'a+')
+  except OSError as error:
+    raise ValueError(_unwritable(workdir, error)) from None
+  with file:                                     # closing frees it
+    _lock(workdir, file)
+    try:
+      yield
+    finally:
+      file.truncate(0)
+
+
+def writing(folder: pathlib.Path, workdir: pathlib.Path) -> AbstractContextManager:
+  """`alone` for a command that writes into `folder`, where this lies in the run's own workdir; elsewhere nothing is held."""
+  return alone(workdir) if folder.resolve().is_relative_to(workdir.resolve()) else nullcontext()
+
+
+def _lock(workdir, file):
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except (BlockingIOError, PermissionError):
+    file.seek(0)
+    raise ValueError(f'{workdir}: {file.read().strip() or "another process"} is at work here; wait for its end, stop it, or give '
+                     'another --workdir') from None
+  except OSError as error:
+    warnings.warn(f'{workdir}: this file system has no locks ({error.strerror}); see that nothing else writes here', stacklevel=4)
+  try:
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {socket.gethostname()} (since {time.strftime("%Y-%m-%d %H:%M:%S")})\n')
+    file.flush()
+  except OSError as error:
+    raise ValueError(_unwritable(workdir, error)) from None
+
+
+def _unwritable(workdir, error):
+  return f'cannot write into {workdir} ({error.strerror}: {error.filename or workdir}); give another --workdir'
+
+
+def _make(workdir):
+  if re.match(r'\w\w+:/', str(workdir)):
+    raise ValueError(f'--workdir={workdir} is not a folder; mount the bucket (gcsfuse, rclone) and give its path')
+  try:
+    if jax.process_index() == 0:
+      workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ValueError(_unwritable(workdir, error)) from None
+
+
 def claim(workdir: pathlib.Path, options: dict):
   """Makes `workdir` the home of a run with these options, or says in one line why it cannot be.
 
-  A workdir without any finished checkpoint may be claimed anew; one with checkpoints only by the run they belong to.
+  A workdir without any finished checkpoint may be claimed anew; one with checkpoints only by the run they belong to. The caller
+  holds it by `alone`.
   """
-  if re.match(r'\w\w+:/', str(workdir)):
-    raise ValueError(f'--workdir={workdir} is not a folder; mount the bucket (gcsfuse, rclone) and give its path')
+  _make(workdir)
   if finished_steps(workdir):
     _refuse_other_run(workdir, options)
   if jax.process_index() == 0:
     try:
-      (workdir / FOLDER).mkdir(parents=True, exist_ok=True)
+      (workdir / FOLDER).mkdir(exist_ok=True)
       _write(workdir / 'config.json', options)
       _write(workdir / 'run.json', {'format': FORMAT, 'fingerprint': fingerprint(options)})
     except OSError as error:
-      raise ValueError(f'cannot write into {workdir} ({error.strerror}: {error.filename}); give another --workdir') from None
+      raise ValueError(_unwritable(workdir, error)) from None
     free = shutil.disk_usage(workdir).free
     if free < 2 ** 26:
       raise ValueError(f'only {free / 2 ** 20:.0f} MiB are free under {workdir}; make room, or give another --workdir')
@@ -121,6 +196,12 @@ def manager(workdir: pathlib.Path, *, keep: int = 3) -> ocp.CheckpointManager:
   return ocp.CheckpointManager(workdir.resolve() / FOLDER, options=options)
 
 
+def reader(workdir: pathlib.Path) -> ocp.CheckpointManager:
+  """Opens the checkpoints of a workdir to read them: a run that saves there now loses nothing. Close it."""
+  options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0, step_format_fixed_length=6)
+  return ocp.CheckpointManager(workdir.resolve() / FOLDER, options=options)
+
+
 def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, running: dict):
   """Starts to save and returns once the arrays are copied; an error of the previous save surfaces here or in close()."""
   checkpoints.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), running=ocp.args.JsonSave(running)))
@@ -130,7 +211,7 @@ def restore(checkpoints: ocp.CheckpointManager, like: PyTree, *,
             warn: Callable = warnings.warn) -> tuple[PyTree, dict] | None:
   """The newest readable (state, running), with the shapes and shardings of `like`; None where nothing was saved.
 
-  A damaged step is passed over with a warning, and removed once an older one has proved readable.
+  A damaged step is passed over with a warning, and removed once an older one has proved readable; but not by a reader.
   """
   as_target = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
   args = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(as_target, like)), running=ocp.args.JsonRestore())

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
-from jaxdreamer import build, cli, loop, metrics
+from jaxdreamer import build, cli, loop, metrics, options, seeds
 from jaxdreamer.nn import blueprints, hub
 
 ASSETS = pathlib.Path(__file__).parent / 'assets'
@@ -79,7 +79,7 @@ def cost(config) -> dict[str, str]:
   built = time.monotonic() - begin
   everywhere = NamedSharding(mesh, PartitionSpec())
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-                        (jax.eval_shape(job.init, jax.random.key(config.seed)), job.prior))
+                        (jax.eval_shape(job.init, seeds.key(config.seed)), job.prior))
   shapes = (*shapes, job.text(0))
   begin = time.monotonic()
   compiled = [(first, step.lower(*shapes).compile()) for first, step in job.stages]
@@ -88,11 +88,10 @@ def cost(config) -> dict[str, str]:
           **{f'step {first} on': loop.describe(step, job.stride) for first, step in compiled}}
   if jax.default_backend() == 'cpu':
     rows['this process'] = f'at most {max(process_peak(step, job.prior) for _, step in compiled) / metrics.GIB:.1f} GiB'
-  limit = min((device.memory_stats() or {}).get('bytes_limit', 0) for device in mesh.devices.flat)
+  limit = min((device.memory_stats() or {}).get('bytes_limit', 0) for device in mesh.devices.flat) or metrics.free_memory()
   needs = max(loop.bytes_of(step) for _, step in compiled)
   if 0 < limit < needs:
-    rows['warning'] = (f'needs {needs / metrics.GIB:.1f} of {limit / metrics.GIB:.1f} GiB: lower config.sampling.views or '
-                       'config.render.samples, set config.render.chunk, or use more devices')
+    rows['warning'] = f'needs {needs / metrics.GIB:.1f} of {limit / metrics.GIB:.1f} GiB; {options.ways_to_fit(config)}'
   return rows
 
 

@@ -9,6 +9,7 @@ choose; clip.json names the protocol.
 """
 import json
 import math
+import os
 import pathlib
 from functools import partial
 from typing import Callable
@@ -22,7 +23,8 @@ from jaxtyping import Bool, Float
 from rich.table import Table
 from scipy.spatial import KDTree
 
-from jaxdreamer import build, cli, clip_score, retrieval
+from jaxdreamer import build, checkpoints, cli, clip_score, retrieval
+from jaxdreamer.options import place
 from jaxdreamer.outputs import gallery, report, video
 from jaxdreamer.outputs import mesh as meshes
 from jaxdreamer.toybox import geometry, truth, world
@@ -227,7 +229,7 @@ def write(folder: pathlib.Path, prompt: str, step: int, job: build.Job, code, *,
 
 def read_prompts(path: str, prompt: str) -> list[str]:
   """The lines of a file, of which the prompt must be one; the prompt alone without a file."""
-  lines = [line.strip() for line in pathlib.Path(path).read_text().splitlines() if line.strip()] if path else [prompt]
+  lines = [line.strip() for line in place(path).read_text().splitlines() if line.strip()] if path else [prompt]
   if prompt not in lines:
     raise ValueError(f'--prompts={path}: the prompt of this run, {prompt!r}, is not among its {len(lines)} lines')
   return lines
@@ -266,7 +268,13 @@ def score_corpus(folder: pathlib.Path, corpus: str, job: build.Job, state) -> di
 
 def main():
   cli.compile_cache()
-  folder, ask = pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.clip
+  folder = place(flags.FLAGS.workdir)
+  with checkpoints.alone(folder):
+    score_run(folder, ask=flags.FLAGS.clip and os.fspath(place(flags.FLAGS.clip)))
+
+
+def score_run(folder: pathlib.Path, *, ask: str):
+  """Every score there is of the run; `ask` is the folder of a CLIP model, or ''."""
   config, job, state = build.restore(folder)
   texts = read_prompts(flags.FLAGS.prompts, config.prompt) if ask else []
   if config.corpus.path:

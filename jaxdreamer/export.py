@@ -10,18 +10,26 @@ import jax.numpy as jnp
 import rich
 from absl import flags
 
-from jaxdreamer import build, cli
+from jaxdreamer import build, checkpoints, cli
+from jaxdreamer.options import place
 from jaxdreamer.outputs import mesh, report, video
 
 
 def main() -> int:
   cli.compile_cache()
   options = flags.FLAGS
-  folder = pathlib.Path(options.out or options.workdir)
+  workdir = place(options.workdir)
+  folder = place(options.out) if options.out else workdir
   unknown = set(options.formats) - set(mesh.FORMATS)
   if unknown:
     cli.die(f'--formats: unknown {sorted(unknown)}; takes {", ".join(mesh.FORMATS)}', status=cli.MISUSED)
-  _, job, state = build.restore(pathlib.Path(options.workdir))
+  with checkpoints.writing(folder, workdir):
+    return write(workdir, folder)
+
+
+def write(workdir: pathlib.Path, folder: pathlib.Path) -> int:
+  options = flags.FLAGS
+  _, job, state = build.restore(workdir)
   if len(job.prompts) > 1:
     cli.die(f'--workdir={options.workdir} holds a generator of {len(job.prompts)} prompts: python -m jaxdreamer.generate makes '
             'their meshes', status=cli.MISUSED)
@@ -52,7 +60,7 @@ if __name__ == '__main__':
   flags.DEFINE_list('formats', list(mesh.FORMATS), 'Mesh files to write.')
   flags.DEFINE_bool('turntable', False, 'Also the film and its strip.')
   flags.DEFINE_integer('frames', 90, 'Frames of one turn, 30 a second.', lower_bound=1)
-  flags.DEFINE_integer('height', 256, 'Height of the film in pixels; smaller renders are enlarged.')
+  flags.DEFINE_integer('height', 256, 'Height of the film in pixels; smaller renders are enlarged.', lower_bound=16)
   flags.DEFINE_bool('points', False, 'Also points.ply, coloured points spread evenly over the surface.')
   flags.DEFINE_integer('num_points', 100_000, 'How many.', lower_bound=1)
   cli.run(main)

@@ -11,7 +11,8 @@ from functools import partial
 import numpy as np
 from absl import flags
 
-from jaxdreamer import build, cli, prompts
+from jaxdreamer import build, checkpoints, cli, prompts
+from jaxdreamer.options import place
 from jaxdreamer.outputs import gallery, mesh, video
 
 STRIP = 8                              # frames of a gallery's picture
@@ -31,13 +32,21 @@ def main() -> int:
   options = flags.FLAGS
   if bool(options.prompt) == bool(options.prompts):
     cli.die('give --prompt="a red cube" or --prompts=FILE, one of the two', status=cli.MISUSED)
-  phrases = prompts.read_file(options.prompts, option='--prompts') if options.prompts else (options.prompt,)
-  _, job, state = build.restore(pathlib.Path(options.workdir))
+  phrases = prompts.read_file(place(options.prompts), option='--prompts') if options.prompts else (options.prompt,)
+  workdir = place(options.workdir)
+  out = (place(options.out) if options.out else workdir) / 'generated'
+  with checkpoints.writing(out, workdir):
+    return write(workdir, out, phrases)
+
+
+def write(workdir: pathlib.Path, out: pathlib.Path, phrases: tuple[str, ...]) -> int:
+  options = flags.FLAGS
+  _, job, state = build.restore(workdir)
   if len(job.prompts) == 1:
     cli.die(f'--workdir={options.workdir} holds one object, of {job.prompts[0]!r}, and no generator: python -m jaxdreamer.export '
             'writes its mesh', status=cli.MISUSED)
   texts = [job.told(phrase) for phrase in phrases]                 # what one of them refuses is refused before any is made
-  out, params, rows, status = pathlib.Path(options.out or options.workdir) / 'generated', state.params['scene'], [], 0
+  params, rows, status = state.params['scene'], [], 0
   camera = video.rings((options.frames, .26), distance=3. * job.radius)
   for phrase, text, folder in zip(phrases, texts, folders_of(out, phrases)):
     start = time.monotonic()
@@ -67,7 +76,7 @@ if __name__ == '__main__':
   flags.DEFINE_string('prompts', '', 'A file of prompts: text, one a line, or a JSON list.')
   flags.DEFINE_string('out', '', 'Where to write; the run itself if not given.')
   flags.DEFINE_integer('frames', 24, 'Frames of one turn.', lower_bound=STRIP)
-  flags.DEFINE_integer('height', 256, 'Height of the film in pixels; smaller renders are enlarged.')
+  flags.DEFINE_integer('height', 256, 'Height of the film in pixels; smaller renders are enlarged.', lower_bound=16)
   flags.DEFINE_bool('mesh', True, 'Also the mesh.')
   flags.DEFINE_integer('resolution', 96, 'Nodes along a side of the density grid.', lower_bound=8, upper_bound=512)
   cli.run(main)

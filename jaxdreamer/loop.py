@@ -18,7 +18,7 @@ import threading
 import traceback
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from typing import Callable, NamedTuple
+from typing import Callable, Collection, NamedTuple
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, cameras, checkpoints, metrics
+from jaxdreamer import build, cameras, checkpoints, metrics, options, seeds
 from jaxdreamer.types import TrainState
 
 SIGNALS = tuple(name for name in ('SIGTERM', 'SIGINT', 'SIGUSR1') if hasattr(signal, name))
@@ -48,17 +48,37 @@ def run(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh, *, command: 
 
   `command` is what the report says the run was started with. One process writes; all hold the state.
   """
-  clock = metrics.Clock()
-  workdir = pathlib.Path(workdir).expanduser()
   check(config)
+  workdir = options.place(workdir)
+  with checkpoints.alone(workdir, new=True):
+    try:
+      return run_alone(config, workdir, mesh, command=command)
+    except Exception as error:
+      if not checkpoints.is_full(error):
+        raise
+      steps = checkpoints.finished_steps(workdir)
+      raise ValueError(f'{workdir}: its disk is full, or a quota or limit reached; make room, and the same command goes on from '
+                       + (f'step {steps[-1]}' if steps else 'the start')) from None
+
+
+def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command: str) -> Outcome:
+  """`run`, in a workdir that no other process writes into."""
+  clock = metrics.Clock()
   checkpoints.claim(workdir, config.to_dict())
   with clock('build'):
     job = build.job(config, mesh)
 
   progress = metrics.Progress(steps=config.steps)
+  refuse_too_large('a picture', options.picture_bytes(config), jax.local_devices()[:1],
+                   lambda: 'give a smaller config.eval.size or config.eval.samples, or config.eval.chunk=4096')
+  if late := options.outliving(config):
+    progress.say(f'warning: {late}')
   with checkpoints.manager(workdir, keep=config.keep) as saved:
     with clock('init'):
-      state = place(job.init(jax.random.key(config.seed)), mesh)
+      shapes = jax.eval_shape(job.init, seeds.key(config.seed))
+      refuse_too_large('the state', sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)), mesh.local_devices,
+                       lambda: f'config.scene.{config.scene.name} is too large')
+      state = place(job.init(seeds.key(config.seed)), mesh)
       state, running = checkpoints.restore(saved, state, warn=progress.say) or (state, {})
     step, why = int(state.step), DONE
     if step:
@@ -72,7 +92,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh, *, command: 
 
   failed = {}
   if why not in SIGNALS and jax.process_index() == 0:
-    failed = finish(config, job, params, workdir, step=step, clock=clock, say=progress.say, command=command)
+    failed = finish(config, job, params, workdir, step=step, clock=clock, say=progress.say, command=command,
+                    devices=mesh.devices.size)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('finished')
   progress.say(clock.summary())
@@ -100,6 +121,8 @@ def train(config: ConfigDict, job: 'build.Job', state: TrainState, running: dict
       ends = [first for first, _ in job.stages[1:]] + [config.steps]
       stages = [(first, advance.lower(state, job.prior, text).compile()) for (first, advance), end in zip(job.stages, ends)
                 if step < end and first < config.steps]
+    refuse_too_large('a step', max(map(yet_to_take, (compiled for _, compiled in stages))), state.step.sharding.addressable_devices,
+                     partial(options.ways_to_fit, config))
     progress.say(f'compiled in {clock.seconds["compile"]:.1f} s; ' + '; then '.join(describe(s, job.stride) for _, s in stages))
     trace = stack.enter_context(tracer(config.profile_steps, workdir / 'profile'))
     caught = stack.enter_context(stop_signals())
@@ -146,10 +169,7 @@ def passed(before: int, step: int, every: int) -> bool:
 
 def check(config: ConfigDict):
   """Refuses, in one line, what can be refused before anything is built."""
-  for option, least in (('steps', 1), ('log_every', 1), ('keep', 1), ('preview_every', 0), ('checkpoint_every', 0),
-                        ('max_minutes', 0)):
-    if config[option] < least:
-      raise ValueError(f'{option}={config[option]}: give {least} or more')
+  options.check(config)
   profile_range(config.profile_steps)
 
 
@@ -200,6 +220,20 @@ def bytes_of(compiled: jax.stages.Compiled) -> int:
   sizes = compiled.memory_analysis()
   return sizes and (sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
                     - sizes.alias_size_in_bytes) or 0
+
+
+def yet_to_take(compiled: jax.stages.Compiled) -> int:
+  """Of those, what is not there before it runs: its arguments are."""
+  sizes = compiled.memory_analysis()
+  return sizes and sizes.output_size_in_bytes + sizes.temp_size_in_bytes - sizes.alias_size_in_bytes or 0
+
+
+def refuse_too_large(what: str, each: int, devices: Collection[jax.Device], remedy: Callable):
+  """ValueError where the devices have not the memory that each still needs. Those of a CPU share one."""
+  free, needs = metrics.free_memory(), each * (len(devices) if jax.default_backend() == 'cpu' else 1)
+  if 0 < free < needs:
+    raise ValueError(f'{what} needs {needs / metrics.GIB:.1f} GiB of memory and {free / metrics.GIB:.1f} are free; '
+                     f'{remedy()}')
 
 
 def describe(compiled: jax.stages.Compiled, steps: int) -> str:
@@ -283,7 +317,7 @@ def preview(render: Callable, codes: list[PyTree], path: pathlib.Path):
 
 
 def finish(config: ConfigDict, job: 'build.Job', params: PyTree, workdir: pathlib.Path, *, step: int, clock: metrics.Clock,
-           say: Callable, command: str) -> dict[str, str]:
+           say: Callable, command: str, devices: int) -> dict[str, str]:
   """Film, mesh, scores where the prompt names a toy, and the page about it all. What fails is returned, by name, and
   takes nothing else along."""
   with clock('imports'):
@@ -304,7 +338,7 @@ def finish(config: ConfigDict, job: 'build.Job', params: PyTree, workdir: pathli
       'scores': lambda: score(job, code, config.prompt, workdir, step=step, resolution=config.eval.mesh_resolution, extracted=made)}
   write = one | {
     'report': lambda: report.write(workdir, prompt=title, settings=config.to_dict(), command=command, about={
-      'step': f'{step} of {config.steps}', 'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+      'step': f'{step} of {config.steps}', 'devices': f'{devices} x {jax.devices()[0].device_kind}',
       'jax': jax.__version__, 'seconds': {use: round(seconds, 2) for use, seconds in clock.seconds.items()}}),
   }
   failed = {}
@@ -313,7 +347,9 @@ def finish(config: ConfigDict, job: 'build.Job', params: PyTree, workdir: pathli
       with clock(name):
         output()
     except Exception as error:
-      failed[name] = str(error) or type(error).__name__
+      if checkpoints.is_full(error):
+        raise
+      failed[name] = ' '.join(str(error).split())[:300] or type(error).__name__
       with (workdir / 'failed.txt').open('a') as file:
         file.write(f'{name} of step {step}\n{traceback.format_exc()}\n')
       say(f'{name} failed: {failed[name]}; the rest goes on, details in {workdir / "failed.txt"}')

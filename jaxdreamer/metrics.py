@@ -115,6 +115,49 @@ def process_memory() -> tuple[int, int]:
   return now, most
 
 
+def free_memory() -> int:
+  """Bytes still free on the fullest local device; on a CPU, for this process. 0 where nothing tells."""
+  told = [stats for stats in ((device.memory_stats() or {}) for device in jax.local_devices()) if stats.get('bytes_limit')]
+  if told:
+    return min(stats['bytes_limit'] - stats.get('bytes_in_use', 0) for stats in told)
+  return min((free for free in (machine_memory(), group_memory(), address_space()) if free is not None), default=0)
+
+
+def table_of(path: str) -> dict[str, int]:
+  """A file of the kernel's, a name and a number a line; {} where there is none."""
+  try:
+    rows = [line.replace(':', ' ').split() for line in pathlib.Path(path).read_text().splitlines()]
+  except OSError:
+    return {}
+  return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}
+
+
+def machine_memory() -> int | None:
+  """Of the whole machine, swap too."""
+  rows = table_of('/proc/meminfo')
+  return 1024 * (rows['MemAvailable'] + rows.get('SwapFree', 0)) if 'MemAvailable' in rows else None
+
+
+def group_memory() -> int | None:
+  """Of the control group (version 2) that holds this process, as that of a container; None where it has no limit."""
+  try:
+    home = pathlib.Path('/proc/self/cgroup').read_text().rpartition('0::')[2].splitlines()[0].strip()
+    folder = pathlib.Path('/sys/fs/cgroup') / home.strip('/')
+    limit, held = ((folder / name).read_text().strip() for name in ('memory.max', 'memory.current'))
+  except (OSError, IndexError):
+    return None
+  cached = table_of(str(folder / 'memory.stat')).get('inactive_file', 0)             # the kernel gives these back
+  return max(int(limit) - int(held) + cached, 1) if limit.isdecimal() else None
+
+
+def address_space() -> int | None:
+  """What `ulimit -v` leaves; None without one."""
+  limit, held = resource.getrlimit(resource.RLIMIT_AS)[0], pathlib.Path('/proc/self/statm')
+  if limit == resource.RLIM_INFINITY or not held.exists():
+    return None
+  return max(limit - int(held.read_text().split()[0]) * resource.getpagesize(), 1)
+
+
 def span(seconds: float) -> str:
   """75 -> '1:15'."""
   minutes, seconds = divmod(round(seconds), 60)

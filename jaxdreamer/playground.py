@@ -13,7 +13,8 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from jaxdreamer import build, cameras, cli, evaluate, laboratory, moments
+from jaxdreamer import build, cameras, cli, evaluate, laboratory, moments, seeds
+from jaxdreamer.options import place
 
 METHODS = 'sds; ssd; csd; vsd; asd; sds sampling.design=stratified; sds sampling.design=stratified sampling.draws=4'
 
@@ -21,7 +22,7 @@ METHODS = 'sds; ssd; csd; vsd; asd; sds sampling.design=stratified; sds sampling
 def follow(key, subject: laboratory.Subject, *, steps: int, every: int, repeats: int):
   """(step, picture [H, W, 3], gradients [R P]) of one method's own run, every `every` steps and at its start."""
   job, text = subject.job, subject.job.text(0)
-  state = job.init(jax.random.key(subject.config.seed))
+  state = job.init(seeds.key(subject.config.seed))
   scene = jax.jit(lambda params: params['field']['image'])
   while True:
     step = int(state.step)
@@ -83,7 +84,7 @@ def main() -> int:
   if config is None or config.scene.name != 'image':
     raise ValueError('--config: give one whose scene is a picture: configs/image2d.py')
   cli.compile_cache()
-  folder = pathlib.Path(options.out)
+  folder = place(options.out)
   folder.mkdir(parents=True, exist_ok=True)
   camera = jax.tree.map(lambda a: a[None], cameras.from_uniform(jnp.full(4, .5), **build.camera_ranges(config.cameras)))
   truth, mask = (np.asarray(a[0]) for a in evaluate.true_pictures(config.prompt, camera, size=config.scene.image.size))
@@ -91,7 +92,7 @@ def main() -> int:
   for method in (m.strip() for m in options.methods.split(';') if m.strip()):
     subject = laboratory.subject(config, method, times=2, noises=2)
     runs[method], pictures[method] = [], []
-    for step, picture, gradients in follow(jax.random.key(options.seed), subject, steps=config.steps, every=options.every,
+    for step, picture, gradients in follow(seeds.key(options.seed), subject, steps=config.steps, every=options.every,
                                            repeats=options.repeats):
       runs[method].append({'step': step, 'distance': distance(picture, truth, mask), **spread(gradients)})
       pictures[method].append(picture)
@@ -110,6 +111,6 @@ if __name__ == '__main__':
   flags.DEFINE_string('methods', METHODS, 'What runs, separated by `;`.')
   flags.DEFINE_integer('every', 100, 'Steps between measurements.', lower_bound=1)
   flags.DEFINE_integer('repeats', 32, 'Gradients that a measurement draws.', lower_bound=3)
-  flags.DEFINE_integer('seed', 0, 'Of those.')
+  flags.DEFINE_integer('seed', 0, 'Of those.', lower_bound=0, upper_bound=seeds.MOST)
   flags.DEFINE_string('out', 'runs/playground', 'Where to write.')
   cli.run(main)

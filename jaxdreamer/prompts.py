@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from jaxdreamer import seeds
+
 VIEWS = ('front view', 'side view', 'back view', 'overhead view')      # the order of cameras.view_bin
 
 
@@ -51,7 +53,7 @@ def read_file(path: str | os.PathLike, *, option: str) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
   """A permutation of `count` prompts, another in each epoch."""
-  return np.asarray(jax.random.permutation(jax.random.fold_in(jax.random.key(seed), epoch), count))
+  return np.asarray(jax.random.permutation(jax.random.fold_in(seeds.key(seed), epoch), count))
 
 
 def chosen(seed: int, step: int, *, count: int, each: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import sys
 import jax
 from absl import flags
 
-from jaxdreamer import build, checkpoints, cli, loop
+from jaxdreamer import build, checkpoints, cli, loop, options
 
 
 def default_workdir(config) -> pathlib.Path:
@@ -37,8 +37,11 @@ def main() -> int:
   if config.mesh.get('distributed', False):
     join_processes()
   cli.compile_cache()
-  folder = pathlib.Path(workdir) if workdir else default_workdir(config)
-  outcome = loop.run(config, folder, build.make_mesh(config),
+  folder = options.place(workdir) if workdir else default_workdir(config)
+  mesh = build.make_mesh(config)
+  if (said := options.idle(config, mesh)) and jax.process_index() == 0:
+    print(f'warning: {said}', flush=True)
+  outcome = loop.run(config, folder, mesh,
                      command=shlex.join(['python', '-m', 'jaxdreamer.train', *sys.argv[1:]]))
   if outcome.why in loop.SIGNALS:
     return cli.STOPPED

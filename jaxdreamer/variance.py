@@ -8,6 +8,7 @@ measured and how, jaxdreamer/laboratory.py says. The methods are separated by `;
 import json
 import pathlib
 import time
+from contextlib import nullcontext
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from jaxdreamer import build, cli, laboratory, moments
+from jaxdreamer import build, checkpoints, cli, laboratory, moments, seeds
+from jaxdreamer.options import place
 
 METHODS = ('sds; ssd; ssd estimator.ssd.mu=moments; csd; vsd; asd; sds sampling.design=stratified; sds sampling.design=lattice;'
            'sds sampling.design=stratified sampling.draws=4')
@@ -26,7 +28,7 @@ METHODS = ('sds; ssd; ssd estimator.ssd.mu=moments; csd; vsd; asd; sds sampling.
 def states_of(config, at: list[int]):
   """(step, scene params) of a run of `config`, at the steps `at`, as they come."""
   job = build.job(config, build.make_mesh(config))
-  state = job.init(jax.random.key(config.seed))
+  state = job.init(seeds.key(config.seed))
   for step in sorted(at):
     while int(state.step) < step:
       state, _ = job.step(state, job.prior, job.text(int(state.step)))
@@ -88,8 +90,15 @@ def main() -> int:
   cli.compile_cache()
   if (options.config is None) == (options.workdir is None):
     raise ValueError('give --config=configs/toybox.py for a fresh scene and its run, or --workdir of a run')
+  folder = place(options.out or options.workdir or 'runs/variance')
+  with checkpoints.writing(folder, place(options.workdir)) if options.workdir else nullcontext():
+    return compare(folder)
+
+
+def compare(folder: pathlib.Path) -> int:
+  options = flags.FLAGS
   if options.workdir:
-    config, job, state = build.restore(pathlib.Path(options.workdir))
+    config, job, state = build.restore(place(options.workdir))
     states = [(int(state.step), state.params['scene'])]
     learnt = {config.estimator.name: state.params['est']}
   else:
@@ -104,11 +113,10 @@ def main() -> int:
   for step, scene in states:
     say = lambda what: print(f'{time.time() - start:6.0f} s  {what}', flush=True)
     kept = {m: est for m, est in learnt.items() if m in methods}
-    seen.append(laboratory.measure(jax.random.key(options.seed), subjects, scene, step, cameras=options.cameras,
+    seen.append(laboratory.measure(seeds.key(options.seed), subjects, scene, step, cameras=options.cameras,
                                    repeats=options.repeats, warm=options.warm, shape=shape, kept=kept, say=say))
     rows.append({'step': step, 'rows': plain(laboratory.compare(seen[-1:]))})
   over_all = laboratory.compare(seen)
-  folder = pathlib.Path(options.out or options.workdir or 'runs/variance')
   folder.mkdir(parents=True, exist_ok=True)
   console = Console(width=max(140, Console().width))
   console.print(table(over_all, DRAW, 'variance of one draw'))
@@ -132,7 +140,9 @@ if __name__ == '__main__':
   flags.DEFINE_integer('times', 3, 'Times under a camera.', lower_bound=2)
   flags.DEFINE_integer('noises', 2, 'Noises under a time.', lower_bound=2)
   flags.DEFINE_integer('repeats', 48, 'Whole steps.', lower_bound=3)
-  flags.DEFINE_integer('warm', 100, 'Steps for which an estimator may learn on the frozen scene before it is measured.')
-  flags.DEFINE_integer('seed', 0, 'Of all draws.')
+  flags.DEFINE_integer('warm', 100, 'Steps for which an estimator may learn on the frozen scene before it is measured.',
+                       lower_bound=0)
+  flags.DEFINE_integer('seed', 0, 'Of all draws.', lower_bound=0, upper_bound=seeds.MOST)
   flags.DEFINE_string('out', None, 'Where to write; the run, or runs/variance.')
+  flags.register_validator('at', lambda steps: all(step.strip().isdecimal() for step in steps), 'takes whole numbers: 0,50,200')
   cli.run(main)

@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import base
-from jaxdreamer import build, cameras, sampling, train_step
+from jaxdreamer import build, cameras, options, sampling, train_step
 from jaxdreamer.priors.gaussian import gaussian
 
 REFUSED = {
@@ -61,6 +61,19 @@ def test_data_zero_takes_the_most_devices_that_divide_the_views():
   config = base.get_config()
   config.sampling.views = 6
   assert build.make_mesh(config).devices.size == max(d for d in range(1, len(jax.devices()) + 1) if 6 % d == 0)
+
+
+@pytest.mark.parametrize('views, used, all_busy', [(1, 1, 4), (2, 2, 4), (4, 4, None), (6, 3, 8), (8, 4, None)])
+def test_devices_that_idle_are_told_with_the_views_that_would_use_them(views, used, all_busy):
+  config = base.get_config()
+  config.sampling.views = views
+  said = options.idle(config, build.make_mesh(config))
+  if all_busy is None:
+    assert said == ''
+  else:
+    assert f'{used} of 4 devices' in said and said.endswith(f'config.sampling.views={all_busy} would use all of them')
+    config.mesh.data = used                        # as asked for
+    assert options.idle(config, build.make_mesh(config)) == ''
 
 
 def test_missing_weights_are_named(tmp_path):

@@ -183,6 +183,49 @@ def test_a_workdir_that_cannot_be_written_is_refused_in_one_line(tmp_path, path)
   assert '\n' not in str(error.value)
 
 
+HOLDER = '''
+import fcntl, sys
+file = open(sys.argv[1], 'a+')
+fcntl.flock(file, fcntl.LOCK_EX)
+file.write('process 77 on elsewhere (since 2026-01-02 03:04:05)')
+file.flush()
+print('held', flush=True)
+sys.stdin.read()
+'''
+
+
+def test_a_workdir_has_one_writer_until_that_process_ends_however_it_ends(folder):
+  holder = subprocess.Popen([sys.executable, '-c', HOLDER, folder / 'lock'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+  assert holder.stdout.readline() == b'held\n'
+  for hold in (lambda: checkpoints.alone(folder, new=True), lambda: checkpoints.alone(folder),
+               lambda: checkpoints.writing(folder / 'generated', folder)):
+    with pytest.raises(ValueError, match='process 77 on elsewhere .since 2026-01-02 03:04:05. .*--workdir') as error:
+      hold().__enter__()
+    assert '\n' not in str(error.value)
+  with checkpoints.writing(folder.parent / 'elsewhere', folder):                        # reads alone
+    pass
+  holder.send_signal(signal.SIGKILL)
+  holder.communicate()
+  with checkpoints.alone(folder):
+    assert f'process {os.getpid()} on ' in (folder / 'lock').read_text()
+    with pytest.raises(ValueError, match=f'process {os.getpid()} on '):
+      checkpoints.alone(folder).__enter__()
+  with checkpoints.alone(folder):
+    pass
+
+
+def test_what_only_reads_a_run_makes_no_workdir_and_takes_nothing_of_a_save_that_goes_on(tmp_path, folder):
+  with pytest.raises(ValueError, match='holds no run'):
+    checkpoints.alone(tmp_path / 'none').__enter__()
+  assert not (tmp_path / 'none').exists()
+  save(folder, 1)
+  unfinished = folder / 'checkpoints' / '000002.orbax-checkpoint-tmp'
+  unfinished.mkdir()
+  with checkpoints.reader(folder) as saved:
+    assert same(checkpoints.restore(saved, make_state(0))[0], make_state(1))
+  assert unfinished.exists()
+
+
 def test_a_workdir_of_another_format_is_refused(folder):
   save(folder, 1)
   (folder / 'run.json').write_text(json.dumps({'format': checkpoints.FORMAT + 1}))

@@ -1,4 +1,5 @@
 """The loop: an interrupted run equals an unbroken one, and whatever goes wrong is said in one line."""
+import errno
 import json
 import os
 import pathlib
@@ -165,6 +166,47 @@ def test_a_crash_between_two_checkpoints_is_repeated_exactly(tmp_path, monkeypat
   assert same_run(tmp_path / 'broken', unbroken)
 
 
+def test_a_second_run_in_a_workdir_is_refused_and_touches_nothing(tmp_path, monkeypatch, unbroken):
+  told = []
+  def second():
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'shared').rglob('*')}
+    with pytest.raises(ValueError, match=f'process {os.getpid()} on .*--workdir') as error:
+      run(tmp_path / 'shared', prompt='another')
+    told.append(str(error.value))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / 'shared').rglob('*')} == before
+  stop_at(monkeypatch, 4, second)                  # before the first has saved
+  assert run(tmp_path / 'shared').why == 'done'
+  assert len(told) == 1 and '\n' not in told[0] and same_run(tmp_path / 'shared', unbroken)
+
+
+FULL = {'a row': OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 'a quota': OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        'a checkpoint': ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device [os_error_code='28']")}
+
+
+@pytest.mark.parametrize('what', FULL)
+def test_a_disk_that_fills_is_one_line_with_the_workdir_and_the_same_command_goes_on(tmp_path, monkeypatch, unbroken, what):
+  def fail():
+    raise RuntimeError('while it was written') from FULL[what]
+  with monkeypatch.context() as patch:
+    stop_at(patch, 10, fail)
+    with pytest.raises(ValueError, match=f"{tmp_path / 'broken'}: its disk is full.*step 6") as error:
+      run(tmp_path / 'broken')
+  assert '\n' not in str(error.value)
+  run(tmp_path / 'broken')
+  assert same_run(tmp_path / 'broken', unbroken)
+
+
+@pytest.mark.parametrize('free, what', [(8, 'a picture'), (16, 'the state'), (60, 'a step')])
+def test_memory_that_is_not_there_is_refused_before_the_first_step(tmp_path, monkeypatch, free, what):
+  monkeypatch.setattr(metrics, 'free_memory', lambda: free)
+  monkeypatch.setattr(loop.options, 'ways_to_fit', lambda config: 'fewer views')
+  monkeypatch.setattr(loop, 'yet_to_take', lambda compiled: 61)
+  monkeypatch.setattr(metrics, 'add', None)        # what the first step would call
+  with pytest.raises(ValueError, match=f'{what} needs .* GiB of memory and .* free; ') as error:
+    run(tmp_path, scene={'name': 'x'}, eval={'size': 1} if what == 'a picture' else {})
+  assert '\n' not in str(error.value)
+
+
 def test_two_and_two_steps_are_four(tmp_path):
   run(tmp_path / 'whole', steps=4, log_every=2)
   run(tmp_path / 'parts', steps=2, log_every=2)
@@ -269,9 +311,9 @@ def test_a_failed_output_is_named_and_takes_no_other_along(tmp_path, monkeypatch
     raise ValueError('no surface')
   monkeypatch.setattr(video, 'turntable', lambda *_, **__: made.append('film'))
   monkeypatch.setattr(mesh, 'write', fail)
-  monkeypatch.setattr(report, 'write', lambda *_, prompt, **__: made.append(f'report of {prompt}'))
+  monkeypatch.setattr(report, 'write', lambda *_, prompt, about, **__: made.append(f'report of {prompt}, {about["devices"][:4]}'))
   assert run(tmp_path) == loop.Outcome(12, 'done', {'mesh': 'no surface'})
-  assert made == ['film', 'report of a quadratic'] and 'mesh failed: no surface' in capfd.readouterr().out
+  assert made == ['film', 'report of a quadratic, 1 x '] and 'mesh failed: no surface' in capfd.readouterr().out
   assert 'Traceback' in (tmp_path / 'failed.txt').read_text()
 
 

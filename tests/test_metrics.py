@@ -2,6 +2,7 @@
 import io
 import json
 import pathlib
+import resource
 import sys
 import time
 
@@ -112,6 +113,21 @@ def test_memory_counts_what_the_process_holds_and_remembers_the_most():
   assert metrics.process_memory()[0] - held > .9 * large.nbytes and metrics.memory() >= held + .9 * large.nbytes
   del large
   assert metrics.memory() >= max(most, held + 2 ** 27)
+
+
+@pytest.mark.skipif(not pathlib.Path('/proc/meminfo').exists(), reason='only Linux tells what is free')
+def test_free_memory_is_the_least_of_what_the_machine_its_group_and_the_process_may_take(monkeypatch):
+  assert 2 ** 20 < metrics.free_memory() <= metrics.machine_memory()
+  monkeypatch.setattr(metrics, 'group_memory', lambda: 2 ** 21)
+  assert metrics.free_memory() == 2 ** 21
+  held = 1024 * metrics.table_of('/proc/self/status')['VmSize']
+  monkeypatch.setattr(metrics.resource, 'getrlimit', lambda _: (held + 2 ** 20, resource.RLIM_INFINITY))
+  assert metrics.free_memory() < 2 ** 21
+  class Full:
+    def memory_stats(self):
+      return {'bytes_limit': 100, 'bytes_in_use': 70}
+  monkeypatch.setattr(metrics.jax, 'local_devices', lambda: [Full()])
+  assert metrics.free_memory() == 30
 
 
 def test_tensorboard_without_its_package_says_what_to_install(tmp_path, monkeypatch):

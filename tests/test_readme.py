@@ -1,13 +1,15 @@
 """README and the results say the same, and what README points at is there."""
 import json
 import re
+import sys
+import types as python_types
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from benchmarks import readme, results
-from jaxdreamer import diffusion, types
+from jaxdreamer import build, diffusion, options, types
 from jaxdreamer.priors import gaussian
 
 
@@ -32,10 +34,37 @@ def test_links_and_commands_in_readme_exist():
     assert (results.ROOT / path).exists(), path
 
 
-def test_the_estimator_in_readme_meets_the_closed_form():
-  code, = re.findall(r'```python\n(.*?)```', readme.README.read_text(), flags=re.DOTALL)
+def run_blocks(page):
+  """The names that the python blocks of a page define, run one after the other."""
   names = {'jnp': jnp, 'diffuse': diffusion.diffuse, 'Estimator': types.Estimator}
-  exec(code, names)
+  for code in re.findall(r'```python\n(.*?)```', page.read_text(), flags=re.DOTALL):
+    exec(code, names)
+  return names
+
+
+PAGES = [readme.README, *sorted(results.ROOT.glob('docs/**/*.md'))]
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_every_python_block_runs(page):
+  run_blocks(page)
+
+
+def test_the_config_in_readme_takes_an_estimator_of_its_own(monkeypatch):
+  names = run_blocks(readme.README)
+  mine = lambda prior, t_min, *, scale: names['plain'](scale=scale)
+  monkeypatch.setitem(sys.modules, 'mymodule', python_types.SimpleNamespace(mine=mine))
+  config = names['get_config']()
+  config.lock()                                    # as the command line does
+  config.sampling.views, config.mesh.data = 1, 1
+  options.check(config)
+  assert config.estimator.mine.scale == 2.
+  job = build.job(config, build.make_mesh(config))
+  assert job.parts.estimator.init(None) == () and job.parts.estimator.loss() == 0.
+
+
+def test_the_estimator_in_readme_meets_the_closed_form():
+  names = run_blocks(readme.README)
   n, std = 20_000, .5
   z, mean, t = jnp.full((n, 1, 1, 1), .3), jnp.full((1, 1, 1), -.2), jnp.full(n, .4)
   eps = jax.random.normal(jax.random.key(0), z.shape)

@@ -2,7 +2,7 @@
 
   python -m jaxdreamer.train --config=configs/sds.py --config.prompt="a purple house"
 """
-from configs import toybox
+from jaxdreamer.configs import toybox
 
 
 def get_config(prior='toybox'):

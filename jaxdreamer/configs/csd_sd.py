@@ -2,7 +2,7 @@
 
   python -m jaxdreamer.train --config=configs/csd_sd.py --config.prior.path=FOLDER --config.prompt="a delicious hamburger"
 """
-from configs import sd
+from jaxdreamer.configs import sd
 
 
 def get_config():

@@ -7,7 +7,7 @@ mg15 is Hyper-iNGP, df415 and at2520 are 3DConv-Net, cp100k its larger size, all
 prompt; dl17k is the triplane transformer on MVDream with four. A step holds a prompt for each device of 8 GPUs; `:df415,64` is
 for 64 devices, a v5e-64 or eight such hosts. dl17k adds up two steps, as published.
 """
-from configs import scaledreamer_mvdream, sd
+from jaxdreamer.configs import base, scaledreamer_mvdream, sd
 
 CONV3D = {'text': 1024, 'channels': (512, 512, 512, 256, 128, 64), 'features': 32, 'width': 256, 'radius': .8}
 LARGER = CONV3D | {'channels': (512, 512, 512, 512, 256, 128)}
@@ -39,10 +39,14 @@ def get_config(what='df415,8'):
     config.scene[scene].update(sizes)
   config.estimator.name = 'asd'
   config.estimator.asd.update({'guidance': (7.5,), 'eta': .1, 'negatives': 0. if several else .5})
-  config.sampling.update({'t_min': (.5, .02, steps), 't_max': (.98, .5, steps)})
+  config.sampling.t_min = base.of_steps(config, lambda steps: (.5, .02, steps))
+  config.sampling.t_max = base.of_steps(config, lambda steps: (.98, .5, steps))
   config.render.update({'samples': 128, 'fine': 64, 'background': 'random'})
-  config.regularizers.update({'sparsity': (20.,), 'orientation': (0.,), 'eikonal': (.01,) if several else (100., 1., steps // 10),
-                              'opaque': (0., 1. if several else 10., steps * 4 // 5, steps // 5)})
+  config.regularizers.update({'sparsity': (20.,), 'orientation': (0.,), 'eikonal': (.01,)})
+  if not several:
+    config.regularizers.eikonal = base.of_steps(config, lambda steps: (100., 1., max(steps // 10, 1)))
+  opaque = 1. if several else 10.
+  config.regularizers.opaque = base.of_steps(config, lambda steps: (0., opaque, steps * 4 // 5, max(steps // 5, 1)))
   config.optim.groups = (('scene/field/.*', rate, optimizer), ('scene/.*', .001), ('est/moments/.*', .05, 'sgd'), ('est/.*', .0001))
   config.optim.update({'b1': 0., 'accumulate': 2 if several else 1})
   return config

@@ -5,7 +5,7 @@
 `configs/toybox.py:empirical` distils the exact posterior mean over renders of the caption instead: the perfect prior.
 Device, time and scores to expect: README.md, which the benchmarks write.
 """
-from configs import base
+from jaxdreamer.configs import base
 
 
 def get_config(prior='toybox'):

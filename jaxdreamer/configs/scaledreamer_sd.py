@@ -2,7 +2,7 @@
 
   python -m jaxdreamer.train --config=configs/scaledreamer_sd.py --config.prior.path=FOLDER --config.prompt="a pineapple"
 """
-from configs import sd
+from jaxdreamer.configs import base, sd
 
 
 def get_config():
@@ -10,7 +10,8 @@ def get_config():
   config.steps = 25000
   config.estimator.name = 'asd'
   config.estimator.asd.update({'guidance': (7.5,), 'eta': .1, 'negatives': .5})
-  config.sampling.update({'t_min': (.5, .02, config.steps), 't_max': (.98, .5, config.steps)})
+  config.sampling.t_min = base.of_steps(config, lambda steps: (.5, .02, steps))
+  config.sampling.t_max = base.of_steps(config, lambda steps: (.98, .5, steps))
   config.cameras.distance = (1., 1.5)
   config.optim.b1 = 0.
   config.regularizers.update({'sparsity': (30.,), 'opaque': (0., 100., 10000, 1)})

@@ -3,7 +3,7 @@ paper took the 768 px model: that halves memory.
 
   python -m jaxdreamer.train --config=configs/prolificdreamer_sd.py --config.prior.path=FOLDER --config.prompt="a pineapple"
 """
-from configs import sd
+from jaxdreamer.configs import sd
 
 
 def get_config():

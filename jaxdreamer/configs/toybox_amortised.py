@@ -5,7 +5,7 @@
 
 `configs/toybox_amortised.py:sds` (csd, vsd) trains it by another estimator. Device, time and scores to expect: README.md.
 """
-from configs import base
+from jaxdreamer.configs import base
 
 ROWS = {'sds': 2, 'csd': 2, 'ssd': 2, 'asd': 3, 'vsd': 6}     # of the prior's UNet for a view
 ALL = 8 * 9000                                               # of them in a run, whatever the estimator
@@ -17,11 +17,14 @@ def get_config(estimator='asd'):
   config.estimator.name = estimator
   config.scene.name = 'triplane_transformer'
   config.corpus.prompts, config.sampling.views, config.render.stages = 8, 8, ((0, 32),)
-  config.steps = steps = ALL // (config.sampling.views * ROWS[estimator])
+  config.steps = ALL // (config.sampling.views * ROWS[estimator])
   config.preview_every, config.checkpoint_every = 500, 500
   config.eval.samples, config.eval.fine = 16, 12                # as in training, nearly
-  rate = lambda first: (first, .1 * first, steps // 2, steps // 2)
-  # All tokens share the upsampling kernel: at the others' rate it makes combs of their spacing.
-  config.optim.groups = (('scene/field/transformer/upsample/.*', rate(4e-5)), ('scene/field/.*', rate(1e-3)),
-                         *config.optim.groups[1:])
+  rest = config.optim.groups[1:]
+
+  def groups(steps):
+    rate = lambda first: (first, .1 * first, steps // 2, max(steps // 2, 1))
+    # All tokens share the upsampling kernel: at the others' rate it makes combs of their spacing.
+    return (('scene/field/transformer/upsample/.*', rate(4e-5)), ('scene/field/.*', rate(1e-3)), *rest)
+  config.optim.groups = base.of_steps(config, groups)
   return config

@@ -2,7 +2,7 @@
 
   python -m jaxdreamer.playground --config=configs/image2d.py --config.prompt="a red car"
 """
-from configs import toybox
+from jaxdreamer.configs import toybox
 
 
 def get_config(prior='toybox'):

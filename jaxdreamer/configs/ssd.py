@@ -2,7 +2,7 @@
 
   python -m jaxdreamer.train --config=configs/ssd.py --config.prompt="a yellow mug"
 """
-from configs import toybox
+from jaxdreamer.configs import toybox
 
 
 def get_config(prior='toybox'):

@@ -2,7 +2,7 @@
 
   python -m jaxdreamer.train --config=configs/vsd.py --config.prompt="a blue torus"
 """
-from configs import toybox
+from jaxdreamer.configs import toybox
 
 
 def get_config(prior='toybox'):

@@ -3,7 +3,7 @@ size, cameras of a scene in the unit ball, AdamW. `--config.prior.path=` names t
 
 `python -m jaxdreamer.doctor --config=configs/dreamfusion_sd.py --config.prior.path=FOLDER` prints what a step would take.
 """
-from configs import base
+from jaxdreamer.configs import base
 
 
 def get_config():

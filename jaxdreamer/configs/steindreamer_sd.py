@@ -5,7 +5,7 @@ folder of Depth Anything or DPT-Hybrid or a file of MiDaS or Omnidata; without i
   python -m jaxdreamer.train --config=configs/steindreamer_sd.py --config.prior.path=FOLDER --config.prompt="a lion fish"
   python -m jaxdreamer.train --config=configs/steindreamer_sd.py:normals --config.prior.path=FOLDER
 """
-from configs import dreamfusion_sd
+from jaxdreamer.configs import dreamfusion_sd
 
 
 def get_config(phi='depth'):

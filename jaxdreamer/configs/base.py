@@ -1,9 +1,24 @@
 """Every option, with its default. The other files here are short changes of this one; `--config.a.b=v` changes one more.
 
 A schedule is (v,), (v0, v1, steps), or (v0, v1, start, steps): linear from v0 to v1 over `steps` from step `start` on. On the
-command line: `--config.estimator.sds.guidance=5`, or `=20,3,100`.
+command line: `--config.estimator.sds.guidance=5`, or `=20,3,100`. A config whose schedules last as long as its run writes them
+with `of_steps`: they follow `--config.steps`. A config of your own begins as the other files here do, and may hold the options of a
+function of yours as `config.estimator.mine = {...}`.
 """
-from ml_collections import ConfigDict
+from typing import Callable, NamedTuple
+
+from ml_collections import ConfigDict, FieldReference
+
+
+class Following(NamedTuple):
+  """What a FieldReference does to its value, as ml_collections calls it: fn(value, *args)."""
+  fn: Callable
+  args: tuple
+
+
+def of_steps(config, make: Callable[[int], tuple]) -> FieldReference:
+  """The option make(config.steps), whatever config.steps is when it is read: a tuple, such as a schedule."""
+  return FieldReference((), op=Following(lambda _, steps: make(steps), (config.get_ref('steps'),)))
 
 
 def get_config():
@@ -71,4 +86,10 @@ def get_config():
              'distributed': False},              # one process a host, joined by jax.distributed (launch/)
     'eval': {'size': 64, 'samples': 64, 'fine': 0, 'chunk': 0, 'mesh_resolution': 96},
   }, convert_dict=True)
-  return config.lock()
+  config.lock()
+  for section in (config.scene, config.prior, config.estimator):           # these alone take more: options of one's own functions
+    section.unlock()
+    for options in section.values():
+      if isinstance(options, ConfigDict):
+        options.lock()
+  return config

@@ -4,7 +4,7 @@
   python -m jaxdreamer.train --config=configs/scaledreamer_mvdream.py --config.prior.path=FILE \
     --config.prior.mvdream.tokenizer=FOLDER --config.prompt="a pineapple"
 """
-from configs import sd
+from jaxdreamer.configs import base, sd
 
 UNWANTED = ('ugly, bad anatomy, blurry, pixelated obscure, unnatural colors, poor lighting, dull, and unclear, cropped, lowres, '
             'low quality, artifacts, duplicate, morbid, mutilated, poorly drawn face, deformed, dehydrated, bad proportions')
@@ -17,7 +17,9 @@ def get_config():
   config.negative = UNWANTED
   config.estimator.name = 'asd'
   config.estimator.asd.update({'guidance': (7.5,), 'eta': .1})
-  config.sampling.update({'views': 4, 'design': 'rings', 't_min': (.5, .02, config.steps), 't_max': (.98, .5, config.steps)})
+  config.sampling.update({'views': 4, 'design': 'rings'})
+  config.sampling.t_min = base.of_steps(config, lambda steps: (.5, .02, steps))
+  config.sampling.t_max = base.of_steps(config, lambda steps: (.98, .5, steps))
   config.cameras.update({'elevation': (0., 30.), 'distance': (.8, 1.), 'fov': (15., 60.), 'relative': True})
   config.render.update({'samples': 128, 'fine': 128})
   config.optim.b1 = 0.
