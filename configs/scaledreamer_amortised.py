@@ -12,11 +12,10 @@ _300k (cp100k), asd_mv_triplane_transformer_10k (dl17k).
 Beside what configs/sd.py says, this differs:
 - samples: a ray's 193 trained intervals are those of 193 samples that 128 propose, a quarter of them evenly; there the 64 fine and
   the 129 edges of the proposal, merged.
-- eikonal: at every fourth sample, which takes a third of the time; there at all.
+- eikonal: at every fourth sample, since each takes four distances; there at all.
 - space: the ball of radius 2 from the camera on; there from .1 to 4 along each ray.
-- the triplane transformer: words are normalised and planes begin smooth, and attention's last projections have biases
-  (jaxdreamer/scenes/triplane_transformer.py says why); there neither. The background's sigmoid is not .001 wider.
-- mg15 is started as a sphere by its distance; there it is also fitted to that sphere first.
+- dl17k: words are normalised, tokens begin as waves and blend with their neighbours' (jaxdreamer/scenes/triplane_transformer.py
+  says why), and the background's colours end at 0 and 1; there tokens begin as noise, and colours reach .001 further.
 """
 from configs import scaledreamer_mvdream, sd
 

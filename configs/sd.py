@@ -1,13 +1,13 @@
-"""What the configs for Stable Diffusion share: threestudio's NeRF on the hash grid, two networks without biases on it, 64 px renders
-enlarged to the model's own size, cameras whose elevation is uniform in angle in half of the views, latents drawn from the posterior,
-view words within 30 degrees. `--config.prior.path=` names the model's folder or single file.
+"""What the configs for Stable Diffusion share: threestudio's NeRF on the hash grid, with two networks without biases; 64 px renders
+enlarged to the model's own size; elevations uniform in angle in half of the views; latents drawn from the posterior; view words
+within 30 degrees. `--config.prior.path=` names the model's folder or single file.
 
 `python -m jaxdreamer.doctor --config=configs/dreamfusion_sd.py --config.prior.path=FOLDER` prints what a step would take.
 
-In all of them, what differs from the released code, and why:
-- samples: 64 of a ray propose 64 that are trained; there up to 512, of which an occupancy grid leaves those near the surface.
-- space: the ball of render.radius; there the cube around it, whose corners no object reaches.
-- precision: networks in bfloat16, all else in float32; there float16 or float32 throughout.
+In all of them this differs from the released code:
+- samples: 64 of a ray propose 64 that are trained; there up to 512, of which an occupancy grid drops those in empty space.
+- space: the ball of render.radius, which needs no grid; there the cube around it.
+- precision: the prior in bfloat16, whose range is float32's; there in float16, and dreamfusion-sd's scene too.
 """
 from configs import base
 

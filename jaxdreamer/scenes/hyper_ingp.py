@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 from jaxdreamer.scenes import hashgrid, volsdf
 from jaxdreamer.types import Scene
 
-xavier = nn.initializers.xavier_uniform()
+xavier = nn.initializers.xavier_normal()
 
 
 class Hypernet(nn.Module):
