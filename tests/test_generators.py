@@ -201,7 +201,8 @@ def test_a_generator_of_twice_the_extent_has_its_features_twice_as_far_out_and_t
           'sdf': [normal(4, {'hyper_ingp': 4, 'conv3d': 3, 'triplane_transformer': 6}[name], 1)]}
   far, sphere = jnp.array([1.3, -.7, .2]), lambda xyz: fields.length(xyz) - SIZES[name].get('radius', .8)
   off = lambda scene, xyz: scene.distance(code, xyz) - sphere(xyz)
-  two, one, other = jax.jit(lambda: (off(make(**SIZES[name], extent=2.), far), off(SCENES[name], far / 2.), off(SCENES[name], far)))()
+  scene = SCENES[name]
+  two, one, other = jax.jit(lambda: (off(make(**SIZES[name], extent=2.), far), off(scene, far / 2.), off(scene, far)))()
   np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
   assert abs(two - other) > 1e-3
 

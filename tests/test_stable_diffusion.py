@@ -59,8 +59,8 @@ def test_a_broken_tokenizer_is_named(tmp_path):
 
 
 def test_predictions_are_the_networks_own(model):
-  """encode is scaling_factor times the posterior's mean of the enlarged picture, sample a draw of it, decode undoes the scaling, eps
-  is the UNet's at the step of that time, and the frozen model does not see the camera."""
+  """encode is scaling_factor times the posterior's mean of the enlarged picture, sample a draw of it, decode undoes the scaling,
+  eps is the UNet's at the step of that time, and the frozen model does not see the camera."""
   folder, params = model
   prior = stable_diffusion(path=str(folder), image_size=8, dtype='float32', sample=True)
   assert prior.latent == (8, 8, 4) and prior.image_size == 8
