@@ -69,7 +69,8 @@ def get_config():
                 'front': 45., 'back': 45.},      # azimuths on either side that are called front and back view
     'render': {'samples': 16, 'fine': 16, 'radius': 1., 'background': 'random', 'chunk': 0, 'remat': False,
                'stages': (),                               # ((0, 64), (5000, 512)): pixels from a step on; (): the prior's
-               'random_background': .5,                    # share of the views over one random colour, where the background learns
+               # backgrounds that learn: 'learnt', 'environment', 'hash_map', 'hypernet' (of generators)
+               'random_background': .5,                    # share of the views over one random colour in place of these
                'shaded': (0.,), 'textureless': (.5,),      # shares of views lit by a lamp, and of those without colour
                'light': {'distance': (.8, 1.5), 'relative': True, 'jitter': 1.,    # relative: to the camera's distance
                          'normals': False},                # True: textureless views show the normals as colours
