@@ -192,6 +192,10 @@ def test_what_the_published_configs_need_reaches_the_step(option, plain):
   assert changed == {part}
 
 
+def test_each_kind_of_normals_is_another(plain):
+  assert len({plain['picture'], *(traced({'render.normals': kind})['picture'] for kind in ('forward', 'central'))}) == 3
+
+
 def test_a_map_that_reads_prompts_takes_a_generator():
   config = base.get_config()
   config.render.background = 'hypernet'
