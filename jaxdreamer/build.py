@@ -33,7 +33,8 @@ from jaxdreamer.priors.mvdream import mvdream
 from jaxdreamer.priors.sdxl import sdxl
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.priors.toybox import toybox
-from jaxdreamer.scenes import backgrounds
+from jaxdreamer.scenes import backgrounds, fields
+from jaxdreamer.scenes.backgrounds import with_background
 from jaxdreamer.scenes.conv3d import conv3d
 from jaxdreamer.scenes.hashgrid import hashgrid
 from jaxdreamer.scenes.hyper_ingp import hyper_ingp
@@ -43,7 +44,7 @@ from jaxdreamer.scenes.particles import several
 from jaxdreamer.scenes.triplane_transformer import triplane_transformer
 from jaxdreamer.scenes.voxels import voxels
 from jaxdreamer.toybox import compositions
-from jaxdreamer.types import Estimator, Prior, Scene, Text, TrainState
+from jaxdreamer.types import Estimator, Prior, Text, TrainState
 
 NEVER = (0.,)                    # the schedule of what is left out
 SCENES = {
@@ -81,13 +82,10 @@ CORPORA = {                      # corpora by name, beside files
   'toybox': lambda: compositions.captions()[0],
   'toybox:held_out': lambda: compositions.captions()[1],
 }
-BACKGROUNDS = {
-  'random': backgrounds.random(),
-  'black_or_white': backgrounds.black_or_white(),
-  'white': backgrounds.constant(),
-  'learnt': backgrounds.mixed(backgrounds.learnt()),
-  'environment': backgrounds.mixed(backgrounds.environment()),
-}
+LEARNT = {'learnt': backgrounds.learnt, 'environment': backgrounds.environment, 'hash_map': backgrounds.hash_map,
+          'hypernet': backgrounds.hypernet}        # in a share of the views these give way to a random colour
+BACKGROUNDS = LEARNT | {'random': backgrounds.random, 'black_or_white': backgrounds.black_or_white, 'white': backgrounds.constant}
+NORMALS = {'exact': fields.gradient_normals, 'forward': fields.forward_normals, 'central': fields.difference_normals}
 REGULARIZERS = {f.__name__: f for f in (regularizers.orientation, regularizers.opacity, regularizers.sparsity,
                                         regularizers.opaque, regularizers.distortion, regularizers.z_variance,
                                         regularizers.eikonal)}
@@ -106,7 +104,7 @@ class Job(NamedTuple):
   render: Callable              # (code, one Camera, background [3]) -> Rendering [size, size]
   density: Callable             # (code, xyz [N, 3]) -> [N]
   colour: Callable              # (code, xyz [N, 3]) -> [N, 3]
-  radius: float
+  radius: float                 # of the ball that outputs show
   size: int
   parts: 'Parts | None'
 
@@ -184,7 +182,8 @@ def make_mesh(config) -> Mesh:
 def camera_ranges(section) -> dict:
   """Degrees in config, radians in code."""
   angles = {k: tuple(math.radians(a) for a in section[k]) for k in ('azimuth', 'elevation', 'fov')}
-  return angles | {'distance': tuple(section.distance), 'relative': section.get('relative', False)}    # older runs do not say it
+  return angles | {'distance': tuple(section.distance), 'relative': section.get('relative', False),    # older runs do not say it
+                   'angular': section.get('angular', 0.)}
 
 
 def make_regularize(section) -> Callable:
@@ -196,18 +195,6 @@ def make_regularize(section) -> Callable:
   def regularize(shown, step):
     return sum((weight(step) * term(shown) for term, weight in terms), start=0. * jnp.sum(shown.opacity))
   return regularize
-
-
-def with_background(scene: Scene, background: backgrounds.Background) -> Scene:
-  """The scene whose parameters, and whose code, are {'field', 'background'}; `field` looks at the first."""
-  def init(key):
-    k_field, k_background = jax.random.split(key)
-    return {'field': scene.init(k_field), 'background': background.init(k_background)}
-  def prepare(params, y):
-    return {'field': scene.prepare(params['field'], y), 'background': params['background']}
-  return Scene(init, prepare, lambda code, xyz: scene.field(code['field'], xyz),
-               lambda code, step: code | {'field': scene.focus(code['field'], step)},
-               scene.distance and (lambda code, xyz: scene.distance(code['field'], xyz)))
 
 
 def check(config, mesh: Mesh) -> None:
@@ -236,8 +223,12 @@ def check(config, mesh: Mesh) -> None:
   if config.estimator.name == 'csd' and config.estimator.csd.negative != NEVER and not config.negative:
     raise ValueError(f'config.estimator.csd.negative={config.estimator.csd.negative} asks for a negative prompt, and '
                      'config.negative is empty: give one, or set the share to 0')
-  if config.render.background not in BACKGROUNDS:
-    raise ValueError(f'config.render.background={config.render.background!r}: takes one of {sorted(BACKGROUNDS)}')
+  for option, value, table in (('background', config.render.background, BACKGROUNDS),
+                               ('normals', config.render.get('normals', 'exact'), NORMALS)):
+    if value not in table:
+      raise ValueError(f'config.render.{option}={value!r}: takes one of {sorted(table)}')
+  if config.render.background == 'hypernet' and 'text' not in config.scene.get(config.scene.name, {}):
+    raise ValueError(f"config.render.background='hypernet': takes a generator, not config.scene.name={config.scene.name!r}")
 
 
 def check_corpus(config, mesh: Mesh) -> None:
@@ -292,6 +283,9 @@ def check_views(config, together: int) -> None:
                      f"and takes 'rings'")
   if s.draws != 1:
     raise ValueError(f'config.sampling.draws={s.draws}: config.prior.name={name!r} takes 1, for the views of a scene share it')
+  for option, still in (('jitter', (0., 0., 0.)), ('front_back', 0)):
+    if config.cameras.get(option, still) != still:
+      raise ValueError(f'config.cameras.{option}={config.cameras[option]}: config.prior.name={name!r} takes whole rings, {still}')
   if not math.isclose(azimuth[1] - azimuth[0], 360.):
     raise ValueError(f'config.cameras.azimuth={tuple(azimuth)}: config.prior.name={name!r} takes a whole turn, as (-180, 180)')
 
@@ -317,7 +311,10 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
   config = options.expanded(config)
   if config.prior.path == blueprints.SHAPES and not abstract:
     raise ValueError(f'config.prior.path={blueprints.SHAPES!r}: takes weights; shapes alone are for python -m jaxdreamer.doctor')
-  background = BACKGROUNDS[config.render.background]
+  r, s, e, c = config.render, config.sampling, config.eval, config.cameras
+  background = BACKGROUNDS[r.background](**({'text': config.scene[config.scene.name].text} if r.background == 'hypernet' else {}))
+  if r.background in LEARNT:
+    background = backgrounds.mixed(background, probability=r.get('random_background', .5))
   field = pick(SCENES, config.scene, 'scene')()
   scene = with_background(several(field, config.scene.particles) if config.scene.particles > 1 else field, background)
   key = seeds.key(config.seed)
@@ -328,27 +325,29 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
   phrases, text, told = make_texts(config, prior, mesh)
   tx = optim.chain(config.optim.groups, b1=config.optim.b1, b2=config.optim.b2, eps=config.optim.eps,
                    weight_decay=config.optim.weight_decay, clip=config.optim.clip, accumulate=config.optim.get('accumulate', 1))
-  r, s, e = config.render, config.sampling, config.eval
   shaded, textureless, regularize = optim.schedule(r.shaded), optim.schedule(r.textureless), make_regularize(config.regularizers)
   sample = train_step.make_sample(
-    design=sampling.DESIGNS[s.design], camera_from=partial(cameras.from_uniform, **camera_ranges(config.cameras)),
+    design=sampling.DESIGNS[s.design], camera_from=partial(cameras.from_uniform, **camera_ranges(c)),
+    move=cameras.make_move(by=c.get('jitter', (0., 0., 0.)), front_back=c.get('front_back', 0)),
     draw=sampling.make_draw(t_min=t_min, t_max=t_max, shape=prior.latent, density=s.density, antithetic=s.antithetic),
     views=s.views, dims=s.draws // (2 if s.antithetic else 1))
+  words = partial(cameras.view_bin, **{side: math.radians(c.get(side, 45.)) for side in ('front', 'back')})
   ids = jnp.arange(s.views)
 
   def draw_scene(size, code, camera, key, step):
     if config.scene.name == 'image':             # seen whole by every camera
       return picture(code['field'])
     k_image, k_background, k_light = jax.random.split(key, 3)
-    light = render.sample_light(k_light, camera, shaded=shaded(step), textureless=textureless(step)) if r.shaded != NEVER else None
+    light = None if r.shaded == NEVER else render.sample_light(k_light, camera, shaded=shaded(step), textureless=textureless(step),
+                                                               **r.get('light', {}))
     return render.image(k_image, partial(scene.field, code), camera, size=size, samples=r.samples, fine=r.fine, radius=r.radius,
-                        chunk=r.chunk or None, remat=r.remat, light=light,
+                        chunk=r.chunk or None, remat=r.remat, light=light, normals=NORMALS[r.get('normals', 'exact')],
                         distance=scene.distance and partial(scene.distance, code),
                         background=partial(background.colour, code['background'], k_background))
 
   def stage(size):
     """(parts, jitted step) at renders of `size` pixels."""
-    see = train_step.make_picture(scene=scene, render=partial(draw_scene, size), regularize=regularize)
+    see = train_step.make_picture(scene=scene, render=partial(draw_scene, size), regularize=regularize, words=words)
     gradient = train_step.make_gradient(picture=see, estimator=estimator)
     local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx)
     mapped = train_step.data_parallel(train_step.several(local_step, config.steps_per_call), mesh, how=config.mesh.map,
@@ -376,7 +375,7 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
   return Job(prompts=phrases, init=jax.jit(init), stages=tuple(zip(starts, steps)), stride=config.steps_per_call,
              prior=prior, text=text, told=told, code=code, render=show,
              density=jax.jit(lambda code, xyz: at(code, xyz)[0]), colour=jax.jit(lambda code, xyz: at(code, xyz)[1][:, :3]),
-             radius=r.radius, size=config.eval.size, parts=parts[0])
+             radius=e.get('radius', 0.) or r.radius, size=config.eval.size, parts=parts[0])
 
 
 def restore(workdir: pathlib.Path) -> tuple[ConfigDict, Job, TrainState]:

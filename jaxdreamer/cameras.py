@@ -6,6 +6,7 @@ is at (i + .5, j + .5). Each function makes one camera, or one ray; callers vmap
 """
 import math
 from functools import partial
+from typing import Callable
 
 import jax
 import jax.numpy as jnp
@@ -46,18 +47,29 @@ def orbital(azimuth: Scalar, elevation: Scalar, distance: Scalar, fov: Scalar) -
 
 
 def from_uniform(u: Float[Array, '4'], *, azimuth: Range, elevation: Range, distance: Range, fov: Range,
-                 relative: bool = False) -> Camera:
+                 relative: bool = False, angular: float = 0.) -> Camera:
   """The camera at u in [0, 1]^4 of the ranges (azimuth, elevation uniform in area, distance, fov).
 
-  A `relative` distance counts in 1 / tan(fov / 2), from where a picture is as high as the unit ball.
+  A `relative` distance counts in 1 / tan(fov / 2), from where a picture is as high as the unit ball. In a share `angular` of the
+  views the elevation is uniform in angle instead, which favours the poles (DreamFusion A.2: .5).
 
   `u` may be stratified or of low discrepancy: sampling.py decides.
   """
   lerp = lambda v, lo, hi: lo + v * (hi - lo)
-  sin_elevation = lerp(u[1], math.sin(elevation[0]), math.sin(elevation[1]))
+  by_area = lambda v: jnp.arcsin(jnp.clip(lerp(v, math.sin(elevation[0]), math.sin(elevation[1])), -1., 1.))
+  height = by_area(u[1])
+  if angular:                          # the lower part of [0, 1] for the one kind, the upper part for the other
+    height = jnp.where(u[1] < angular, lerp(u[1] / angular, *elevation), by_area((u[1] - angular) / max(1. - angular, 1e-6)))
   angle = lerp(u[3], *fov)
   away = lerp(u[2], *distance) / jnp.tan(.5 * angle) if relative else lerp(u[2], *distance)
-  return orbital(lerp(u[0], *azimuth), jnp.arcsin(jnp.clip(sin_elevation, -1., 1.)), away, angle)
+  return orbital(lerp(u[0], *azimuth), height, away, angle)
+
+
+def fronts_and_backs(camera: Camera, *, width: float = math.radians(30.)) -> Camera:
+  """The camera, its azimuth brought within `width` of the front or of the back, whichever is nearer: cameras from all around
+  become as many fronts as backs, uniform in that range."""
+  nearest = jnp.round(camera.azimuth / math.pi) * math.pi
+  return orbital(nearest + (camera.azimuth - nearest) * width / (.5 * math.pi), camera.elevation, camera.distance, camera.fov)
 
 
 def jitter(key: Key[Array, ''], camera: Camera, *, position: float, target: float, up: float) -> Camera:
@@ -69,6 +81,18 @@ def jitter(key: Key[Array, ''], camera: Camera, *, position: float, target: floa
   pose = look_at(p, target * jax.random.normal(k_target, (3,)),
                  _northward(azimuth, elevation) + up * jax.random.normal(k_up, (3,)))
   return Camera(pose, camera.fov, azimuth, elevation, distance)
+
+
+def make_move(*, by: tuple[float, float, float] = (0., 0., 0.), front_back: int = 0) -> Callable | None:
+  """(key, Camera, step) -> Camera: `jitter` of position, target and up `by` so much; the first `front_back` steps see fronts and
+  backs alone. None where cameras stay where they are drawn."""
+  position, target, up = by
+  def move(key, camera, step):
+    if front_back:
+      near = fronts_and_backs(camera)
+      camera = jax.tree.map(lambda a, b: jnp.where(step < front_back, a, b), near, camera)
+    return jitter(key, camera, position=position, target=target, up=up) if any(by) else camera
+  return move if front_back or any(by) else None
 
 
 def sample(key: Key[Array, ''], *, azimuth: Range = (-math.pi, math.pi),

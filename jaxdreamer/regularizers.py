@@ -37,6 +37,6 @@ def eikonal(out: Rendering) -> Float[Array, '']:
 
 
 def z_variance(out: Rendering) -> Float[Array, '']:
-  """The variance of distance along the rays that mostly hit. HiFA Eq. 13."""
+  """The variance of distance along the rays that mostly hit, over the part of them that does. HiFA Eq. 13."""
   hit = out.opacity > .5
-  return jnp.sum(jnp.where(hit, out.z_variance, 0.)) / jnp.maximum(jnp.sum(hit), 1)
+  return jnp.sum(jnp.where(hit, out.z_variance / jnp.maximum(out.opacity, .5), 0.)) / jnp.maximum(jnp.sum(hit), 1)

@@ -21,30 +21,35 @@ SLOPES = 4                             # the distance's slope is asked at one sa
 
 
 class Light(NamedTuple):
-  """DreamFusion's shading: rho (ambient + diffuse max(0, n . l)), with rho = 1 where textureless = 1."""
+  """DreamFusion's shading: rho (ambient + diffuse max(0, n . l)), with rho = 1 where textureless = 1; where `normals` = 1, the
+  normal as a colour, (1 + n) / 2."""
   position: Float[Array, '3']
   ambient: Float[Array, '']
   diffuse: Float[Array, '']
   textureless: Float[Array, '']        # 0 or 1
+  normals: Float[Array, ''] | None = None                      # 0 or 1; None: no view shows them
 
 
 def sample_light(key: Key[Array, ''], camera: Camera, *, shaded: Float[Array, ''] | float = .75,
-                 textureless: Float[Array, ''] | float = .5) -> Light:
-  """DreamFusion A.2: direction ~ N(camera position, I), distance U(.8, 1.5) x the camera's; albedo with 1 - `shaded`."""
+                 textureless: Float[Array, ''] | float = .5, distance: tuple[float, float] = (.8, 1.5), relative: bool = True,
+                 jitter: float = 1., normals: bool = False) -> Light:
+  """DreamFusion A.2: direction ~ N(camera position, jitter^2 I), distance U(.8, 1.5), here as parts of the camera's unless
+  `relative` is False; albedo with 1 - `shaded`. `normals` lets the textureless views show those (CSD's released code)."""
   k_direction, k_distance, k_shaded, k_textureless = jax.random.split(key, 4)
   position = camera.world_from_camera[:3, 3]
-  direction = cameras.normalize(position + jax.random.normal(k_direction, (3,)))
-  far = camera.distance * jax.random.uniform(k_distance, (), minval=.8, maxval=1.5)
+  direction = cameras.normalize(position + jitter * jax.random.normal(k_direction, (3,)))
+  far = jax.random.uniform(k_distance, (), minval=distance[0], maxval=distance[1]) * (camera.distance if relative else 1.)
   lit = jax.random.bernoulli(k_shaded, shaded).astype(jnp.float32)
   plain = lit * jax.random.bernoulli(k_textureless, textureless).astype(jnp.float32)
-  return Light(far * direction, 1. - .9 * lit, .9 * lit, plain)
+  return Light(far * direction, 1. - .9 * lit, .9 * lit, plain, plain if normals else None)
 
 
 def shade(light: Light, albedo: Float[Array, '3'], normal: Float[Array, '3'], xyz: Float[Array, '3']) -> Float[Array, '3']:
   """The colour of one point."""
   toward = cameras.normalize(light.position - xyz)
   rho = light.textureless + (1. - light.textureless) * albedo
-  return rho * (light.ambient + light.diffuse * jnp.maximum(jnp.sum(normal * toward), 0.))
+  lit = rho * (light.ambient + light.diffuse * jnp.maximum(jnp.sum(normal * toward), 0.))
+  return lit if light.normals is None else jnp.where(light.normals > 0., .5 + .5 * normal, lit)
 
 
 def trace(field: Callable, ray: Rays, u: Float[Array, 'S'], u_fine: Float[Array, 'N'], *, radius: float,

@@ -9,6 +9,7 @@ numbers are folded from (key, step, view), so that they do not depend on how man
 A Text is of one prompt, or of P prompts with that axis first: then each has V / P of the views, side by side, and the scene
 is a generator, whose parameters all of them share.
 """
+from functools import partial
 from typing import Callable
 
 import jax
@@ -20,33 +21,35 @@ from jaxdreamer import cameras, sampling
 from jaxdreamer.types import Estimator, Prior, Scene, Text, TrainState, Views
 
 NOISE = 64                             # numbers that a generator's prompt is varied by: ScaleDreamer's 3DConv-Net
+LATENT, MOVE = 101, 102                # what a view's key, and a step's, are folded with for more random numbers
 
 
 def by_prompt(f: Callable) -> Callable:
   """(Text, *[V] arrays) -> [V] arrays for one prompt or many, of an `f` that is written for one."""
-  def each(text: Text, *rows):
+  def each(text: Text, *rows, **options):
     if text.plain.ndim == 2:
-      return f(text, *rows)
+      return f(text, *rows, **options)
     prompts = text.plain.shape[0]
     split = lambda a: a.reshape(prompts, -1, *a.shape[1:])
     join = lambda a: a.reshape(-1, *a.shape[2:])
-    return jax.tree.map(join, jax.vmap(f)(text, *jax.tree.map(split, rows)))
+    return jax.tree.map(join, jax.vmap(partial(f, **options))(text, *jax.tree.map(split, rows)))
   return each
 
 
 @by_prompt
-def look(text: Text, camera) -> Views:
-  """What the prior is told of a batch of cameras [V]: the prompt with the words of each view."""
+def look(text: Text, camera, *, words: Callable = cameras.view_bin) -> Views:
+  """What the prior is told of a batch of cameras [V]: the prompt with the words of each view, which `words` (azimuth, elevation)
+  -> row of text.views chooses."""
   each = lambda row: jnp.broadcast_to(row, (camera.azimuth.shape[0], *row.shape))
-  return Views(camera, text.views[cameras.view_bin(camera.azimuth, camera.elevation)], each(text.plain), each(text.null),
+  return Views(camera, text.views[words(camera.azimuth, camera.elevation)], each(text.plain), each(text.null),
                each(text.negative), each(text.views))
 
 
-def make_picture(*, scene: Scene, render: Callable, regularize: Callable) -> Callable:
+def make_picture(*, scene: Scene, render: Callable, regularize: Callable, words: Callable = cameras.view_bin) -> Callable:
   """(scene params, prior, text, camera [V], keys [V], step) -> (z [V h w c], regularizer [], Views, pullback).
 
-  `render` (code, camera, key, step) -> Rendering; `regularize` (Rendering [V, H, W], step) -> []; pullback takes the
-  cotangents of z and of the regularizer to the scene's params.
+  `render` (code, camera, key, step) -> Rendering; `regularize` (Rendering [V, H, W], step) -> []; `words` as look's; pullback
+  takes the cotangents of z and of the regularizer to the scene's params.
   """
   def picture(params, prior: Prior, text: Text, camera, keys, step):
     def see(params):
@@ -56,10 +59,11 @@ def make_picture(*, scene: Scene, render: Callable, regularize: Callable) -> Cal
         code = scene.focus(scene.prepare(params, varied), step)
         return jax.vmap(lambda camera, key: render(code, camera, key, step))(camera, keys)
       shown = show(text, camera, keys)
-      return (prior.encode(shown.rgb), regularize(shown, step)), shown
+      drawn = jax.vmap(lambda key: jax.random.fold_in(key, LATENT))(keys)
+      return (prior.sample(drawn, shown.rgb), regularize(shown, step)), shown
     (z, cost), pullback, shown = jax.vjp(see, params, has_aux=True)
     shown = jax.tree.map(jax.lax.stop_gradient, shown)
-    return z, cost, look(text, camera)._replace(shown=shown), lambda r, scale: pullback((r, scale))[0]
+    return z, cost, look(text, camera, words=words)._replace(shown=shown), lambda r, scale: pullback((r, scale))[0]
   return picture
 
 
@@ -78,16 +82,20 @@ def make_gradient(*, picture: Callable, estimator: Estimator) -> Callable:
   return gradient
 
 
-def make_sample(*, design: Callable, camera_from: Callable, draw: Callable, views: int, dims: int = 1) -> Callable:
+def make_sample(*, design: Callable, camera_from: Callable, draw: Callable, views: int, dims: int = 1,
+                move: Callable | None = None) -> Callable:
   """(key, ids [local views], step) -> (camera [V], Draws, one key a view for rendering).
 
   `design` spreads (azimuth, elevation, distance, fov, t of `dims` draws) over the step's `views` views; `camera_from` (u [4])
-  -> Camera; `draw` (key, u [V, dims], ids, step) -> Draws.
+  -> Camera, which `move` (key, Camera, step) -> Camera may change; `draw` (key, u [V, dims], ids, step) -> Draws.
   """
   def sample(key, ids, step):
     k_where, k_draw, k_render = jax.random.split(key, 3)
     u = design(k_where, ids, views=views, dims=4 + dims)
-    return jax.vmap(camera_from)(u[:, :4]), draw(k_draw, u[:, 4:], ids, step), sampling.by_view(k_render, ids)
+    camera = jax.vmap(camera_from)(u[:, :4])
+    if move:
+      camera = jax.vmap(move, (0, 0, None))(sampling.by_view(jax.random.fold_in(key, MOVE), ids), camera, step)
+    return camera, draw(k_draw, u[:, 4:], ids, step), sampling.by_view(k_render, ids)
   return sample
 
 

@@ -90,9 +90,14 @@ class Prior:
   embed_fn: Callable = flax.struct.field(pytree_node=False)    # (weights, prompt, negative) -> Text; on the host, once
   predicted: str = flax.struct.field(pytree_node=False, default='epsilon')         # by the network itself: of diffusion.PREDICTIONS
   together: int = flax.struct.field(pytree_node=False, default=1)        # so many successive rows are views of one scene to eps
+  sample_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)       # (weights, keys [V], x) -> z, or no draw
 
   def encode(self, x):
     return self.encode_fn(self.weights, x)
+
+  def sample(self, keys, x):
+    """A draw of the latents whose mean is encode(x), by a key for each image; the mean itself where the prior draws none."""
+    return self.sample_fn(self.weights, keys, x) if self.sample_fn else self.encode(x)
 
   def decode(self, z):
     return self.decode_fn(self.weights, z)

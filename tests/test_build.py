@@ -1,6 +1,7 @@
 """Config -> functions: what is refused, before anything compiles, and in one line."""
 import importlib
 import pathlib
+import re
 import sys
 
 import jax
@@ -26,6 +27,7 @@ REFUSED = {
   'scene.particles': (0, 'config.scene.particles'),
   'sampling.views': (0, 'config.sampling.views'),
   'render.background': ('sky', 'config.render.background'),
+  'render.normals': ('smooth', 'config.render.normals'),
   'mesh.map': ('xmap', 'config.mesh.map'),
   'mesh.data': (64, 'config.mesh.data'),
   'steps_per_call': (7, 'config.steps'),
@@ -159,6 +161,83 @@ def test_renders_change_their_size_where_a_stage_begins():
     state, info = job.step(state, job.prior, text)
     assert int(state.step) == step + 2 and info['finite'] == 1.
   assert rays[0] == pytest.approx(rays[1], rel=.01) and rays[1] < .5 * rays[2]
+
+
+# option: (value, what of the first stage it must change)
+REACHES = {
+  'cameras.angular': (1., 'sample'), 'cameras.jitter': ((.1, .2, .02), 'sample'), 'cameras.front_back': (10, 'sample'),
+  'cameras.front': (30., 'picture'), 'cameras.back': (30., 'picture'), 'render.normals': ('forward', 'picture'),
+  'render.random_background': (.2, 'picture'), 'render.light.distance': ((1.5, 2.), 'picture'), 'render.radius': (2., 'picture'),
+  'render.light.relative': (False, 'picture'), 'render.light.jitter': (.1, 'picture'), 'render.light.normals': (True, 'picture'),
+  'scene.voxels.levels': ((4, 8), 'picture'),
+}
+
+
+def traced(options, *, without=()):
+  """The first stage's sample and picture as they are traced, at these options: nothing is compiled."""
+  config = staged((0, 8))
+  with config.unlocked():
+    for option in without:
+      section, _, name = option.partition('.')
+      del config[section][name]
+  config.update_from_flattened_dict({'render.background': 'environment', 'render.shaded': (1.,),
+                                     'regularizers.orientation': (1.,)} | options)
+  parts = build.job(config, build.make_mesh(config)).parts
+  prior, key = any_size(None, '', ''), jax.random.key(0)
+  params = jax.eval_shape(lambda: build.job(config, build.make_mesh(config)).init(key)).params['scene']
+  camera = jax.eval_shape(lambda: parts.sample(key, jnp.arange(1), 0))[0]
+  picture = lambda params, camera: parts.picture(params, prior, prior.embed(''), camera, jax.random.split(key, 1), 0)[:3]
+  text = {'sample': jax.make_jaxpr(lambda step: parts.sample(key, jnp.arange(1), step)[0])(0),
+          'picture': jax.make_jaxpr(picture)(params, camera)}
+  return {name: re.sub(r'0x[0-9a-f]+', '', str(jaxpr)) for name, jaxpr in text.items()}
+
+
+@pytest.fixture(scope='module')
+def plain():
+  return traced({})
+
+
+@pytest.mark.parametrize('option', REACHES)
+def test_what_the_published_configs_need_reaches_the_step(option, plain):
+  value, part = REACHES[option]
+  there = traced({option: value})
+  changed = {name for name in plain if plain[name] != there[name]}
+  assert changed == {part}
+
+
+def test_each_kind_of_normals_is_another(plain):
+  assert len({plain['picture'], *(traced({'render.normals': kind})['picture'] for kind in ('forward', 'central'))}) == 3
+
+
+def test_a_map_that_reads_prompts_takes_a_generator():
+  config = base.get_config()
+  config.render.background = 'hypernet'
+  with pytest.raises(ValueError, match="config.render.background='hypernet'.*config.scene.name='voxels'"):
+    build.job(config, build.make_mesh(config))
+
+
+@pytest.mark.parametrize('option, value', [('jitter', (.1, 0., 0.)), ('front_back', 10)])
+def test_rings_of_cameras_stay_as_they_are(option, value):
+  config = base.get_config()
+  config.sampling.design = 'rings'
+  build.check_views(config, 4)
+  config.cameras[option] = value
+  with pytest.raises(ValueError, match=f'config.cameras.{option}=') as error:
+    build.check_views(config, 4)
+  assert '\n' not in str(error.value)
+
+
+def test_outputs_show_the_ball_that_they_are_told_to():
+  for radius, shown in ((0., 2.), (1.4, 1.4)):
+    config = staged((0, 8))
+    config.render.radius, config.eval.radius = 2., radius
+    assert build.job(config, build.make_mesh(config)).radius == shown
+
+
+def test_a_run_saved_before_these_options_is_what_it_was(plain):
+  assert plain == traced({}, without=(
+    'cameras.angular', 'cameras.jitter', 'cameras.front_back', 'cameras.front', 'cameras.back', 'eval.radius',
+    'render.random_background', 'render.light', 'render.normals'))
 
 
 @pytest.mark.parametrize('stages', [((2, 8),), ((0, 8), (3, 16)), ((0, 8), (4, 16), (4, 32))])

@@ -70,6 +70,43 @@ def test_sampled_cameras_are_uniform_in_area():
     assert abs(np.histogram(values, 10, (0., 1.))[0] - 400).max() < 4.5 * math.sqrt(400 * .9)
 
 
+def test_elevations_are_uniform_in_angle_in_their_share_of_the_views_and_in_area_in_the_others():
+  ranges = dict(azimuth=(-1., 1.), elevation=(-math.radians(10.), math.radians(80.)), distance=(2., 2.), fov=(.5, .5))
+  u = (jnp.arange(6000.) + .5) / 6000.
+  made = {share: jax.vmap(lambda v: cameras.from_uniform(jnp.stack([v] * 4), angular=share, **ranges).elevation)(u)
+          for share in (0., .3, 1.)}
+  in_area, in_angle = (np.sort(made[share]) for share in (0., 1.))
+  np.testing.assert_allclose(in_angle, np.interp(u, [0., 1.], ranges['elevation']), atol=1e-5)
+  mixed = np.sort(np.concatenate([np.repeat(in_angle, 3), np.repeat(in_area, 7)]))[::10]
+  np.testing.assert_allclose(np.sort(made[.3]), mixed, atol=2e-3)
+  assert made[.3].min() >= ranges['elevation'][0] - 1e-5 and made[.3].max() <= ranges['elevation'][1] + 1e-5
+
+
+def test_all_around_becomes_fronts_and_backs():
+  around = jax.vmap(partial(cameras.orbital, elevation=.3, distance=2., fov=.7))(jnp.linspace(-math.pi, math.pi, 999))
+  near = jax.vmap(cameras.fronts_and_backs)(around)
+  off = np.degrees(np.abs(np.arctan2(np.sin(near.azimuth), np.cos(near.azimuth))))
+  assert ((off <= 30.1) | (off >= 149.9)).all() and abs((off <= 30.1).mean() - .5) < .01
+  for side in (off[off < 90.], 180. - off[off > 90.]):
+    np.testing.assert_allclose(np.quantile(side, [.25, .5, .75]), [7.5, 15., 22.5], atol=.2)
+  again = jax.vmap(cameras.orbital)(*near[2:], near.fov)
+  np.testing.assert_allclose(near.world_from_camera, again.world_from_camera, atol=1e-5)
+  np.testing.assert_array_equal(near.elevation, around.elevation)
+
+
+def test_cameras_move_as_their_options_say_and_else_not():
+  assert cameras.make_move() is None and cameras.make_move(by=(0., 0., 0.)) is None
+  camera, key = cameras.orbital(1., .2, 2., FOV), jax.random.key(1)
+  first = cameras.make_move(front_back=10)
+  np.testing.assert_allclose(first(key, camera, 9).azimuth, 1. / 3., rtol=1e-5)           # 90 degrees become 30
+  jax.tree.map(np.testing.assert_array_equal, first(key, camera, 10), camera)
+  for by in ((.1, 0., 0.), (0., .2, 0.), (0., 0., .02)):
+    want = cameras.jitter(key, camera, **dict(zip(('position', 'target', 'up'), by)))
+    got = cameras.make_move(by=by)(key, camera, 0)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    assert jnp.abs(got.world_from_camera - camera.world_from_camera).max() > 1e-4
+
+
 def test_jitter_of_nothing_changes_nothing():
   camera = cameras.orbital(1., 1.2, 3., FOV)
   still = cameras.jitter(jax.random.key(0), camera, position=0., target=0., up=0.)

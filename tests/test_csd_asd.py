@@ -7,6 +7,7 @@ import pytest
 from configs import toybox as toybox_config
 from jaxdreamer import build, cameras
 from jaxdreamer.baselines.constant import constant
+from jaxdreamer.diffusion import against
 from jaxdreamer.estimators.asd import asd
 from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
@@ -52,6 +53,44 @@ def test_a_negative_prompt_takes_over_from_the_empty_one():
   half = csd(negative=lambda i: .5)
   np.testing.assert_allclose(residual(half), residual(csd()), rtol=1e-5)              # the negative prompt is the empty one
   np.testing.assert_allclose(residual(half, negative=1.), .5 * residual(csd()), rtol=1e-4)       # the prompt itself
+
+
+def test_a_normalized_residual_has_length_one_and_the_same_direction():
+  eps = jax.random.normal(jax.random.key(0), (8, 2, 2, 3))
+  several = gaussian(jax.random.normal(jax.random.key(1), (2, 2, 3)), std=STD, null_mean=jnp.zeros((2, 2, 3)))
+  told = Draws(jnp.linspace(.1, .9, 8), eps, jnp.arange(1., 9.), jax.random.split(jax.random.key(2), 8))
+  z = jax.random.normal(jax.random.key(3), eps.shape)
+  of = lambda **kw: csd(**kw).residual(told, (), several, z, views(8), 0)[0].reshape(8, -1)
+  plain, unit = of(), of(normalize=True)
+  np.testing.assert_allclose(np.linalg.norm(unit, axis=1), told.weight, rtol=1e-4)        # the draws' own weight is kept
+  np.testing.assert_allclose(unit / np.linalg.norm(unit, axis=1, keepdims=True),
+                             plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-5)
+  np.testing.assert_allclose(of(normalize=True, weight='uniform'), unit, atol=1e-5)       # w(t) has no say
+  alike = gaussian(jnp.zeros((2, 2, 3)), std=STD)
+  assert np.isfinite(csd(normalize=True).residual(told, (), alike, z, views(8), 0)[0]).all()
+
+
+def test_perp_neg_of_csd_leads_away_as_seen_from_the_negative_prompt():
+  """Predictions are the texts themselves, so that the formula of the released code can be written down."""
+  rows = {name: jnp.array(row)[None, None] for name, row in (
+    ('front', [1., 0., 2.]), ('side', [0., 1., -1.]), ('back', [2., 1., 0.]), ('above', [0., 0., 1.]), ('null', [.5, .5, 0.]),
+    ('negative', [-1., 2., 1.]))}
+  prior = PRIOR.replace(eps_fn=lambda weights, z_t, t, text, camera: jnp.broadcast_to(text[:, None], (len(t), 1, 1, 3)))
+  camera = jax.tree.map(lambda a: a[None], cameras.orbital(1., .2, 2., .7))
+  words = jnp.concatenate([rows[name] for name in ('front', 'side', 'back', 'above')])[None]
+  seen = Views(camera, rows['front'], rows['front'], rows['null'], rows['negative'], words)
+  z = jnp.zeros((1, 1, 1, 3))
+  one = Draws(jnp.full(1, .4), z, jnp.ones(1), jax.random.split(jax.random.key(1), 1))
+  text, others, weights = (np.asarray(a[0]) for a in jax.vmap(against)(words, camera.azimuth, camera.elevation))
+  for share, base in ((.25, 'negative'), (None, 'null')):
+    estimator = csd(negative=share and (lambda i: share), negatives=3., weight='uniform')
+    y, null, away = text[0], np.ravel(rows['null']), np.ravel(rows['negative'])
+    direction = y - np.ravel(rows[base])
+    expected = y + ((share or 0.) - 1.) * null - (share or 0.) * away
+    for other, weight in zip(others[:, 0], 3. * weights):
+      off = other - np.ravel(rows[base])
+      expected = expected + weight * (off - off @ direction / (direction @ direction) * direction)
+    np.testing.assert_allclose(np.ravel(estimator.residual(one, (), prior, z, seen, 0)[0]), expected, rtol=1e-5)
 
 
 def test_asd_without_a_shift_is_csd_times_scale_minus_one():

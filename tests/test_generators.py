@@ -20,11 +20,13 @@ from jaxdreamer.scenes.triplane_transformer import triplane_transformer
 from jaxdreamer.types import Text
 
 WORDS, WIDTH = 3, 6
-SCENES = {
-  'hyper_ingp': hyper_ingp(text=WIDTH, levels=2, log2_table=8, base=3, finest=12, width=8, hidden=4, radius=.5),
-  'conv3d': conv3d.conv3d(text=WIDTH, channels=(4, 3), features=3, width=5, mapped=8, hidden=8),
-  'triplane_transformer': triplane_transformer(text=WIDTH, tokens=2, width=8, blocks=1, heads=2, features=2, hidden=8),
+SIZES = {
+  'hyper_ingp': dict(text=WIDTH, levels=2, log2_table=8, base=3, finest=12, width=8, hidden=4, radius=.5),
+  'conv3d': dict(text=WIDTH, channels=(4, 3), features=3, width=5, mapped=8, hidden=8),
+  'triplane_transformer': dict(text=WIDTH, tokens=2, width=8, blocks=1, heads=2, features=2, hidden=8),
 }
+SCENES = {name: make(**SIZES[name]) for name, make in (
+  ('hyper_ingp', hyper_ingp), ('conv3d', conv3d.conv3d), ('triplane_transformer', triplane_transformer))}
 every_scene = pytest.mark.parametrize('name', sorted(SCENES))
 POINT = jnp.array([.13, -.47, .31])
 
@@ -160,6 +162,49 @@ def test_a_look_up_is_the_sum_of_hat_functions_over_all_nodes(name, shape, axes)
   for xyz in np.asarray(jax.random.uniform(jax.random.key(7), (10, 3), minval=-1.2, maxval=1.2)):
     slow = np.concatenate([slow_linear(plane, xyz[place]) for plane, place in zip(planes, axes)])
     np.testing.assert_allclose(fast(xyz), slow @ kernel[:, 0] + np.linalg.norm(xyz) - .8, atol=1e-5)
+
+
+def test_the_learnt_map_is_added_after_the_activation_and_starts_at_its_share_of_unit_variance():
+  layer, bare = (conv3d.SynthesisLayer(100, 4, learnt_map) for learnt_map in (True, False))
+  x, w, key = jax.random.normal(jax.random.key(0), (2, 2, 2, 3)), jnp.ones(5), jax.random.key(1)
+
+  @jax.jit
+  def run():
+    params = layer.init(jax.random.key(2), key, x, w)['params']
+    without = {name: value for name, value in params.items() if name != 'map'}
+    out = lambda m: layer.apply({'params': without | {'map': m}}, key, x, w)
+    return params['map'], out(params['map']), out(0. * params['map'] - 300.), bare.apply({'params': without}, key, x, w)
+
+  learnt, out, lowered, plain = run()
+  np.testing.assert_allclose([jnp.mean(learnt), jnp.var(learnt) * 100], [0., 1.], atol=.05)
+  np.testing.assert_allclose(out - plain, learnt, atol=1e-5)
+  np.testing.assert_allclose(lowered, plain - 300., rtol=1e-5)                            # neither bent nor clamped
+
+
+def test_the_draws_of_a_3dconv_net_come_at_one_scale():
+  net, noise, pooled = conv3d.Mapping(5), jax.random.normal(jax.random.key(0), (64,)), jnp.ones(6)
+  params = net.init(jax.random.key(1), noise, pooled)
+  same = [net.apply(params, scale * noise, pooled) for scale in (1., 7.)]
+  np.testing.assert_allclose(*same, rtol=1e-4, atol=1e-5)
+  assert jnp.abs(net.apply(params, -noise, pooled) - same[0]).max() > .1
+  assert np.isfinite(net.apply(params, 0. * noise, pooled)).all()                         # what outputs are made of
+  first = jax.nn.leaky_relu(noise / jnp.sqrt(jnp.mean(noise ** 2)) @ params['params']['noise_0']['kernel'] / 8., .2)
+  given = conv3d.lrelu(conv3d.Equalized(5).apply({'params': params['params']['noise_0']}, noise / jnp.sqrt(jnp.mean(noise ** 2))))
+  np.testing.assert_allclose(given, math.sqrt(2.) * first, rtol=1e-4)
+
+
+@every_scene
+def test_a_generator_of_twice_the_extent_has_its_features_twice_as_far_out_and_the_same_sphere(name):
+  make = {'hyper_ingp': hyper_ingp, 'conv3d': conv3d.conv3d, 'triplane_transformer': triplane_transformer}[name]
+  normal = lambda i, *shape: jax.random.normal(jax.random.key(i), shape)
+  code = {'volume': normal(0, 8, 8, 8, 3), 'planes': normal(1, 3, 4, 4, 2), 'tables': [normal(2, 64, 2), normal(3, 256, 2)],
+          'sdf': [normal(4, {'hyper_ingp': 4, 'conv3d': 3, 'triplane_transformer': 6}[name], 1)]}
+  far, sphere = jnp.array([1.3, -.7, .2]), lambda xyz: fields.length(xyz) - SIZES[name].get('radius', .8)
+  off = lambda scene, xyz: scene.distance(code, xyz) - sphere(xyz)
+  scene = SCENES[name]
+  two, one, other = jax.jit(lambda: (off(make(**SIZES[name], extent=2.), far), off(scene, far / 2.), off(scene, far)))()
+  np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
+  assert abs(two - other) > 1e-3
 
 
 @every_scene

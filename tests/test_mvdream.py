@@ -24,8 +24,8 @@ def test_a_camera_is_told_as_mvdream_writes_it():
   orbital = jax.vmap(functools.partial(cameras.orbital, distance=3.2, fov=.7))
   told = mvdream.camera_vector(orbital(*jnp.asarray(angles.T, jnp.float32)))
   for row, (a, e) in zip(np.asarray(told), angles):
-    stands = np.array([math.cos(e) * math.sin(a), -math.cos(e) * math.cos(a), math.sin(e)])
-    right = np.array([math.cos(a), math.sin(a), 0.])
+    stands = np.array([math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)])    # its fronts are seen from +x
+    right = np.array([-math.sin(a), math.cos(a), 0.])
     expected = np.stack([right, np.cross(stands, right), stands, stands], 1)
     np.testing.assert_allclose(row, [*expected.ravel(), 0., 0., 0., 1.], atol=1e-6)
 

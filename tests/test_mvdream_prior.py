@@ -45,7 +45,7 @@ def ring(n):
 def test_predictions_are_the_networks_own_and_views_of_a_scene_see_each_other(model, prior):
   """Two scenes of small latents: the network does not mind their size. Rows for guidance keep each scene's views together."""
   _, params = model
-  assert prior.together == 4 and prior.latent == (32, 32, 4)
+  assert prior.together == 4 and prior.latent == (32, 32, 4) and prior.sample_fn is None
   z, text, camera = jax.random.normal(KEY, (8, 4, 4, 4)), jax.random.normal(KEY, (8, 77, 64)), ring(2)
   t = jnp.repeat(jnp.array([200., 700.]), 4) / 999.
   network = unet.UNet2DCondition(unet.config_from_diffusers(published.MVDREAM), views=4)

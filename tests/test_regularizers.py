@@ -42,8 +42,16 @@ def test_orientation_is_a_mean_over_the_rays_that_hit():
   np.testing.assert_allclose(regularizers.orientation(shown([0., .5, 1.], orientation=[0., .2, .4])), .3, rtol=1e-6)
 
 
-def test_z_variance_looks_at_solid_rays_alone():
-  np.testing.assert_allclose(regularizers.z_variance(shown([.2, .9], z_variance=[5., .3])), .3, rtol=1e-6)
+def test_z_variance_looks_at_solid_rays_alone_and_at_the_part_of_them_that_hits():
+  np.testing.assert_allclose(regularizers.z_variance(shown([.2, .9, .6], z_variance=[5., .3, .3])), (.3 / .9 + .3 / .6) / 2.,
+                             rtol=1e-6)
+
+
+def test_z_variance_of_two_half_hit_shells_is_that_of_a_coin():
+  weights, dist = np.array([.3, .3]), np.array([2., 3.])                # a ray of opacity .6
+  depth = np.average(dist, weights=weights)
+  out = shown([.6], z_variance=[np.sum(weights * (dist - depth) ** 2)])
+  np.testing.assert_allclose(regularizers.z_variance(out), .25, rtol=1e-6)
 
 
 @pytest.mark.parametrize('regularizer', ALL)

@@ -157,6 +157,33 @@ def test_sampled_lights_are_shaded_and_textureless_as_often_as_asked():
   assert .8 <= far.min() and far.max() <= 1.5
 
 
+def test_a_lamp_stands_as_far_as_asked_and_as_near_to_the_camera():
+  def lamps(camera, **options):
+    made = jax.vmap(lambda k: render.sample_light(k, camera, **options).position)(jax.random.split(KEY, 500))
+    far = np.linalg.norm(made, axis=-1)
+    return far, np.asarray(made) / far[:, None]
+  far, toward = lamps(FRONT, distance=(1.5, 2.), relative=False, jitter=.1)
+  assert 1.5 <= far.min() < 1.55 and 1.95 < far.max() <= 2.
+  np.testing.assert_allclose(np.std(toward[:, 1:], axis=0), .1 / 3., rtol=.1)             # seen from 3 away
+  np.testing.assert_allclose(toward[:, 0], 1., atol=.02)
+  relative, same = lamps(FRONT, distance=(1.5, 2.), jitter=.1)
+  np.testing.assert_allclose(relative, 3. * far, rtol=1e-5)
+  np.testing.assert_allclose(same, toward, atol=1e-5)
+
+
+def test_textureless_views_may_show_normals_as_colours():
+  always = partial(render.sample_light, KEY, FRONT, shaded=1., textureless=1.)
+  normal, here = jnp.array([.6, 0., -.8]), jnp.zeros(3)
+  np.testing.assert_allclose(render.shade(always(normals=True), jnp.array([.2, .5, .8]), normal, here), [.8, .5, .1], rtol=1e-6)
+  for coloured in (render.sample_light(KEY, FRONT, shaded=0., textureless=1., normals=True),
+                   render.sample_light(KEY, FRONT, shaded=1., textureless=0., normals=True)):
+    plain = coloured._replace(normals=None)
+    np.testing.assert_array_equal(*(render.shade(light, jnp.array([.2, .5, .8]), normal, here) for light in (coloured, plain)))
+  assert always().normals is None
+  out = image(KEY, ball, FRONT, size=16, samples=64, light=always(normals=True), background=lambda direction: jnp.full(3, .5))
+  np.testing.assert_allclose(out.rgb, .5 + .5 * out.normal, atol=1e-5)
+
+
 def test_unused_normals_cost_no_operation():
   def operations(light):
     def f(params):

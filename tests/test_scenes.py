@@ -11,6 +11,7 @@ from jax.test_util import check_grads
 
 from jaxdreamer import cameras, render
 from jaxdreamer.scenes import backgrounds, fields, hashgrid, image, mlp, particles, voxels
+from jaxdreamer.types import Text
 
 SCENES = {'voxels': voxels.voxels(levels=(5, 9)), 'hashgrid': hashgrid.hashgrid(levels=3, log2_table=8, finest=32),
           'mlp': mlp.mlp(width=16)}
@@ -85,12 +86,54 @@ def test_a_coarse_grid_seen_at_fine_nodes_is_the_same_function():
                                voxels.trilinear(voxels.pair_rows(fine), xyz), atol=1e-5)
 
 
-def test_normals_of_a_sphere_point_outwards_by_either_method():
+def test_normals_of_a_sphere_point_outwards_by_each_method():
   field = lambda xyz: (jax.nn.sigmoid(20. * (.5 - fields.length(xyz))), jnp.ones(3))
   for xyz in jax.random.normal(jax.random.key(5), (10, 3)):
     xyz = .5 * xyz / jnp.linalg.norm(xyz)
-    for normals in (fields.gradient_normals, fields.difference_normals):
+    for normals in (fields.gradient_normals, fields.forward_normals, fields.difference_normals):
       np.testing.assert_allclose(normals(field, xyz)[2], xyz / np.linalg.norm(xyz), atol=.03)
+
+
+def test_difference_normals_are_the_quotients_of_their_steps():
+  field = lambda xyz: (xyz[0] ** 2 + 3. * xyz[1] * xyz[0] - xyz[2], xyz)
+  xyz, step = jnp.array([.2, -.3, .4]), .01
+  exact = np.array([2. * .2 - .9, .6, -1.])
+  for normals, slope in ((fields.forward_normals, exact + [step, 0., 0.]), (fields.difference_normals, exact)):
+    density, features, normal = normals(field, xyz, step=step)
+    np.testing.assert_allclose(normal, -slope / np.linalg.norm(slope), atol=1e-4)
+    np.testing.assert_allclose([density, *features], [field(xyz)[0], *xyz], rtol=1e-6)
+
+
+def test_separate_networks_are_bias_free_and_density_does_not_see_the_one_of_features():
+  scene = hashgrid.hashgrid(levels=1, log2_table=8, separate=True, radius=.5, strength=10.)
+  xyz = jnp.array([.1, .2, -.3])
+  params = jax.tree.map(lambda p: p + .3, scene.init(jax.random.key(0)))
+  assert {name: [k.shape for k in params[name]] for name in ('density', 'features')} == {
+    'density': [(2, 64), (64, 1)], 'features': [(2, 64), (64, 3)]}
+  slope = jax.grad(lambda p: scene.field(p, xyz)[0])(params)
+  assert not any(jnp.any(k) for k in slope['features']) and all(jnp.any(k) for k in slope['density'])
+  empty = params | {'tables': [jnp.zeros_like(t) for t in params['tables']]}              # no biases: the blob and grey remain
+  density, colour = scene.field(empty, xyz)
+  np.testing.assert_allclose(density, jax.nn.softplus(10. * (1. - np.linalg.norm(xyz) / .5)), rtol=1e-5)
+  np.testing.assert_array_equal(colour, jnp.full(3, .5))
+  h = hashgrid.encode(params['tables'], xyz, sizes=[8])
+  raw = np.maximum(h @ params['features'][0], 0.) @ params['features'][1]
+  np.testing.assert_allclose(scene.field(params, xyz)[1], 1. / (1. + np.exp(-raw)), rtol=1e-4)
+
+
+def test_kernels_start_uniform_within_one_over_the_root_of_their_inputs():
+  first, last = fields.network_init(jax.random.key(0), (16, 200, 3))
+  for kernel, n in ((first, 16), (last, 200)):
+    assert .95 * n ** -.5 < jnp.abs(kernel).max() <= n ** -.5
+    np.testing.assert_allclose(jnp.var(kernel) * 3. * n, 1., rtol=.15)
+
+
+def test_a_field_of_twice_the_extent_is_the_field_at_half_the_place_but_for_its_blob():
+  raw = dict(levels=1, log2_table=8, strength=0.)                               # a cone of strength 0 is no blob
+  one, two = hashgrid.hashgrid(**raw), hashgrid.hashgrid(extent=2., **raw)
+  params = jax.tree.map(lambda p: p + .3 * jax.random.normal(jax.random.key(2), p.shape), one.init(jax.random.key(1)))
+  xyz = jnp.array([1.3, -.7, .2])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), two.field(params, xyz), one.field(params, xyz / 2.))
 
 
 def test_normals_and_their_gradients_are_finite_in_empty_space():
@@ -156,7 +199,7 @@ def test_a_picture_hangs_before_its_camera():
 
 
 @pytest.mark.parametrize('background', [backgrounds.constant(), backgrounds.random(), backgrounds.black_or_white(),
-                                        backgrounds.learnt(), backgrounds.environment(),
+                                        backgrounds.learnt(), backgrounds.environment(), backgrounds.hash_map(levels=1),
                                         backgrounds.mixed(backgrounds.environment())])
 def test_backgrounds_are_colours_and_depend_on_nothing_but_their_arguments(background):
   params = background.init(jax.random.key(0))
@@ -164,6 +207,43 @@ def test_backgrounds_are_colours_and_depend_on_nothing_but_their_arguments(backg
   first, again = (background.colour(params, jax.random.key(1), direction) for _ in range(2))
   assert ((first >= 0.) & (first <= 1.)).all()
   np.testing.assert_array_equal(first, again)
+
+
+def test_harmonics_are_orthonormal_on_the_sphere():
+  height, weights = np.polynomial.legendre.leggauss(8)                 # exact for these polynomials, with equal steps of azimuth
+  azimuth = np.arange(8) * (2. * math.pi / 8)
+  z, a = (v.ravel() for v in np.meshgrid(height, azimuth, indexing='ij'))
+  around = np.sqrt(1. - z ** 2)
+  rows = jax.vmap(backgrounds.harmonics)(jnp.asarray(np.stack([around * np.cos(a), around * np.sin(a), z], 1), jnp.float32))
+  area = np.repeat(weights, 8) * (2. * math.pi / 8)
+  np.testing.assert_allclose(np.einsum('n,na,nb->ab', area, rows, rows), np.eye(9), atol=1e-5)
+
+
+def test_maps_of_the_background_differ_by_direction_and_that_of_a_hypernetwork_by_prompt():
+  one, other = jnp.array([0., .6, .8]), jnp.array([.8, 0., -.6])
+  away = lambda params: jax.tree.map(lambda p: p + .3 * jax.random.normal(jax.random.key(5), p.shape), params)
+  for background in (backgrounds.environment(), backgrounds.hash_map(levels=1)):
+    params = away(background.init(jax.random.key(0)))
+    seen = jax.jit(jax.vmap(lambda d: background.colour(params, jax.random.key(1), d)))(jnp.stack([one, other]))
+    assert jnp.abs(seen[0] - seen[1]).max() > 1e-3
+  background = backgrounds.mixed(backgrounds.hypernet(text=6, levels=1, size=4, width=8, hidden=5), probability=0.)
+  params = away(background.init(jax.random.key(0)))
+  told = lambda seed: Text(None, None, None, None, pooled=jax.random.normal(jax.random.key(seed), (6,)))
+  def show(y):
+    code = background.prepare(params, y)
+    return code['network'], jax.vmap(lambda d: background.colour(code, jax.random.key(1), d))(jnp.stack([one, other]))
+  show = jax.jit(show)
+  ((first, last), shown), (_, others) = show(told(0)), show(told(1))
+  assert jnp.abs(shown[0] - shown[1]).max() > 1e-3 and jnp.abs(shown[0] - others[0]).max() > 1e-3
+  h = hashgrid.encode(params['tables'], one, sizes=[4])
+  np.testing.assert_allclose(shown[0], jax.nn.sigmoid(np.maximum(h @ first, 0.) @ last), rtol=1e-5)
+
+
+def test_the_backgrounds_code_is_made_of_the_prompt_beside_the_scenes():
+  background = backgrounds.constant()._replace(init=lambda key: 2., prepare=lambda params, y: params * y)
+  scene = backgrounds.with_background(voxels.voxels(levels=(4,)), background)
+  code = scene.prepare(scene.init(jax.random.key(0)), 3.)
+  assert code['background'] == 6. and scene.focus(code, 5)['background'] == 6.
 
 
 def test_a_mixed_background_is_random_in_its_share_of_the_views():

@@ -29,7 +29,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope='module')
 def prior(model):
-  return sdxl(path=str(model[0]), image_size=8, dtype='float32')
+  return sdxl(path=str(model[0]), image_size=8, dtype='float32', sample=True)
 
 
 def test_text_is_what_enters_the_last_layers_and_the_embedding_of_the_whole(model, prior):
@@ -56,7 +56,8 @@ def test_text_is_what_enters_the_last_layers_and_the_embedding_of_the_whole(mode
 
 def test_predictions_are_the_networks_own_told_of_whole_pictures(model, prior):
   _, params = model
-  assert prior.latent == (8, 8, 4)
+  assert prior.latent == (8, 8, 4) and prior.sample_fn is not None
+  assert jax.eval_shape(prior.sample, jax.random.split(KEY, 2), jnp.zeros((2, 8, 8, 3))).shape == (2, 8, 8, 4)
   z, t, text = jax.random.normal(KEY, (2, 8, 8, 4)), jnp.array([200., 700.]) / 999., jax.random.normal(KEY, (2, 78, 80))
   network = unet.UNet2DCondition(unet.config_from_diffusers(published.SDXL))
   sizes = jnp.array([[16., 16., 0., 0., 16., 16.]] * 2)

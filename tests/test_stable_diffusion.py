@@ -59,17 +59,20 @@ def test_a_broken_tokenizer_is_named(tmp_path):
 
 
 def test_predictions_are_the_networks_own(model):
-  """encode is scaling_factor times the posterior's mean of the enlarged picture, decode undoes the scaling, eps is the UNet's at
-  the step of that time, and the frozen model does not see the camera."""
+  """encode is scaling_factor times the posterior's mean of the enlarged picture, sample a draw of it, decode undoes the scaling,
+  eps is the UNet's at the step of that time, and the frozen model does not see the camera."""
   folder, params = model
-  prior = stable_diffusion(path=str(folder), image_size=8, dtype='float32')
+  prior = stable_diffusion(path=str(folder), image_size=8, dtype='float32', sample=True)
   assert prior.latent == (8, 8, 4) and prior.image_size == 8
   network = unet.UNet2DCondition(unet.config_from_diffusers(published.UNET))
   coder = vae.AutoencoderKL(vae.config_from_diffusers(published.VAE))
-  x = jax.random.uniform(KEY, (2, 8, 8, 3))
+  x, keys = jax.random.uniform(KEY, (2, 8, 8, 3)), jax.random.split(KEY, 2)
   large = jax.image.resize(x, (2, 16, 16, 3), 'bilinear')
-  z = .18215 * coder.apply({'params': params['vae']}, 2. * large - 1., method='encode').mean
-  np.testing.assert_allclose(jax.jit(prior.encode)(x), z, rtol=2e-4, atol=2e-5)
+  posterior = coder.apply({'params': params['vae']}, 2. * large - 1., method='encode')
+  z, noise = .18215 * posterior.mean, jnp.stack([jax.random.normal(key, (1, 8, 8, 4))[0] for key in keys])
+  mean, drawn = jax.jit(lambda x: (prior.encode(x), prior.sample(keys, x)))(x)
+  np.testing.assert_allclose(mean, z, rtol=2e-4, atol=2e-5)
+  np.testing.assert_allclose(drawn, z + .18215 * jnp.exp(.5 * posterior.logvar) * noise, rtol=2e-4, atol=2e-5)
   back = .5 + .5 * coder.apply({'params': params['vae']}, z / .18215, method='decode')
   np.testing.assert_allclose(jax.jit(prior.decode)(z), back, rtol=2e-4, atol=2e-4)
   t, text = jnp.array([200., 700.]) / 999., jax.random.normal(KEY, (2, 77, 32))

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxdreamer import cameras, optim, render, sampling, train_step
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.priors.gaussian import gaussian
+from jaxdreamer.scenes import image
 from jaxdreamer.scenes.voxels import voxels
 from jaxdreamer.types import TrainState
 
@@ -134,6 +135,49 @@ def test_view_words_follow_the_camera():
   camera = jax.vmap(lambda a, e: cameras.orbital(a, e, 3., .7))(jnp.radians(jnp.array([0., 90., 180., 0.])),
                                                              jnp.radians(jnp.array([0., 0., 0., 80.])))
   np.testing.assert_array_equal(train_step.look(text, camera).text[:, 0, 0], [0., 1., 2., 3.])
+
+
+def test_where_the_view_words_change_can_be_told():
+  _, _, prior, _ = setup()
+  text = prior.embed('')._replace(views=jnp.arange(4.)[:, None, None])
+  camera = jax.vmap(lambda a: cameras.orbital(a, 0., 3., .7))(jnp.radians(jnp.array([0., 40., 140., 180.])))
+  narrow = partial(cameras.view_bin, front=math.radians(30.), back=math.radians(35.))
+  several = jax.tree.map(lambda a: jnp.stack([a, a]), text)
+  np.testing.assert_array_equal(train_step.look(text, camera, words=narrow).text[:, 0, 0], [0., 1., 1., 2.])
+  np.testing.assert_array_equal(train_step.look(several, camera, words=narrow).text[:, 0, 0], [0., 1., 1., 2.])
+  np.testing.assert_array_equal(train_step.look(text, camera).text[:, 0, 0], [0., 0., 2., 2.])
+
+
+def test_each_camera_moves_by_a_key_of_its_own_and_nothing_else_changes():
+  parts = dict(design=sampling.stratified, draw=sampling.make_draw(**DRAW), views=VIEWS, dims=1,
+               camera_from=partial(cameras.from_uniform, **RANGES))
+  shift = lambda key, camera, step: camera._replace(fov=step + jax.random.uniform(key))
+  still, moved = train_step.make_sample(**parts), train_step.make_sample(**parts, move=shift)
+  key, ids = jax.random.key(3), jnp.arange(VIEWS)
+  numbers = lambda made: (*made[:1], made[1]._replace(key=jax.random.key_data(made[1].key)), jax.random.key_data(made[2]))
+  before, after, half = jax.jit(lambda: tuple(map(numbers, (still(key, ids, 7), moved(key, ids, 7), moved(key, ids[2:], 7)))))()
+  fov = after[0].fov
+  assert len(set(np.asarray(fov))) == VIEWS and ((fov >= 7.) & (fov < 8.)).all()
+  jax.tree.map(np.testing.assert_array_equal, (after[0]._replace(fov=before[0].fov), *after[1:]), before)
+  np.testing.assert_array_equal(half[0].fov, fov[2:])                  # whatever device it is on
+
+
+def test_a_prior_that_draws_its_latents_draws_for_each_view_and_passes_the_gradient_on():
+  prior = gaussian(jnp.zeros((6, 6, 3)), std=.5)
+  noisy = prior.replace(sample_fn=lambda weights, keys, x: x + jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys))
+  see = train_step.make_picture(scene=image.image(size=6), render=lambda code, camera, key, step: image.picture(code),
+                                regularize=lambda shown, step: jnp.mean(shown.opacity))
+  params = {'image': jax.random.normal(jax.random.key(5), (6, 6, 3))}
+  camera = jax.vmap(lambda a: cameras.orbital(a, 0., 3., .7))(jnp.array([0., 0.]))
+  def look(prior, keys):
+    z, _, _, pullback = see(params, prior, prior.embed(''), camera, keys, 0)
+    return z, pullback(jnp.ones_like(z), jnp.zeros(()))['image']
+  keys = jax.random.split(jax.random.key(4), 2)
+  (z, slope), (drawn, same), (turned, _) = jax.jit(lambda: (look(prior, keys), look(noisy, keys), look(noisy, keys[::-1])))()
+  noise = np.asarray(drawn - z)
+  assert .8 < noise.std() < 1.2 and abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < .3
+  np.testing.assert_array_equal(turned, drawn[::-1])                   # by the key of the view
+  np.testing.assert_allclose(same, slope, rtol=1e-5)
 
 
 PROMPTS = 4

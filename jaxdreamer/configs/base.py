@@ -37,30 +37,34 @@ def get_config():
     'scene': {
       'name': 'voxels', 'particles': 1,          # several scenes in one state, for VSD; each step trains the next one
       'voxels': {'levels': (10, 19, 37)},
-      'hashgrid': {'levels': 8, 'finest': 128, 'band': (64.,)},    # band (1, 8, 100) adds levels over the first steps
+      'hashgrid': {'levels': 8, 'finest': 128, 'band': (64.,),     # band (1, 8, 100) adds levels over the first steps
+                   'extent': 1.,                                   # half a side of the cube that the levels fill
+                   'separate': False},                             # density and colour by two networks without biases, else by one
       'mlp': {'octaves': 6, 'width': 64, 'blur': (0.,)},           # blur (5e-2, 2e-3, 100) starts smooth
       'image': {'size': 64},
       # Generators for many prompts; `text` is the width of the prior's embeddings.
-      'hyper_ingp': {'text': 128, 'levels': 8, 'log2_table': 14, 'base': 8, 'finest': 128, 'radius': .5},
-      'conv3d': {'text': 128, 'channels': (64, 64, 32, 16), 'features': 16, 'width': 64, 'radius': .5},
+      'hyper_ingp': {'text': 128, 'levels': 8, 'log2_table': 14, 'base': 8, 'finest': 128, 'radius': .5, 'extent': 1.},
+      'conv3d': {'text': 128, 'channels': (64, 64, 32, 16), 'features': 16, 'width': 64, 'radius': .5, 'extent': 1.},
       'triplane_transformer': {'text': 128, 'tokens': 8, 'width': 128, 'blocks': 4, 'heads': 4, 'features': 16, 'upsample': 4,
-                               'hidden': 32, 'radius': .5},
+                               'hidden': 32, 'radius': .5, 'extent': 1.},
     },
     'prior': {
       'name': 'toybox', 'path': '',              # of a folder or file of weights; '' is the shipped file
       'hub': '',                                 # or: fetch an alias of jaxdreamer/nn/hub.py, or OWNER/NAME[@REVISION], of the hub
       'toybox': {'camera': True},                # camera False: view words alone
       'empirical': {'images': 512, 'bandwidth': .15},
-      'mvdream': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'sha256': ''},   # as below
-      'sdxl': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'tokenizer_2': '', 'sha256': ''},
+      'mvdream': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'sha256': '', 'sample': False},  # as below
+      'sdxl': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'tokenizer_2': '', 'sha256': '', 'sample': False},
       'stable_diffusion': {'image_size': 64, 'dtype': 'bfloat16',          # pixels of the render, enlarged to the model's own
-                           'prediction': '', 'tokenizer': '', 'sha256': ''},       # for single files, which do not hold them
+                           'prediction': '', 'tokenizer': '', 'sha256': '',        # for single files, which do not hold them
+                           'sample': False},             # True: latents drawn from the autoencoder's posterior, else its mean
     },
     'estimator': {
       'name': 'sds',
       # guidance: scale 1 is conditional; threestudio's number is one less. negatives: of Perp-Neg, .5 is ScaleDreamer's.
       'sds': {'guidance': (3.,), 'negatives': 0., 'weight': 'sigma2'},
-      'csd': {'negative': (0.,), 'negatives': 0., 'weight': 'sigma2'},       # negative: its share, omega_2
+      'csd': {'negative': (0.,), 'negatives': 0., 'weight': 'sigma2',        # negative: its share, omega_2
+              'normalize': False},                          # True: the residual over its norm, which sets what regularizers weigh
       'ssd': {'guidance': (3.,), 'phi': ('constant',), 'mu': 'learnt', 'bins': 10, 'per': (), 'form': 'stein',
               'negatives': 0., 'weight': 'sigma2',
               'depth': '', 'normals': '', 'size': 224},     # published estimators, '' the toybox's; pixels they see
@@ -73,10 +77,19 @@ def get_config():
                  'density': (1.,),               # a histogram of t between t_min and t_max; the mean stays a uniform one's
                  't_min': (.02,), 't_max': (.98,)},
     'cameras': {'azimuth': (-180., 180.), 'elevation': (-10., 85.), 'distance': (2.8, 3.3), 'fov': (40., 40.),
-                'relative': False},              # True: the distance counts in 1 / tan(fov / 2)
+                'relative': False,               # True: the distance counts in 1 / tan(fov / 2)
+                'angular': 0.,                   # share of the views whose elevation is uniform in angle, not in area
+                'jitter': (0., 0., 0.),          # of the position, of the point looked at, of the up vector
+                'front_back': 0,                 # so many first steps see fronts and backs alone
+                'front': 45., 'back': 45.},      # azimuths on either side that are called front and back view
     'render': {'samples': 16, 'fine': 16, 'radius': 1., 'background': 'random', 'chunk': 0, 'remat': False,
                'stages': (),                               # ((0, 64), (5000, 512)): pixels from a step on; (): the prior's
-               'shaded': (0.,), 'textureless': (.5,)},     # shares of views lit by a lamp, and of those without colour
+               # backgrounds that learn: 'learnt', 'environment', 'hash_map', 'hypernet' (of generators)
+               'random_background': .5,                    # share of the views over one random colour in place of these
+               'shaded': (0.,), 'textureless': (.5,),      # shares of views lit by a lamp, and of those without colour
+               'light': {'distance': (.8, 1.5), 'relative': True, 'jitter': 1.,    # relative: to the camera's distance
+                         'normals': False},                # True: textureless views show the normals as colours
+               'normals': 'exact'},                        # or by differences of densities: 'forward', 'central'
     'regularizers': {'orientation': (0.,), 'opacity': (0.,), 'sparsity': (0.,), 'opaque': (0.,), 'distortion': (0.,),
                      'z_variance': (0.,), 'eikonal': (0.,)},                # eikonal: of scenes that are a distance
     'optim': {'groups': (('scene/field/.*', .05), ('scene/.*', .005), ('est/moments/.*', .05, 'sgd'), ('est/.*', .001)),
@@ -84,7 +97,8 @@ def get_config():
               'accumulate': 1},                  # steps whose mean gradient makes one update
     'mesh': {'map': 'shard_map', 'data': 0,      # map: or 'pmap'; data 0: all devices that the views divide by
              'distributed': False},              # one process a host, joined by jax.distributed (launch/)
-    'eval': {'size': 64, 'samples': 64, 'fine': 0, 'chunk': 0, 'mesh_resolution': 96},
+    'eval': {'size': 64, 'samples': 64, 'fine': 0, 'chunk': 0, 'mesh_resolution': 96,
+             'radius': 0.},                      # of the ball that meshes and films show; 0: render.radius
   }, convert_dict=True)
   config.lock()
   for section in (config.scene, config.prior, config.estimator):           # these alone take more: options of one's own functions

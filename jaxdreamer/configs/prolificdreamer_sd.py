@@ -1,7 +1,9 @@
-"""VSD with Stable Diffusion, stage 1 of ProlificDreamer as threestudio runs it. The LoRA's base is the prior itself, where the
-paper took the 768 px model: that halves memory.
+"""VSD with Stable Diffusion, stage 1 of ProlificDreamer as threestudio runs it: its configs/prolificdreamer.yaml.
 
   python -m jaxdreamer.train --config=configs/prolificdreamer_sd.py --config.prior.path=FOLDER --config.prompt="a pineapple"
+
+Beside what configs/sd.py says, this differs:
+- the LoRA's base: the prior itself, which halves memory; there the 768 px model, which predicts v.
 """
 from jaxdreamer.configs import sd
 
@@ -14,4 +16,5 @@ def get_config():
   config.cameras.distance = (1., 1.5)
   config.render.update({'stages': ((0, 64), (5000, 512)), 'chunk': 4096})
   config.regularizers.update({'sparsity': (10.,), 'opaque': (0., 1000., 10000, 1)})
+  config.optim.weight_decay = .01
   return config

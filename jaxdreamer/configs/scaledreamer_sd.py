@@ -1,4 +1,5 @@
-"""ASD with Stable Diffusion and Perp-Neg: ScaleDreamer's single-prompt asd_sd_nerf.
+"""ASD with Stable Diffusion and Perp-Neg: ScaleDreamer's configs/single-prompt_benchmark/asd_sd_nerf.yaml. What differs is what
+configs/sd.py says.
 
   python -m jaxdreamer.train --config=configs/scaledreamer_sd.py --config.prior.path=FOLDER --config.prompt="a pineapple"
 """
@@ -13,6 +14,7 @@ def get_config():
   config.sampling.t_min = base.of_steps(config, lambda steps: (.5, .02, steps))
   config.sampling.t_max = base.of_steps(config, lambda steps: (.98, .5, steps))
   config.cameras.distance = (1., 1.5)
-  config.optim.b1 = 0.
+  config.render.update({'background': 'hash_map', 'normals': 'forward', 'stages': ((0, 64), (10000, 256)), 'chunk': 4096})
+  config.optim.update({'b1': 0., 'weight_decay': .01})
   config.regularizers.update({'sparsity': (30.,), 'opaque': (0., 100., 10000, 1)})
   return config

@@ -1,7 +1,8 @@
 """Classifier score distillation (Yu et al. 2023): only the guidance term of SDS is kept.
 
 r = w(t) (eps_y + (negative - 1) eps_null - negative eps_neg), the paper's released form with omega_1 = 1. There is no
-guidance scale: it would only rescale r, which Adam undoes. SDS is (scale - 1) times this one plus (eps_y - eps).
+guidance scale: it would only rescale r, which Adam undoes. SDS is (scale - 1) times this one plus (eps_y - eps). The released code
+also divides r by its norm, which Adam does not undo: it sets what the regularizers weigh.
 """
 from typing import Callable
 
@@ -11,19 +12,26 @@ from jaxdreamer.diffusion import bcast, diffuse, perp_neg, predictions, sides
 from jaxdreamer.estimators.weights import WEIGHTS
 from jaxdreamer.types import Estimator
 
+TINY = 1e-8
 
-def csd(*, negative: Callable | None = None, negatives: float = 0., weight: str = 'sigma2') -> Estimator:
+
+def csd(*, negative: Callable | None = None, negatives: float = 0., weight: str = 'sigma2', normalize: bool = False) -> Estimator:
   """`negative` is a schedule of the step for omega_2, the share that the negative prompt takes over from the empty one;
-  None leaves its row out of the batch. `negatives` scales the weights of Perp-Neg, 0 leaves its rows out. `weight` names w of
-  estimators/weights.py."""
+  None leaves its row out of the batch. `negatives` scales the weights of Perp-Neg, 0 leaves its rows out; what it leads away from
+  is seen from the negative prompt where there is one, else from the empty one. `weight` names w of estimators/weights.py.
+  `normalize` divides each draw's residual by its L2 norm."""
   def residual(draws, est, prior, z, views, step):
     z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
     text, others, weights = sides(views, negatives)
     texts = [text, views.null, *others, *([views.negative] if negative else [])]
     eps_y, eps_null, *rest = predictions(prior, [(z_t, draws.t, text) for text in texts], views.camera)
-    eps_y, rest = perp_neg(eps_y, eps_null, rest[:len(others)], weights, 1.), rest[len(others):]
+    others, rest = rest[:len(others)], rest[len(others):]
+    eps_y = perp_neg(eps_y, rest[0] if negative else eps_null, others, weights, 1.)
     share = negative(step) if negative else 0.
     delta = eps_y + (share - 1.) * eps_null - sum(share * eps_neg for eps_neg in rest)
-    r = bcast(draws.weight * WEIGHTS[weight](prior.schedule, draws.t), z) * delta
+    r = bcast(WEIGHTS[weight](prior.schedule, draws.t), z) * delta
+    if normalize:
+      r = r / (jnp.sqrt(jnp.sum(r ** 2, tuple(range(1, r.ndim)), keepdims=True)) + TINY)
+    r = bcast(draws.weight, z) * r
     return r, {'residual_power': jnp.mean(r ** 2)}
   return Estimator(init=lambda key: (), residual=residual, loss=lambda *_: jnp.zeros(()))

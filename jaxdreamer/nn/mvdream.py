@@ -25,9 +25,6 @@ CONFIG = UNetConfig(cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20)
 MVDREAM_RENAME = ((r'^(.*\.)?camera_embed\.0\.', 'class_embedding.linear_1.'),
                   (r'^(.*\.)?camera_embed\.2\.', 'class_embedding.linear_2.'))
 
-# Their world seen from ours: z stays up, and azimuth 0, our +x, is their -y (Blender's front).
-THEIRS_FROM_OURS = ((0., 1., 0.), (-1., 0., 0.), (0., 0., 1.))
-
 
 def unet(*, views: int = 4, dtype: Any = jnp.float32, remat: bool = False, chunk: int | None = None) -> UNet2DCondition:
   """The network of sd-v2.1-base-4view (and, with views=1, of one picture); call it with camera vectors as class_labels."""
@@ -35,16 +32,13 @@ def unet(*, views: int = 4, dtype: Any = jnp.float32, remat: bool = False, chunk
 
 
 def camera_vector(camera: Camera) -> Float[Array, 'V 16']:
-  """What MVDream is told of each camera: world_from_camera of their world, its translation of unit length, row by row.
+  """What MVDream is told of each camera: world_from_camera, its translation of unit length, row by row.
 
-  As in their mvdream/camera_utils.py (`get_camera` with blender_coord): z is up, the camera looks down -z with y up, and at
-  azimuth 0 it stands at -y, at 90 degrees at +x. Field of view and distance are not told.
-  UNVERIFIED on the published weights: that objects face -y there. Their code for 3D passes cameras of a world like ours, with
-  azimuth 0 at +x, and no view words, so that the fronts of its objects may come to lie at another azimuth than 0.
+  As in their code for 3D, which passes cameras of a world like ours: z is up, the camera looks down -z with y up, and stands at +x
+  at azimuth 0. In their scripts for pictures that place has the azimuth 90, and is where the first picture is seen from by
+  default. Field of view and distance are not told. UNVERIFIED on the published weights: that objects face +x.
   """
-  turn = jnp.array(THEIRS_FROM_OURS)
-  rotation = jnp.einsum('ij,vjk->vik', turn, camera.world_from_camera[:, :3, :3])
-  position = jnp.einsum('ij,vj->vi', turn, camera.world_from_camera[:, :3, 3])
+  rotation, position = camera.world_from_camera[:, :3, :3], camera.world_from_camera[:, :3, 3]
   length = jnp.sqrt(jnp.maximum(jnp.sum(position ** 2, -1, keepdims=True), 1e-12))
   top = jnp.concatenate([rotation, (position / length)[..., None]], -1)
   last = jnp.broadcast_to(jnp.array([0., 0., 0., 1.]), (len(top), 1, 4))

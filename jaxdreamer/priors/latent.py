@@ -1,7 +1,7 @@
 """What the priors of published latent diffusion models share: the forward process, the autoencoder, the text encoder.
 
-Latents are scaling_factor times the posterior's mean; the image is resized to the model's own pixels on the way in. `section`
-is the name of a prior's options in the config, for errors: FileNotFoundError or ValueError, one line.
+Latents are scaling_factor times the posterior's mean, or a draw of it; the image is resized to the model's own pixels on the way
+in. `section` is the name of a prior's options in the config, for errors: FileNotFoundError or ValueError, one line.
 """
 import hashlib
 import json
@@ -47,7 +47,8 @@ class Coder(NamedTuple):
   weights: PyTree
   pixels: int                            # of a side of the image that it takes
   latent: tuple[int, int, int]
-  encode: Callable                       # (weights, x [V, H, W, 3]) -> z [V, h, w, c], differentiable
+  encode: Callable                       # (weights, x [V, H, W, 3]) -> z [V, h, w, c], differentiable: the posterior's mean
+  sample: Callable                       # (weights, keys [V], x) -> z: a draw of the posterior by each image's key
   decode: Callable                       # (weights, z) -> x
 
 
@@ -83,14 +84,21 @@ def coder(part: folder.Part, *, side: int, dtype: Any) -> Coder:
   network = vae.AutoencoderKL(config, dtype)
   like = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, pixels, pixels, 3)))['params']
 
-  def encode(weights, x):
+  def posterior(weights, x):
     x = jax.image.resize(x, (len(x), pixels, pixels, 3), 'bilinear')
-    return config.scaling_factor * network.apply({'params': weights}, 2. * x - 1., method='encode').mean
+    return network.apply({'params': weights}, 2. * x - 1., method='encode')
+
+  def encode(weights, x):
+    return config.scaling_factor * posterior(weights, x).mean
+
+  def sample(weights, keys, x):
+    one = lambda key, mean, logvar: vae.sample(key, vae.Posterior(mean[None], logvar[None]))[0]
+    return config.scaling_factor * jax.vmap(one)(keys, *posterior(weights, x))
 
   def decode(weights, z):
     return .5 + .5 * network.apply({'params': weights}, z / config.scaling_factor, method='decode')
 
-  return Coder(folder.load_part(part, like, dtype=dtype), pixels, (side, side, config.latent_channels), encode, decode)
+  return Coder(folder.load_part(part, like, dtype=dtype), pixels, (side, side, config.latent_channels), encode, sample, decode)
 
 
 def rows(parts: dict, phrases: list[str], *, tokenizer: str, section: str

@@ -22,8 +22,9 @@ HELP = ('config.prior.path: give the single .safetensors file of sd-v2.1-base-4v
         f"{SECTION}.tokenizer, the tokenizer's folder of Stable Diffusion 2.x; or a folder in diffusers' layout")
 
 
-def mvdream(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokenizer: str = '', sha256: str = '') -> Prior:
-  """`image_size`, `dtype`, `tokenizer` and `sha256` as Stable Diffusion's.
+def mvdream(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokenizer: str = '', sha256: str = '',
+            sample: bool = False) -> Prior:
+  """`image_size`, `dtype`, `tokenizer`, `sha256` and `sample` as Stable Diffusion's.
 
   FileNotFoundError or ValueError, one line, for what is missing or not this model.
   """
@@ -53,4 +54,5 @@ def mvdream(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokeniz
 
   return Prior(weights, forward.schedule, image_size, coder.latent, lambda weights, x: coder.encode(weights['vae'], x),
                lambda weights, z: coder.decode(weights['vae'], z), eps, embed, predicted=forward.predicted,
-               together=VIEWS)
+               together=VIEWS,
+               sample_fn=(lambda weights, keys, x: coder.sample(weights['vae'], keys, x)) if sample else None)

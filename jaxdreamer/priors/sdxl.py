@@ -20,8 +20,8 @@ HELP = ("config.prior.path: give the folder of Stable Diffusion XL in diffusers'
 
 
 def sdxl(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokenizer: str = '', tokenizer_2: str = '',
-         sha256: str = '') -> Prior:
-  """`image_size`, `dtype` and `sha256` as Stable Diffusion's; the tokenizers' folders are for single files.
+         sha256: str = '', sample: bool = False) -> Prior:
+  """`image_size`, `dtype`, `sha256` and `sample` as Stable Diffusion's; the tokenizers' folders are for single files.
 
   FileNotFoundError or ValueError, one line, for what is missing or not this model.
   """
@@ -63,4 +63,5 @@ def sdxl(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokenizer:
     return Text(views=text[:4], plain=text[4], null=text[5], negative=text[6], pooled=text[4, -1, :whole])
 
   return Prior(weights, forward.schedule, image_size, coder.latent, lambda weights, x: coder.encode(weights['vae'], x),
-               lambda weights, z: coder.decode(weights['vae'], z), eps, embed, predicted=forward.predicted)
+               lambda weights, z: coder.decode(weights['vae'], z), eps, embed, predicted=forward.predicted,
+               sample_fn=(lambda weights, keys, x: coder.sample(weights['vae'], keys, x)) if sample else None)

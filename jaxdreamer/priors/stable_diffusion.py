@@ -21,10 +21,10 @@ HELP = ("config.prior.path: give the folder of a model in diffusers' layout (une
 
 
 def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', prediction: str = '', tokenizer: str = '',
-                     sha256: str = '') -> Prior:
+                     sha256: str = '', sample: bool = False) -> Prior:
   """`image_size`: pixels of the render that it is shown. `dtype` of weights and compute; norms and softmax are float32.
   `prediction`, one of diffusion.PREDICTIONS, and `tokenizer`, a folder, are for single files, which do not hold them; `sha256`
-  is such a file's hash, where one wants it checked.
+  is such a file's hash, where one wants it checked. `sample`: training sees draws of the autoencoder's posterior, else its mean.
 
   FileNotFoundError or ValueError, one line, for what is missing or not of these models.
   """
@@ -68,4 +68,5 @@ def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16'
     return Text(views=rows[:4], plain=rows[4], null=rows[5], negative=rows[6], pooled=pooled[4])
 
   return Prior(weights, forward.schedule, image_size, coder.latent, lambda weights, x: coder.encode(weights['vae'], x),
-               lambda weights, z: coder.decode(weights['vae'], z), eps, embed, predicted=forward.predicted)
+               lambda weights, z: coder.decode(weights['vae'], z), eps, embed, predicted=forward.predicted,
+               sample_fn=(lambda weights, keys, x: coder.sample(weights['vae'], keys, x)) if sample else None)

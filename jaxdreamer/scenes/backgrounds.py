@@ -1,4 +1,4 @@
-"""What a ray that passes the scene sees: Background = (init, colour), colour(params, key, direction) -> [3] in [0, 1].
+"""What a ray that passes the scene sees: Background = (init, colour, prepare), colour(code, key, direction) -> [3] in [0, 1].
 
 Give one key per view: a random background is then one colour over the whole picture.
 """
@@ -8,14 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxdreamer.scenes import fields
+from jaxdreamer.scenes import fields, hashgrid, hyper_ingp
+from jaxdreamer.types import Scene
 
 Colour = Float[Array, '3']
 
 
 class Background(NamedTuple):
   init: Callable                       # key -> params
-  colour: Callable                     # (params, key, direction [3]) -> [3]
+  colour: Callable                     # (code, key, direction [3]) -> [3]
+  prepare: Callable = lambda params, y: params                # (params, y) -> code, as a scene's
 
 
 def constant(*, rgb: tuple[float, float, float] = (1., 1., 1.)) -> Background:
@@ -39,25 +41,71 @@ def learnt(*, rgb: tuple[float, float, float] = (.5, .5, .5)) -> Background:
                     lambda params, key, direction: jax.nn.sigmoid(params['raw']))
 
 
-def environment(*, octaves: int = 3, width: int = 32) -> Background:
-  """A small network of the ray's direction (DreamFusion A.2)."""
+def harmonics(direction: Float[Array, '3']) -> Float[Array, '9']:
+  """The real spherical harmonics of degrees 0 to 2 of a unit vector, orthonormal on the sphere (Sloan 2008)."""
+  x, y, z = direction
+  linear, square = .48860251, 1.0925484
+  return jnp.stack([jnp.full_like(x, .28209479), linear * y, linear * z, linear * x, square * x * y, square * y * z,
+                    .94617470 * z * z - .31539157, square * x * z, .5 * square * (x * x - y * y)])
+
+
+def environment(*, width: int = 16) -> Background:
+  """A small network of the ray's direction (DreamFusion A.2): harmonics and two layers without biases, as threestudio's."""
+  return Background(lambda key: {'network': fields.network_init(key, (9, width, width, 3))},
+                    lambda params, key, direction: jax.nn.sigmoid(fields.network(params['network'], harmonics(direction))))
+
+
+def hash_map(*, levels: int = 4, base: int = 4, finest: int = 256, log2_table: int = 19, width: int = 16) -> Background:
+  """`environment` with a hash grid of the direction in place of harmonics (ScaleDreamer's single prompts)."""
+  sizes = [hashgrid.resolution(l, levels=levels, base=base, finest=finest) for l in range(levels)]
+
   def init(key: Key[Array, '']):
-    k_hidden, k_out = jax.random.split(key)
-    return {'hidden': fields.dense_init(k_hidden, 6 * octaves, width),
-            'out': fields.dense_init(k_out, width, 3, gain=.1)}
+    k_tables, k_network = jax.random.split(key)
+    return {'tables': hashgrid.init_tables(k_tables, sizes, per_level=2, log2_table=log2_table),
+            'network': fields.network_init(k_network, (2 * levels, width, width, 3))}
 
   def colour(params, key, direction):
-    hidden = jax.nn.silu(fields.dense(params['hidden'], fields.octaves(direction, octaves).reshape(-1)))
-    return jax.nn.sigmoid(fields.dense(params['out'], hidden))
+    return jax.nn.sigmoid(fields.network(params['network'], hashgrid.encode(params['tables'], direction, sizes=sizes)))
 
   return Background(init, colour)
 
 
+def hypernet(*, text: int, levels: int = 16, size: int = 16, width: int = 64, hidden: int = 64) -> Background:
+  """A map of each prompt's own: `levels` grids of the direction, all of `size` cells, which prompts share, and a network of one
+  layer of `width` units that a hypernetwork writes (ScaleDreamer's Hyper-iNGP). `text` is the size of y.pooled."""
+  net = hyper_ingp.Hypernet(((2 * levels, width), (width, 3)), hidden)
+
+  def init(key: Key[Array, '']):
+    k_tables, k_net = jax.random.split(key)
+    return {'tables': hashgrid.init_tables(k_tables, [size] * levels, per_level=2, log2_table=19),
+            'hypernet': net.init(k_net, jnp.zeros(text))['params']}
+
+  def prepare(params, y):
+    return {'tables': params['tables'], 'network': net.apply({'params': params['hypernet']}, y.pooled)}
+
+  def colour(code, key, direction):
+    return jax.nn.sigmoid(fields.network(code['network'], hashgrid.encode(code['tables'], direction, sizes=[size] * levels)))
+
+  return Background(init, colour, prepare)
+
+
 def mixed(background: Background, *, probability: float = .5) -> Background:
   """In this share of the views, a random colour instead (threestudio's random_aug): the map cannot draw the object."""
-  def colour(params, key, direction):
+  def colour(code, key, direction):
     k_which, k_random, k_inner = jax.random.split(key, 3)
     other = jax.random.uniform(k_random, (3,))
-    return jnp.where(jax.random.bernoulli(k_which, probability), other, background.colour(params, k_inner, direction))
+    return jnp.where(jax.random.bernoulli(k_which, probability), other, background.colour(code, k_inner, direction))
 
-  return Background(background.init, colour)
+  return background._replace(colour=colour)
+
+
+def with_background(scene: Scene, background: Background) -> Scene:
+  """The scene whose parameters, and whose code, are {'field', 'background'}; `field` looks at the first."""
+  def init(key):
+    k_field, k_background = jax.random.split(key)
+    return {'field': scene.init(k_field), 'background': background.init(k_background)}
+  def prepare(params, y):
+    return {'field': scene.prepare(params['field'], y), 'background': background.prepare(params['background'], y)}
+  return Scene(init, prepare, lambda code, xyz: scene.field(code['field'], xyz),
+               lambda code, step: code | {'field': scene.focus(code['field'], step)},
+               scene.distance and (lambda code, xyz: scene.distance(code['field'], xyz)))

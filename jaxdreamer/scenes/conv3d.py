@@ -2,8 +2,8 @@
 
 A vector w of the prompt and of normal draws modulates every convolution. From a learnt 4^3 block each further block doubles
 the volume, and all of them add their features to the code [n, n, n, F], which a point reads by trilinear interpolation;
-corners are aligned throughout. Where the paper's table leaves a choice, the published number of parameters made it: the
-learnt map added in each block is as large as the block's output, 4^3 has its constant alone, and features have biases.
+corners are aligned throughout. Between the two convolutions of a block a learnt map as large as their output is added; 4^3 has
+its constant alone. Features have biases.
 The noise of each layer is drawn from a key made of y.noise, so that a code remains a function of (params, y).
 """
 import math
@@ -49,18 +49,19 @@ class Equalized(nn.Module):
 
 
 class Mapping(nn.Module):
-  """Two layers of the draws, and a linear one of these and the prompt."""
+  """Two layers of the draws, brought to a mean square of 1, and a linear one of these and the prompt."""
   width: int
 
   @nn.compact
   def __call__(self, noise: Float[Array, 'Z'], pooled: Float[Array, 'D']) -> Float[Array, 'W']:
-    h = lrelu(Equalized(self.width, name='noise_0')(noise))
+    h = lrelu(Equalized(self.width, name='noise_0')(noise * jax.lax.rsqrt(jnp.mean(noise ** 2) + 1e-8)))
     h = lrelu(Equalized(self.width, name='noise_1')(h))
     return Equalized(self.width, name='text')(jnp.concatenate([h, pooled]))
 
 
 class SynthesisLayer(nn.Module):
-  """Modulated 3^3 convolution, enlargement to `size` nodes a side, noise, bias (`learnt_map`: and one of each node)."""
+  """Modulated 3^3 convolution, enlargement to `size` nodes a side, noise, bias, activation (`learnt_map`: and what is learnt for
+  each node, of a channel's share of unit variance at first)."""
   channels: int
   size: int
   learnt_map: bool
@@ -73,10 +74,10 @@ class SynthesisLayer(nn.Module):
       x = voxels.upsample(x, self.size)
     cube = (self.size,) * 3
     noise = self.param('noise_strength', zeros, ()) * jax.random.normal(key, (*cube, 1))
-    x = x + noise + self.param('bias', zeros, (self.channels,))[None, None, None]
+    x = lrelu(x + noise + self.param('bias', zeros, (self.channels,))[None, None, None])
     if self.learnt_map:
-      x = x + self.param('map', zeros, (*cube, self.channels))
-    return lrelu(x)
+      x = x + self.param('map', nn.initializers.normal(self.channels ** -.5), (*cube, self.channels))
+    return x
 
 
 class ToFeatures(nn.Module):
@@ -86,7 +87,7 @@ class ToFeatures(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'n n n c'], w: Float[Array, 'W']) -> Float[Array, 'n n n F']:
     style = Equalized(x.shape[-1], bias=1., name='affine')(w)
-    return jnp.clip(Equalized(self.features, name='conv')(x * style[None, None, None]), -256., 256.)
+    return Equalized(self.features, name='conv')(x * style[None, None, None])
 
 
 class Synthesis(nn.Module):
@@ -113,8 +114,9 @@ class Synthesis(nn.Module):
 
 
 def conv3d(*, text: int = 1024, noise: int = 64, channels: tuple[int, ...] = (512, 512, 512, 256, 128, 64), features: int = 32,
-           width: int = 256, mapped: int = 64, hidden: int = 64, radius: float = .8) -> Scene:
-  """A volume of 4 * 2^(blocks - 1) nodes a side. `text` and `noise` are the sizes of y.pooled and y.noise, `width` that of w.
+           width: int = 256, mapped: int = 64, hidden: int = 64, radius: float = .8, extent: float = 1.) -> Scene:
+  """A volume of 4 * 2^(blocks - 1) nodes a side over [-extent, extent]^3. `text` and `noise` are the sizes of y.pooled and
+  y.noise, `width` that of w.
 
   The larger published network has channels (512, 512, 512, 512, 256, 128).
   """
@@ -131,6 +133,6 @@ def conv3d(*, text: int = 1024, noise: int = 64, channels: tuple[int, ...] = (51
     return {'volume': volume, 'sdf': params['sdf'], 'rgb': params['rgb']}
 
   def encode(code, xyz):
-    return hashgrid.lookup(code['volume'].reshape(-1, features), xyz, size=n - 1)
+    return hashgrid.lookup(code['volume'].reshape(-1, features), xyz / extent, size=n - 1)
 
   return volsdf.surface(init, prepare, encode, radius=radius)

@@ -69,10 +69,11 @@ def band(params: dict, active: Float[Array, ''] | float) -> dict:
 
 def hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, base: int = 8, finest: int = 128,
              width: int = 64, features: int = 3, activation: str = 'softplus', blob: str = 'cone', strength: float = 8.,
-             radius: float = .45, active: Callable | None = None) -> Scene:
-  """Levels -> one hidden layer -> density and features. threestudio: 16 levels, 2^19 rows, 16 to 4096.
+             radius: float = .45, extent: float = 1., separate: bool = False, active: Callable | None = None) -> Scene:
+  """Levels -> one hidden layer -> density and features. threestudio: 16 levels, 2^19 rows, 16 to 4096, `separate`.
 
-  `active` (step -> number of levels, see `band`) trains coarse levels first; None is all from the start.
+  `extent` is half a side of the cube that the levels fill. `separate`: density and features each have a network of their own,
+  without biases. `active` (step -> number of levels, see `band`) trains coarse levels first; None is all from the start.
   """
   activate, bias = fields.ACTIVATIONS[activation], fields.BLOBS[blob]
   sizes = [resolution(l, levels=levels, base=base, finest=finest) for l in range(levels)]
@@ -80,6 +81,9 @@ def hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, base:
   def init(key: Key[Array, '']):
     k_tables, k_hidden, k_out = jax.random.split(key, 3)
     tables = init_tables(k_tables, sizes, per_level=per_level, log2_table=log2_table)
+    if separate:
+      return {'tables': tables, 'density': fields.network_init(k_hidden, (levels * per_level, width, 1)),
+              'features': fields.network_init(k_out, (levels * per_level, width, features))}
     return {'tables': tables, 'hidden': fields.dense_init(k_hidden, levels * per_level, width),
             'out': fields.dense_init(k_out, width, 1 + features, gain=1.)}
 
@@ -87,8 +91,12 @@ def hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, base:
     return params
 
   def field(code, xyz):
-    hidden = jax.nn.relu(fields.dense(code['hidden'], encode(code['tables'], xyz, sizes=sizes)))
-    return fields.split_raw(fields.dense(code['out'], hidden), bias(xyz, strength=strength, radius=radius), activate)
+    encoded = encode(code['tables'], xyz / extent, sizes=sizes)
+    if separate:
+      raw = jnp.concatenate([fields.network(code[name], encoded) for name in ('density', 'features')])
+    else:
+      raw = fields.dense(code['out'], jax.nn.relu(fields.dense(code['hidden'], encoded)))
+    return fields.split_raw(raw, bias(xyz, strength=strength, radius=radius), activate)
 
   def focus(code, step):
     return band(code, active(step)) if active else code

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 from jaxdreamer.scenes import hashgrid, volsdf
 from jaxdreamer.types import Scene
 
-xavier = nn.initializers.xavier_uniform()
+xavier = nn.initializers.xavier_normal()
 
 
 class Hypernet(nn.Module):
@@ -33,8 +33,9 @@ class Hypernet(nn.Module):
 
 
 def hyper_ingp(*, text: int = 1024, levels: int = 16, per_level: int = 2, log2_table: int = 19, base: int = 16,
-               finest: int = 4096, width: int = 64, hidden: int = 64, radius: float = .5) -> Scene:
-  """A prompt's networks have one layer of `width` units, the hypernetwork one of `hidden`; `text` is the size of y.pooled."""
+               finest: int = 4096, width: int = 64, hidden: int = 64, radius: float = .5, extent: float = 1.) -> Scene:
+  """A prompt's networks have one layer of `width` units, the hypernetwork one of `hidden`; `text` is the size of y.pooled,
+  `extent` half a side of the cube that the levels fill."""
   sizes = [hashgrid.resolution(l, levels=levels, base=base, finest=finest) for l in range(levels)]
   n = levels * per_level
   net = Hypernet(((n, width), (width, 1), (n, width), (width, 3)), hidden)
@@ -49,6 +50,6 @@ def hyper_ingp(*, text: int = 1024, levels: int = 16, per_level: int = 2, log2_t
     return {'tables': params['tables'], 'sdf': [sdf_1, sdf_2], 'rgb': [rgb_1, rgb_2]}
 
   def encode(code, xyz):
-    return hashgrid.encode(code['tables'], xyz, sizes=sizes)
+    return hashgrid.encode(code['tables'], xyz / extent, sizes=sizes)
 
   return volsdf.surface(init, prepare, encode, radius=radius)

@@ -110,8 +110,10 @@ def bilinear(plane: Float[Array, 'n n F'], u: Float[Array, ''], v: Float[Array, 
 
 
 def triplane_transformer(*, text: int = 1024, tokens: int = 32, width: int = 768, blocks: int = 12, heads: int = 16,
-                         features: int = 32, upsample: int = 2, hidden: int = 64, radius: float = .8) -> Scene:
-  """`tokens` a side of each plane, `upsample` nodes to each of them; `text` is the width of y.plain."""
+                         features: int = 32, upsample: int = 2, hidden: int = 64, radius: float = .8,
+                         extent: float = 1.) -> Scene:
+  """`tokens` a side of each plane, `upsample` nodes to each of them; `text` is the width of y.plain, `extent` half a side of the
+  cube that the planes span."""
   net = TriplaneTransformer(tokens, width, blocks, heads, features, upsample)
 
   def init(key: Key[Array, '']):
@@ -124,6 +126,7 @@ def triplane_transformer(*, text: int = 1024, tokens: int = 32, width: int = 768
     return {'planes': planes, 'sdf': params['sdf'], 'rgb': params['rgb']}
 
   def encode(code, xyz):
+    xyz = xyz / extent
     return jnp.concatenate([bilinear(plane, xyz[a], xyz[b]) for plane, (a, b) in zip(code['planes'], AXES)])
 
   return volsdf.surface(init, prepare, encode, radius=radius, squash=volsdf.wide_sigmoid)

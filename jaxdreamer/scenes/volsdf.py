@@ -2,7 +2,7 @@
 
 A code holds, beside what its `encode` looks up, two bias-free ReLU networks of the looked-up features, as lists of kernels:
 'sdf' -> [1] and 'rgb' -> [3]. The distance, negative inside, is the first plus |xyz| - radius: a scene starts as a sphere.
-The generators fill the cube [-1, 1]^3. ScaleDreamer's reaches to 2, with the same radii and sharpness.
+What a generator looks up fills the cube [-extent, extent]^3; ScaleDreamer's reaches to 2, with the same radii and sharpness.
 """
 from typing import Callable
 
@@ -27,12 +27,6 @@ def wide_sigmoid(x: Float[Array, '3']) -> Float[Array, '3']:
   return 1.002 * jax.nn.sigmoid(x) - .001
 
 
-def network(kernels: list, h: Float[Array, 'n']) -> Float[Array, 'm']:
-  for kernel in kernels[:-1]:
-    h = jax.nn.relu(h @ kernel)
-  return h @ kernels[-1]
-
-
 def init_networks(key: Key[Array, ''], n: int, *, hidden: tuple[int, ...]) -> dict:
   """'sdf' and 'rgb' from n features. The last layers are small, so that the start is a grey sphere whatever the features."""
   def kernels(key, out):
@@ -47,11 +41,11 @@ def surface(init: Callable, prepare: Callable, encode: Callable, *, radius: floa
             squash: Callable = jax.nn.sigmoid) -> Scene:
   """The Scene of a generator: `prepare` (params, y) -> code, `encode` (code, xyz [3]) -> features [n] of a point."""
   def signed(code, encoded, xyz):
-    return network(code['sdf'], encoded)[0] + fields.length(xyz) - radius
+    return fields.network(code['sdf'], encoded)[0] + fields.length(xyz) - radius
 
   def field(code, xyz):
     encoded = encode(code, xyz)
-    return density(signed(code, encoded, xyz)), squash(network(code['rgb'], encoded))
+    return density(signed(code, encoded, xyz)), squash(fields.network(code['rgb'], encoded))
 
   def distance(code, xyz):
     return signed(code, encode(code, xyz), xyz)
