@@ -11,5 +11,5 @@ from configs import dreamfusion_sd
 def get_config(phi='depth'):
   config = dreamfusion_sd.get_config()
   config.estimator.name = 'ssd'
-  config.estimator.ssd.update({'guidance': (101.,), 'phi': ('constant', phi)})
+  config.estimator.ssd.update({'guidance': (101.,), 'phi': ('constant', phi), 'every': 20})    # a probe takes about a step's time
   return config

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdreamer import train_step
 from jaxdreamer.baselines.constant import constant
 from jaxdreamer.baselines.neighbours import neighbours
 from jaxdreamer.estimators.sds import sds
@@ -105,7 +106,7 @@ def views(n):
 
 def residual(estimator, est, n=64):
   z = jnp.broadcast_to(jnp.asarray(X0, jnp.float32), (n, *SHAPE))
-  return estimator.residual(draws(n), est, PRIOR, z, views(n), 0)[0]
+  return train_step.residual(estimator, draws(n), est, PRIOR, z, views(n), 0)[0]
 
 
 @pytest.mark.parametrize('mu', ['learnt', 'moments'])

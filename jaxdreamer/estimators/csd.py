@@ -1,14 +1,12 @@
 """Classifier score distillation (Yu et al. 2023): only the guidance term of SDS is kept.
 
-r = w(t) (eps_y + (negative - 1) eps_null - negative eps_neg), the paper's released form with omega_1 = 1. There is no
+w(t) r = w(t) (eps_y + (negative - 1) eps_null - negative eps_neg), the paper's released form with omega_1 = 1. There is no
 guidance scale: it would only rescale r, which Adam undoes. SDS is (scale - 1) times this one plus (eps_y - eps).
 """
 from typing import Callable
 
-import jax.numpy as jnp
-
-from jaxdreamer.diffusion import bcast, diffuse, perp_neg, predictions, sides
-from jaxdreamer.estimators.weights import WEIGHTS
+from jaxdreamer.diffusion import diffuse, perp_neg, predictions, sides
+from jaxdreamer.estimators.weights import named
 from jaxdreamer.types import Estimator
 
 
@@ -18,12 +16,10 @@ def csd(*, negative: Callable | None = None, negatives: float = 0., weight: str 
   estimators/weights.py."""
   def residual(draws, est, prior, z, views, step):
     z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
-    text, others, weights = sides(views, negatives)
+    text, others, away = sides(views, negatives)
     texts = [text, views.null, *others, *([views.negative] if negative else [])]
     eps_y, eps_null, *rest = predictions(prior, [(z_t, draws.t, text) for text in texts], views.camera)
-    eps_y, rest = perp_neg(eps_y, eps_null, rest[:len(others)], weights, 1.), rest[len(others):]
+    eps_y, rest = perp_neg(eps_y, eps_null, rest[:len(others)], away, 1.), rest[len(others):]
     share = negative(step) if negative else 0.
-    delta = eps_y + (share - 1.) * eps_null - sum(share * eps_neg for eps_neg in rest)
-    r = bcast(draws.weight * WEIGHTS[weight](prior.schedule, draws.t), z) * delta
-    return r, {'residual_power': jnp.mean(r ** 2)}
-  return Estimator(init=lambda key: (), residual=residual, loss=lambda *_: jnp.zeros(()))
+    return eps_y + (share - 1.) * eps_null - sum(share * eps_neg for eps_neg in rest), {}
+  return Estimator(residual, weight=named(weight))

@@ -63,4 +63,5 @@ def sdxl(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokenizer:
     return Text(views=text[:4], plain=text[4], null=text[5], negative=text[6], pooled=text[4, -1, :whole])
 
   return Prior(weights, forward.schedule, image_size, coder.latent, lambda weights, x: coder.encode(weights['vae'], x),
-               lambda weights, z: coder.decode(weights['vae'], z), eps, embed, predicted=forward.predicted)
+               lambda weights, z: coder.decode(weights['vae'], z), eps, embed, predicted=forward.predicted,
+               branches=True)
