@@ -149,7 +149,7 @@ def test_the_gradient_of_a_step_is_proportional_to_the_weights_of_its_draws():
 
 def test_probes_of_parameter_space_find_the_mu_of_what_parameters_see():
   """The mean of eps is predicted by LOW, and the rest, nearly all of the picture's second moment, by HIGH."""
-  estimator = ssd(guidance=lambda i: 1., phi=(constant(),), shape=(SIZE, SIZE, 3), every=3)
+  estimator = ssd(guidance=lambda i: 1., phi=(constant(),), shape=(SIZE, SIZE, 3), mu='parameters', every=3)
   est, of, tx = estimator.init(jax.random.key(0)), jax.jit(gradient_of(estimator, each=2)), optim.chain((('.*', .05, 'sgd'),))
   start, state = est, tx.init(est)
   for step in range(60):

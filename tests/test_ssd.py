@@ -191,7 +191,7 @@ def test_solved_weights_are_scalars(mu):
 
 def test_a_probe_without_power_says_nothing():
   """Of a view that shows nothing all inner products are 0: mu stays SDS's, before probes and after one."""
-  estimator = ssd(guidance=lambda i: 1., phi=(constant(), lambda prior, z_t, t, view: jnp.mean(z_t)), shape=SHAPE)
+  estimator = ssd(guidance=lambda i: 1., phi=(constant(), lambda prior, z_t, t, view: jnp.mean(z_t)), shape=SHAPE, mu='parameters')
   est = estimator.init(jax.random.key(0))
   slope = jax.grad(lambda est: estimator.probe.loss(jnp.zeros((8, 3, 3)), draws(8), est))(est)
   jax.tree.map(lambda g: np.testing.assert_array_equal(g, 0.), slope)
@@ -202,7 +202,7 @@ def test_probes_weigh_two_variates_as_their_normal_equations_do():
   """Inner products of known vectors at one time: the mu that leaves least of the first, but for one part in a hundred of SDS."""
   k = np.array([[1., 0., 2.], [.8, .1, 1.], [.1, .9, -.2]])                      # eps_hat, h_1, h_2
   products = jnp.asarray(np.broadcast_to(k @ k.T, (4, 3, 3)), jnp.float32)
-  estimator = ssd(guidance=lambda i: 1., phi=(constant(), lambda prior, z_t, t, view: jnp.mean(z_t)), shape=SHAPE)
+  estimator = ssd(guidance=lambda i: 1., phi=(constant(), lambda prior, z_t, t, view: jnp.mean(z_t)), shape=SHAPE, mu='parameters')
   d, est = draws(4)._replace(t=jnp.full(4, .5)), estimator.init(jax.random.key(0))
   step = jax.jit(jax.grad(lambda est: estimator.probe.loss(products, d, est)))
   for _ in range(400):

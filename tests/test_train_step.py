@@ -124,7 +124,7 @@ def test_the_draws_of_a_view_act_as_their_mean_would():
 
 @pytest.mark.parametrize('how', ['shard_map', 'pmap'])
 def test_a_probe_is_of_one_view_of_the_step_however_many_devices_there_are(how):
-  estimator = ssd(guidance=lambda i: 2., phi=(constant(),), shape=(SIZE, SIZE, 3), every=2)
+  estimator = ssd(guidance=lambda i: 2., phi=(constant(),), shape=(SIZE, SIZE, 3), mu='parameters', every=2)
   parts = setup(estimator=estimator, tx=optim.chain((('scene/.*', .01), ('est/.*', .05, 'sgd')), eps=1e-3))
   one, four = (run(*parts, devices=devices, how=how, steps=3)[0]['est']['moments'] for devices in (1, 4))
   np.testing.assert_allclose(one['seen'], 1. - .99 ** 2, rtol=1e-4)

@@ -50,7 +50,7 @@ def variate(phi: Callable, z_t, t, eps, sigma, views, *, form: str = 'stein'):
   return FORMS[form](bcast(sigma, eps), eps, bcast(value, eps), slope)
 
 
-def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int, int], mu: str = 'parameters',
+def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int, int], mu: str = 'learnt',
         every: int = 10, bins: int = 10, per: tuple[str, ...] = (), form: str = 'stein', negatives: float = 0.,
         weight: str = 'sigma2') -> Estimator:
   """`phi`: each (prior, z_t [h, w, c], t [], view) -> [], or -> [h, w, c] where no entry sees its own place
