@@ -21,6 +21,6 @@ def get_config():
   config.cameras.update({'elevation': (0., 30.), 'distance': (.8, 1.), 'fov': (15., 60.), 'relative': True})
   config.render.update({'samples': 128, 'fine': 128})
   config.optim.b1 = 0.
-  config.optim.groups = (('scene/.*', .003), ('est/.*', .0001))
+  config.optim.groups = (('scene/.*', .003), ('est/moments/.*', .05, 'sgd'), ('est/.*', .0001))
   config.regularizers.update({'sparsity': (20.,), 'orientation': (0., 100., 10000, 1), 'opaque': (0., 100., 10000, 1)})
   return config

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from configs import base
-from jaxdreamer import build, cameras, diffusion, optim, train_step
+from jaxdreamer import build, cameras, diffusion, optim, sampling, train_step
 from jaxdreamer.baselines.constant import constant
 from jaxdreamer.estimators.asd import asd
 from jaxdreamer.estimators.csd import csd
@@ -15,7 +16,7 @@ from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.estimators.vsd import vsd
 from jaxdreamer.estimators.weights import WEIGHTS
 from jaxdreamer.priors.gaussian import gaussian
-from jaxdreamer.types import Draws, Probe, Rendering, Scene, Views
+from jaxdreamer.types import Draws, Probe, Rendering, Scene, TrainState, Views
 
 N, SHAPE, SCALE, SHARE = 3, (1, 1, 2), 5., .3
 FIVE = {
@@ -163,6 +164,27 @@ def test_probes_of_parameter_space_find_the_mu_of_what_parameters_see():
   mean_of = lambda est: jnp.mean(estimator.residual(zero, est, low_and_high(), z, seen, 0)[0], (1, 2, 3))
   np.testing.assert_allclose(mean_of(start), LOW - 1., atol=1e-5)                        # SDS
   np.testing.assert_allclose(mean_of(est), 0., atol=.12)                                 # LOW, of 20 probes and one for SDS
+
+
+def test_a_probe_is_of_one_view_of_the_step_however_many_devices_there_are():
+  estimator = ssd(guidance=lambda i: 1., phi=(constant(),), shape=(SIZE, SIZE, 3), mu='parameters', every=2)
+  sample = train_step.make_sample(
+    design=sampling.independent, views=4, camera_from=lambda u: cameras.orbital(u[0], u[1], 3., .7),
+    draw=sampling.make_draw(t_min=lambda i: .1, t_max=lambda i: .9, shape=(SIZE, SIZE, 3)))
+  tx, prior = optim.chain((('.*', .05, 'sgd'),)), low_and_high()
+  gradient = train_step.make_gradient(picture=one_colour(), estimator=estimator)
+  local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx)
+  params, seen = {'scene': jnp.zeros(3), 'est': estimator.init(jax.random.key(0))}, []
+  for devices in (1, 4):
+    mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    step = train_step.data_parallel(local_step, mesh)
+    state = jax.tree.map(jnp.copy, TrainState(jnp.int32(0), params, tx.init(params), jax.random.key(2)))         # it is donated
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    for _ in range(3):
+      state, _ = step(state, prior, prior.embed(''), jnp.arange(4))
+    seen.append(jax.device_get(state.params['est']['moments']))
+  np.testing.assert_allclose(seen[0]['seen'], 1. - .99 ** 2, rtol=1e-4)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *seen)
 
 
 def test_a_probe_is_weighed_as_the_residual_is_and_counts_as_often_as_it_is_told():

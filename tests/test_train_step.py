@@ -9,9 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxdreamer import cameras, optim, render, sampling, train_step
-from jaxdreamer.baselines.constant import constant
 from jaxdreamer.estimators.sds import sds
-from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.priors.gaussian import gaussian
 from jaxdreamer.scenes.voxels import voxels
 from jaxdreamer.types import TrainState
@@ -120,15 +118,6 @@ def test_the_draws_of_a_view_act_as_their_mean_would():
       alone.append(g['scene'])
   mean = jax.tree.map(lambda *g: sum(g) / 6, *alone)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), mean, grads['scene'])
-
-
-@pytest.mark.parametrize('how', ['shard_map', 'pmap'])
-def test_a_probe_is_of_one_view_of_the_step_however_many_devices_there_are(how):
-  estimator = ssd(guidance=lambda i: 2., phi=(constant(),), shape=(SIZE, SIZE, 3), mu='parameters', every=2)
-  parts = setup(estimator=estimator, tx=optim.chain((('scene/.*', .01), ('est/.*', .05, 'sgd')), eps=1e-3))
-  one, four = (run(*parts, devices=devices, how=how, steps=3)[0]['est']['moments'] for devices in (1, 4))
-  np.testing.assert_allclose(one['seen'], 1. - .99 ** 2, rtol=1e-4)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), one, four)
 
 
 def test_an_estimators_own_parameters_are_trained_by_its_own_loss():
