@@ -87,17 +87,18 @@ def chain(groups, *, b1: float = .9, b2: float = .99, eps: float = 1e-15, weight
       raise ValueError(f'config.optim.groups: no pattern matches parameter {name(path)!r}; got {[g[0] for g in groups]}')
     return jax.tree_util.tree_map_with_path(of, params)
 
-  def transform(rate, kind='adam', *, apart=lambda tx: tx):
+  def transform(rate, kind='adam', *, apart=False):
     kinds = {'adam': lambda: optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
              'adan': lambda: scale_by_adan(eps=eps), 'sgd': optax.identity}
     if kind not in kinds:
       raise ValueError(f'config.optim.groups: a group takes one of {sorted(kinds)}, got {kind!r}')
     decay = optax.identity() if kind == 'sgd' else optax.add_decayed_weights(weight_decay)
-    return optax.chain(apart(optax.chain(kinds[kind](), decay)), optax.scale_by_learning_rate(schedule(rate)))
+    own = kinds[kind](), decay
+    return optax.chain(*((each_alone(optax.chain(*own)),) if apart else own), optax.scale_by_learning_rate(schedule(rate)))
 
   transforms = {str(i): transform(*rest) for i, (_, *rest) in enumerate(groups)}
   if particles > 1:
-    transforms |= {f'{i} each': transform(*rest, apart=each_alone) for i, (_, *rest) in enumerate(groups)}
+    transforms |= {f'{i} each': transform(*rest, apart=True) for i, (_, *rest) in enumerate(groups)}
   tx = optax.chain(optax.clip_by_global_norm(clip) if clip else optax.identity(),
                    optax.multi_transform(transforms, label))
   return optax.MultiSteps(tx, accumulate).gradient_transformation() if accumulate > 1 else tx
