@@ -148,6 +148,14 @@ def test_renders_change_their_size_where_a_stage_begins():
   assert rays[0] == pytest.approx(rays[1], rel=.01) and rays[1] < .5 * rays[2]
 
 
+def test_particles_have_an_optimiser_each():
+  config = staged((0, 8))
+  config.scene.particles = 3
+  state = jax.eval_shape(build.job(config, build.make_mesh(config)).init, jax.random.key(0))
+  counts = {leaf.shape for leaf in jax.tree.leaves(state.opt) if leaf.dtype == jnp.int32}
+  assert counts == {(), (3,)}                      # steps that all have made, and each
+
+
 @pytest.mark.parametrize('stages', [((2, 8),), ((0, 8), (3, 16)), ((0, 8), (4, 16), (4, 32))])
 def test_stages_that_do_not_follow_one_another_are_refused(stages):
   config = staged(*stages)

@@ -1,10 +1,13 @@
 """Schedules and the optax chain of regex groups."""
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from configs import prolificdreamer_sd
 from jaxdreamer import optim
 
 
@@ -120,6 +123,12 @@ def test_particles_are_as_many_optimisers_that_know_nothing_of_each_other(kind, 
         np.testing.assert_allclose(now, own[i][name], rtol=2e-5, atol=2e-6)
         assert (i == turn) == bool(np.any(now != was))
     assert np.all(params['scene']['background'] != before['background'])
+
+
+def test_prolificdreamers_lora_is_warmed_up_over_its_first_500_steps():
+  groups = prolificdreamer_sd.get_config().optim.groups
+  rate = optim.schedule(next(rate for pattern, rate, *_ in groups if re.fullmatch(pattern, 'est/unet/to_q/kernel/up')))
+  np.testing.assert_allclose([rate(0), rate(250), rate(500), rate(9000)], [0., 5e-5, 1e-4, 1e-4], atol=1e-9)
 
 
 def test_accumulated_steps_make_one_update_of_their_mean():
