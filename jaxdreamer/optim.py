@@ -61,7 +61,7 @@ def each_alone(tx: optax.GradientTransformation) -> optax.GradientTransformation
   def update(grads, state, params=None):
     if not jax.tree.leaves(grads):                                # a group that has none of the parameters
       return tx.update(grads, state, params)
-    moved = sum(jnp.any(g != 0., axis=range(1, g.ndim)) for g in jax.tree.leaves(grads)) > 0
+    moved = sum(jnp.any(g != 0., axis=tuple(range(1, g.ndim))) for g in jax.tree.leaves(grads)) > 0
     pick = lambda new, old: jnp.where(moved.reshape(moved.shape + (1,) * (new.ndim - 1)), new, old)
     updates, after = jax.vmap(tx.update)(grads, state, params)
     return jax.tree.map(lambda u: pick(u, jnp.zeros_like(u)), updates), jax.tree.map(pick, after, state)
