@@ -28,8 +28,8 @@ SPREAD, LATTICE = ' sampling.design=stratified', ' sampling.design=lattice'
 TWICE, FOUR = ' sampling.draws=2', ' sampling.draws=4'
 MIDDLE = ' sampling.t_min=.2 sampling.t_max=.8'
 METHODS = (
-    'sds', SSD, 'ssd estimator.ssd.mu=moments', 'ssd estimator.ssd.per=h,w,c', 'ssd estimator.ssd.phi=constant,neighbours',
-    'ssd estimator.ssd.phi=constant,depth', 'ssd estimator.ssd.phi=constant,normals',
+    'sds', SSD, 'ssd estimator.ssd.mu=moments', 'ssd estimator.ssd.mu=learnt estimator.ssd.per=h,w,c',
+    'ssd estimator.ssd.phi=constant,neighbours', 'ssd estimator.ssd.phi=constant,depth', 'ssd estimator.ssd.phi=constant,normals',
     'csd', 'vsd', 'asd', 'sds' + SPREAD, 'sds' + LATTICE, 'sds' + SPREAD + TWICE,
     'sds' + SPREAD + FOUR, 'sds' + SPREAD + FOUR + ' sampling.antithetic=True', 'csd' + SPREAD + TWICE, 'csd' + LATTICE + TWICE,
     'csd' + LATTICE + TWICE + MIDDLE, 'csd' + LATTICE + TWICE + MIDDLE + ' estimator.csd.weight=uniform',

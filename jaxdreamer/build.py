@@ -324,7 +324,8 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
   estimator = pick(ESTIMATORS, config.estimator, 'estimator')(prior, t_min)
   phrases, text, told = make_texts(config, prior, mesh)
   tx = optim.chain(config.optim.groups, b1=config.optim.b1, b2=config.optim.b2, eps=config.optim.eps,
-                   weight_decay=config.optim.weight_decay, clip=config.optim.clip, accumulate=config.optim.get('accumulate', 1))
+                   weight_decay=config.optim.weight_decay, clip=config.optim.clip, accumulate=config.optim.get('accumulate', 1),
+                   particles=config.scene.get('particles', 1))
   shaded, textureless, regularize = optim.schedule(r.shaded), optim.schedule(r.textureless), make_regularize(config.regularizers)
   sample = train_step.make_sample(
     design=sampling.DESIGNS[s.design], camera_from=partial(cameras.from_uniform, **camera_ranges(c)),

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, moments
+from jaxdreamer import build, moments, train_step
 from jaxdreamer.types import Draws, Text
 
 PUBLISHED = {'design': 'independent', 'draws': 1, 'antithetic': False, 'density': (1.,)}
@@ -97,7 +97,7 @@ def make_nested(parts: build.Parts, *, times: int, noises: int) -> Callable:
     draws = Draws(t=jnp.repeat(under.t, noises), eps=fresh.eps, weight=jnp.repeat(under.weight, noises), key=fresh.key)
     z, cost, told, pullback = parts.picture(params['scene'], prior, text, camera, keys, step)
     told, latent = jax.tree.map(lambda a: jnp.repeat(a, times * noises, 0), (told, jax.lax.stop_gradient(z)))
-    r, _ = parts.estimator.residual(draws, params['est'], prior, latent, told, step)
+    r, _ = train_step.residual(parts.estimator, draws, params['est'], prior, latent, told, step)
     grads = jax.vmap(lambda r: flat(pullback(r[None], jnp.zeros_like(cost))))(r)
 
     def summary(x):

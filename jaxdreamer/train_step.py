@@ -1,6 +1,6 @@
 """One step of score distillation, and how it is laid over devices. Read this file first.
 
-    sample views -> render -> encode -> residual r -> one pullback carries r and the regularizers to the scene
+    sample views -> render -> encode -> residual r, times w(t) p/q -> one pullback carries it and the regularizers to the scene
     -> the estimator's own gradient -> pmean over devices -> one optax chain
 
 `local_step` is the program of one device: it sees its own views and the named axis `data`, and communicates once. Random
@@ -18,7 +18,8 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from jaxdreamer import cameras, sampling
-from jaxdreamer.types import Estimator, Prior, Scene, Text, TrainState, Views
+from jaxdreamer.diffusion import bcast
+from jaxdreamer.types import Draws, Estimator, Prior, Scene, Text, TrainState, Views
 
 NOISE = 64                             # numbers that a generator's prompt is varied by: ScaleDreamer's 3DConv-Net
 LATENT, MOVE = 101, 102                # what a view's key, and a step's, are folded with for more random numbers
@@ -67,17 +68,52 @@ def make_picture(*, scene: Scene, render: Callable, regularize: Callable, words:
   return picture
 
 
+def weigh(estimator: Estimator, draws: Draws, prior: Prior) -> Draws:
+  """The draws with weight w(t) p(t) / q(t)."""
+  return draws._replace(weight=draws.weight * estimator.weight(prior.schedule, draws.t))
+
+
+def residual(estimator: Estimator, draws: Draws, est, prior: Prior, z, views: Views, step):
+  """(w(t) p(t) / q(t) r, info): the cotangents of N `draws` as sampled. The one place that weighs them, so that no estimator can
+  forget to."""
+  draws = weigh(estimator, draws, prior)
+  r, info = estimator.residual(draws, est, prior, z, views, step)
+  r = bcast(draws.weight, r) * r
+  return r, info | {'residual_power': jnp.mean(r ** 2)}
+
+
+def inner_products(picture: Callable, vectors, params, prior: Prior, text: Text, camera, keys, step):
+  """<J^T a_k, J^T a_l> over all of the scene's params, for M times K cotangents a [M, K, ...] at z of the first view: [M, K, K]."""
+  first = lambda tree: jax.tree.map(lambda a: a[:1], tree)
+  text = text if text.plain.ndim == 2 else first(text)
+  _, cost, _, pullback = picture(params, prior, text, first(camera), keys[:1], step)
+  pulled = jax.lax.map(lambda v: pullback(v[None], jnp.zeros_like(cost)), vectors.reshape(-1, *vectors.shape[2:]))
+  rows = lambda leaf: leaf.reshape(*vectors.shape[:2], -1)
+  return sum(jnp.einsum('mka,mla->mkl', rows(leaf), rows(leaf), precision='highest') for leaf in jax.tree.leaves(pulled))
+
+
 def make_gradient(*, picture: Callable, estimator: Estimator) -> Callable:
   """(params, prior, text, camera [V], draws [V M], keys [V], step) -> (gradient like params, info), with `picture` of
-  make_picture. The M draws of a view share its render, and their residuals its pullback."""
-  def gradient(params, prior: Prior, text: Text, camera, draws, keys, step):
+  make_picture. The M draws of a view share its render, and their residuals its pullback. The estimator's probe, if it has one, is
+  of the first view, and counts `probes` times."""
+  def gradient(params, prior: Prior, text: Text, camera, draws, keys, step, *, probes=1.):
     z, cost, told, pullback = picture(params['scene'], prior, text, camera, keys, step)
     views, each = len(keys), len(draws.t) // len(keys)
     opacity = jnp.mean(told.shown.opacity)
     told, latent = jax.tree.map(lambda a: jnp.repeat(a, each, 0), (told, jax.lax.stop_gradient(z)))
-    r, info = estimator.residual(draws, params['est'], prior, latent, told, step)
+    r, info = residual(estimator, draws, params['est'], prior, latent, told, step)
     grad_scene = pullback(jnp.mean(r.reshape(views, each, *r.shape[1:]), 1) / views, jnp.ones_like(cost))
-    loss, grad_est = jax.value_and_grad(lambda est: estimator.loss(draws, est, prior, latent, told, step))(params['est'])
+    draws = weigh(estimator, draws, prior)
+    args = draws, params['est'], prior, latent, told, step
+    loss, grad_est = jax.value_and_grad(lambda est: estimator.loss(draws, est, *args[2:]))(params['est'])
+    if estimator.probe:
+      vectors = bcast(draws.weight, r)[:, None] * estimator.probe.vectors(*args)       # made of what r has computed already
+      def probed(grad_est):
+        products = inner_products(picture, vectors[:each], params['scene'], prior, text, camera, keys, step)
+        of_first = jax.tree.map(lambda a: a[:each], draws)
+        more = jax.grad(lambda est: estimator.probe.loss(products, of_first, est))(params['est'])
+        return jax.tree.map(lambda g, m: g + probes * m, grad_est, more)
+      grad_est = jax.lax.cond(step % estimator.probe.every == 0, probed, lambda grad_est: grad_est, grad_est)
     return {'scene': grad_scene, 'est': grad_est}, info | {'opacity': opacity, 'regularizer': cost, 'estimator_loss': loss}
   return gradient
 
@@ -104,7 +140,8 @@ def make_local_step(*, sample: Callable, gradient: Callable, tx: optax.GradientT
   def local_step(state: TrainState, prior: Prior, text: Text, ids):
     camera, draws, keys = sample(jax.random.fold_in(state.key, state.step), ids, state.step)
     params = jax.tree.map(vary, state.params)
-    grads, info = gradient(params, prior, text, camera, draws, keys, state.step)
+    probes = jax.lax.psum(1., 'data') * (ids[0] == 0)            # one view of the whole step's, however many devices there are
+    grads, info = gradient(params, prior, text, camera, draws, keys, state.step, probes=probes)
     info = jax.tree.map(lambda v: v + 0. * ids[0], info)         # constants too become this device's own, as pmean wants
     grads, info = jax.lax.pmean((grads, info), 'data')
 

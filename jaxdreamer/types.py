@@ -89,6 +89,7 @@ class Prior:
   eps_fn: Callable = flax.struct.field(pytree_node=False)      # (weights, z_t, t [V], text [V,L,D], camera | None) -> eps_hat
   embed_fn: Callable = flax.struct.field(pytree_node=False)    # (weights, prompt, negative) -> Text; on the host, once
   predicted: str = flax.struct.field(pytree_node=False, default='epsilon')         # by the network itself: of diffusion.PREDICTIONS
+  branches: bool = flax.struct.field(pytree_node=False, default=False)   # eps takes a LoRA's parameters beside its own: lora.beside
   together: int = flax.struct.field(pytree_node=False, default=1)        # so many successive rows are views of one scene to eps
   sample_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)       # (weights, keys [V], x) -> z, or no draw
 
@@ -115,15 +116,28 @@ class Draws(NamedTuple):
   """The random numbers of each (view, draw) of a step, made by sampling.py; an estimator consumes no other randomness."""
   t: Float[Array, 'N']
   eps: Float[Array, 'N h w c']
-  weight: Float[Array, 'N']            # importance weight p(t) / q(t); 1 where q = p
+  weight: Float[Array, 'N']            # importance weight p(t) / q(t), 1 where q = p; times w(t) by the time an estimator sees it
   key: Key[Array, 'N']                 # for whatever more an estimator needs
 
 
+class Probe(NamedTuple):
+  """What an estimator learns from parameter space, where its variance counts: inner products of a few cotangents once they are
+  pulled back to the scene's parameters. Every so many steps, of the draws of one view: all views have one distribution."""
+  every: int                           # steps
+  vectors: Callable                    # residual's arguments -> [N K h w c], which the step weighs as it does r
+  loss: Callable                       # (inner products [M K K], the M draws, est) -> []
+
+
 class Estimator(NamedTuple):
-  """A score-distillation estimator: a residual at z, and what it learns for itself (`()` and 0. for most)."""
-  init: Callable                       # key -> est
+  """A score-distillation estimator: a residual at z, and what it learns for itself (nothing, for most).
+
+  The step multiplies each draw's residual by `weight` and by p(t) / q(t): `residual` has neither.
+  """
   residual: Callable                   # (draws, est, prior, z, views, step) -> r [N h w c], info
-  loss: Callable                       # same arguments -> []
+  init: Callable = lambda key: ()      # key -> est
+  loss: Callable = lambda *_: 0.       # residual's arguments -> []
+  weight: Callable = lambda schedule, t: 1. + 0. * t       # w of estimators/weights.py: (schedule, t [N]) -> [N]
+  probe: Probe | None = None
 
 
 @flax.struct.dataclass

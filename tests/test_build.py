@@ -240,6 +240,14 @@ def test_a_run_saved_before_these_options_is_what_it_was(plain):
     'render.random_background', 'render.light', 'render.normals'))
 
 
+def test_particles_have_an_optimiser_each():
+  config = staged((0, 8))
+  config.scene.particles = 3
+  state = jax.eval_shape(build.job(config, build.make_mesh(config)).init, jax.random.key(0))
+  counts = {leaf.shape for leaf in jax.tree.leaves(state.opt) if leaf.dtype == jnp.int32}
+  assert counts == {(), (3,)}                      # steps that all have made, and each
+
+
 @pytest.mark.parametrize('stages', [((2, 8),), ((0, 8), (3, 16)), ((0, 8), (4, 16), (4, 32))])
 def test_stages_that_do_not_follow_one_another_are_refused(stages):
   config = staged(*stages)

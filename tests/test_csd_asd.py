@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import toybox as toybox_config
-from jaxdreamer import build, cameras
+from jaxdreamer import build, cameras, train_step
 from jaxdreamer.baselines.constant import constant
 from jaxdreamer.diffusion import against
 from jaxdreamer.estimators.asd import asd
@@ -30,7 +30,7 @@ def views(n, *, negative=0.):
 
 
 def residual(estimator, *, n=64, t=.4, z=.2, negative=0.):
-  return estimator.residual(draws(n, t), (), PRIOR, jnp.full((n, 1, 1, 1), z), views(n, negative=negative), 0)[0]
+  return train_step.residual(estimator, draws(n, t), (), PRIOR, jnp.full((n, 1, 1, 1), z), views(n, negative=negative), 0)[0]
 
 
 def gain(t):

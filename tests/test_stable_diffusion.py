@@ -9,16 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import published
 import pytest
+from flax.traverse_util import flatten_dict
 
 from jaxdreamer import cameras, prompts
 from jaxdreamer.diffusion import bcast, diffuse
 from jaxdreamer.estimators.vsd import vsd
-from jaxdreamer.nn import clip_tokens, unet, vae
+from jaxdreamer.nn import clip_tokens, lora, unet, vae
 from jaxdreamer.priors.latent import schedule_of
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KEY = jax.random.key(0)
+QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
 
 
 @pytest.fixture(scope='module')
@@ -115,12 +117,21 @@ def test_a_store_that_is_damaged_or_cannot_be_written_only_costs_time(tmp_path, 
   assert prompts.stored('a', make).tolist() == [0., 1., 2.]
 
 
-def test_a_lora_learns_the_camera_that_the_frozen_model_does_not_see(model):
+def test_vsd_trains_a_lora_and_the_whole_way_in_of_the_camera_that_the_frozen_model_does_not_see(model):
   folder, _ = model
-  prior = stable_diffusion(path=str(folder), image_size=8, dtype='float32')
+  prior = stable_diffusion(path=str(folder), image_size=8, dtype='bfloat16')
   est = vsd(weights=prior.weights, guidance=lambda i: 7.5).init(KEY)
-  assert 'unet/class_embedding/linear_2/kernel' in est and not any(path.startswith('vae') for path in est)
+  mlp = flatten_dict({'unet': {'class_embedding': prior.weights['unet']['class_embedding']}}, sep='/')
+  assert {path: w['change'].shape for path, w in est.items() if 'change' in w} == {path: x.shape for path, x in mlp.items()}
   assert est['unet/down_blocks_0/attentions_0/transformer_blocks_0/attn1/to_q/kernel']['down'].shape == (32, 4)
+  assert not any(path.startswith('vae') for path in est)
+  twice = lambda *shape: jnp.repeat(jax.random.normal(KEY, (1, *shape)), 2, 0)
+  eps = jax.jit(lambda est: prior.replace(weights=lora.beside(prior.weights, est)).eps(
+    twice(8, 8, 4), jnp.full(2, .3), twice(77, 32), two_views()), compiler_options=QUICK)
+  assert prior.branches and np.ptp(eps(est), 0).max() == 0.                    # the last layer is zero at first
+  assert np.ptp(eps(est | {path: {'change': w['change'] + .3} for path, w in est.items() if 'change' in w}), 0).max() > .01
+  attention = {path: w if 'change' in w else {'down': w['down'], 'up': w['up'] + .3} for path, w in est.items()}
+  assert np.abs(eps(attention) - eps(est)).max() > .01
 
 
 @pytest.mark.parametrize('change, said', [

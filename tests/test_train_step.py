@@ -95,6 +95,7 @@ def test_the_pullback_is_the_gradient_of_residual_times_rendering_plus_regulariz
       camera, sampling.by_view(k_render, ids))
   told = train_step.look(text, camera)
   r, _ = sds(guidance=lambda i: 2.).residual(draws, (), prior, pictures(state.params['scene']).rgb, told, 0)
+  r = prior.schedule.sigma(draws.t)[:, None, None, None] ** 2 * r
   def surrogate(params):               # the fake loss that other libraries use: its gradient is the same
     shown = pictures(params)
     return jnp.sum(r * shown.rgb) / VIEWS + .1 * jnp.mean(shown.opacity)

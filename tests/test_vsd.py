@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdreamer import cameras, diffusion
+from jaxdreamer import cameras, diffusion, train_step
 from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.vsd import vsd
-from jaxdreamer.nn import lora
+from jaxdreamer.nn import layers, lora
 from jaxdreamer.priors.gaussian import gaussian
 from jaxdreamer.types import Draws, Views
 
@@ -37,7 +37,7 @@ def views(n=N):
 
 
 def residual(estimator, prior, est=()):
-  return estimator.residual(draws(), est, prior, jnp.full((N, 1, 1, 1), Z0), views(), 0)[0]
+  return train_step.residual(estimator, draws(), est, prior, jnp.full((N, 1, 1, 1), Z0), views(), 0)[0]
 
 
 def test_only_matching_matrices_are_adapted_and_merging_is_undone():
@@ -51,6 +51,59 @@ def test_only_matching_matrices_are_adapted_and_merging_is_undone():
   np.testing.assert_allclose(merged['block']['attn1']['to_q']['kernel'], want, rtol=1e-6)
   back = lora.merge(merged, small, scale=-3.)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), back, WEIGHTS)
+
+
+def camera_mlp(width):
+  """A UNet's class embedding of `width` numbers, and an attention matrix."""
+  dense = lambda n, m: {'kernel': jax.random.normal(KEY, (n, m)), 'bias': jnp.zeros(m)}
+  return {'unet': {'attn1': {'to_q': {'kernel': jnp.ones((4, 6))}},
+                   'class_embedding': {'linear_1': dense(width, 8), 'linear_2': dense(8, 8)}}}
+
+
+def test_what_cameras_alone_enter_by_is_trained_whole_and_what_holds_more_by_a_lora():
+  small = lora.init(KEY, camera_mlp(16), rank=2)
+  assert {path: set(w) for path, w in small.items()} == {
+    'unet/attn1/to_q/kernel': {'down', 'up'},
+    **{f'unet/class_embedding/linear_{i}/{part}': {'change'} for i in (1, 2) for part in ('kernel', 'bias')}}
+  assert not any(np.any(w['change']) for w in small.values() if 'change' in w)
+  merged = lora.merge(camera_mlp(16), jax.tree.map(lambda x: x + .5, small))['unet']['class_embedding']
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b + .5, rtol=1e-6), merged, camera_mlp(16)['unet']['class_embedding'])
+  mixed = lora.init(KEY, camera_mlp(40), rank=2)
+  assert set(mixed['unet/class_embedding/linear_2/kernel']) == {'down', 'up'} and len(mixed) == 2
+
+
+@pytest.mark.parametrize('kind', [jnp.bfloat16, jnp.float16])
+def test_a_tiny_step_is_not_lost_in_a_merged_kernel(kind):
+  weights = jax.tree.map(lambda x: (x * jax.random.normal(KEY, x.shape)).astype(kind), WEIGHTS)
+  small = jax.tree.map(lambda x: x + 1e-4 * jax.random.normal(KEY, x.shape), lora.init(KEY, WEIGHTS, rank=2))
+  path = 'block/attn1/to_q/kernel'
+  old, new = (w['block']['attn1']['to_q']['kernel'].astype(jnp.float32) for w in (weights, lora.merge(weights, small)))
+  want = small[path]['down'] @ small[path]['up']
+  assert jnp.linalg.norm(new - old - want) < .01 * jnp.linalg.norm(want)
+
+
+def test_a_branch_beside_a_kernel_adds_the_same_and_loses_no_tiny_step():
+  """What a bfloat16 layer of nn/layers makes of kernel and branch, against the sum in float64."""
+  layer, like = layers.Dense(48, dtype=jnp.bfloat16), layers.Dense(48)
+  x = jax.random.normal(KEY, (4096, 32)).astype(jnp.bfloat16)
+  weights = jax.tree.map(lambda a: a.astype(jnp.bfloat16), like.init(KEY, jnp.zeros((1, 32)))['params'])
+  tiny = 1e-3 * jax.random.normal(jax.random.key(1), (4, 48))
+  small = {'to_q/kernel': {'down': jax.random.normal(KEY, (32, 4)) / 4., 'up': tiny}}
+  apply = lambda w: np.asarray(layer.apply({'params': w['to_q']}, x), np.float64)
+  moved = apply(lora.beside({'to_q': weights}, small)) - apply({'to_q': weights})
+  # Rounding its output adds noise, which does not lean: the change of the kernel that explains the outputs best is the LoRA's.
+  found, *_ = np.linalg.lstsq(np.asarray(x, np.float64), moved, rcond=None)
+  want = np.asarray(small['to_q/kernel']['down'], np.float64) @ np.asarray(tiny, np.float64)
+  lossy = weights['kernel'] + jnp.asarray(want, jnp.bfloat16)
+  rounded = np.asarray(lossy, np.float64) - np.asarray(weights['kernel'], np.float64)
+  error = lambda a: np.linalg.norm(a - want) / np.linalg.norm(want)
+  assert error(found) < .1 < .3 < error(rounded)
+  same = {'to_q': jax.tree.map(lambda a: a.astype(jnp.float32), weights)}
+  big = {path: {'down': w['down'], 'up': 100. * w['up']} for path, w in small.items()} | {'to_q/bias': {'change': jnp.arange(48.)}}
+  of = lambda w: like.apply({'params': w['to_q']}, x.astype(jnp.float32))
+  np.testing.assert_allclose(of(lora.beside(same, big)), of(lora.merge(same, big)), rtol=1e-4, atol=1e-4)
+  whole = {'to_q/kernel': {'change': .1 * jnp.ones((32, 48))}}
+  np.testing.assert_allclose(of(lora.beside(same, whole)), of(lora.merge(same, whole)), rtol=1e-4, atol=1e-4)
 
 
 def test_a_lora_that_knows_nothing_gives_csd_times_scale_minus_one():

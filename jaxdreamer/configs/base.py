@@ -65,8 +65,8 @@ def get_config():
       'sds': {'guidance': (3.,), 'negatives': 0., 'weight': 'sigma2'},
       'csd': {'negative': (0.,), 'negatives': 0., 'weight': 'sigma2',        # negative: its share, omega_2
               'normalize': False},                          # True: the residual over its norm, which sets what regularizers weigh
-      'ssd': {'guidance': (3.,), 'phi': ('constant',), 'mu': 'learnt', 'bins': 10, 'per': (), 'form': 'stein',
-              'negatives': 0., 'weight': 'sigma2',
+      'ssd': {'guidance': (3.,), 'phi': ('constant',), 'mu': 'parameters', 'every': 10,         # steps from probe to probe, for mu
+              'bins': 10, 'per': (), 'form': 'stein', 'negatives': 0., 'weight': 'sigma2',      # bins, per: of mu='learnt'
               'depth': '', 'normals': '', 'size': 224},     # published estimators, '' the toybox's; pixels they see
       'vsd': {'guidance': (7.5,), 'rank': 4, 'dropped': .1, 'negatives': 0., 'weight': 'sigma2'},   # dropped: the LoRA's cameras
       'asd': {'guidance': (3.,), 'eta': .1, 'negatives': 0., 'weight': 'sigma2'},

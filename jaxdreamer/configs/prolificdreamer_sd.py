@@ -12,6 +12,7 @@ def get_config():
   config = sd.get_config()
   config.steps = 25000
   config.estimator.name = 'vsd'
+  config.optim.groups = (*config.optim.groups[:-1], ('est/.*', (0., .0001, 500)))        # the LoRA's rate, warmed up
   config.sampling.t_max = (.98, .5, 5000, 1)
   config.cameras.distance = (1., 1.5)
   config.render.update({'stages': ((0, 64), (5000, 512)), 'chunk': 4096})

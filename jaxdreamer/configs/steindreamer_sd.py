@@ -12,5 +12,5 @@ from jaxdreamer.configs import dreamfusion_sd
 def get_config(phi='depth'):
   config = dreamfusion_sd.get_config()
   config.estimator.name = 'ssd'
-  config.estimator.ssd.update({'guidance': (101.,), 'phi': ('constant', phi)})
+  config.estimator.ssd.update({'guidance': (101.,), 'phi': ('constant', phi), 'every': 20})    # a probe takes about a step's time
   return config

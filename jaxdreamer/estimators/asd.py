@@ -9,8 +9,8 @@ from typing import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxdreamer.diffusion import bcast, diffuse, guided
-from jaxdreamer.estimators.weights import WEIGHTS
+from jaxdreamer.diffusion import diffuse, guided
+from jaxdreamer.estimators.weights import named
 from jaxdreamer.sampling import shared
 from jaxdreamer.types import Estimator
 
@@ -26,7 +26,5 @@ def asd(*, guidance: Callable, t_min: Callable, eta: float = .1, negatives: floa
     later = draws.t + shared(jax.vmap(jax.random.uniform)(draws.key), prior.together) * jnp.maximum(reach, 0.)
     z_t, z_later = (diffuse(z, t, draws.eps, schedule=prior.schedule) for t in (draws.t, later))
     eps_s, eps_later = guided(prior, z_t, draws.t, views, scale=guidance(step), negatives=negatives, later=[(z_later, later)])
-    w = draws.weight * WEIGHTS[weight](prior.schedule, draws.t)
-    r = bcast(w, z) * (eps_s - eps_later)
-    return r, {'residual_power': jnp.mean(r ** 2)}
-  return Estimator(init=lambda key: (), residual=residual, loss=lambda *_: jnp.zeros(()))
+    return eps_s - eps_later, {}
+  return Estimator(residual, weight=named(weight))

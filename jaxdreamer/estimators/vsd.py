@@ -1,6 +1,6 @@
 """Variational score distillation (ProlificDreamer, Wang et al. 2023).
 
-r = w(t) (eps_s(z_t; y^c) - eps_phi(z_t; c, y)), Eq. 9: phi is the prior with a LoRA, learning the score of the scene's own
+w(t) r = w(t) (eps_s(z_t; y^c) - eps_phi(z_t; c, y)), Eq. 9: phi is the prior with a LoRA, learning the score of the scene's own
 renders by ordinary denoising, |eps_phi(z_t') - eps'|^2 at fresh (t', eps'), beside the scene's step (Algorithm 1). The distance
 is taken in what the network itself predicts, as its own training was: eps for Stable Diffusion, v or x0 for others, whose eps
 errors would leave nearly all of the loss to the least t. It is told the prompt without view words, and the camera. A LoRA that
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from jaxdreamer.diffusion import PREDICTIONS, bcast, diffuse, guided
-from jaxdreamer.estimators.weights import WEIGHTS
+from jaxdreamer.estimators.weights import named
 from jaxdreamer.nn import lora
 from jaxdreamer.sampling import shared
 from jaxdreamer.types import Estimator
@@ -22,20 +22,20 @@ from jaxdreamer.types import Estimator
 
 def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, dropped: float = .1, negatives: float = 0.,
         weight: str = 'sigma2') -> Estimator:
-  """`weights` are the prior's: `est` is a LoRA of their attention matrices. It is not told the camera in a share `dropped` of
-  its training. `negatives` scales the weights of Perp-Neg. ValueError where there are no such matrices."""
+  """`weights` are the prior's: `est` is a LoRA of their attention matrices, and a change of what cameras enter by. It is not told
+  the camera in a share `dropped` of its training. `negatives` scales the weights of Perp-Neg. ValueError where there are no such
+  matrices."""
   if not lora.matching(weights):
     raise ValueError("config.estimator.name='vsd': this prior has no attention matrices for a LoRA; sds, csd and asd need none")
 
   def own(est, prior, z_t, t, views):
-    return prior.replace(weights=lora.merge(prior.weights, est)).eps(z_t, t, views.plain, views.camera)
+    adapted = (lora.beside if prior.branches else lora.merge)(prior.weights, est)
+    return prior.replace(weights=adapted).eps(z_t, t, views.plain, views.camera)
 
   def residual(draws, est, prior, z, views, step):
     z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
     eps_s, = guided(prior, z_t, draws.t, views, scale=guidance(step), negatives=negatives)
-    w = draws.weight * WEIGHTS[weight](prior.schedule, draws.t)
-    r = bcast(w, z) * (eps_s - own(est, prior, z_t, draws.t, views))
-    return r, {'residual_power': jnp.mean(r ** 2)}
+    return eps_s - own(est, prior, z_t, draws.t, views), {}
 
   def loss(draws, est, prior, z, views, step):
     keys = jax.vmap(lambda key: jax.random.split(key, 3))(draws.key)
@@ -48,4 +48,4 @@ def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, dropped: float = 
     unit = PREDICTIONS[prior.predicted].error(prior.schedule.alpha(t), prior.schedule.sigma(t))
     return jnp.mean((bcast(unit, z) * away) ** 2)
 
-  return Estimator(init=lambda key: lora.init(key, weights, rank=rank), residual=residual, loss=loss)
+  return Estimator(residual, lambda key: lora.init(key, weights, rank=rank), loss, named(weight))

@@ -101,6 +101,35 @@ class GroupNorm(nn.Module):
     return (d * gain + bias[None, None, None]).astype(self.dtype)
 
 
+class Dense(nn.Module):
+  """flax's Dense, with the same parameters. Those of a LoRA that lie beside them (lora.beside) are a branch, summed in float32
+  before it is rounded to `dtype`: an update that is lost in a rounded kernel is not lost in a product."""
+  width: int
+  use_bias: bool = True
+  dtype: Any = jnp.float32
+  kernel_init: Callable = nn.linear.default_kernel_init
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '*B C']) -> Float[Array, '*B D']:
+    kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.width))
+    bias = self.param('bias', zeros, (self.width,)) if self.use_bias else None
+    down, up, change, shift = (self.get_variable('params', name)
+                               for name in ('kernel_down', 'kernel_up', 'kernel_change', 'bias_change'))
+    wide = None if down is None and change is None and shift is None else jnp.float32
+
+    def times(x, kernel):
+      return jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (((x.ndim - 1,), (0,)), ((), ())),
+                                 preferred_element_type=wide)
+    y = times(x, kernel)
+    if down is not None:
+      y = y + times(times(x, down), up)
+    if change is not None:
+      y = y + times(x, change)
+    for b in (bias, shift):
+      y = y if b is None else y + b.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+    return y.astype(self.dtype)
+
+
 class TimestepEmbedding(nn.Module):
   """Two dense layers with a SiLU between: features -> embedding."""
   width: int
@@ -108,8 +137,8 @@ class TimestepEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B F']) -> Float[Array, 'B width']:
-    x = nn.silu(nn.Dense(self.width, dtype=self.dtype, name='linear_1')(x))
-    return nn.Dense(self.width, dtype=self.dtype, name='linear_2')(x)
+    x = nn.silu(Dense(self.width, dtype=self.dtype, name='linear_1')(x))
+    return Dense(self.width, dtype=self.dtype, name='linear_2')(x)
 
 
 class Downsample(nn.Module):
@@ -166,11 +195,11 @@ class Attention(nn.Module):
       raise ValueError(f'Attention: {c} channels do not divide into {self.heads} heads')
 
     def heads_of(name, y):
-      return nn.Dense(c, use_bias=False, dtype=self.dtype, name=name)(y).reshape(b, -1, self.heads, c // self.heads)
+      return Dense(c, use_bias=False, dtype=self.dtype, name=name)(y).reshape(b, -1, self.heads, c // self.heads)
 
     q, k, v = heads_of('to_q', x), heads_of('to_k', context), heads_of('to_v', context)
     mixed = self.attend(q, k, v).reshape(b, n, c)
-    return nn.Dense(c, dtype=self.dtype, name='to_out_0')(mixed)
+    return Dense(c, dtype=self.dtype, name='to_out_0')(mixed)
 
 
 class GEGLU(nn.Module):

@@ -54,5 +54,5 @@ def mvdream(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokeniz
 
   return Prior(weights, forward.schedule, image_size, coder.latent, lambda weights, x: coder.encode(weights['vae'], x),
                lambda weights, z: coder.decode(weights['vae'], z), eps, embed, predicted=forward.predicted,
-               together=VIEWS,
+               branches=True, together=VIEWS,
                sample_fn=(lambda weights, keys, x: coder.sample(weights['vae'], keys, x)) if sample else None)

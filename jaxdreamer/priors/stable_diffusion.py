@@ -1,7 +1,7 @@
 """A published latent diffusion model as a prior: Stable Diffusion 1.x and 2.x, from a folder or a single file on this disk.
 
 Latents, schedule and text are latent.py's. The UNet predicts eps or v, as the scheduler's config says. Cameras reach a class
-embedding whose last matrix is zero: the frozen model does not see them, a LoRA (VSD) learns to.
+embedding whose last matrix is zero: the frozen model does not see them, VSD trains it whole, beside its LoRA.
 """
 import dataclasses
 
@@ -69,4 +69,5 @@ def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16'
 
   return Prior(weights, forward.schedule, image_size, coder.latent, lambda weights, x: coder.encode(weights['vae'], x),
                lambda weights, z: coder.decode(weights['vae'], z), eps, embed, predicted=forward.predicted,
+               branches=True,
                sample_fn=(lambda weights, keys, x: coder.sample(weights['vae'], keys, x)) if sample else None)

@@ -1,7 +1,7 @@
 """Several scenes in one state, the particles of VSD's distribution over objects (ProlificDreamer, Algorithm 1).
 
 A step trains one of them, in turn, so that what a prior's LoRA learns is the score of all. Those whose turn it is not get a
-gradient of zero, and Adam moves them on along their mean, as it does with any sparse gradient.
+gradient of zero, by which optim.chain knows them: it leaves them, and their moments, as they are.
 """
 from typing import Callable
 
