@@ -37,9 +37,10 @@ def get_config():
       'toybox': {'camera': True},                # camera False: view words alone
       'empirical': {'images': 512, 'bandwidth': .15},
       'mvdream': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'sha256': ''},   # as below
-      'sdxl': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'tokenizer_2': '', 'sha256': ''},
+      'sdxl': {'image_size': 64, 'dtype': 'bfloat16', 'prediction': '', 'tokenizer': '', 'tokenizer_2': '', 'sha256': ''},
       'stable_diffusion': {'image_size': 64, 'dtype': 'bfloat16',          # pixels of the render, enlarged to the model's own
-                           'prediction': '', 'tokenizer': '', 'sha256': ''},       # for single files, which do not hold them
+                           'prediction': '',     # '' is what the model says, else 'epsilon', 'v_prediction' or 'sample'
+                           'tokenizer': '', 'sha256': ''},       # for single files, which do not hold them
     },
     'estimator': {
       'name': 'sds',

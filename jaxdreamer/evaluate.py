@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from rich.table import Table
 from scipy.spatial import KDTree
 
-from jaxdreamer import build, cli, clip_score, retrieval
+from jaxdreamer import build, cli, clip_score, prompts, retrieval
 from jaxdreamer.outputs import gallery, report, video
 from jaxdreamer.outputs import mesh as meshes
 from jaxdreamer.toybox import geometry, truth, world
@@ -227,7 +227,7 @@ def write(folder: pathlib.Path, prompt: str, step: int, job: build.Job, code, *,
 
 def read_prompts(path: str, prompt: str) -> list[str]:
   """The lines of a file, of which the prompt must be one; the prompt alone without a file."""
-  lines = [line.strip() for line in pathlib.Path(path).read_text().splitlines() if line.strip()] if path else [prompt]
+  lines = list(prompts.read_file(path, option='--prompts', blank=True)) if path else [prompt]
   if prompt not in lines:
     raise ValueError(f'--prompts={path}: the prompt of this run, {prompt!r}, is not among its {len(lines)} lines')
   return lines
