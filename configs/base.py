@@ -33,6 +33,7 @@ def get_config():
     },
     'prior': {
       'name': 'toybox', 'path': '',              # of a folder or file of weights; '' is the shipped file
+      'lora': '', 'lora_scale': 1.,              # a LoRA file beside a published model, of kohya's or diffusers' layout
       'hub': '',                                 # or: fetch an alias of jaxdreamer/nn/hub.py, or OWNER/NAME[@REVISION], of the hub
       'toybox': {'camera': True},                # camera False: view words alone
       'empirical': {'images': 512, 'bandwidth': .15},

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxdreamer import cameras, checkpoints, corpus, optim, prompts, regularizers, render, sampling, train_step
+from jaxdreamer import cameras, checkpoints, corpus, optim, places, prompts, regularizers, render, sampling, showing, train_step
 from jaxdreamer.baselines import eyes
 from jaxdreamer.baselines.constant import constant
 from jaxdreamer.baselines.depth import depth
@@ -27,7 +27,7 @@ from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.estimators.vsd import vsd
-from jaxdreamer.nn import blueprints, hub
+from jaxdreamer.nn import blueprints
 from jaxdreamer.priors.empirical import empirical
 from jaxdreamer.priors.mvdream import mvdream
 from jaxdreamer.priors.sdxl import sdxl
@@ -155,10 +155,13 @@ def baselines(phi: tuple[str, ...], depth: str, normals: str, size: int) -> dict
   return {name: BASELINES[name](paths.get(name, ''), size) for name in phi}
 
 
-def weights_at(section: Any) -> str:
-  """Where config.prior finds its weights: its path, else what it asks the hub for, else '', the shipped ones."""
-  asked = section.get('hub', '')                             # older runs do not say it
-  return hub.fetch(asked) if asked and not section.path else section.path
+def make_prior(config) -> Prior:
+  """The prior of config.prior, with its LoRA where it names one."""
+  p, key = config.prior, jax.random.key(config.seed)
+  changes = {k: p[k] for k in ('lora', 'lora_scale')} if p.get('lora', '') else {}           # older runs do not say it
+  if changes and p.name not in ('stable_diffusion', 'sdxl', 'mvdream'):
+    raise ValueError(f'config.prior.lora={p.lora!r}: config.prior.name={p.name!r} takes none; published models do')
+  return pick(PRIORS, p, 'prior')(key, config.prompt, places.weights_at(p), **changes)
 
 
 def with_eyes(prior: Prior, section: Any) -> Prior:
@@ -325,17 +328,15 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
   if config.prior.path == blueprints.SHAPES and not abstract:
     raise ValueError(f'config.prior.path={blueprints.SHAPES!r}: takes weights; shapes alone are for python -m jaxdreamer.doctor')
   background = BACKGROUNDS[config.render.background]
-  field = pick(SCENES, config.scene, 'scene')()
-  scene = with_background(several(field, config.scene.particles) if config.scene.particles > 1 else field, background)
-  key = jax.random.key(config.seed)
-  prior = with_eyes(pick(PRIORS, config.prior, 'prior')(key, config.prompt, weights_at(config.prior)), config.estimator)
+  scene = make_scene(config)
+  prior = with_eyes(make_prior(config), config.estimator)
   check_views(config, prior.together)
   t_min, t_max = optim.schedule(config.sampling.t_min), optim.schedule(config.sampling.t_max)
   estimator = pick(ESTIMATORS, config.estimator, 'estimator')(prior, t_min)
   phrases, text, told = make_texts(config, prior, mesh)
   tx = optim.chain(config.optim.groups, b1=config.optim.b1, b2=config.optim.b2, eps=config.optim.eps,
                    weight_decay=config.optim.weight_decay, clip=config.optim.clip, accumulate=config.optim.get('accumulate', 1))
-  r, s, e = config.render, config.sampling, config.eval
+  r, s = config.render, config.sampling
   shaded, textureless, regularize = optim.schedule(r.shaded), optim.schedule(r.textureless), make_regularize(config.regularizers)
   sample = train_step.make_sample(
     design=sampling.DESIGNS[s.design], camera_from=partial(cameras.from_uniform, **camera_ranges(config.cameras)),
@@ -370,20 +371,21 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
     params = {'scene': scene.init(k_scene), 'est': estimator.init(k_est)}
     return TrainState(jnp.int32(0), params, tx.init(params), k_run)
 
-  @jax.jit
-  def code(params, text):
-    return scene.focus(scene.prepare(params, text._replace(noise=jnp.zeros(train_step.NOISE))), config.steps)
-
-  @jax.jit
-  def show(code, camera, background):
-    return render.image(key, partial(scene.field, code), camera, size=e.size, samples=e.samples, fine=e.get('fine', 0),
-                        radius=r.radius, jitter=0., background=lambda direction: background, chunk=e.chunk or None)
-
-  at = lambda code, xyz: jax.vmap(partial(scene.field, code))(xyz)
   return Job(prompts=phrases, init=jax.jit(init), stages=tuple(zip(starts, steps)), stride=config.steps_per_call,
-             prior=prior, text=text, told=told, code=code, render=show,
-             density=jax.jit(lambda code, xyz: at(code, xyz)[0]), colour=jax.jit(lambda code, xyz: at(code, xyz)[1][:, :3]),
-             radius=r.radius, size=config.eval.size, parts=parts[0])
+             prior=prior, text=text, told=told, parts=parts[0], **shown(config, scene))
+
+
+def make_scene(config) -> Scene:
+  """The scene of config.scene before the background of config.render."""
+  field, n = pick(SCENES, config.scene, 'scene')(), config.scene.particles
+  return with_background(several(field, n) if n > 1 else field, BACKGROUNDS[config.render.background])
+
+
+def shown(config, scene: Scene) -> dict[str, Any]:
+  """The fields of a Job that show its scene."""
+  e = config.eval
+  return showing.functions(jax.random.key(config.seed), scene, step=config.steps, size=e.size, samples=e.samples,
+                           fine=e.get('fine', 0), radius=config.render.radius, chunk=e.chunk or None)
 
 
 def restore(workdir: pathlib.Path) -> tuple[ConfigDict, Job, TrainState]:

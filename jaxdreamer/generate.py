@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 from absl import flags
 
-from jaxdreamer import build, cli, prompts
+from jaxdreamer import cli, prompts, runs
 from jaxdreamer.outputs import gallery, mesh, video
 
 STRIP = 8                              # frames of a gallery's picture
@@ -32,12 +32,12 @@ def main() -> int:
   if bool(options.prompt) == bool(options.prompts):
     cli.die('give --prompt="a red cube" or --prompts=FILE, one of the two', status=cli.MISUSED)
   phrases = prompts.read_file(options.prompts, option='--prompts') if options.prompts else (options.prompt,)
-  _, job, state = build.restore(pathlib.Path(options.workdir))
+  _, job, params, _ = runs.restore(pathlib.Path(options.workdir), **cli.moved())
   if len(job.prompts) == 1:
     cli.die(f'--workdir={options.workdir} holds one object, of {job.prompts[0]!r}, and no generator: python -m jaxdreamer.export '
             'writes its mesh', status=cli.MISUSED)
   texts = [job.told(phrase) for phrase in phrases]                 # what one of them refuses is refused before any is made
-  out, params, rows, status = pathlib.Path(options.out or options.workdir) / 'generated', state.params['scene'], [], 0
+  out, params, rows, status = pathlib.Path(options.out or options.workdir) / 'generated', params, [], 0
   camera = video.rings((options.frames, .26), distance=3. * job.radius)
   for phrase, text, folder in zip(phrases, texts, folders_of(out, phrases)):
     start = time.monotonic()
@@ -63,6 +63,7 @@ def main() -> int:
 
 if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'A finished run of a generator.', required=True)
+  cli.moved_flags()
   flags.DEFINE_string('prompt', '', 'One prompt.')
   flags.DEFINE_string('prompts', '', 'A file of prompts: text, one a line, or a JSON list.')
   flags.DEFINE_string('out', '', 'Where to write; the run itself if not given.')

@@ -27,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, cameras, checkpoints, metrics
+from jaxdreamer import build, cameras, checkpoints, metrics, places
 from jaxdreamer.types import TrainState
 
 SIGNALS = tuple(name for name in ('SIGTERM', 'SIGINT', 'SIGUSR1') if hasattr(signal, name))
@@ -51,7 +51,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh, *, command: 
   clock = metrics.Clock()
   workdir = pathlib.Path(workdir).expanduser()
   check(config)
-  checkpoints.claim(workdir, config.to_dict())
+  checkpoints.claim(workdir, config.to_dict(), contents=places.contents(config))
   with clock('build'):
     job = build.job(config, mesh)
 

@@ -69,8 +69,9 @@ def load(folder: str | os.PathLike) -> Callable[..., np.ndarray]:
       row[:len(words)] = words
     for own, cut in lost.items():
       count = len(splitter.encode(own, add_special_tokens=False).ids)
-      warnings.warn(f'a prompt of {count} tokens, and the text encoder takes {room}' + (', view words among them' if ends else '')
-                    + f': it is cut at letter {cut}, after {own[max(0, cut - 40):cut]!r}; lost is {shown(own[cut:])!r}', stacklevel=2)
+      with_ends = ', view words among them' if ends else ''
+      warnings.warn(f'a prompt of {count} tokens, and the text encoder takes {room}{with_ends}: it is cut at letter {cut}, after '
+                    f'{own[max(0, cut - 40):cut]!r}; lost is {shown(own[cut:])!r}', stacklevel=2)
     return out
   return tokenize
 

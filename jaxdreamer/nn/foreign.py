@@ -63,7 +63,7 @@ def folder(path: pathlib.Path) -> str:
       return f'is of {str(kind)[:60]} {LACKS}' + (
         f'; {path.parent} is one' if (path.parent / 'model_index.json').is_file() else '')
   if files and not any((path / name).is_dir() for name in names):
-    return f'holds no model_index.json but the {"file" if len(files) == 1 else "files"} {safe_files.listed(files)}: give one of them'
+    return f'holds no model_index.json, but {safe_files.listed(files)}: give such a file as the path'
   return ''
 
 

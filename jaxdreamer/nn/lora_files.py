@@ -141,7 +141,7 @@ def low_rank(file: tensors.Tensors, module: str, group: dict[str, str], shape: t
   rank = len(down)
   if (up.ndim < 2 or down.ndim < 2 or math.prod(up.shape) != shape[0] * rank or up.shape[:2] != (shape[0], rank)
       or down.shape[1] != shape[1] or math.prod(down.shape) != rank * math.prod(shape[1:])):
-    raise ValueError(f'{option}={os.fspath(file.path)!r}: {module} is {up.shape} by {down.shape}, for a weight of the model of {shape}')
+    raise ValueError(f'{option}={os.fspath(file.path)!r}: {module} is {up.shape} by {down.shape}, for a weight of {shape}')
   alpha, divisor = settings(file, module, rank, option)
   if 'alpha' in group:
     alpha, divisor = float(read(file, group['alpha']).reshape(-1)[0]), rank
@@ -168,9 +168,9 @@ def settings(file: tensors.Tensors, module: str, rank: int, option: str) -> tupl
   return (rank if alpha is None else float(alpha)), (math.sqrt(rank) if get('use_rslora') else rank)
 
 
-def read(file: tensors.Tensors, key: str) -> np.ndarray:
+def read(file: tensors.Tensors, name: str) -> np.ndarray:
   """A tensor as float32."""
-  entry = file.entries[key]
+  entry = file.entries[name]
   raw = np.empty(entry.size, np.uint8)
   file.read(entry.begin, raw)
   return raw.view(entry.dtype).reshape(entry.shape).astype(np.float32)

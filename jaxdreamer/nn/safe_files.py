@@ -2,6 +2,7 @@
 
 FileNotFoundError where nothing is, ValueError for all else, in one line that names the file and the cause.
 """
+import functools
 import hashlib
 import json
 import os
@@ -15,7 +16,8 @@ LISTED = 100                             # names in an error
 SAFETENSORS = 'give the .safetensors files of the model'
 KINDS = ((b'GGUF', 'a GGUF file, of quantised weights', SAFETENSORS), (b'\x1f\x8b', 'a gzip archive', 'unpack it'),
          (b'7z\xbc\xaf', 'a 7z archive', 'unpack it'), (b'Rar!', 'a RAR archive', 'unpack it'),
-         (b'\x89HDF', 'an HDF5 file', SAFETENSORS), (b'\x89PNG', 'a picture', SAFETENSORS), (b'\xff\xd8\xff', 'a picture', SAFETENSORS))
+         (b'\x89HDF', 'an HDF5 file', SAFETENSORS), (b'\x89PNG', 'a picture', SAFETENSORS),
+         (b'\xff\xd8\xff', 'a picture', SAFETENSORS))
 PICKLES = ('.bin', '.ckpt', '.pt', '.pth', '.pkl')
 CONVERT = ('python -c "import sys, torch; from safetensors.torch import save_file; '
            "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
@@ -105,6 +107,17 @@ def sha256_of(path: str | os.PathLike) -> str:
   """The file's SHA-256, 64 hexadecimal digits."""
   with regular(pathlib.Path(path)) as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def known_sha256(path: str | os.PathLike) -> str:
+  """`sha256_of`, computed once for a file that does not change meanwhile: to know a file again, not to vouch for it."""
+  state = os.stat(path)
+  return _sha256_of_state(os.path.realpath(path), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256_of_state(path: str, *state: int) -> str:
+  return sha256_of(path)
 
 
 def check_hash(path: str | os.PathLike, sha256: str) -> None:

@@ -117,7 +117,8 @@ def parts(file: Tensors) -> dict[str, tuple[dict, tuple]]:
                      f'give a folder in the layout of diffusers')
   if others := sorted(key for key in kept if not key.startswith((UNET, VAE, *prefixes))):
     found = foreign.keys(others, {})
-    raise ValueError(f'{file.path} holds tensors of no known part: {safe_files.listed(others)}' + (f'; it {found}' if found else ''))
+    raise ValueError(f'{file.path} holds tensors of no known part: {safe_files.listed(others)}'
+                     + (f'; it {found}' if found else ''))
   if all(not key.startswith((UNET, VAE)) for key in kept):
     raise ValueError(f'{file.path} is no known Stable Diffusion: it {foreign.keys(kept, {})}')
   return family(file)

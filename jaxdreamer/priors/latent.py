@@ -94,7 +94,7 @@ def schedule_of(scheduler: dict) -> Forward:
     foreign |= {'trained_betas': betas} if betas else {k: values[k] for k in BETAS_OF[:2]}
   if foreign:
     raise ValueError(f'this prior cannot serve a checkpoint whose scheduler_config.json says {str(foreign)[:1000]}: its forward '
-                     f"process is not one of betas {[*BETAS]} and a prediction {sorted(PREDICTIONS)}")
+                     f'process is not one of betas {[*BETAS]} and a prediction {sorted(PREDICTIONS)}')
   schedule = ddpm(beta_start=values['beta_start'], beta_end=values['beta_end'], steps=steps, kind=kind, betas=betas,
                   zero_snr=bool(values.get('rescale_betas_zero_snr')))
   return Forward(schedule, steps, values['prediction_type'])
@@ -161,7 +161,7 @@ def stored(towers: list[folder.Part], ids: list[Int[np.ndarray, 'N T']], make: C
   mark = hashlib.sha256(json.dumps([tower.config for tower in towers], sort_keys=True).encode())
   for tower, given in zip(towers, ids):
     for file in tensors.files_of(tower.file):
-      mark.update(safe_files.sha256_of(file).encode())
+      mark.update(safe_files.known_sha256(file).encode())
     for key, change in sorted(tower.changes.items()):
       mark.update(f'{key} {change.scale!r}'.encode() + change.up.tobytes() + change.down.tobytes())
     mark.update(np.asarray(given, np.int32).tobytes())

@@ -38,8 +38,8 @@ def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16'
     raise ValueError(f"{path}: this UNet wants what Stable Diffusion XL's does: config.prior.name='sdxl' is for that")
   coder = latent.coder(parts['vae'], side=parts['unet'].config.get('sample_size', 64), dtype=kind)
   if unet_config.out_channels != coder.latent[-1]:
-    raise ValueError(f'{path}: this UNet returns {unet_config.out_channels} channels for {coder.latent[-1]} of a latent: it learns a '
-                     'variance too, or belongs to another autoencoder')
+    raise ValueError(f'{path}: this UNet returns {unet_config.out_channels} channels for {coder.latent[-1]} of a latent: it learns '
+                     'a variance too, or belongs to another autoencoder')
   if unet_config.in_channels != coder.latent[-1]:
     raise ValueError(f'{path}: this UNet wants more than a noisy latent and a text, as those of inpainting and depth models do')
   network = unet.UNet2DCondition(dataclasses.replace(unet_config, class_embed_type='projection',
