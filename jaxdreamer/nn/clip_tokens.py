@@ -10,7 +10,7 @@ caller names are kept. What pads differs between the models that use it: Stable 
 import os
 import pathlib
 import warnings
-from typing import Any, Callable, Sequence
+from typing import Any, Callable
 
 import numpy as np
 import tokenizers
@@ -53,7 +53,7 @@ def load(folder: str | os.PathLike) -> Callable[..., np.ndarray]:
     raise ValueError(f'{folder}: the tokens {safe_files.listed(moved)} that were added to the vocabulary do not follow it')
   room = length - 2
 
-  def tokenize(texts: Sequence[str], *, ends: Sequence[str] = ()):
+  def tokenize(texts, *, ends=()):
     out, lost = np.full((len(texts), length), pad, np.int32), {}
     for row, text in zip(out, texts):
       said = splitter.encode(text, add_special_tokens=False)

@@ -79,7 +79,7 @@ def matrices(part: Any) -> dict[str, tuple[int, ...]]:
     for file in files:
       for key, entry in file.entries.items():
         for new, view in weights.renamed(key, part.rename):
-          shape = weights.viewed(view, (), np.broadcast_to(False, entry.shape)).shape
+          shape = weights.viewed(view, ('',), np.broadcast_to(False, entry.shape)).shape
           if new.endswith('.weight') and len(shape) in (2, 4):
             found[new] = shape
   return found

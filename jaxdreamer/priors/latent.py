@@ -7,7 +7,7 @@ import hashlib
 import json
 import pathlib
 import warnings
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +154,7 @@ def tokens(part: folder.Part, phrases: list[str], *, tokenizer: str | pathlib.Pa
     return clip_tokens.load(tokenizer)(phrases, ends=prompts.ENDS)
 
 
-def stored(towers: list[folder.Part], ids: list[Int[np.ndarray, 'N T']], make: Callable) -> Float[Array, 'N L D']:
+def stored(towers: Sequence[folder.Part], ids: Sequence[Int[np.ndarray, 'N T']], make: Callable) -> Float[Array, 'N L D']:
   """make(), computed once and then kept on disk, by the weights of the text towers and by what each is given."""
   if towers[0].file is None:
     return make()
