@@ -69,6 +69,8 @@ def move(config: Any, prior: str, tokenizers: Sequence[str], *, known: dict[str,
     config.prior.update({'path': prior, 'hub': ''})
   own = config.prior.get(config.prior.name)
   for name, place in zip(TOKENIZERS, tokenizers):
+    if not place:
+      continue
     if name not in (own or {}):
       raise ValueError(f'--{name}={place}: config.prior.name={config.prior.name!r} of this run takes none')
     own[name] = place

@@ -63,13 +63,13 @@ def write_tokenizer(folder, *, pad='<|endoftext|>'):
 def write_new_tokenizer(folder, *, pad='<|endoftext|>', more=()):
   """The same as transformers 5 saves it: tokenizer.json and no vocab.json; `more` words are added behind the vocabulary."""
   words = vocabulary()
-  special = [token for token in (pad, '<|startoftext|>', '<|endoftext|>')]
-  added = [{'id': words[token], 'content': token, 'special': True} for token in dict.fromkeys(special)]
+  special = {pad, '<|startoftext|>', '<|endoftext|>'}
+  added = [{'id': words[token], 'content': token, 'special': True} for token in sorted(special)]
   added += [{'id': len(words) + i, 'content': token, 'special': False} for i, token in enumerate(more)]
   write_json(folder / 'tokenizer.json', {
     'version': '1.0', 'truncation': None, 'padding': None, 'added_tokens': added,
-    'model': {'type': 'BPE', 'dropout': None, 'unk_token': '<|endoftext|>', 'continuing_subword_prefix': '', 'end_of_word_suffix': '</w>',
-              'fuse_unk': False, 'vocab': words, 'merges': [merge.split() for merge in MERGES]}})
+    'model': {'type': 'BPE', 'dropout': None, 'unk_token': '<|endoftext|>', 'continuing_subword_prefix': '',
+              'end_of_word_suffix': '</w>', 'fuse_unk': False, 'vocab': words, 'merges': [merge.split() for merge in MERGES]}})
   write_json(folder / 'tokenizer_config.json', {
     'backend': 'tokenizers', 'bos_token': '<|startoftext|>', 'eos_token': '<|endoftext|>', 'model_max_length': 77, 'pad_token': pad,
     'tokenizer_class': 'CLIPTokenizer', 'unk_token': '<|endoftext|>'})

@@ -62,7 +62,8 @@ def test_both_published_forms_of_a_tokenizer_give_the_same_ids(tmp_path, pad):
   new.write_text(json.dumps(told))
   np.testing.assert_array_equal(clip_tokens.load(tmp_path / 'new')(texts), clip_tokens.load(tmp_path / 'old')(texts))
   published.write_new_tokenizer(tmp_path / 'new', pad=pad, more=['<cat-toy>'])
-  assert clip_tokens.load(tmp_path / 'new')(['a <cat-toy>'])[0, :3].tolist() == [words['<|startoftext|>'], words['a</w>'], len(words)]
+  ids = clip_tokens.load(tmp_path / 'new')(['a <cat-toy>'])[0]
+  assert ids[:3].tolist() == [words['<|startoftext|>'], words['a</w>'], len(words)]
 
 
 def test_the_map_of_special_tokens_says_what_pads_where_two_files_differ(tmp_path):
@@ -179,7 +180,8 @@ def test_a_scheduler_without_betas_is_refused(told):
 
 # What each sampler adds to the fields of the forward process, as diffusers 0.42 saves it.
 SAMPLERS = {
-  'DDIMScheduler': {'clip_sample_range': 1., 'dynamic_thresholding_ratio': .995, 'thresholding': True, 'timestep_spacing': 'leading'},
+  'DDIMScheduler': {'clip_sample_range': 1., 'dynamic_thresholding_ratio': .995, 'thresholding': True,
+                    'timestep_spacing': 'leading'},
   'PNDMScheduler': {'skip_prk_steps': True, 'set_alpha_to_one': False, 'steps_offset': 1},
   'LMSDiscreteScheduler': {'use_beta_sigmas': False, 'use_exponential_sigmas': True, 'use_karras_sigmas': False},
   'EulerDiscreteScheduler': {'final_sigmas_type': 'zero', 'interpolation_type': 'linear', 'sigma_max': None, 'sigma_min': None,

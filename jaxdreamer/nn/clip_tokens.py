@@ -54,7 +54,7 @@ def load(folder: str | os.PathLike) -> Callable[..., np.ndarray]:
   room = length - 2
 
   def tokenize(texts, *, ends=()):
-    out, lost = np.full((len(texts), length), pad, np.int32), {}
+    out, lost, ended = np.full((len(texts), length), pad, np.int32), {}, set()
     for row, text in zip(out, texts):
       said = splitter.encode(text, add_special_tokens=False)
       words = said.ids
@@ -64,13 +64,14 @@ def load(folder: str | os.PathLike) -> Callable[..., np.ndarray]:
         said = splitter.encode(own, add_special_tokens=False)
         if len(said.ids) > room - len(tail):
           lost[own] = min(said.offsets[room - len(tail) - 1][1], lost.get(own, len(own)))
+          ended |= {own} if tail else set()
         words = said.ids[:room - len(tail)] + tail
       words = [start, *words, end]
       row[:len(words)] = words
     for own, cut in lost.items():
       count = len(splitter.encode(own, add_special_tokens=False).ids)
-      with_ends = ', view words among them' if ends else ''
-      warnings.warn(f'a prompt of {count} tokens, and the text encoder takes {room}{with_ends}: it is cut at letter {cut}, after '
+      with_end = ', view words among them' if own in ended else ''
+      warnings.warn(f'a prompt of {count} tokens, and the text encoder takes {room}{with_end}: it is cut at letter {cut}, after '
                     f'{own[max(0, cut - 40):cut]!r}; lost is {shown(own[cut:])!r}', stacklevel=2)
     return out
   return tokenize

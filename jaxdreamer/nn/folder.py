@@ -127,7 +127,10 @@ def weights_in(home: pathlib.Path, stem: str) -> pathlib.Path:
   if found or variants:
     file = (found or [home / name for name in variants])[0]
     for shard in tensors.files_of(file):
-      safe_files.regular(shard).close()
+      with safe_files.regular(shard) as opened:
+        head = opened.read(safe_files.HEAD)
+      if head[8:9] != b'{' and (said := safe_files.what_is(head)):
+        raise ValueError(f'{shard} is no valid safetensors file: it {said}')
     return file
   pickles = [name for name in there if pathlib.Path(name).suffix.lower() in safe_files.PICKLES]
   if pickles:

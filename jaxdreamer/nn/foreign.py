@@ -53,6 +53,8 @@ def folder(path: pathlib.Path) -> str:
   """What a folder without model_index.json is."""
   names = sorted(p.name for p in path.iterdir())
   files = [name for name in names if name.endswith('.safetensors')]
+  if {'snapshots', 'blobs'} <= set(names):
+    return "is a repository of the hub's cache: give the folder within snapshots/"
   if any('lora' in name for name in files) or 'adapter_config.json' in names:
     return f'is the folder of a LoRA: {LORA.partition(": ")[2]}'
   if 'config.json' in names:

@@ -165,7 +165,7 @@ def settings(file: tensors.Tensors, module: str, rank: int, option: str) -> tupl
     raise ValueError(f'{option}={os.fspath(file.path)!r} is a DoRA, of which LoRA is a half: take a LoRA')
   named = get('alpha_pattern') or {}
   alpha = next((value for key, value in named.items() if re.search(rf'(^|\.){re.escape(key)}$', module)), get('lora_alpha'))
-  return (rank if alpha is None else float(alpha)), (math.sqrt(rank) if get('use_rslora') else rank)
+  return float(rank if alpha is None else alpha), math.sqrt(rank) if get('use_rslora') else float(rank)
 
 
 def read(file: tensors.Tensors, name: str) -> np.ndarray:

@@ -210,7 +210,7 @@ def vae(file: Tensors, scaling_factor: float) -> tuple[dict, tuple]:
       up_block_types=['UpDecoderBlock2D'] * levels, scaling_factor=scaling_factor)
   up = [(rf'^decoder\.up\.{i}\.{old}\.', f'decoder.up_blocks.{levels - 1 - i}.{new}.')
         for i in range(levels) for old, new in (('block', 'resnets'), ('upsample', 'upsamplers.0'))]
-  return config, (*under(VAE), (r'^loss\.', None), *up, *VAE_ROWS)
+  return config, (*under(VAE), (r'^(loss|model_ema)\.', None), *up, *VAE_ROWS)
 
 
 def clip(file: Tensors, prefix: str) -> tuple[dict, tuple]:

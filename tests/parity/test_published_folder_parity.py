@@ -63,7 +63,8 @@ def theirs(pipe, z, steps, negative):
   """Their guided prediction [2, h, w, 4], at each of two steps."""
   import torch
   extra = {}
-  text = pipe.encode_prompt(PROMPT, device='cpu', num_images_per_prompt=2, do_classifier_free_guidance=True, negative_prompt=negative)
+  text = pipe.encode_prompt(PROMPT, device='cpu', num_images_per_prompt=2, do_classifier_free_guidance=True,
+                            negative_prompt=negative)
   rows = text[:2]
   if len(text) == 4:
     sizes = torch.tensor([[16., 16., 0., 0., 16., 16.]] * 2)
@@ -126,7 +127,8 @@ def test_a_model_saved_with_any_sampler_has_that_samplers_forward_process(tmp_pa
 
 @pytest.mark.parametrize('name', ['FlowMatchEulerDiscreteScheduler', 'FlowMatchHeunDiscreteScheduler', 'EDMEulerScheduler',
                                   'EDMDPMSolverMultistepScheduler', 'KarrasVeScheduler', 'ScoreSdeVeScheduler', 'IPNDMScheduler',
-                                  'DDPMWuerstchenScheduler', 'CMStochasticIterativeScheduler', 'CogVideoXDDIMScheduler', 'SCMScheduler'])
+                                  'DDPMWuerstchenScheduler', 'CMStochasticIterativeScheduler', 'CogVideoXDDIMScheduler',
+                                  'SCMScheduler'])
 def test_another_forward_process_is_refused(tmp_path, name):
   diffusers = pytest.importorskip('diffusers')
   getattr(diffusers, name)().save_pretrained(tmp_path)
