@@ -465,7 +465,8 @@ def test_a_single_file_is_its_parts_values_and_configs(tmp_path, name):
 ENCODERS = {'sd1': ['cond_stage_model.transformer'], 'sd2': ['cond_stage_model.model'],
             'sdxl': ['conditioner.embedders.0.transformer', 'conditioner.embedders.1.model']}
 LEFT = ('text_model.embeddings.position_ids', 'embeddings.position_ids', 'transformer.text_model.embeddings.position_ids',
-        'logit_scale', 'embedding_manager.string_to_param_dict.x', 'embedding_manager.embedder.transformer.text_model.embeddings.position_ids',
+        'logit_scale', 'embedding_manager.string_to_param_dict.x',
+        'embedding_manager.embedder.transformer.text_model.embeddings.position_ids',
         'vision_model.post_layernorm.weight', 'visual_projection.weight', 'attn_mask')
 
 
