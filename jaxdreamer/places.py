@@ -75,6 +75,9 @@ def move(config: Any, prior: str, tokenizers: Sequence[str], *, known: dict[str,
       raise ValueError(f'--{name}={place}: config.prior.name={config.prior.name!r} of this run takes none')
     own[name] = place
   found = contents(config)
+  if 'prior.path' in known and 'prior.path' not in found:
+    raise FileNotFoundError(f'config.prior.path={config.prior.path!r} of this run leads nowhere: give --prior, where its weights '
+                            f'({known["prior.path"]}) are now')
   for option in ('prior.path', 'prior.lora'):
     if option in known and option in found and known[option] != found[option]:
       place = config.prior[option.partition('.')[2]]

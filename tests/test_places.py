@@ -123,6 +123,8 @@ def test_generators_are_told_by_the_prior_where_it_is_now(tmp_path, monkeypatch)
   os.remove(tmp_path / 'here.safetensors')
   places.move(config, os.fspath(tmp_path / 'there.safetensors'), ('', ''), known=known)
   assert config.prior.path.endswith('there.safetensors')
+  with pytest.raises(FileNotFoundError, match=r'leads nowhere: give --prior, where its weights \(sha256'):
+    places.move(config, os.fspath(tmp_path / 'here.safetensors'), (), known=known)
   with pytest.raises(ValueError, match='other.safetensors.* holds sha256 .*trained with sha256 .*--prior'):
     places.move(config, os.fspath(tmp_path / 'other.safetensors'), (), known=known)
   with pytest.raises(ValueError, match="--tokenizer=x: config.prior.name='toybox' of this run takes none"):
