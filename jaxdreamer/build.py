@@ -16,7 +16,21 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxdreamer import cameras, checkpoints, corpus, optim, options, prompts, regularizers, render, sampling, seeds, train_step
+from jaxdreamer import (
+  cameras,
+  checkpoints,
+  corpus,
+  optim,
+  options,
+  places,
+  prompts,
+  regularizers,
+  render,
+  sampling,
+  seeds,
+  showing,
+  train_step,
+)
 from jaxdreamer.baselines import eyes
 from jaxdreamer.baselines.constant import constant
 from jaxdreamer.baselines.depth import depth
@@ -27,7 +41,7 @@ from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.estimators.vsd import vsd
-from jaxdreamer.nn import blueprints, hub
+from jaxdreamer.nn import blueprints
 from jaxdreamer.priors.empirical import empirical
 from jaxdreamer.priors.mvdream import mvdream
 from jaxdreamer.priors.sdxl import sdxl
@@ -44,7 +58,7 @@ from jaxdreamer.scenes.particles import several
 from jaxdreamer.scenes.triplane_transformer import triplane_transformer
 from jaxdreamer.scenes.voxels import voxels
 from jaxdreamer.toybox import compositions
-from jaxdreamer.types import Estimator, Prior, Text, TrainState
+from jaxdreamer.types import Estimator, Prior, Scene, Text, TrainState
 
 NEVER = (0.,)                    # the schedule of what is left out
 SCENES = {
@@ -153,10 +167,13 @@ def baselines(phi: tuple[str, ...], depth: str, normals: str, size: int) -> dict
   return {name: BASELINES[name](paths.get(name, ''), size) for name in phi}
 
 
-def weights_at(section: Any) -> str:
-  """Where config.prior finds its weights: its path, else what it asks the hub for, else '', the shipped ones."""
-  asked = section.get('hub', '')                             # older runs do not say it
-  return hub.fetch(asked) if asked and not section.path else section.path
+def make_prior(config) -> Prior:
+  """The prior of config.prior, with its LoRA where it names one."""
+  p, key = config.prior, seeds.key(config.seed)
+  changes = {k: p[k] for k in ('lora', 'lora_scale')} if p.get('lora', '') else {}           # older runs do not say it
+  if changes and p.name not in ('stable_diffusion', 'sdxl', 'mvdream'):
+    raise ValueError(f'config.prior.lora={p.lora!r}: config.prior.name={p.name!r} takes none; published models do')
+  return pick(PRIORS, p, 'prior')(key, config.prompt, places.weights_at(p), **changes)
 
 
 def with_eyes(prior: Prior, section: Any) -> Prior:
@@ -273,53 +290,16 @@ def make_texts(config, prior: Prior, mesh: Mesh) -> tuple[tuple[str, ...], Calla
   return phrases, text, told
 
 
-def check_views(config, together: int) -> None:
-  """What a prior that sees `together` views of a scene at once asks of their sampling."""
-  if together == 1:
-    return
-  s, azimuth, name = config.sampling, config.cameras.azimuth, config.prior.name
-  if options.ring(s) != together:
-    raise ValueError(f"config.sampling.design={s.design!r}: config.prior.name={name!r} sees {together} views of a scene at once, "
-                     f"and takes 'rings'")
-  if s.draws != 1:
-    raise ValueError(f'config.sampling.draws={s.draws}: config.prior.name={name!r} takes 1, for the views of a scene share it')
-  for option, still in (('jitter', (0., 0., 0.)), ('front_back', 0)):
-    if config.cameras.get(option, still) != still:
-      raise ValueError(f'config.cameras.{option}={config.cameras[option]}: config.prior.name={name!r} takes whole rings, {still}')
-  if not math.isclose(azimuth[1] - azimuth[0], 360.):
-    raise ValueError(f'config.cameras.azimuth={tuple(azimuth)}: config.prior.name={name!r} takes a whole turn, as (-180, 180)')
-
-
-def check_stages(config, prior: Prior) -> tuple[tuple[int, int], ...]:
-  """(first step, pixels of a render) of each stage: config.render.stages, or one of the prior's own size."""
-  stages = config.render.get('stages', ())
-  starts = [first for first, _ in stages]
-  if stages and (starts[0] or starts != sorted(set(starts)) or any(first % config.steps_per_call for first in starts)):
-    raise ValueError(f'config.render.stages={stages}: takes (first step, pixels), steps 0 and later multiples of '
-                     f'config.steps_per_call={config.steps_per_call}')
-  for _, size in stages:
-    x = jax.ShapeDtypeStruct((prior.together, size, size, 3), jnp.float32)
-    if jax.eval_shape(Prior.encode, prior, x).shape[1:] != prior.latent:
-      raise ValueError(f'config.render.stages={stages}: config.prior.name={config.prior.name!r} takes renders of '
-                       f'{prior.image_size} pixels alone')
-  return stages or ((0, prior.image_size),)
-
-
 def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
   """The run that `config` describes, on `mesh`. `abstract`: its prior may be the shapes of a model that is not here."""
   check(config, mesh)
   config = options.expanded(config)
   if config.prior.path == blueprints.SHAPES and not abstract:
     raise ValueError(f'config.prior.path={blueprints.SHAPES!r}: takes weights; shapes alone are for python -m jaxdreamer.doctor')
-  r, s, e, c = config.render, config.sampling, config.eval, config.cameras
-  background = BACKGROUNDS[r.background](**({'text': config.scene[config.scene.name].text} if r.background == 'hypernet' else {}))
-  if r.background in LEARNT:
-    background = backgrounds.mixed(background, probability=r.get('random_background', .5))
-  field = pick(SCENES, config.scene, 'scene')()
-  scene = with_background(several(field, config.scene.particles) if config.scene.particles > 1 else field, background)
-  key = seeds.key(config.seed)
-  prior = with_eyes(pick(PRIORS, config.prior, 'prior')(key, config.prompt, weights_at(config.prior)), config.estimator)
-  check_views(config, prior.together)
+  r, s, c = config.render, config.sampling, config.cameras
+  background, scene = make_background(config), make_scene(config)
+  prior = with_eyes(make_prior(config), config.estimator)
+  options.check_views(config, prior.together)
   t_min, t_max = optim.schedule(config.sampling.t_min), optim.schedule(config.sampling.t_max)
   estimator = pick(ESTIMATORS, config.estimator, 'estimator')(prior, t_min)
   phrases, text, told = make_texts(config, prior, mesh)
@@ -355,7 +335,7 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
                                       many=bool(config.corpus.path))
     return (Parts(estimator, sample, see, gradient),
             jax.jit(lambda state, prior, text: mapped(state, prior, text, ids), donate_argnums=0))
-  starts, sizes = zip(*check_stages(config, prior))
+  starts, sizes = zip(*options.check_stages(config, prior))
   parts, steps = zip(*map(stage, sizes))
 
   def init(key):
@@ -363,20 +343,29 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
     params = {'scene': scene.init(k_scene), 'est': estimator.init(k_est)}
     return TrainState(jnp.int32(0), params, tx.init(params), k_run)
 
-  @jax.jit
-  def code(params, text):
-    return scene.focus(scene.prepare(params, text._replace(noise=jnp.zeros(train_step.NOISE))), config.steps)
-
-  @jax.jit
-  def show(code, camera, background):
-    return render.image(key, partial(scene.field, code), camera, size=e.size, samples=e.samples, fine=e.get('fine', 0),
-                        radius=r.radius, jitter=0., background=lambda direction: background, chunk=e.chunk or None)
-
-  at = lambda code, xyz: jax.vmap(partial(scene.field, code))(xyz)
   return Job(prompts=phrases, init=jax.jit(init), stages=tuple(zip(starts, steps)), stride=config.steps_per_call,
-             prior=prior, text=text, told=told, code=code, render=show,
-             density=jax.jit(lambda code, xyz: at(code, xyz)[0]), colour=jax.jit(lambda code, xyz: at(code, xyz)[1][:, :3]),
-             radius=e.get('radius', 0.) or r.radius, size=config.eval.size, parts=parts[0])
+             prior=prior, text=text, told=told, parts=parts[0], **shown(config, scene))
+
+
+def make_background(config) -> backgrounds.Background:
+  """The background of config.render: `hypernet` reads prompts as the scene does, and those that learn share with random colours."""
+  r = config.render
+  background = BACKGROUNDS[r.background](**({'text': config.scene[config.scene.name].text} if r.background == 'hypernet' else {}))
+  return backgrounds.mixed(background, probability=r.get('random_background', .5)) if r.background in LEARNT else background
+
+
+def make_scene(config) -> Scene:
+  """The scene of config.scene before the background of config.render."""
+  field, n = pick(SCENES, config.scene, 'scene')(), config.scene.particles
+  return with_background(several(field, n) if n > 1 else field, make_background(config))
+
+
+def shown(config, scene: Scene) -> dict[str, Any]:
+  """The fields of a Job that show its scene."""
+  e = config.eval
+  made = showing.functions(seeds.key(config.seed), scene, step=config.steps, size=e.size, samples=e.samples, fine=e.get('fine', 0),
+                           radius=config.render.radius, chunk=e.chunk or None)
+  return made | {'radius': e.get('radius', 0.) or config.render.radius}
 
 
 def restore(workdir: pathlib.Path) -> tuple[ConfigDict, Job, TrainState]:

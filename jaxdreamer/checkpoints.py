@@ -1,7 +1,8 @@
 """Checkpoints: the newest TrainStates of a run, and beside them the options that define the run.
 
     workdir/config.json            all options, as nested JSON
-    workdir/run.json               format of the workdir, fingerprint of the options that decide its numbers
+    workdir/run.json               format of the workdir, fingerprint of the options that decide its numbers, and what lay in the
+                                   places that options name: a run goes on with the same files in another place
     workdir/checkpoints/000120/    TrainState (typed keys included) and the running means of the metrics at step 120
     workdir/lock                   who writes here; held while that process lives, left behind after
 
@@ -21,7 +22,8 @@ import socket
 import time
 import warnings
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Callable
+from types import MappingProxyType
+from typing import Any, Callable, Mapping
 
 import jax
 import orbax.checkpoint as ocp
@@ -47,18 +49,24 @@ def flatten(options: dict) -> dict[str, Any]:
   return flat
 
 
-def defining(options: dict) -> dict[str, Any]:
-  """The options that decide the numbers of a run, flat, as JSON gives them back."""
-  return flatten(json.loads(json.dumps({k: v for k, v in options.items() if k not in FREE})))
+def defining(options: dict, contents: dict[str, str]) -> dict[str, Any]:
+  """What decides the numbers of a run: its options, flat, as JSON gives them back, with their `contents` (places.py) in place of
+  those that name places."""
+  return flatten(json.loads(json.dumps({k: v for k, v in options.items() if k not in FREE}))) | contents
 
 
-def fingerprint(options: dict) -> str:
-  return hashlib.sha256(json.dumps(defining(options), sort_keys=True).encode()).hexdigest()[:12]
+def fingerprint(options: dict, *, contents: Mapping[str, str] = MappingProxyType({})) -> str:
+  return hashlib.sha256(json.dumps(defining(options, dict(contents)), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def finished_steps(workdir: pathlib.Path) -> list[int]:
   """Steps that were committed, by the names of their folders."""
   return sorted(int(path.name) for path in (workdir / FOLDER).glob('*') if path.name.isdigit())
+
+
+def read_contents(workdir: pathlib.Path) -> dict[str, str]:
+  """What lay in the places that the options of the run name; nothing is known of older runs."""
+  return json.loads((workdir / 'run.json').read_text()).get('contents', {})
 
 
 def read_options(workdir: pathlib.Path) -> dict:
@@ -83,8 +91,9 @@ def tuples(value):
   return tuple(tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def _refuse_other_run(workdir, options):
-  there, here = defining(read_options(workdir)), defining(options)
+def _refuse_other_run(workdir, options, contents):
+  options_there, known = read_options(workdir), read_contents(workdir)
+  there, here = defining(options_there, known), defining(options, contents if known else {})
   names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name) or (name in there) != (name in here)]
   if names:
     show = lambda flat, name: repr(flat[name]) if name in flat else 'absent'
@@ -168,20 +177,21 @@ def _make(workdir):
     raise ValueError(_unwritable(workdir, error)) from None
 
 
-def claim(workdir: pathlib.Path, options: dict):
-  """Makes `workdir` the home of a run with these options, or says in one line why it cannot be.
+def claim(workdir: pathlib.Path, options: dict, *, contents: Mapping[str, str] = MappingProxyType({})):
+  """Makes `workdir` the home of a run with these options and contents (places.py), or says in one line why it cannot be.
 
   A workdir without any finished checkpoint may be claimed anew; one with checkpoints only by the run they belong to. The caller
   holds it by `alone`.
   """
   _make(workdir)
   if finished_steps(workdir):
-    _refuse_other_run(workdir, options)
+    _refuse_other_run(workdir, options, dict(contents))
   if jax.process_index() == 0:
     try:
       (workdir / FOLDER).mkdir(exist_ok=True)
       _write(workdir / 'config.json', options)
-      _write(workdir / 'run.json', {'format': FORMAT, 'fingerprint': fingerprint(options)})
+      _write(workdir / 'run.json', {'format': FORMAT, 'fingerprint': fingerprint(options, contents=contents),
+                                    'contents': dict(contents)})
     except OSError as error:
       raise ValueError(_unwritable(workdir, error)) from None
     free = shutil.disk_usage(workdir).free
@@ -229,4 +239,28 @@ def restore(checkpoints: ocp.CheckpointManager, like: PyTree, *,
   if damaged:
     step, why = next(iter(damaged.items()))
     raise ValueError(f'no checkpoint in {checkpoints.directory} fits this run; {step}: {why}. Give another --workdir')
+  return None
+
+
+def restore_scene(checkpoints: ocp.CheckpointManager, like: PyTree, *, warn: Callable = warnings.warn) -> tuple[PyTree, int] | None:
+  """The newest readable (scene's parameters, shaped as `like`, step), whatever else the state holds; None where nothing was saved.
+  They come to the first local device."""
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+                        {'step': jax.ShapeDtypeStruct((), 'int32'), 'params': {'scene': like}})
+  args = ocp.args.Composite(state=ocp.args.PyTreeRestore(
+    target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True))
+  damaged = {}
+  for step in sorted(checkpoints.all_steps(), reverse=True):
+    try:
+      found = checkpoints.restore(step, args=args)['state']
+    except Exception as error:                     # tensorstore raises bare Exceptions
+      damaged[step] = ' '.join(str(error).split())[:160]
+      continue
+    for bad, why in damaged.items():
+      warn(f'checkpoint {bad} in {checkpoints.directory} is damaged, {step} is taken ({why})')
+    return found['params']['scene'], int(found['step'])
+  if damaged:
+    step, why = next(iter(damaged.items()))
+    raise ValueError(f'no checkpoint in {checkpoints.directory} holds the scene of this run; {step}: {why}')
   return None

@@ -35,6 +35,19 @@ def config_flag() -> flags.FlagHolder:
       'config', None, 'A config file: configs/toybox.py. Options follow it: --config.prompt="a red cube".', lock_config=True)
 
 
+def moved_flags():
+  """Flags of the commands that read a run whose prior lies elsewhere by now."""
+  flags.DEFINE_string('prior', '', "Where the prior's weights are now, if not where the run was trained with them.")
+  flags.DEFINE_string('tokenizer', '', "Folder of the prior's tokenizer, likewise.")
+  flags.DEFINE_string('tokenizer_2', '', 'And of its second one.')
+
+
+def moved() -> dict:
+  """What they say, for runs.restore."""
+  given = flags.FLAGS
+  return {'prior': given.prior, 'tokenizers': (given.tokenizer, given.tokenizer_2)}
+
+
 def compile_cache() -> str:
   """Keeps every compiled program on disk, under JAX_COMPILATION_CACHE_DIR, XDG_CACHE_HOME/jaxdreamer or ~/.cache/jaxdreamer."""
   home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()

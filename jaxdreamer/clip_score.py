@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdreamer.nn import clip, clip_tokens, clip_vision, safe_files
+from jaxdreamer.nn import folder as model_folder
 from jaxdreamer.nn import weights as weight_files
 
 BATCH = 8                              # pictures at a time
@@ -37,8 +38,8 @@ def unit(x):
 
 
 def load(folder: str) -> tuple[Callable, Callable]:
-  """(see, read) of a CLIP model in transformers' layout: config.json, model.safetensors and the tokenizer's files in one folder.
-  FileNotFoundError or ValueError, one line, for what is missing or foreign."""
+  """(see, read) of a CLIP model in transformers' layout: config.json, the weights (folder.weights_in) and the tokenizer's files in
+  one folder. FileNotFoundError or ValueError, one line, for what is missing or foreign."""
   folder = pathlib.Path(folder)
   if not (folder / 'config.json').is_file():
     raise FileNotFoundError(f'--clip={folder}: no config.json there; give the folder of a CLIP model')
@@ -49,7 +50,7 @@ def load(folder: str) -> tuple[Callable, Callable]:
   side = vision_config.image_size
   def weights_of(net, example, rows):
     like = jax.eval_shape(net.init, jax.random.key(0), example)['params']
-    return weight_files.load(folder / 'model.safetensors', like, rename=rows)
+    return weight_files.load(model_folder.weights_in(folder, 'model'), like, rename=rows)
   weights = (weights_of(tower, jnp.zeros((1, side, side, 3)), clip_vision.VISION_RENAME),
              weights_of(reader, jnp.zeros((1, 77), jnp.int32), clip.TEXT_PROJECTION_RENAME))
   look = jax.jit(lambda w, x: unit(tower.apply({'params': w}, clip_vision.preprocess(x, size=side))))

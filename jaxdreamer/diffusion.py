@@ -33,10 +33,18 @@ BETAS = {                                # diffusers' beta_schedule, from (beta_
 }
 
 
-def ddpm(*, beta_start: float = .00085, beta_end: float = .012, steps: int = 1000, kind: str = 'scaled_linear') -> Schedule:
-  """Discrete schedules, by default Stable Diffusion's, linear in sqrt(beta); alpha_bar is interpolated between its steps in
-  log space. t = k / (steps - 1) is step k."""
-  log_alpha = .5 * jnp.cumsum(jnp.log1p(-BETAS[kind](beta_start, beta_end, steps)))
+LEAST_ALPHA = 2. ** -12                  # of a last step that is pure noise: diffusers' samplers take 2^-24 for its square
+
+
+def ddpm(*, beta_start: float = .00085, beta_end: float = .012, steps: int = 1000, kind: str = 'scaled_linear',
+         betas: list[float] | None = None, zero_snr: bool = False) -> Schedule:
+  """Discrete schedules, by default Stable Diffusion's, linear in sqrt(beta), or of given `betas`; alpha_bar is interpolated
+  between its steps in log space. t = k / (steps - 1) is step k. `zero_snr`: shifted and scaled in alpha so that the last step is
+  noise alone (Lin et al. 2023, Algorithm 1), but for LEAST_ALPHA."""
+  log_alpha = .5 * jnp.cumsum(jnp.log1p(-(BETAS[kind](beta_start, beta_end, steps) if betas is None else jnp.asarray(betas))))
+  if zero_snr:
+    alphas = jnp.exp(log_alpha)
+    log_alpha = jnp.log(jnp.maximum((alphas - alphas[-1]) * alphas[0] / (alphas[0] - alphas[-1]), LEAST_ALPHA))
   def alpha(t):
     return jnp.exp(jnp.interp(t * (steps - 1), jnp.arange(steps), log_alpha))
   return Schedule(alpha=alpha, sigma=lambda t: jnp.sqrt(1. - alpha(t) ** 2))

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from rich.table import Table
 from scipy.spatial import KDTree
 
-from jaxdreamer import build, checkpoints, cli, clip_score, retrieval
+from jaxdreamer import checkpoints, cli, clip_score, prompts, retrieval, runs
 from jaxdreamer.options import place
 from jaxdreamer.outputs import gallery, report, video
 from jaxdreamer.outputs import mesh as meshes
@@ -229,7 +229,7 @@ def write(folder: pathlib.Path, prompt: str, step: int, job: build.Job, code, *,
 
 def read_prompts(path: str, prompt: str) -> list[str]:
   """The lines of a file, of which the prompt must be one; the prompt alone without a file."""
-  lines = [line.strip() for line in place(path).read_text().splitlines() if line.strip()] if path else [prompt]
+  lines = list(prompts.read_file(place(path), option='--prompts', blank=True)) if path else [prompt]
   if prompt not in lines:
     raise ValueError(f'--prompts={path}: the prompt of this run, {prompt!r}, is not among its {len(lines)} lines')
   return lines
@@ -251,16 +251,16 @@ def score_clip(folder: pathlib.Path, prompt: str, step: int, render: Callable, *
   return scores
 
 
-def score_corpus(folder: pathlib.Path, corpus: str, job: build.Job, state) -> dict:
+def score_corpus(folder: pathlib.Path, corpus: str, job: build.Job, params, step: int) -> dict:
   """Of a generator: scores of all prompts it was trained on and, on the toybox, of those it was not, in scores.json, and
   gallery.html over them."""
   splits = {'trained': job.prompts}
   if f'{corpus}:held_out' in build.CORPORA:
     splits['held_out'] = build.read_corpus(f'{corpus}:held_out')
-  rows = list(retrieval.look(job, state.params['scene'], splits, say=lambda text: print(text, end='\r', flush=True)))
+  rows = list(retrieval.look(job, params, splits, say=lambda text: print(text, end='\r', flush=True)))
   scores = {split: {name: interval._asdict() for name, interval in of.items()} for split, of in retrieval.summary(rows).items()}
   (folder / 'scores.json').write_text(json.dumps(
-    {'corpus': corpus, 'step': int(state.step), 'scores': scores,
+    {'corpus': corpus, 'step': step, 'scores': scores,
      'prompts': [{'prompt': row.prompt, 'split': row.split} | row.scores for row in rows]}, indent=2) + '\n')
   gallery.write(folder / 'gallery.html', rows, title=f'{len(rows)} prompts of {corpus}')
   return {f'{split} {name}': interval['mean'] for split, of in scores.items() for name, interval in of.items()}
@@ -275,12 +275,12 @@ def main():
 
 def score_run(folder: pathlib.Path, *, ask: str):
   """Every score there is of the run; `ask` is the folder of a CLIP model, or ''."""
-  config, job, state = build.restore(folder)
+  config, job, params, step = runs.restore(folder, **cli.moved())
   texts = read_prompts(flags.FLAGS.prompts, config.prompt) if ask else []
   if config.corpus.path:
-    rich.print(table(score_corpus(folder, config.corpus.path, job, state)))
+    rich.print(table(score_corpus(folder, config.corpus.path, job, params, step)))
     return
-  code, step, scores = job.code(state.params['scene'], job.told(config.prompt)), int(state.step), {}
+  code, scores = job.code(params, job.told(config.prompt)), {}
   if not ask or world.names_a_toy(config.prompt):
     scores |= write(folder, config.prompt, step, job, code, resolution=flags.FLAGS.resolution)
   if ask:
@@ -294,6 +294,7 @@ def score_run(folder: pathlib.Path, *, ask: str):
 
 if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'A finished run.', required=True)
+  cli.moved_flags()
   flags.DEFINE_integer('resolution', 96, 'Nodes along a side of the grid for mesh and volume.', lower_bound=8, upper_bound=512)
   flags.DEFINE_string('clip', '', 'Folder of a CLIP model to ask too.')
   flags.DEFINE_string('prompts', '', 'File of prompts, one a line, among which CLIP is to find the right one.')

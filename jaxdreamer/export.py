@@ -1,7 +1,8 @@
 """python -m jaxdreamer.export --workdir=... [--resolution=128 --formats=glb,obj,ply --turntable --points]
 
 Writes a run's outputs anew, at other sizes if asked: mesh.glb, mesh.obj, mesh.ply with mesh.json (facts) and mesh.png
-(the mesh under the render), and on demand points.ply and the turntable. An empty scene costs the mesh alone.
+(the mesh under the render), and on demand points.ply and the turntable. An empty scene costs the mesh alone. It takes the scene
+alone: the prior's weights need not be here, but for a generator of one prompt.
 """
 import pathlib
 from functools import partial
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import rich
 from absl import flags
 
-from jaxdreamer import build, checkpoints, cli
+from jaxdreamer import checkpoints, cli, runs
 from jaxdreamer.options import place
 from jaxdreamer.outputs import mesh, report, video
 
@@ -29,11 +30,11 @@ def main() -> int:
 
 def write(workdir: pathlib.Path, folder: pathlib.Path) -> int:
   options = flags.FLAGS
-  _, job, state = build.restore(workdir)
+  _, job, params, _ = runs.restore(workdir, **cli.moved())
   if len(job.prompts) > 1:
     cli.die(f'--workdir={options.workdir} holds a generator of {len(job.prompts)} prompts: python -m jaxdreamer.generate makes '
             'their meshes', status=cli.MISUSED)
-  code = job.code(state.params['scene'], job.told(job.prompts[0]))
+  code = job.code(params, job.told(job.prompts[0]))
   render = lambda camera: job.render(code, camera, jnp.ones(3))
   folder.mkdir(parents=True, exist_ok=True)
   status = 0
@@ -55,6 +56,7 @@ def write(workdir: pathlib.Path, folder: pathlib.Path) -> int:
 
 if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'A run.', required=True)
+  cli.moved_flags()
   flags.DEFINE_string('out', None, 'Where to write; the run itself if not given.')
   flags.DEFINE_integer('resolution', 128, 'Nodes along a side of the density grid.', lower_bound=8, upper_bound=512)
   flags.DEFINE_list('formats', list(mesh.FORMATS), 'Mesh files to write.')

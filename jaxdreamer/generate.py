@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 from absl import flags
 
-from jaxdreamer import build, checkpoints, cli, prompts
+from jaxdreamer import checkpoints, cli, prompts, runs
 from jaxdreamer.options import place
 from jaxdreamer.outputs import gallery, mesh, video
 
@@ -41,12 +41,12 @@ def main() -> int:
 
 def write(workdir: pathlib.Path, out: pathlib.Path, phrases: tuple[str, ...]) -> int:
   options = flags.FLAGS
-  _, job, state = build.restore(workdir)
+  _, job, params, _ = runs.restore(workdir, **cli.moved())
   if len(job.prompts) == 1:
     cli.die(f'--workdir={options.workdir} holds one object, of {job.prompts[0]!r}, and no generator: python -m jaxdreamer.export '
             'writes its mesh', status=cli.MISUSED)
   texts = [job.told(phrase) for phrase in phrases]                 # what one of them refuses is refused before any is made
-  params, rows, status = state.params['scene'], [], 0
+  rows, status = [], 0
   camera = video.rings((options.frames, .26), distance=3. * job.radius)
   for phrase, text, folder in zip(phrases, texts, folders_of(out, phrases)):
     start = time.monotonic()
@@ -72,6 +72,7 @@ def write(workdir: pathlib.Path, out: pathlib.Path, phrases: tuple[str, ...]) ->
 
 if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'A finished run of a generator.', required=True)
+  cli.moved_flags()
   flags.DEFINE_string('prompt', '', 'One prompt.')
   flags.DEFINE_string('prompts', '', 'A file of prompts: text, one a line, or a JSON list.')
   flags.DEFINE_string('out', '', 'Where to write; the run itself if not given.')

@@ -27,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, cameras, checkpoints, metrics, options, seeds
+from jaxdreamer import build, cameras, checkpoints, metrics, options, places, seeds
 from jaxdreamer.types import TrainState
 
 SIGNALS = tuple(name for name in ('SIGTERM', 'SIGINT', 'SIGUSR1') if hasattr(signal, name))
@@ -64,7 +64,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh, *, command: 
 def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command: str) -> Outcome:
   """`run`, in a workdir that no other process writes into."""
   clock = metrics.Clock()
-  checkpoints.claim(workdir, config.to_dict())
+  checkpoints.claim(workdir, config.to_dict(), contents=places.contents(options.expanded(config)))
   with clock('build'):
     job = build.job(config, mesh)
 

@@ -14,6 +14,7 @@ from numbers import Integral, Real
 from typing import Any, Callable, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -23,6 +24,7 @@ from jaxdreamer.configs import base
 from jaxdreamer.estimators.ssd import FORMS
 from jaxdreamer.estimators.weights import WEIGHTS
 from jaxdreamer.sampling import RING
+from jaxdreamer.types import Prior
 
 CHOICES = ('scene', 'prior', 'estimator')        # sections with a name, and the options of each function it may name
 PATHS = ('path', 'store', 'tokenizer', 'tokenizer_2', 'lora', 'depth', 'normals')          # last parts of options that are paths
@@ -319,3 +321,35 @@ def expanded(config: ConfigDict) -> ConfigDict:
     if name.split('.')[-1] in PATHS and isinstance(value, str) and value.startswith('~'):
       config.update_from_flattened_dict({name: os.fspath(place(value))})
   return config
+
+
+def check_views(config, together: int) -> None:
+  """What a prior that sees `together` views of a scene at once asks of their sampling."""
+  if together == 1:
+    return
+  s, azimuth, name = config.sampling, config.cameras.azimuth, config.prior.name
+  if ring(s) != together:
+    raise ValueError(f"config.sampling.design={s.design!r}: config.prior.name={name!r} sees {together} views of a scene at once, "
+                     f"and takes 'rings'")
+  if s.draws != 1:
+    raise ValueError(f'config.sampling.draws={s.draws}: config.prior.name={name!r} takes 1, for the views of a scene share it')
+  for option, still in (('jitter', (0., 0., 0.)), ('front_back', 0)):
+    if config.cameras.get(option, still) != still:
+      raise ValueError(f'config.cameras.{option}={config.cameras[option]}: config.prior.name={name!r} takes whole rings, {still}')
+  if not math.isclose(azimuth[1] - azimuth[0], 360.):
+    raise ValueError(f'config.cameras.azimuth={tuple(azimuth)}: config.prior.name={name!r} takes a whole turn, as (-180, 180)')
+
+
+def check_stages(config, prior: Prior) -> tuple[tuple[int, int], ...]:
+  """(first step, pixels of a render) of each stage: config.render.stages, or one of the prior's own size."""
+  stages = config.render.get('stages', ())
+  starts = [first for first, _ in stages]
+  if stages and (starts[0] or starts != sorted(set(starts)) or any(first % config.steps_per_call for first in starts)):
+    raise ValueError(f'config.render.stages={stages}: takes (first step, pixels), steps 0 and later multiples of '
+                     f'config.steps_per_call={config.steps_per_call}')
+  for _, size in stages:
+    x = jax.ShapeDtypeStruct((prior.together, size, size, 3), jnp.float32)
+    if jax.eval_shape(Prior.encode, prior, x).shape[1:] != prior.latent:
+      raise ValueError(f'config.render.stages={stages}: config.prior.name={config.prior.name!r} takes renders of '
+                       f'{prior.image_size} pixels alone')
+  return stages or ((0, prior.image_size),)

@@ -13,24 +13,26 @@ from jaxtyping import Array
 from jaxdreamer import seeds
 
 VIEWS = ('front view', 'side view', 'back view', 'overhead view')      # the order of cameras.view_bin
+ENDS = tuple(f', {view}' for view in VIEWS)                            # of the prompts of views, which no text encoder may cut off
 
 
 def view_prompts(prompt: str) -> list[str]:
   """The four prompts of one object, in the order of cameras.view_bin."""
-  return [f'{prompt}, {view}' for view in VIEWS]
+  return [f'{prompt}{end}' for end in ENDS]
 
 
-def read_file(path: str | os.PathLike, *, option: str) -> tuple[str, ...]:
-  """The prompts of a text file, one a line, or of a JSON list. ValueError or FileNotFoundError, one line, names file and line of
-  what is empty, repeated, no text or no UTF-8: nothing is dropped in silence."""
+MARK = '\ufeff'                          # the byte-order mark, which some editors write before a text
+ENCODINGS = ((b'\xff\xfe\0\0', 'UTF-32'), (b'\0\0\xfe\xff', 'UTF-32'), (b'\xff\xfe', 'UTF-16'), (b'\xfe\xff', 'UTF-16'))
+
+
+def read_file(path: str | os.PathLike, *, option: str, blank: bool = False) -> tuple[str, ...]:
+  """The prompts of a text file, one a line, or of a JSON list, in UTF-8 with or without a byte-order mark. ValueError or
+  FileNotFoundError, one line, names file and line of what is empty, repeated, no text or in another encoding: nothing is dropped
+  in silence, but empty lines where `blank` allows them."""
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(f'{option}={os.fspath(path)!r}: no such file; give a text file with a prompt a line, or a JSON list')
-  try:
-    text = path.read_bytes().decode()
-  except UnicodeDecodeError as error:
-    line = error.object[:error.start].count(b'\n') + 1
-    raise ValueError(f'{option}: {path} line {line} is no UTF-8 (byte {error.start}): save the file as UTF-8') from None
+  text = decoded(path, option)
   lines, unit = text.splitlines(), 'line'
   if path.suffix == '.json':
     try:
@@ -41,6 +43,9 @@ def read_file(path: str | os.PathLike, *, option: str) -> tuple[str, ...]:
       raise ValueError(f'{option}: {path} holds a JSON {type(lines).__name__}; it takes a list of prompts')
   first = {}
   for number, line in enumerate(lines, 1):
+    line = line.strip().strip(MARK) if isinstance(line, str) else line             # files that were joined hold marks within
+    if blank and line == '':
+      continue
     if not isinstance(line, str) or not line.strip():
       raise ValueError(f'{option}: {path} {unit} {number} is {"empty" if isinstance(line, str) else "no text"}: remove it')
     if (before := first.setdefault(line.strip(), number)) != number:
@@ -48,6 +53,24 @@ def read_file(path: str | os.PathLike, *, option: str) -> tuple[str, ...]:
   if not first:
     raise ValueError(f'{option}: {path} holds no prompt')
   return tuple(first)
+
+
+def decoded(path: pathlib.Path, option: str) -> str:
+  """The text of a file. ValueError names the line, and the encoding that it seems to be in, where that is not UTF-8."""
+  raw = path.read_bytes()
+  found = next((name for mark, name in ENCODINGS if raw.startswith(mark)), '')
+  if not found and b'\0' in raw:                # of which a text has none: every letter of UTF-16 or UTF-32 has
+    found = 'UTF-32' if b'\0\0' in raw else 'UTF-16'
+  line = 1
+  try:
+    if not found:
+      return raw.decode('utf-8-sig')
+  except UnicodeDecodeError as error:
+    line = error.object[:error.start].count(b'\n') + 1
+    byte = error.object[error.start]
+    found = 'Windows-1252' if any(0x80 <= b < 0xa0 for b in raw) else 'latin-1 or Windows-1252'
+    found += f', byte {byte:#x} at {error.start}'
+  raise ValueError(f'{option}: {path} line {line} is no UTF-8 (it seems to be {found}): save the file as UTF-8') from None
 
 
 @functools.lru_cache(maxsize=2)

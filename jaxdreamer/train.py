@@ -12,13 +12,14 @@ import sys
 import jax
 from absl import flags
 
-from jaxdreamer import build, checkpoints, cli, loop, options
+from jaxdreamer import build, checkpoints, cli, loop, options, places
 
 
 def default_workdir(config) -> pathlib.Path:
   """runs/a-red-cube-1a2b3c4d: the same for the same run, however long its prompt."""
   slug = re.sub(r'[^a-z0-9]+', '-', (config.corpus.path or config.prompt).lower()).strip('-')[:40].rstrip('-')
-  return pathlib.Path('runs') / f'{slug or "run"}-{checkpoints.fingerprint(config.to_dict())[:8]}'
+  run = checkpoints.fingerprint(config.to_dict(), contents=places.contents(options.expanded(config)))
+  return pathlib.Path('runs') / f'{slug or "run"}-{run[:8]}'
 
 
 def join_processes():

@@ -23,6 +23,7 @@ VAE = {'_class_name': 'AutoencoderKL', 'block_out_channels': [32, 32], 'layers_p
 SCHEDULER = {'_class_name': 'DDIMScheduler', 'beta_start': .00085, 'beta_end': .012, 'beta_schedule': 'scaled_linear',
              'num_train_timesteps': 1000, 'steps_offset': 1, 'clip_sample': False, 'trained_betas': None,
              'prediction_type': 'epsilon'}
+FORWARD = {'beta_start': .00085, 'beta_end': .012, 'beta_schedule': 'scaled_linear', 'num_train_timesteps': 1000}
 INDEX = {'_class_name': 'StableDiffusionPipeline', 'unet': ['diffusers', 'UNet2DConditionModel'],
          'vae': ['diffusers', 'AutoencoderKL'],
          'text_encoder': ['transformers', 'CLIPTextModel'], 'tokenizer': ['transformers', 'CLIPTokenizer'],
@@ -41,17 +42,38 @@ def byte_letters():
   return [chr(b) for b in shown] + [chr(256 + i) for i in range(256 - len(shown))]
 
 
-def write_tokenizer(folder, *, pad='<|endoftext|>'):
-  """A CLIP tokenizer that knows the words of MERGES; returns its vocabulary."""
+def vocabulary():
+  """Of a tokenizer that knows the words of MERGES."""
   letters = byte_letters()
   words = [*letters, *(f'{letter}</w>' for letter in letters), *(merge.replace(' ', '') for merge in MERGES),
            '<|startoftext|>', '<|endoftext|>']
-  vocabulary = {word: i for i, word in enumerate(words)}
-  write_json(folder / 'vocab.json', vocabulary)
+  return {word: i for i, word in enumerate(words)}
+
+
+def write_tokenizer(folder, *, pad='<|endoftext|>'):
+  """A CLIP tokenizer of this vocabulary, which is returned."""
+  words = vocabulary()
+  write_json(folder / 'vocab.json', words)
   (folder / 'merges.txt').write_text('#version: 0.2\n' + '\n'.join(MERGES) + '\n')
   write_json(folder / 'special_tokens_map.json', {'pad_token': pad})
   write_json(folder / 'tokenizer_config.json', {'model_max_length': 77, 'tokenizer_class': 'CLIPTokenizer'})
-  return vocabulary
+  return words
+
+
+def write_new_tokenizer(folder, *, pad='<|endoftext|>', more=()):
+  """The same as transformers 5 saves it: tokenizer.json and no vocab.json; `more` words are added behind the vocabulary."""
+  words = vocabulary()
+  special = {pad, '<|startoftext|>', '<|endoftext|>'}
+  added = [{'id': words[token], 'content': token, 'special': True} for token in sorted(special)]
+  added += [{'id': len(words) + i, 'content': token, 'special': False} for i, token in enumerate(more)]
+  write_json(folder / 'tokenizer.json', {
+    'version': '1.0', 'truncation': None, 'padding': None, 'added_tokens': added,
+    'model': {'type': 'BPE', 'dropout': None, 'unk_token': '<|endoftext|>', 'continuing_subword_prefix': '',
+              'end_of_word_suffix': '</w>', 'fuse_unk': False, 'vocab': words, 'merges': [merge.split() for merge in MERGES]}})
+  write_json(folder / 'tokenizer_config.json', {
+    'backend': 'tokenizers', 'bos_token': '<|startoftext|>', 'eos_token': '<|endoftext|>', 'model_max_length': 77, 'pad_token': pad,
+    'tokenizer_class': 'CLIPTokenizer', 'unk_token': '<|endoftext|>'})
+  return words
 
 
 def write_clip(folder, *, seed=0):

@@ -220,10 +220,10 @@ def test_a_map_that_reads_prompts_takes_a_generator():
 def test_rings_of_cameras_stay_as_they_are(option, value):
   config = base.get_config()
   config.sampling.design = 'rings'
-  build.check_views(config, 4)
+  options.check_views(config, 4)
   config.cameras[option] = value
   with pytest.raises(ValueError, match=f'config.cameras.{option}=') as error:
-    build.check_views(config, 4)
+    options.check_views(config, 4)
   assert '\n' not in str(error.value)
 
 

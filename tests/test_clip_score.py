@@ -1,5 +1,6 @@
 """CLIP's opinion of a run: what it computes, under which protocol, and what it refuses."""
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,17 @@ def test_both_towers_are_those_of_the_file(model):
   np.testing.assert_allclose(read(texts), rows / jnp.linalg.norm(rows, axis=-1, keepdims=True), atol=1e-5)
 
 
+def test_a_folder_of_todays_transformers_is_read(model, tmp_path):
+  """tokenizer.json in place of vocab.json and merges.txt."""
+  folder = shutil.copytree(model[0], tmp_path / 'clip')
+  for name in ('vocab.json', 'merges.txt', 'special_tokens_map.json', 'tokenizer_config.json'):
+    (folder / name).unlink()
+  with pytest.raises(FileNotFoundError, match='tokenizer.json'):
+    clip_score.load(str(folder))
+  published.write_new_tokenizer(folder)
+  np.testing.assert_array_equal(clip_score.load(str(folder))[1](['a red mug']), clip_score.load(str(model[0]))[1](['a red mug']))
+
+
 def test_similarity_and_recall_of_known_directions():
   images, texts = np.eye(3)[[0, 0, 1, 2]], np.eye(3)
   assert clip_score.similarity(images, texts[0]) == .5
@@ -66,5 +78,12 @@ def test_what_is_missing_is_named(tmp_path):
     clip_score.load(str(tmp_path))
   (tmp_path / 'prompts.txt').write_text('a cat\n\n a dog \n')
   assert evaluate.read_prompts(str(tmp_path / 'prompts.txt'), 'a dog') == ['a cat', 'a dog']
+  (tmp_path / 'marked.txt').write_text('a dog\na cat\n', encoding='utf-8-sig')
+  assert evaluate.read_prompts(str(tmp_path / 'marked.txt'), 'a dog') == ['a dog', 'a cat']
+  (tmp_path / 'other.txt').write_text('a dog\n', encoding='utf-16')
+  with pytest.raises(ValueError, match='--prompts: .*other.txt line 1 .*UTF-16'):
+    evaluate.read_prompts(str(tmp_path / 'other.txt'), 'a dog')
+  with pytest.raises(FileNotFoundError, match='--prompts='):
+    evaluate.read_prompts(str(tmp_path / 'none.txt'), 'a dog')
   with pytest.raises(ValueError, match='not among its 2 lines'):
     evaluate.read_prompts(str(tmp_path / 'prompts.txt'), 'a bird')

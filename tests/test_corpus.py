@@ -24,6 +24,10 @@ def embed(prompt, scale=1.):
   ('a.txt', b'one\ntwo\n\nthree\n', 'line 3 is empty'), ('a.txt', b'one\ntwo\none\n', "line 3 repeats line 1, 'one'"),
   ('a.txt', b'one\ntw\xff\n', 'line 2 is no UTF-8'), ('a.txt', b'', 'holds no prompt'),
   ('a.json', b'["one", 3]', 'entry 2 is no text'), ('a.json', b'{"a": 1}', 'holds a JSON dict'),
+  ('a.txt', 'one\ngrün\n'.encode('latin-1'), r'line 2 is no UTF-8 \(it seems to be latin-1'),
+  ('a.txt', 'one\ntwo\n“three”\n'.encode('cp1252'), r'line 3 is no UTF-8 \(it seems to be Windows-1252'),
+  *((f'a.{kind}', '["one"]'.encode(code), rf'line 1 is no UTF-8 \(it seems to be {code[:6].upper()}')
+    for kind in ('txt', 'json') for code in ('utf-16', 'utf-16-le', 'utf-16-be', 'utf-32', 'utf-32-le')),
   ('a.json', b'["one"', 'is no JSON'), ('a.json', b'["one", " one"]', 'entry 2 repeats entry 1')])
 def test_a_bad_file_of_prompts_is_refused_with_its_line(tmp_path, name, content, said):
   (tmp_path / name).write_bytes(content)
@@ -39,6 +43,14 @@ def test_text_and_json_say_the_same(tmp_path):
     'a red cube', 'ein grüner Würfel')
   with pytest.raises(FileNotFoundError, match='config.corpus.path='):
     prompts.read_file(tmp_path / 'none.txt', option='config.corpus.path')
+
+
+def test_a_byte_order_mark_is_no_letter_of_a_prompt(tmp_path):
+  for name, content in (('a.txt', 'a cat\r\na dog\r\n'), ('a.json', '["a cat", "a dog"]'), ('b.txt', 'a cat\n\ufeffa dog\n')):
+    (tmp_path / name).write_bytes(content.encode('utf-8-sig'))
+    assert prompts.read_file(tmp_path / name, option='x') == ('a cat', 'a dog')
+  (tmp_path / 'a.txt').write_text('a cat\n\n a dog \n', encoding='utf-8-sig')
+  assert prompts.read_file(tmp_path / 'a.txt', option='x', blank=True) == ('a cat', 'a dog')
 
 
 def test_an_epoch_takes_every_prompt_once_and_a_step_does_not_depend_on_those_before():

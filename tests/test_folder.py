@@ -150,6 +150,123 @@ def test_the_plain_file_is_read_before_the_half_precision_one_and_that_before_sh
     file.unlink()
 
 
+@pytest.mark.parametrize('variant', ['bf16', 'non_ema', 'fp32'])
+@pytest.mark.parametrize('sharded', [False, True])
+def test_any_one_variant_is_read_and_several_are_listed(model, trees, published, variant, sharded):
+  home = model / 'vae'
+  plain = home / file_of('vae')
+  if sharded:
+    plain.unlink()
+    shards(home, published['vae'])
+    plain = home / 'diffusion_pytorch_model.safetensors.index.json'
+    plain.rename(home / f'diffusion_pytorch_model.safetensors.index.{variant}.json')
+  else:
+    plain.rename(home / f'diffusion_pytorch_model.{variant}.safetensors')
+  (home / 'notes.txt').touch()
+  assert_same(load(folder.open_model(model), 'vae', trees['vae']), trees['vae'])
+  safetensors.numpy.save_file(published['vae'], home / 'diffusion_pytorch_model.ema.safetensors')
+  with pytest.raises(ValueError, match=rf'several variants (?=.*ema)(?=.*{variant})'):
+    folder.open_model(model)
+  safetensors.numpy.save_file(published['vae'], home / 'diffusion_pytorch_model.fp16.safetensors')
+  assert folder.open_model(model)['vae'].file.name == 'diffusion_pytorch_model.fp16.safetensors'
+
+
+def test_a_shard_that_is_not_there_is_named_at_once(model, published):
+  (model / 'vae' / file_of('vae')).unlink()
+  names = shards(model / 'vae', published['vae'])
+  (model / 'vae' / names[2]).unlink()
+  with pytest.raises(FileNotFoundError, match=names[2]):
+    folder.open_model(model)
+
+
+def test_configs_may_hold_what_python_writes_and_json_lacks(model):
+  path = model / 'scheduler' / 'scheduler_config.json'
+  path.write_bytes(b'\xef\xbb\xbf' + json.dumps({'lambda_min_clipped': -np.inf, 'a': np.inf, 'b': [np.nan]}).encode())
+  told = folder.open_model(model)['scheduler']
+  assert told['lambda_min_clipped'] == -np.inf and told['a'] == np.inf and np.isnan(told['b'][0])
+
+
+LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3438167540\n'
+PAGE = b'\n<!DOCTYPE html>\n<html><head><title>Access  denied</title></head></html>'
+NO_MODELS = {                            # what a file holds: what is said of it
+    'pointer': (LFS, 'git-lfs pointer.* 3,438,167,540 bytes.*git lfs pull'), 'page': (PAGE, "a web page .'Access denied'.*log in"),
+    'empty': (b'', 'is empty: download'), 'gguf': (b'GGUF\3\0\0\0' + bytes(99), 'a GGUF file.*give the .safetensors'),
+    'refusal': (b'Entry not found\n', "begins with the text 'Entry not found'"),
+    'pickle': (b'\x80\x02}q\x00.' + bytes(9), 'a pickle.*Convert')}
+
+
+@pytest.mark.parametrize('kind', NO_MODELS)
+def test_what_is_no_weights_file_is_named_alone_and_in_a_folder(model, tmp_path, kind):
+  content, said = NO_MODELS[kind]
+  (tmp_path / 'x.safetensors').write_bytes(content)
+  with pytest.raises(ValueError, match=rf'x.safetensors .*{said}') as caught:
+    folder.open_model(tmp_path / 'x.safetensors')
+  assert len(str(caught.value).splitlines()) == 1
+  if kind in ('pointer', 'page', 'empty', 'refusal'):
+    (model / 'vae' / 'config.json').write_bytes(content)
+    with pytest.raises(ValueError, match=rf'config.json .*{said}'):
+      folder.open_model(model)
+
+
+@pytest.mark.parametrize('length', [640, 896, 0x4b50, 0x8b1f])
+def test_a_header_whose_length_looks_like_another_files_mark_is_read(tmp_path, length):
+  text = json.dumps({'__metadata__': {'a': ''}, 'x': {'dtype': 'F32', 'shape': [1], 'data_offsets': [0, 4]}}).encode()
+  (tmp_path / 'x.safetensors').write_bytes(length.to_bytes(8, 'little') + text.ljust(length) + bytes(4))
+  assert weights.load(tmp_path / 'x.safetensors', {'x': np.zeros(1, np.float32)})['x'] == 0.
+
+
+one = np.ones(1, np.float32)
+FOREIGN = {                              # keys of a file: what is said of it
+    'LoRA': (['lora_unet_mid_block_attentions_0_proj_in.lora_down.weight'], 'is a LoRA.*config.prior.lora'),
+    'LoRA of diffusers': (['unet.mid_block.attentions.0.proj_in.lora_A.weight'], 'is a LoRA.*config.prior.lora'),
+    'LoHa': (['lora_unet_mid_block_attentions_0_proj_in.hada_w1_a'], 'LyCORIS'),
+    'refiner': (['conditioner.embedders.0.model.ln_final.weight', 'model.diffusion_model.out.2.weight',
+                 'first_stage_model.encoder.conv_in.weight'], "XL's refiner.*base model"),
+    'bare UNet': (['model.diffusion_model.input_blocks.0.0.weight'], 'bare UNet.*whole model'),
+    'bare UNet of diffusers': ([
+      'down_blocks.0.attentions.0.norm.weight', 'time_embedding.linear_1.weight'], 'bare UNet.*whole model'),
+    'VAE': (['decoder.conv_in.weight', 'encoder.conv_in.weight'], 'the autoencoder of a model alone'),
+    'text encoder': (['text_model.encoder.layers.0.mlp.fc1.weight'], 'the text encoder of a model alone'),
+    'ControlNet': (['control_model.input_hint_block.0.weight'], 'a ControlNet'),
+    'Flux': (['double_blocks.0.img_attn.x'], 'is a Flux'),
+    'embedding': (['emb_params'], 'textual inversion')}
+
+
+@pytest.mark.parametrize('kind', FOREIGN)
+def test_a_file_that_is_no_whole_model_is_told_what_it_is(tmp_path, kind):
+  keys, said = FOREIGN[kind]
+  safetensors.numpy.save_file(dict.fromkeys(keys, one), tmp_path / 'x.safetensors')
+  with pytest.raises(ValueError, match=rf'x.safetensors .*{said}'):
+    folder.open_model(tmp_path / 'x.safetensors')
+
+
+def test_a_model_in_8_bit_floats_is_told_so(tmp_path):
+  text = json.dumps({'x': {'dtype': 'F8_E4M3', 'shape': [4], 'data_offsets': [0, 4]}}).encode()
+  (tmp_path / 'x.safetensors').write_bytes(len(text).to_bytes(8, 'little') + text + bytes(4))
+  with pytest.raises(ValueError, match='fp8 .*take the same model in fp16'):
+    folder.open_model(tmp_path / 'x.safetensors')
+
+
+def test_a_folder_that_is_no_whole_model_is_told_what_it_is(model, tmp_path):
+  with pytest.raises(ValueError, match='unet is of UNet2DConditionModel alone .*model is one'):
+    folder.open_model(model / 'unet')
+  (tmp_path / 'lora').mkdir()
+  (tmp_path / 'lora' / 'pytorch_lora_weights.safetensors').touch()
+  with pytest.raises(ValueError, match='lora is the folder of a LoRA: .*config.prior.lora'):
+    folder.open_model(tmp_path / 'lora')
+  (tmp_path / 'one').mkdir()
+  (tmp_path / 'one' / 'sd.safetensors').touch()
+  with pytest.raises(ValueError, match=r"but \['sd.safetensors'\]: give such a file"):
+    folder.open_model(tmp_path / 'one')
+  refiner = {'_class_name': 'StableDiffusionXLImg2ImgPipeline', 'requires_aesthetics_score': True, 'text_encoder': [None, None]}
+  edit(model / 'model_index.json', lambda v: v.update(refiner))
+  with pytest.raises(ValueError, match="XL's refiner"):
+    folder.open_model(model)
+  edit(model / 'model_index.json', lambda v: v.update(_class_name='FluxPipeline', requires_aesthetics_score=None))
+  with pytest.raises(ValueError, match='is a FluxPipeline'):
+    folder.open_model(model)
+
+
 def shards(home, tensors, n=3, stem='diffusion_pytorch_model'):
   """Write tensors as n shards and their index."""
   names = [f'{stem}-{i:05d}-of-{n:05d}.safetensors' for i in range(1, n + 1)]
@@ -225,19 +342,21 @@ def test_a_broken_folder_ends_in_one_line_that_names_file_and_remedy(model, faul
 
 
 @pytest.mark.parametrize('name', ['vae/diffusion_pytorch_model.safetensors', 'vae/config.json', 'vae', 'tokenizer'])
-def test_a_symlink_out_of_the_folder_is_refused_and_one_within_is_read(model, trees, name):
-  target = model / 'elsewhere'
-  (model / name).rename(target)
-  (model / name).symlink_to(target)
-  assert_same(load(folder.open_model(model), 'vae', trees['vae']), trees['vae'])
-  (model / name).unlink()
-  target.rename(model.parent / 'outside')
-  (model / name).symlink_to(model.parent / 'outside')
-  with pytest.raises(ValueError, match=r'leads out of the folder .*, to .*outside.*: put a copy'):
-    folder.open_model(model)
+def test_links_that_the_folder_holds_are_followed_wherever_they_lead(model, trees, name):
+  for target in (model / 'elsewhere', model.parent / 'outside'):
+    (model / name).rename(target)
+    (model / name).symlink_to(target)
+    assert_same(load(folder.open_model(model), 'vae', trees['vae']), trees['vae'])
+    (model / name).unlink()
+    target.rename(model / name)
+  if name != 'tokenizer':
+    shutil.move(model / name, model.parent / 'gone')
+    (model / name).symlink_to(model.parent / 'nowhere')
+    with pytest.raises(FileNotFoundError, match='nowhere|no folder'):
+      folder.open_model(model)
 
 
-def test_the_links_of_a_hugging_face_cache_are_followed_and_no_others(model, trees, tmp_path, published):
+def test_links_of_a_hugging_face_cache_are_followed_and_names_in_files_are_not(model, trees, tmp_path, published):
   repo = tmp_path / 'models--a--b'
   (repo / 'blobs').mkdir(parents=True)
   (repo / 'snapshots').mkdir()
@@ -250,11 +369,15 @@ def test_the_links_of_a_hugging_face_cache_are_followed_and_no_others(model, tre
   for name, tree in trees.items():
     assert_same(load(folder.open_model(model), name, tree), tree)
   shard = model / 'vae' / names[1]
-  shutil.copy(shard, tmp_path / 'outside')
+  shutil.copy(shard, tmp_path / 'outside.safetensors')
   shard.unlink()
-  shard.symlink_to(tmp_path / 'outside')
-  with pytest.raises(ValueError, match='leads out of the folder'):
-    load(folder.open_model(model), 'vae', trees['vae'])
+  shard.symlink_to(tmp_path / 'outside.safetensors')
+  assert_same(load(folder.open_model(model), 'vae', trees['vae']), trees['vae'])
+  index = model / 'vae' / 'diffusion_pytorch_model.safetensors.index.json'
+  for name in ('../../outside.safetensors', str(tmp_path / 'outside.safetensors')):
+    edit(index, lambda v, name=name: v['weight_map'].update(dict.fromkeys(v['weight_map'], name)))
+    with pytest.raises(ValueError, match='which is no .safetensors file beside it'):
+      folder.open_model(model)
 
 
 def test_hashes_of_a_folder_are_checked_when_given(model):
@@ -339,9 +462,56 @@ def test_a_single_file_is_its_parts_values_and_configs(tmp_path, name):
     assert unet.config_from_diffusers(found) == unet.config_from_diffusers(UNETS[name])
 
 
+ENCODERS = {'sd1': ['cond_stage_model.transformer'], 'sd2': ['cond_stage_model.model'],
+            'sdxl': ['conditioner.embedders.0.transformer', 'conditioner.embedders.1.model']}
+LEFT = ('text_model.embeddings.position_ids', 'embeddings.position_ids', 'transformer.text_model.embeddings.position_ids',
+        'logit_scale', 'embedding_manager.string_to_param_dict.x',
+        'embedding_manager.embedder.transformer.text_model.embeddings.position_ids',
+        'vision_model.post_layernorm.weight', 'visual_projection.weight', 'attn_mask')
+
+
+@pytest.mark.parametrize('name', UNETS)
+def test_what_trainings_leave_under_the_text_encoders_is_dropped_and_other_weights_are_not(tmp_path, name):
+  left = {f'{prefix}.{key}': one for encoder in ENCODERS[name] for prefix in (encoder, encoder.rpartition('.')[0]) for key in LEFT}
+  left |= {'embedding_manager.embedder.transformer.text_model.embeddings.position_ids': np.arange(9)[None]}
+  left |= {f'{ENCODERS[name][0]}.text_projection.weight': one, f'{ENCODERS[name][0].rpartition(".")[0]}.text_projection': one}
+  path, trees = single(tmp_path, name, lambda t: t | left)
+  parts = folder.open_model(path)
+  for part in ('text_encoder', 'text_encoder_2')[:len(ENCODERS[name])]:
+    assert_same(load(parts, part, trees[part]), trees[part])
+  for more in [f'{ENCODERS[name][-1]}.adapter.weight', f'{ENCODERS[name][-1].rpartition(".")[0]}.other.weight', 'other.weight']:
+    path, _ = single(tmp_path, name, lambda t, more=more: t | {more: one})
+    with pytest.raises(ValueError, match=r'(unused|no known part).*(adapter|other).weight'):
+      parts = folder.open_model(path)
+      for part in ('text_encoder', 'text_encoder_2')[:len(ENCODERS[name])]:
+        load(parts, part, trees[part])
+
+
+def test_what_trainings_leave_in_the_text_encoder_of_a_folder_is_dropped(model, trees, published):
+  left = {'text_model.embeddings.position_ids': np.arange(9)[None], 'logit_scale': one, 'text_projection.weight': one,
+          'embedding_manager.string_to_param_dict.x': one, 'vision_model.post_layernorm.weight': one}
+  safetensors.numpy.save_file(published['text_encoder'] | left, model / 'text_encoder' / file_of('text_encoder'))
+  assert_same(load(folder.open_model(model), 'text_encoder', trees['text_encoder']), trees['text_encoder'])
+
+
+@pytest.mark.parametrize('markers, metadata, predicted, pure', [
+    ((), {}, 'epsilon', None), (('v_pred',), {}, 'v_prediction', None), (('v_pred', 'ztsnr'), {}, 'v_prediction', True),
+    (('ztsnr',), {}, 'epsilon', True), ((), {'modelspec.prediction_type': 'v'}, 'v_prediction', None),
+    ((), {'modelspec.prediction_type': 'V-Prediction'}, 'v_prediction', None),
+    ((), {'modelspec.prediction_type': 'epsilon'}, 'epsilon', None),
+    (('v_pred',), {'modelspec.prediction_type': 'v'}, 'v_prediction', None),
+    (('v_pred',), {'modelspec.prediction_type': 'epsilon'}, None, None), ((), {'modelspec.prediction_type': 'flow'}, 'flow', None)])
+def test_a_single_files_signs_say_what_its_unet_predicts(tmp_path, markers, metadata, predicted, pure):
+  tensors, _ = in_one('sdxl')
+  path = tmp_path / 'x.safetensors'
+  safetensors.numpy.save_file(tensors | dict.fromkeys(markers, np.ones(0, np.float32)), path, metadata)
+  told = folder.open_model(path)['scheduler']
+  assert (told['prediction_type'], told.get('rescale_betas_zero_snr')) == (predicted, pure)
+
+
 @pytest.mark.parametrize('change, match', [
     (lambda t: t | {'lora_te.x': np.ones(1, np.float32)}, r"tensors of no known part: \['lora_te.x'\]"),
-    (lambda t: {k: v for k, v in t.items() if not k.startswith('cond_stage_model')}, r'text encoders \[\]'),
+    (lambda t: {k: v for k, v in t.items() if not k.startswith('cond_stage_model')}, r'the UNet and the autoencoder of'),
     (lambda t: {k: v for k, v in t.items() if not k.startswith('first_stage')}, r"'first_stage_model.encoder.conv_in.weight' is m"),
     (lambda t: t | {'model.diffusion_model.out.2.weight': np.ones(3, np.float32)}, r"diffusion_model.out.2.weight' is \(3,\)"),
     (lambda t: {'a': np.ones(1, np.float32)}, 'no known Stable Diffusion')])

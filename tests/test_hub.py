@@ -61,6 +61,14 @@ def test_half_precision_is_taken_where_there_is_nothing_else_and_a_revision_is_k
   assert asked == [('me/mine', 'abc')] * 2
 
 
+def test_a_variant_that_is_alone_is_taken(tmp_path, asked):
+  home = publish(tmp_path, 'me/mine')
+  (home / 'unet' / 'diffusion_pytorch_model.safetensors').rename(home / 'unet' / 'diffusion_pytorch_model.bf16.safetensors')
+  (home / 'unet' / 'diffusion_pytorch_model.non_ema.safetensors').unlink()
+  assert folder.open_model(hub.fetch('me/mine'))['unet'].file.name == 'diffusion_pytorch_model.bf16.safetensors'
+  assert len(asked) == 3
+
+
 def test_the_error_says_of_each_repository_why_it_failed(tmp_path, asked):
   first, second, *_ = hub.ALIASES['sd21-base']
   (tmp_path / 'remote' / second).mkdir(parents=True)

@@ -1,4 +1,7 @@
 """Stable Diffusion XL as a prior: two text encoders, a row for the whole prompt, and sizes. Random weights in its layout."""
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 from jaxdreamer import cameras
 from jaxdreamer.diffusion import guided
 from jaxdreamer.nn import clip, clip_tokens, unet
+from jaxdreamer.priors import latent
 from jaxdreamer.priors.sdxl import sdxl
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.types import Views
@@ -68,6 +72,30 @@ def test_predictions_are_the_networks_own_told_of_whole_pictures(model, prior):
   null = own(0. * text)
   np.testing.assert_allclose(eps, null + 3. * (own(text) - null), rtol=5e-3, atol=5e-4)
   assert np.abs(own(text.at[:, 77].set(0.)) - own(text)).max() > 1e-3
+
+
+@pytest.mark.parametrize('told, zeros', [(None, True), (False, False)])
+def test_the_empty_prompt_is_zeros_where_the_models_index_says_so(model, tmp_path, monkeypatch, told, zeros):
+  """The cache holds what the encoders made, for either."""
+  folder = shutil.copytree(model[0], tmp_path / 'model')
+  index = json.loads((folder / 'model_index.json').read_text())
+  del index['force_zeros_for_empty_prompt']
+  published.write_json(folder / 'model_index.json', index | ({} if told is None else {'force_zeros_for_empty_prompt': told}))
+  encoded = iter(((jnp.zeros((7, 77, 32)), jnp.zeros((7, 32)), jnp.ones((7, 77, 32))),
+                  (2. * jnp.ones((7, 24)), jnp.ones((7, 77, 48)))))
+  monkeypatch.setattr(latent, 'encode_text', lambda *_: next(encoded))
+  text = sdxl(path=str(folder), image_size=8).embed('a red mug')
+  assert (not text.null.any()) == (not text.negative.any()) == zeros and text.plain[0, 0] == 1. and text.plain[77, 0] == 2.
+
+
+def test_what_a_single_file_says_is_read_and_the_option_goes_before_it(model):
+  folder, _ = model
+  assert sdxl(path=str(folder), image_size=8, prediction='v_prediction').predicted == 'v_prediction'
+  with pytest.raises(ValueError, match='config.prior.sdxl.prediction='):
+    sdxl(path=str(folder), prediction='v')
+  with pytest.raises(ValueError, match='does not say .*config.prior.sdxl.prediction takes'):
+    latent.predicting({'prediction_type': None}, '', path='x', section='config.prior.sdxl')
+  assert latent.predicting({'prediction_type': None}, 'epsilon', path='x', section='s')['prediction_type'] == 'epsilon'
 
 
 def test_other_models_are_refused(model, tmp_path):

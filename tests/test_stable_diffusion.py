@@ -14,7 +14,8 @@ from flax.traverse_util import flatten_dict
 from jaxdreamer import cameras, prompts
 from jaxdreamer.diffusion import bcast, diffuse
 from jaxdreamer.estimators.vsd import vsd
-from jaxdreamer.nn import clip_tokens, lora, unet, vae
+from jaxdreamer.nn import clip_tokens, lora, safe_files, unet, vae
+from jaxdreamer.priors import latent
 from jaxdreamer.priors.latent import schedule_of
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 
@@ -49,6 +50,45 @@ def test_the_tokenizer_merges_cuts_and_pads(tmp_path):
   assert ids[2].tolist() == [start] + [words['red</w>']] * 75 + [end]
   published.write_tokenizer(tmp_path, pad={'content': '!', 'lstrip': False})
   assert clip_tokens.load(tmp_path)([''])[0].tolist() == [start, end] + [words['!']] * 75
+
+
+@pytest.mark.parametrize('pad', ['<|endoftext|>', '!'])
+def test_both_published_forms_of_a_tokenizer_give_the_same_ids(tmp_path, pad):
+  texts = ['A  red MUG!', '', "the mug's 12 reds", 'naïve café']
+  words = published.write_tokenizer(tmp_path / 'old', pad=pad)
+  published.write_new_tokenizer(tmp_path / 'new', pad=pad)
+  new = tmp_path / 'new' / 'tokenizer.json'
+  np.testing.assert_array_equal(clip_tokens.load(tmp_path / 'new')(texts), clip_tokens.load(tmp_path / 'old')(texts))
+  told = json.loads(new.read_text())
+  told['model']['merges'] = list(published.MERGES)                  # as releases before 5 wrote them
+  new.write_text(json.dumps(told))
+  np.testing.assert_array_equal(clip_tokens.load(tmp_path / 'new')(texts), clip_tokens.load(tmp_path / 'old')(texts))
+  published.write_new_tokenizer(tmp_path / 'new', pad=pad, more=['<cat-toy>'])
+  ids = clip_tokens.load(tmp_path / 'new')(['a <cat-toy>'])[0]
+  assert ids[:3].tolist() == [words['<|startoftext|>'], words['a</w>'], len(words)]
+
+
+def test_the_map_of_special_tokens_says_what_pads_where_two_files_differ(tmp_path):
+  """As in transformers: Stable Diffusion 2.1 is published with both, and was trained on the map's."""
+  words = published.write_tokenizer(tmp_path, pad='!')
+  published.write_json(tmp_path / 'tokenizer_config.json', {'pad_token': '<|endoftext|>', 'model_max_length': 77})
+  assert clip_tokens.load(tmp_path)([''])[0, 2] == words['!']
+
+
+def test_words_of_views_are_kept_and_one_warning_says_what_was_lost(model, monkeypatch):
+  folder, _ = model
+  rows = lambda network, part, ids: (jnp.tile(ids[..., None] * 1., 32), jnp.zeros((len(ids), 32)), None)
+  monkeypatch.setattr(latent, 'encode_text', rows)
+  with pytest.warns(UserWarning, match='cut at letter') as said:
+    text = stable_diffusion(path=str(folder), image_size=8).embed('red mug ' * 45 + 'zebra')
+  assert len([w for w in said if 'cut at letter' in str(w.message)]) == 1 and "zebra'" in str(said[0].message)
+  assert len({np.asarray(row).tobytes() for row in (*text.views, text.plain)}) == 5
+  tokenize = clip_tokens.load(folder / 'tokenizer')
+  with pytest.warns(UserWarning, match='cut'):
+    rows = tokenize(prompts.view_prompts('red ' * 90), ends=prompts.ENDS)
+  for row, end in zip(rows, tokenize(prompts.ENDS)):
+    count = int((end != end[-1]).sum()) - 1                         # without the start
+    assert row[76 - count:76].tolist() == end[1:1 + count].tolist() and row[75 - count] == row[1]
 
 
 def test_a_broken_tokenizer_is_named(tmp_path):
@@ -101,7 +141,7 @@ def test_text_is_embedded_once(model, monkeypatch):
   np.testing.assert_array_equal(first.null, first.negative)
   assert np.abs(first.plain - first.null).max() > 1e-3 and np.abs(first.views[0] - first.views[1]).max() > 1e-3
   with monkeypatch.context() as m:
-    m.setattr(clip_tokens, 'load', lambda folder: pytest.fail('embedded twice'))
+    m.setattr(latent, 'encode_text', lambda *_: pytest.fail('embedded twice'))
     again = prior.embed('a red mug')
   jax.tree.map(np.testing.assert_array_equal, first, again)
   assert np.abs(prior.embed('a red mug', 'blurry').negative - first.null).max() > 1e-3
@@ -136,11 +176,71 @@ def test_vsd_trains_a_lora_and_the_whole_way_in_of_the_camera_that_the_frozen_mo
 
 @pytest.mark.parametrize('change, said', [
   ({'beta_schedule': 'squaredcos_cap_v2'}, 'squaredcos_cap_v2'), ({'prediction_type': 'flow_prediction'}, 'flow_prediction'),
-  ({'rescale_betas_zero_snr': True}, 'rescale_betas_zero_snr'), ({'flux': 1}, 'flux'), ({'trained_betas': [.1]}, 'trained_betas')])
+  ({'use_flow_sigmas': True}, 'use_flow_sigmas'), ({'trained_betas': [.1]}, 'trained_betas'), ({'beta_end': 1.2}, 'beta_end'),
+  ({'timestep_type': 'continuous'}, 'timestep_type'), ({'variance_type': 'learned_range'}, 'variance_type'),
+  ({'_class_name': 'CogVideoXDDIMScheduler', 'snr_shift_scale': 3.}, 'snr_shift_scale')])
 def test_a_scheduler_that_asks_for_more_is_refused(change, said):
   schedule_of(published.SCHEDULER)
   with pytest.raises(ValueError, match=said):
     schedule_of(published.SCHEDULER | change)
+
+
+@pytest.mark.parametrize('told', [
+  {'_class_name': 'FlowMatchEulerDiscreteScheduler', 'shift': 3., 'num_train_timesteps': 1000},
+  {'_class_name': 'EDMEulerScheduler', 'sigma_data': .5, 'prediction_type': 'v_prediction'},
+  {'_class_name': 'IPNDMScheduler', 'num_train_timesteps': 1000, 'trained_betas': None}])
+def test_a_scheduler_without_betas_is_refused(told):
+  with pytest.raises(ValueError, match='forward process'):
+    schedule_of(told)
+
+
+# What each sampler adds to the fields of the forward process, as diffusers 0.42 saves it.
+SAMPLERS = {
+  'DDIMScheduler': {'clip_sample_range': 1., 'dynamic_thresholding_ratio': .995, 'thresholding': True,
+                    'timestep_spacing': 'leading'},
+  'PNDMScheduler': {'skip_prk_steps': True, 'set_alpha_to_one': False, 'steps_offset': 1},
+  'LMSDiscreteScheduler': {'use_beta_sigmas': False, 'use_exponential_sigmas': True, 'use_karras_sigmas': False},
+  'EulerDiscreteScheduler': {'final_sigmas_type': 'zero', 'interpolation_type': 'linear', 'sigma_max': None, 'sigma_min': None,
+                             'timestep_type': 'discrete', 'use_beta_sigmas': True},
+  'KDPM2AncestralDiscreteScheduler': {'use_exponential_sigmas': False, 'steps_offset': 0},
+  'HeunDiscreteScheduler': {'clip_sample': False, 'use_beta_sigmas': False},
+  'DPMSolverMultistepScheduler': {'algorithm_type': 'sde-dpmsolver++', 'lambda_min_clipped': -np.inf, 'variance_type': None,
+                                  'use_flow_sigmas': False, 'flow_shift': 1., 'use_dynamic_shifting': False, 'use_lu_lambdas': True,
+                                  'time_shift_type': 'exponential'},
+  'DEISMultistepScheduler': {'solver_type': 'logrho', 'use_flow_sigmas': False},
+  'UniPCMultistepScheduler': {'disable_corrector': [0, 1], 'predict_x0': True, 'solver_p': None, 'shift_terminal': None,
+                              'sigma_max': None},
+  'LCMScheduler': {'original_inference_steps': 50, 'timestep_scaling': 10.},
+  'TCDScheduler': {'eta_of_tomorrow': [None, {}]}}
+
+
+@pytest.mark.parametrize('name', SAMPLERS)
+def test_no_field_of_a_sampler_refuses_a_model(tmp_path, name):
+  published.write_json(tmp_path / 'scheduler_config.json', {'_class_name': name, '_diffusers_version': '0.42.1', **SAMPLERS[name],
+                                                            **published.FORWARD, 'prediction_type': 'v_prediction'})
+  forward = schedule_of(safe_files.read_json(tmp_path / 'scheduler_config.json'))
+  assert (forward.steps, forward.predicted) == (1000, 'v_prediction')
+  bar = np.cumprod(1. - np.linspace(.00085 ** .5, .012 ** .5, 1000) ** 2)
+  np.testing.assert_allclose(forward.schedule.alpha(jnp.array([0., .5, 1.])) ** 2, [bar[0], (bar[499] * bar[500]) ** .5, bar[999]],
+                             rtol=1e-4)
+
+
+def test_what_a_scheduler_leaves_out_is_its_own_classs():
+  for told, last in (({}, 4e-5), ({'_class_name': 'HeunDiscreteScheduler'}, 1.6e-3),
+                     ({'_class_name': 'LCMScheduler', 'beta_start': None}, 4.66e-3)):
+    assert schedule_of(told).schedule.alpha(jnp.ones(())) ** 2 == pytest.approx(last, rel=.05)
+
+
+def test_zero_snr_and_given_betas_are_served():
+  """Lin et al. (2023), Algorithm 1, as they write it."""
+  betas = np.linspace(.00085 ** .5, .012 ** .5, 1000) ** 2
+  root = np.sqrt(np.cumprod(1. - betas))
+  wanted = (root - root[-1]) * root[0] / (root[0] - root[-1])
+  for told in ({}, {'trained_betas': betas.tolist(), 'beta_start': .1}):
+    schedule = schedule_of(published.SCHEDULER | told | {'rescale_betas_zero_snr': True}).schedule
+    got = np.asarray(schedule.alpha(jnp.arange(1000) / 999.))
+    np.testing.assert_allclose(got[:-1], wanted[:-1], rtol=1e-3)
+    assert 0. < got[-1] < 1e-3 and schedule.sigma(jnp.ones(())) > .999999
 
 
 def test_a_model_that_predicts_the_sample_is_served():

@@ -13,12 +13,13 @@ PACKAGE = ROOT / 'jaxdreamer'
 # Data flows down this list: a module imports only from above itself, or from its own folder.
 ORDER = '''
   configs types seeds diffusion volume cameras prompts corpus nn toybox scenes render regularizers priors baselines sampling
-  estimators optim train_step checkpoints metrics moments outputs options build retrieval laboratory clip_score cli evaluate loop
+  estimators optim train_step checkpoints metrics moments outputs options showing places build runs retrieval laboratory clip_score
+  cli evaluate loop
 '''.split()
 COMMANDS = 'train variance playground generate export doctor toybox.train_prior toybox.train_geometry'.split()
 ABSL = ['cli', 'evaluate', *COMMANDS]
 # These read the config; everything above build.py takes values. (In nn, a config is a published network's config.json.)
-CONFIG_READERS = ['options', 'build', 'laboratory', 'clip_score', 'cli', 'evaluate', 'loop', *COMMANDS]
+CONFIG_READERS = ['options', 'places', 'build', 'runs', 'laboratory', 'clip_score', 'cli', 'evaluate', 'loop', *COMMANDS]
 LINES = 400
 LINES_OF_AN_ESTIMATOR = 150
 CATALOGUES = {'toybox.world': 750}       # one shape after another

@@ -2,7 +2,7 @@
 images [N, H, W, 3] in [0, 1]) -> disparity [N, h, w] or unit normals [N, h, w, 3] (x right, y up, z towards the camera).
 
 `path` '' is the toybox's own; else a published one: a folder of Depth Anything or DPT-Hybrid in transformers' layout, config.json
-beside model.safetensors (for normals with head_channels 3), or MiDaS's or Omnidata's DPT-Hybrid in one safetensors file, made
+beside its weights (for normals with head_channels 3), or MiDaS's or Omnidata's DPT-Hybrid in one safetensors file, made
 of its authors' pickle by the command in nn/safe_files.py. They see `size` pixels: 224 is enough for a
 correlation, and several times cheaper than what the checkpoints were trained on.
 """
@@ -13,7 +13,7 @@ from typing import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxdreamer.nn import depth_anything, dinov2, dpt, interpolate, midas, safe_files
+from jaxdreamer.nn import depth_anything, dinov2, dpt, folder, interpolate, midas, safe_files
 from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.toybox import geometry
 
@@ -52,7 +52,7 @@ def hybrid(path: str, option: str, *, channels: int) -> tuple[dpt.DPTForDepthEst
   if path.is_file():
     config, file, rows = midas.config(path), path, midas.MIDAS_RENAME
   else:
-    config, file, rows = dpt.config_from_transformers(read_config(path, option)), path / 'model.safetensors', ()
+    config, file, rows = dpt.config_from_transformers(read_config(path, option)), folder.weights_in(path, 'model'), ()
   if config.head_channels != channels:
     raise ValueError(f'{option}={os.fspath(path)!r}: its output has {config.head_channels} channels, {channels} are wanted; a '
                      'config.json says them in "head_channels"')
@@ -67,7 +67,7 @@ def depth(path: str, *, size: int) -> tuple[Callable, Callable]:
   config = {} if pathlib.Path(path).is_file() else read_config(path, option)
   if config.get('model_type') == 'depth_anything':
     network = depth_anything.DepthAnythingForDepthEstimation(depth_anything.config_from_transformers(config))
-    return through(network, pathlib.Path(path) / 'model.safetensors', dinov2.DINOV2_RENAME, size=size,
+    return through(network, folder.weights_in(pathlib.Path(path), 'model'), dinov2.DINOV2_RENAME, size=size,
                    multiple=network.config.backbone_config.patch_size, normalisation='imagenet')
   return through(*hybrid(path, option, channels=1), size=size, multiple=32, normalisation='midas')
 

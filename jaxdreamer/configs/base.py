@@ -50,13 +50,16 @@ def get_config():
     },
     'prior': {
       'name': 'toybox', 'path': '',              # of a folder or file of weights; '' is the shipped file
+      'lora': '', 'lora_scale': 1.,              # a LoRA file beside a published model, of kohya's or diffusers' layout
       'hub': '',                                 # or: fetch an alias of jaxdreamer/nn/hub.py, or OWNER/NAME[@REVISION], of the hub
       'toybox': {'camera': True},                # camera False: view words alone
       'empirical': {'images': 512, 'bandwidth': .15},
       'mvdream': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'sha256': '', 'sample': False},  # as below
-      'sdxl': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'tokenizer_2': '', 'sha256': '', 'sample': False},
+      'sdxl': {'image_size': 64, 'dtype': 'bfloat16', 'prediction': '', 'tokenizer': '', 'tokenizer_2': '', 'sha256': '',
+               'sample': False},
       'stable_diffusion': {'image_size': 64, 'dtype': 'bfloat16',          # pixels of the render, enlarged to the model's own
-                           'prediction': '', 'tokenizer': '', 'sha256': '',        # for single files, which do not hold them
+                           'prediction': '',     # '' is what the model says, else 'epsilon', 'v_prediction' or 'sample'
+                           'tokenizer': '', 'sha256': '',        # for single files, which do not hold them
                            'sample': False},             # True: latents drawn from the autoencoder's posterior, else its mean
     },
     'estimator': {

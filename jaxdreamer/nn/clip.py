@@ -24,9 +24,11 @@ from jaxtyping import Array, Float, Int
 ACTIVATIONS = {'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
                'gelu': lambda x: nn.gelu(x, approximate=False)}
 
-# For weights.load: older files prefix every key, and carry the positions 0..L-1 as a tensor.
-CLIP_RENAME = ((r'^text_model\.', ''), (r'^embeddings\.position_ids$', None))
-TEXT_PROJECTION_RENAME = ((r'^(vision_model|visual_projection)\.|^logit_scale$|\.position_ids$', None),)
+# For weights.load: older files prefix every key, and carry the positions 0..L-1 as a tensor; some hold both towers, or what a
+# training left.
+LEFT_OVER = r'^(vision_model|visual_projection|embedding_manager)\.|(^|\.)(position_ids|logit_scale|logit_bias)$'
+CLIP_RENAME = ((LEFT_OVER + r'|^text_projection(\.weight)?$', None), (r'^text_model\.', ''))
+TEXT_PROJECTION_RENAME = ((LEFT_OVER, None),)
 
 # transformers' defaults where they are not ours: a config.json may leave out what equals them.
 LEFT_OUT = dict(hidden_size=512, intermediate_size=2048, num_attention_heads=8, projection_dim=512)

@@ -4,19 +4,20 @@
     network = unet.UNet2DCondition(unet.config_from_diffusers(parts['unet'].config))
     params = load_part(parts['unet'], jax.eval_shape(network.init, ...)['params'], dtype=jnp.bfloat16)
 
-A folder holds model_index.json, {name: [library, class]}, and a subfolder of every name. Its files may be symlinks within
-the folder or into the blobs of the Hugging Face cache it lies in, nowhere else. Of several weights files the plain one is
-read, else the half precision one, else the shards of an index. A safety checker and its feature extractor are left alone.
-FileNotFoundError or ValueError, in one line, names the file and the remedy.
+A folder holds model_index.json, {name: [library, class]}, and a subfolder of every name. Its files and subfolders may be links,
+as those of the Hugging Face cache; what a file names stays in the file's own folder. Of several weights files the plain one is
+read, else the half precision one, else the shards of an index, else the one variant there is. A safety checker and its feature
+extractor are left alone. FileNotFoundError or ValueError, in one line, names the file and the remedy.
 """
 import os
 import pathlib
+import re
 from typing import Any, Mapping, NamedTuple
 
 import jax
 from jaxtyping import PyTree
 
-from jaxdreamer.nn import safe_files, single_file, tensors, weights
+from jaxdreamer.nn import foreign, safe_files, single_file, tensors, weights
 from jaxdreamer.nn.clip import CLIP_RENAME, TEXT_PROJECTION_RENAME
 from jaxdreamer.nn.vae import VAE_RENAME
 
@@ -30,20 +31,25 @@ TOKENIZERS = ('CLIPTokenizer', 'CLIPTokenizerFast')
 REQUIRED = ('unet', 'vae', 'text_encoder', 'scheduler', 'tokenizer')
 LEFT_ALONE = ('safety_checker', 'feature_extractor', 'image_encoder')
 NAMES = ('{}.safetensors', '{}.fp16.safetensors', '{}.safetensors.index.json', '{}.safetensors.index.fp16.json')
+VARIANT = r'{0}\.[\w-]+\.safetensors|{0}\.safetensors\.index\.[\w-]+\.json|{0}\.[\w-]+\.safetensors\.index\.json'
+SHARDED = r'-\d+-of-\d+(\.|$)'
 INDEX = 'model_index.json'
+SETTINGS = ('force_zeros_for_empty_prompt',)             # of model_index.json itself, that decide what a prior does
 
 
 class Part(NamedTuple):
-  """A network of the model: its config.json, the file or index for weights.load (None: shapes alone, of blueprints.py), and
-  the rows that read it."""
+  """A network of the model: its config.json, the file or index for weights.load (None: shapes alone, of blueprints.py), the
+  rows that read it, and what lora_files.py adds to its weights, {published key: LowRank}."""
   config: dict
   file: pathlib.Path | None
   rename: tuple
+  changes: Mapping[str, Any] = {}
 
 
 def open_model(path: str | os.PathLike, *, sha256: str | Mapping[str, str] | None = None) -> dict[str, Any]:
-  """{name as in model_index.json: Part}, but under 'scheduler' its config, a dict, and under 'tokenizer' or
-  'tokenizer_2' its folder, a path. One file holds no tokenizer, and its scheduler is inferred: single_file.py says how.
+  """{name as in model_index.json: Part}, but under 'scheduler' its config, a dict, under 'tokenizer' or 'tokenizer_2' its
+  folder, a path, and those of SETTINGS that are told. One file holds no tokenizer, and its scheduler is inferred:
+  single_file.py says how.
 
   `sha256` is the hash of the one file, or {path below the folder, with /: hash} of every weights file that is read.
   """
@@ -61,18 +67,22 @@ def load_part(part: Part, like: PyTree, *, dtype: Any, sharding: PyTree = None) 
   """The parameters of a part, shaped as `like`; dtype, sharding and errors as weights.load's. Without a file, their shapes."""
   if part.file is None:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), like)
-  return weights.load(part.file, like, rename=part.rename, dtype=dtype, sharding=sharding)
+  return weights.load(part.file, like, rename=part.rename, dtype=dtype, sharding=sharding,
+                      changes={key: change.tensor for key, change in part.changes.items()})
 
 
 def from_folder(folder: pathlib.Path, sha256: str | Mapping[str, str] | None) -> dict[str, Any]:
   """The parts of a folder; see `open_model`."""
   if isinstance(sha256, str):
     raise ValueError(f'{folder}: one sha256 cannot vouch for a folder, give {{path below it: sha256}} of every weights file')
-  index = json_in(folder, folder / INDEX)
+  if not os.path.lexists(folder / INDEX) and (found := foreign.folder(folder)):
+    raise ValueError(f'{folder} {found}')
+  index = safe_files.read_json(folder / INDEX)
   entries = {name: entry for name, entry in index.items()
              if not name.startswith('_') and isinstance(entry, list) and any(entry) and name not in LEFT_ALONE}
   if absent := [name for name in REQUIRED if name not in entries]:
-    raise ValueError(f'{folder / INDEX} lists no {safe_files.listed(absent)}: it is no Stable Diffusion, or is incomplete')
+    raise ValueError(f'{folder / INDEX} lists no {safe_files.listed(absent)}: it '
+                     + (foreign.index(index) or 'is no Stable Diffusion, or is incomplete'))
   parts = {name: part_of(folder, name, entry) for name, entry in entries.items()}
   if sha256 is not None:
     files = [file for part in parts.values() if isinstance(part, Part)
@@ -82,7 +92,7 @@ def from_folder(folder: pathlib.Path, sha256: str | Mapping[str, str] | None) ->
       raise ValueError(f'{folder}: sha256 says nothing of {safe_files.listed(unknown)}')
     for file, name in names.items():
       safe_files.check_hash(file, sha256[name])
-  return parts
+  return parts | {name: bool(index[name]) for name in SETTINGS if name in index}
 
 
 def part_of(folder: pathlib.Path, name: str, entry: list) -> Part | dict | pathlib.Path:
@@ -91,35 +101,38 @@ def part_of(folder: pathlib.Path, name: str, entry: list) -> Part | dict | pathl
   home = folder / name
   known = (*CLASSES.get(name, ()), *(TOKENIZERS if name in ('tokenizer', 'tokenizer_2') else ()))
   if name == 'scheduler' and library == 'diffusers' and isinstance(cls, str):
-    return json_in(folder, home / 'scheduler_config.json')
+    return safe_files.read_json(home / 'scheduler_config.json')
   if cls not in known:
     raise ValueError(f'{folder / INDEX}: the part {name!r} is {str(entry)[:200]}; known are '
                      f'{[*known] or "no classes of that name"}')
   if not home.is_dir():
     raise FileNotFoundError(f'no folder {home}, though {INDEX} lists it: download that part of the model too')
   if cls in TOKENIZERS:
-    return safe_files.contained(home, folder)
-  config = json_in(folder, home / 'config.json')
-  says = config.get('_class_name', config.get('architectures', cls))
+    return home
+  config = safe_files.read_json(home / 'config.json')
+  says = config.get('_class_name') or config.get('architectures') or cls
   if says not in (cls, [cls]):
     raise ValueError(f'{home / "config.json"} is of {str(says)[:200]}, {INDEX} says {cls}: the two are of different models')
-  return Part(config, weights_in(folder, home, 'model' if 'text' in name else 'diffusion_pytorch_model'), CLASSES[name][cls])
+  return Part(config, weights_in(home, 'model' if 'text' in name else 'diffusion_pytorch_model'), CLASSES[name][cls])
 
 
-def json_in(folder: pathlib.Path, path: pathlib.Path) -> dict:
-  """A JSON file that lies in the folder."""
-  return safe_files.read_json(safe_files.contained(path, folder))
-
-
-def weights_in(folder: pathlib.Path, home: pathlib.Path, stem: str) -> pathlib.Path:
-  """The weights file of a part, in the order of NAMES."""
+def weights_in(home: pathlib.Path, stem: str) -> pathlib.Path:
+  """The weights file of a part, in the order of NAMES, else the one variant that lies there; its shards are all there."""
   names = [name.format(stem) for name in NAMES]
   found = [home / name for name in names if os.path.lexists(home / name)]
-  if found:
-    safe_files.contained(found[0], folder)
-    safe_files.regular(found[0]).close()
-    return found[0]
-  pickles = sorted(p for p in home.iterdir() if p.suffix.lower() in safe_files.PICKLES)
+  there = sorted(p.name for p in home.iterdir())
+  variants = [name for name in there if re.fullmatch(VARIANT.format(re.escape(stem)), name) and not re.search(SHARDED, name)]
+  if not found and len(variants) > 1:
+    raise ValueError(f'{home} holds several variants of its weights, {variants}: keep one there, or name it {names[0]}')
+  if found or variants:
+    file = (found or [home / name for name in variants])[0]
+    for shard in tensors.files_of(file):
+      with safe_files.regular(shard) as opened:
+        head = opened.read(safe_files.HEAD)
+      if head[8:9] != b'{' and (said := safe_files.what_is(head)):
+        raise ValueError(f'{shard} is no valid safetensors file: it {said}')
+    return file
+  pickles = [name for name in there if pathlib.Path(name).suffix.lower() in safe_files.PICKLES]
   if pickles:
-    raise ValueError(safe_files.pickle_refusal(pickles[0]))
-  raise FileNotFoundError(f'no weights in {home}: download one of {names} there')
+    raise ValueError(safe_files.pickle_refusal(home / pickles[0]))
+  raise FileNotFoundError(f'no weights in {home}: download one of {names} there; it holds {safe_files.listed(there)}')

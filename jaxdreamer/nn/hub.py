@@ -15,8 +15,9 @@ ALIASES = {
     'sdxl': ('stabilityai/stable-diffusion-xl-base-1.0',),
 }
 NETWORKS = {'unet': 'diffusion_pytorch_model', 'vae': 'diffusion_pytorch_model', 'text_encoder': 'model', 'text_encoder_2': 'model'}
-DESCRIPTION = ('*.json', '*/merges.txt')                 # configs, vocabularies, the indices of shards
-WEIGHTS = ('{}/{}.safetensors', '{}/{}-*-of-*.safetensors'), ('{}/{}.fp16.safetensors', '{}/{}.fp16-*-of-*.safetensors')
+DESCRIPTION = ('*.json', '*/merges.txt')                 # configs, vocabularies, tokenizers, the indices of shards
+WEIGHTS = (('{}/{}.safetensors', '{}/{}-*-of-*.safetensors'), ('{}/{}.fp16.safetensors', '{}/{}.fp16-*-of-*.safetensors'),
+           ('{}/{}.*.safetensors',))                     # then any variant that a repository has alone
 
 
 def fetch(model: str) -> str:
@@ -40,7 +41,8 @@ def fetch(model: str) -> str:
 
 
 def snapshot(download: Callable, repository: str) -> str:
-  """The folder of a repository, once it reads as a model: with its plain weights, or else those of half precision."""
+  """The folder of a repository, once it reads as a model: with its plain weights, else those of half precision, else another
+  variant's."""
   name, _, revision = repository.partition('@')
   for kind in WEIGHTS:
     patterns = [*DESCRIPTION, *(p.format(part, stem) for part, stem in NETWORKS.items() for p in kind)]

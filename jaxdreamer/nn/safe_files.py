@@ -1,15 +1,23 @@
-"""Files from strangers: opened, parsed, hashed and kept in their folder, so that none can hang, run code or fill memory.
+"""Files from strangers: opened, parsed and hashed, so that none can hang, run code or fill memory.
 
 FileNotFoundError where nothing is, ValueError for all else, in one line that names the file and the cause.
 """
+import functools
 import hashlib
 import json
 import os
 import pathlib
+import re
 from typing import BinaryIO, Iterable
 
 MAX_JSON = 4 * 2 ** 20                   # bytes
+HEAD = 1024                              # bytes of a file, by which one may see what it is
 LISTED = 100                             # names in an error
+SAFETENSORS = 'give the .safetensors files of the model'
+KINDS = ((b'GGUF', 'a GGUF file, of quantised weights', SAFETENSORS), (b'\x1f\x8b', 'a gzip archive', 'unpack it'),
+         (b'7z\xbc\xaf', 'a 7z archive', 'unpack it'), (b'Rar!', 'a RAR archive', 'unpack it'),
+         (b'\x89HDF', 'an HDF5 file', SAFETENSORS), (b'\x89PNG', 'a picture', SAFETENSORS),
+         (b'\xff\xd8\xff', 'a picture', SAFETENSORS))
 PICKLES = ('.bin', '.ckpt', '.pt', '.pth', '.pkl')
 CONVERT = ('python -c "import sys, torch; from safetensors.torch import save_file; '
            "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
@@ -32,8 +40,9 @@ def regular(path: pathlib.Path) -> BinaryIO:
   return path.open('rb', buffering=0)
 
 
-def parsed(path: pathlib.Path, text: bytes) -> dict:
-  """A JSON object. Repeated names, NaN, and nesting deeper than Python's stack are refused."""
+def parsed(path: pathlib.Path, text: bytes, *, strict: bool = True) -> dict:
+  """A JSON object. Repeated names and nesting deeper than Python's stack are refused; `strict` refuses NaN and infinities too,
+  and the byte-order mark, which are no JSON, though Python and Windows write them into configs."""
   def unique(pairs):
     table = dict(pairs)
     if len(table) != len(pairs):
@@ -44,38 +53,71 @@ def parsed(path: pathlib.Path, text: bytes) -> dict:
     raise ValueError(f'{name} is no JSON')
 
   try:
-    value = json.loads(text.decode(), object_pairs_hook=unique, parse_constant=constant)
+    value = json.loads(text.decode('utf-8' if strict else 'utf-8-sig'), object_pairs_hook=unique,
+                       parse_constant=constant if strict else None)
   except (ValueError, RecursionError) as error:
     cause = 'nested too deep' if isinstance(error, RecursionError) else ' '.join(str(error).split())[:200]
-    raise ValueError(f'{path} holds no valid JSON ({cause}): download it again') from None
+    found = what_is(text[:HEAD])
+    words = '' if strict or text.lstrip()[:1] in (b'{', b'[') else words_of(text[:HEAD])
+    cause += f'; it begins with the text {words!r}' if words else ''
+    raise ValueError(f'{path} {found}' if found else f'{path} holds no valid JSON ({cause}): download it again') from None
   if not isinstance(value, dict):
     raise ValueError(f'{path} holds no JSON object: download it again')
   return value
 
 
-def read_json(path: str | os.PathLike) -> dict:
-  """The object in a JSON file of at most MAX_JSON bytes."""
+def read_json(path: str | os.PathLike, *, limit: int = MAX_JSON) -> dict:
+  """The object in a JSON file of at most `limit` bytes, as Python's json writes it."""
   path = pathlib.Path(path)
   with regular(path) as file:
-    text = file.read(MAX_JSON + 1)
-  if len(text) > MAX_JSON:
-    raise ValueError(f'{path} is larger than the {MAX_JSON} bytes of JSON that are read')
-  return parsed(path, text)
+    text = file.read(limit + 1)
+  if len(text) > limit:
+    raise ValueError(f'{path} is larger than the {limit} bytes of JSON that are read')
+  return parsed(path, text, strict=False)
 
 
-def contained(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
-  """`path`, if what it leads to lies in `folder`, or in the store of a Hugging Face cache whose snapshot `folder` is."""
-  home, target = (pathlib.Path(os.path.realpath(p)) for p in (folder, path))
-  homes = [home, *(p.parent.parent / 'blobs' for p in (home, *home.parents) if p.parent.name == 'snapshots')]
-  if not any(target.is_relative_to(h) for h in homes):
-    raise ValueError(f'{path} leads out of the folder {folder}, to {target}: put a copy of the file in its place')
-  return path
+def what_is(head: bytes) -> str:
+  """What a file is that begins so, and what to do, where it is something else than one wants: to follow its path. '' where
+  nothing tells."""
+  if not head.strip(b'\0'):
+    return 'is empty: download it again'
+  if head.startswith(b'version https://git-lfs'):
+    size = re.search(rb'^size (\d+)', head, re.MULTILINE)
+    return ('is a git-lfs pointer to the file, not the file' + (f' of {int(size[1]):,} bytes' if size else '')
+            + ": run 'git lfs pull' in the clone, or download the file itself")
+  text = head.decode('utf-8-sig', 'replace').lstrip()
+  if re.match(r'<(!doctype|html|head|body|\?xml|!--)', text, re.IGNORECASE):
+    title = re.search(r'<title[^>]*>(.*?)</title', text, re.IGNORECASE | re.DOTALL)
+    return ('is a web page' + (f' ({" ".join(title[1].split())[:80]!r})' if title else '')
+            + ', not the file: the download led to a page that asks or refuses; log in or accept the licence there, and take the '
+            'link to the file itself')
+  for mark, kind, remedy in KINDS:
+    if head.startswith(mark):
+      return f'is {kind}: {remedy}'
+  return ''
+
+
+def words_of(head: bytes) -> str:
+  """The first line of a file that is a text, as of a server that refused; '' of any other."""
+  line = (head.splitlines() or [b''])[0][:60]
+  return line.decode() if len(line) >= 8 and all(32 <= byte < 127 for byte in line) else ''
 
 
 def sha256_of(path: str | os.PathLike) -> str:
   """The file's SHA-256, 64 hexadecimal digits."""
   with regular(pathlib.Path(path)) as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def known_sha256(path: str | os.PathLike) -> str:
+  """`sha256_of`, computed once for a file that does not change meanwhile: to know a file again, not to vouch for it."""
+  state = os.stat(path)
+  return _sha256_of_state(os.path.realpath(path), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256_of_state(path: str, *state: int) -> str:
+  return sha256_of(path)
 
 
 def check_hash(path: str | os.PathLike, sha256: str) -> None:

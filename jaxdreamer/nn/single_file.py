@@ -8,13 +8,14 @@
 `parts` infers each part's config, in diffusers' and transformers' terms, from the shapes of the tensors, and the rows for
 weights.load that read it. What shapes do not tell is the family's: heads, activations, groups of the norms.
 An SD 2.x text encoder comes without its last layer, as the UNet was trained on the one before. Shapes do not tell
-either whether a UNet predicts eps or v: that of SD 1.x and SDXL is taken to be eps, that of SD 2.x is left None.
-ValueError, in one line, for every other layout.
+either whether a UNet predicts eps or v: where neither a marker key (v_pred, ztsnr) nor the metadata (modelspec.prediction_type)
+does, that of SD 1.x and SDXL is taken to be eps, that of SD 2.x is left None, as where the two contradict each other.
+ValueError, in one line, for every other layout, says what the file is instead.
 """
 import re
 from typing import Any
 
-from jaxdreamer.nn import safe_files
+from jaxdreamer.nn import foreign, safe_files
 from jaxdreamer.nn.clip import CLIP_RENAME
 from jaxdreamer.nn.mvdream import MVDREAM_RENAME
 from jaxdreamer.nn.tensors import Tensors
@@ -22,8 +23,16 @@ from jaxdreamer.nn.tensors import Tensors
 UNET, VAE = 'model.diffusion_model.', 'first_stage_model.'
 CLIP_1, OPEN_CLIP_2 = 'cond_stage_model.transformer.', 'cond_stage_model.model.'
 CLIP_XL, OPEN_CLIP_XL = 'conditioner.embedders.0.transformer.', 'conditioner.embedders.1.model.'
-# A second copy of the UNet, and tables of the schedule: of no use here.
-LEFT_OVER = re.compile(r'(model_ema|denoiser)\.|(alphas|betas|sqrt|log|posterior|lvlb_weights|scale_factor)\w*$')
+# Of no use here: a second copy of the UNet, tables of the schedule, and what the classes of text encoders hold besides their
+# tower (tables of positions, temperatures, image towers, projections of towers that are read before theirs, words learnt later).
+LEFT_OVER = re.compile(
+    r'(model_ema|denoiser|embedding_manager)\.|(alphas|betas|sqrt|log|posterior|lvlb_weights|scale_factor|sigmas)\w*$'
+    r'|(cond_stage_model|conditioner\.embedders\.\d+)\.(transformer\.|model\.)?'
+    r'((\w+\.)*(position_ids|logit_scale|logit_bias|attn_mask)$|(embedding_manager|vision_model|visual|visual_projection)\.)'
+    r'|(cond_stage_model\.|conditioner\.embedders\.0\.)(transformer\.|model\.)?text_projection(\.weight)?$')
+V_PRED, ZTSNR = 'v_pred', 'ztsnr'        # empty tensors by whose names a file says that it predicts v, and of pure noise too
+PREDICTED = {'v': 'v_prediction', 'vpred': 'v_prediction', 'vprediction': 'v_prediction', 'velocity': 'v_prediction',
+             'epsilon': 'epsilon', 'eps': 'epsilon', 'noise': 'epsilon', 'sample': 'sample', 'x0': 'sample'}
 MAX_BLOCKS = 64
 SCHEDULER = dict(num_train_timesteps=1000, beta_start=.00085, beta_end=.012, beta_schedule='scaled_linear')
 
@@ -62,7 +71,6 @@ VAE_ROWS = (
     (r'^encoder\.down\.(\d+)\.downsample\.', r'encoder.down_blocks.\1.downsamplers.0.'))
 QKV = ('q_proj', 'k_proj', 'v_proj')
 OPEN_CLIP_ROWS = (
-    (r'^(logit_scale|attn_mask)$', None),
     (r'^positional_embedding$', 'embeddings.position_embedding.weight'), (r'^token_embedding\.', 'embeddings.token_embedding.'),
     (r'^ln_final\.', 'final_layer_norm.'), (r'^transformer\.resblocks\.', 'encoder.layers.'), (r'\.ln_([12])\.', r'.layer_norm\1.'),
     (r'\.mlp\.c_fc\.', '.mlp.fc1.'), (r'\.mlp\.c_proj\.', '.mlp.fc2.'), (r'\.attn\.out_proj\.', '.self_attn.out_proj.'),
@@ -98,40 +106,55 @@ class Shapes:
 
 def parts(file: Tensors) -> dict[str, tuple[dict, tuple]]:
   """{name as in model_index.json: (config, rows for weights.load)}; the scheduler's has no rows."""
-  prefixes = {p for p in (CLIP_1, OPEN_CLIP_2, CLIP_XL, OPEN_CLIP_XL) if any(key.startswith(p) for key in file.entries)}
+  kept = [key for key in file.entries if not LEFT_OVER.match(key) and key not in (V_PRED, ZTSNR)]
+  prefixes = {p for p in (CLIP_1, OPEN_CLIP_2, CLIP_XL, OPEN_CLIP_XL) if any(key.startswith(p) for key in kept)}
   families = {(CLIP_1,): sd1, (OPEN_CLIP_2,): sd2, (CLIP_XL, OPEN_CLIP_XL): sdxl}
   family = families.get(tuple(sorted(prefixes)))
   if family is None:
+    if found := foreign.keys(kept, file.metadata):
+      raise ValueError(f'{file.path} is no known Stable Diffusion: it {found}')
     raise ValueError(f'{file.path} is no known Stable Diffusion: text encoders {sorted(prefixes)} of {sorted(families)}; '
                      f'give a folder in the layout of diffusers')
-  foreign = [key for key in file.entries if not key.startswith((UNET, VAE, *prefixes)) and not LEFT_OVER.match(key)]
-  if foreign:
-    raise ValueError(f'{file.path} holds tensors of no known part: {safe_files.listed(sorted(foreign))}')
+  if others := sorted(key for key in kept if not key.startswith((UNET, VAE, *prefixes))):
+    found = foreign.keys(others, {})
+    raise ValueError(f'{file.path} holds tensors of no known part: {safe_files.listed(others)}'
+                     + (f'; it {found}' if found else ''))
+  if all(not key.startswith((UNET, VAE)) for key in kept):
+    raise ValueError(f'{file.path} is no known Stable Diffusion: it {foreign.keys(kept, {})}')
   return family(file)
+
+
+def scheduler(file: Tensors, usual: str | None) -> tuple[dict, tuple]:
+  """The forward process, with what the file says that its UNet predicts; `usual` is its family's."""
+  told = file.metadata.get('modelspec.prediction_type', '').strip()
+  said = {PREDICTED.get(re.sub('[-_ ]', '', told.lower()), told)} - {''} | ({'v_prediction'} if V_PRED in file.entries else set())
+  pure = ZTSNR in file.entries or file.metadata.get('ss_zero_terminal_snr', '').lower() == 'true'
+  predicted = (said or {usual}).pop() if len(said) < 2 else None
+  return SCHEDULER | {'prediction_type': predicted} | ({'rescale_betas_zero_snr': True} if pure else {}), ()
 
 
 def sd1(file: Tensors) -> dict[str, tuple[dict, tuple]]:
   """Stable Diffusion 1.x."""
   return {'unet': unet(file, lambda channels: 8), 'vae': vae(file, .18215), 'text_encoder': clip(file, CLIP_1),
-          'scheduler': (SCHEDULER | {'prediction_type': 'epsilon'}, ())}
+          'scheduler': scheduler(file, 'epsilon')}
 
 
 def sd2(file: Tensors) -> dict[str, tuple[dict, tuple]]:
   """Stable Diffusion 2.x."""
   return {'unet': unet(file, lambda channels: [max(1, c // 64) for c in channels]), 'vae': vae(file, .18215),
-          'text_encoder': open_clip(file, OPEN_CLIP_2, False), 'scheduler': (SCHEDULER | {'prediction_type': None}, ())}
+          'text_encoder': open_clip(file, OPEN_CLIP_2, False), 'scheduler': scheduler(file, None)}
 
 
 def sdxl(file: Tensors) -> dict[str, tuple[dict, tuple]]:
   """Stable Diffusion XL."""
   return {'unet': unet(file, lambda channels: [max(1, c // 64) for c in channels]), 'vae': vae(file, .13025),
           'text_encoder': clip(file, CLIP_XL), 'text_encoder_2': open_clip(file, OPEN_CLIP_XL, True),
-          'scheduler': (SCHEDULER | {'prediction_type': 'epsilon'}, ())}
+          'scheduler': scheduler(file, 'epsilon')}
 
 
 def under(prefix: str) -> tuple[tuple, ...]:
-  """Rows that keep the keys of a prefix, and take it off."""
-  return (rf'^(?!{re.escape(prefix)})', None), (rf'^{re.escape(prefix)}', '')
+  """Rows that keep the keys of a prefix but those left over, and take it off."""
+  return (rf'^(?!{re.escape(prefix)})|^(?:{LEFT_OVER.pattern})', None), (rf'^{re.escape(prefix)}', '')
 
 
 def unet(file: Tensors, heads: Any) -> tuple[dict, tuple]:
@@ -187,7 +210,7 @@ def vae(file: Tensors, scaling_factor: float) -> tuple[dict, tuple]:
       up_block_types=['UpDecoderBlock2D'] * levels, scaling_factor=scaling_factor)
   up = [(rf'^decoder\.up\.{i}\.{old}\.', f'decoder.up_blocks.{levels - 1 - i}.{new}.')
         for i in range(levels) for old, new in (('block', 'resnets'), ('upsample', 'upsamplers.0'))]
-  return config, (*under(VAE), (r'^loss\.', None), *up, *VAE_ROWS)
+  return config, (*under(VAE), (r'^(loss|model_ema)\.', None), *up, *VAE_ROWS)
 
 
 def clip(file: Tensors, prefix: str) -> tuple[dict, tuple]:
@@ -208,7 +231,7 @@ def open_clip(file: Tensors, prefix: str, projected: bool) -> tuple[dict, tuple]
     config |= dict(architectures=['CLIPTextModelWithProjection'], projection_dim=s.get('text_projection', 2)[1])
     rows = (*OPEN_CLIP_ROWS, (r'^(?!text_projection)', 'text_model.'), (r'^text_projection$', 'text_projection.weight', transposed))
   else:
-    rows = ((rf'^text_projection$|^transformer\.resblocks\.{layers - 1}\.', None), *OPEN_CLIP_ROWS)
+    rows = ((rf'^transformer\.resblocks\.{layers - 1}\.', None), *OPEN_CLIP_ROWS)
   return config, (*under(prefix), *rows)
 
 

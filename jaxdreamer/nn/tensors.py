@@ -2,7 +2,8 @@
 
 Such a file is the header's length (8 bytes, little endian), a JSON header {key: {dtype, shape, data_offsets}}, and the
 tensors one after another without gaps. Every field is checked against the file's size before a tensor is read, and
-tensors are read into memory that the caller lends: nothing is mapped. Errors are those of safe_files.py.
+tensors are read into memory that the caller lends: nothing is mapped. Errors are those of safe_files.py. Links are
+followed; a name within an index stays in the folder of the index.
 """
 import contextlib
 import math
@@ -62,12 +63,17 @@ def opened(path: str | os.PathLike) -> Iterator[Tensors]:
   path = pathlib.Path(path)
   with safe_files.regular(path) as file:
     size = os.fstat(file.fileno()).st_size
-    head = file.read(8)
-    if path.suffix.lower() in safe_files.PICKLES or head[:2] == b'PK' or head[:1] == b'\x80' and head[1:2] in b'\x02\x03\x04\x05':
+    start = file.read(safe_files.HEAD)
+    file.seek(8)
+    head, headed = start[:8], start[8:9] == b'{'         # a length may look like the mark of another kind of file
+    if not headed and (found := safe_files.what_is(start)):
+      raise ValueError(f'{path} is no valid safetensors file: it {found}')
+    if path.suffix.lower() in safe_files.PICKLES or not headed and re.match(rb'PK|\x80[\x02-\x05]', head):
       raise ValueError(safe_files.pickle_refusal(path))
     length = int.from_bytes(head, 'little')
     if len(head) < 8 or length > size - 8:
-      raise invalid(path, f'{size} bytes cannot hold the header of {length} bytes that it announces')
+      raise invalid(path, f'{size} bytes cannot hold the header of {length} bytes that it announces' + (
+        f'; it begins with the text {text!r}' if (text := safe_files.words_of(start)) else ''))
     if length > MAX_HEADER:
       raise invalid(path, f'a header of {length} bytes, at most {MAX_HEADER} are read')
     header = safe_files.parsed(path, file.read(length))
@@ -92,6 +98,9 @@ def entry_of(path: pathlib.Path, name: str, value: Any, start: int) -> Entry:
   if not isinstance(value, dict) or value.keys() != {'dtype', 'shape', 'data_offsets'}:
     raise invalid(path, f'the entry of {name!r} is not dtype, shape and data_offsets')
   dtype, shape, offsets = value['dtype'], value['shape'], value['data_offsets']
+  if isinstance(dtype, str) and dtype.startswith('F8_'):
+    raise ValueError(f'{path} is in 8 bit floats, fp8 ({name!r} has dtype {dtype!r}), which lack their scales and the precision '
+                     'that gradients need: take the same model in fp16, bf16 or float32')
   if not isinstance(dtype, str) or dtype not in DTYPES:
     raise invalid(path, f'{name!r} has dtype {str(dtype)[:40]!r}; known are {[*DTYPES]}')
   if not counts(shape) or not counts(offsets) or len(offsets) != 2 or len(shape) > 8:
@@ -145,7 +154,7 @@ def shards_of(index: pathlib.Path) -> dict[pathlib.Path, set[str]]:
   for key, name in table.items():
     if not isinstance(name, str) or not re.fullmatch(SHARD, name):
       raise ValueError(f'{index} puts {key[:MAX_KEY]!r} into {str(name)[:MAX_KEY]!r}, which is no .safetensors file beside it')
-    shards.setdefault(safe_files.contained(index.parent / name, index.parent), set()).add(key)
+    shards.setdefault(index.parent / name, set()).add(key)
   return shards
 
 

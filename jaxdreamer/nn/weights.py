@@ -14,6 +14,7 @@ import os
 import re
 import threading
 from concurrent import futures
+from types import MappingProxyType
 from typing import Any, Callable, Mapping, Sequence
 
 import jax
@@ -92,7 +93,8 @@ def viewed(view: View, path: tuple[str, ...], x: np.ndarray) -> np.ndarray:
 
 
 def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple] = (), dtype: Any = jnp.float32,
-         sharding: PyTree = None, sha256: str | Mapping[str, str] | None = None) -> PyTree:
+         sharding: PyTree = None, sha256: str | Mapping[str, str] | None = None,
+         changes: Mapping[str, Callable[[], np.ndarray]] = MappingProxyType({})) -> PyTree:
   """Parameters shaped as `like` from a published .safetensors file, or from a .safetensors.index.json and the shards
   beside it. Floating tensors become `dtype`, and stand where `sharding` (one, or a tree of them) says. Tensors are read and
   cast block by block: where they stay in host memory, it holds little else.
@@ -100,7 +102,8 @@ def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple] = (),
   `rename` holds (regex, replacement) rows applied in turn to the file's keys, for files of older or foreign layouts;
   a replacement of None drops the key, a tuple cuts the tensor into as many equal parts along its first axis, and a
   third element is a function of the tensor that returns a view of it. `sha256` is the file's hash, or {file name: hash}
-  of every shard: without it, damage within the tensors goes unseen.
+  of every shard: without it, damage within the tensors goes unseen. `changes` are added, in float32, to what the file holds under
+  a published key: (), a tensor of the published layout.
   ValueError lists every missing, unused and mis-shaped key, every key whose values are not finite or not the model's
   kind of number, or says what is wrong with the file; FileNotFoundError names the path.
   """
@@ -119,7 +122,10 @@ def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple] = (),
       for new, view in news:
         tree_path, leaf = expected[new]
         blocks = functools.partial(stored, file, file.entries[key].begin, frame, lent)
-        value = cast(viewed(view, tree_path, frame), blocks, dtype if kind(leaf.dtype) == 'floating' else leaf.dtype)
+        wanted_dtype = dtype if kind(leaf.dtype) == 'floating' else leaf.dtype
+        value = cast(viewed(view, tree_path, frame), blocks, jnp.float32 if new in changes else wanted_dtype)
+        if value is not None and new in changes:
+          value = added(value, transpose(tree_path, changes[new](), TO_LINEN), wanted_dtype)
         if value is None:
           lost.append(new)
         elif not lost:
@@ -197,6 +203,13 @@ def cast(view: np.ndarray, read: Callable[[np.ndarray], np.ndarray], dtype: Any)
       return None
     target[i:i + rows] = new
   return out
+
+
+def added(x: np.ndarray, change: np.ndarray, dtype: Any) -> np.ndarray | None:
+  """x + change, both float32, as `dtype`; None where that cannot hold it."""
+  with np.errstate(over='ignore', invalid='ignore'):
+    new = (x + change.astype(np.float32)).astype(dtype)
+  return new if finite(new) else None
 
 
 def finite(x: np.ndarray) -> bool:

@@ -6,25 +6,35 @@ in. `section` is the name of a prior's options in the config, for errors: FileNo
 import hashlib
 import json
 import pathlib
-from functools import partial
-from typing import Any, Callable, NamedTuple
+import warnings
+from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxdreamer import prompts
 from jaxdreamer.diffusion import BETAS, PREDICTIONS, bcast, ddpm
-from jaxdreamer.nn import blueprints, clip, clip_tokens, folder, safe_files, tensors, vae
+from jaxdreamer.nn import blueprints, clip, clip_tokens, folder, lora_files, safe_files, tensors, vae
 from jaxdreamer.types import Schedule
 
-FIXED = {'trained_betas': None, 'rescale_betas_zero_snr': False, 'variance_type': 'fixed_small', 'thresholding': False}
-# How a sampler walks, or what it does with x0: not the forward process that is distilled.
-SAMPLER = '''
-  clip_sample clip_sample_range set_alpha_to_one skip_prk_steps steps_offset timestep_spacing sample_max_value
-  dynamic_thresholding_ratio interpolation_type use_karras_sigmas timestep_type sigma_min sigma_max final_sigmas_type
-  solver_order algorithm_type solver_type lower_order_final euler_at_final use_lu_lambdas lambda_min_clipped
-'''.split()
+# Of a scheduler_config.json only what changes the forward process counts; how its sampler walks does not. {field: what it may be},
+# else the process is another one than z_t = alpha z + sigma eps over the steps of betas.
+SERVED = {
+  'use_flow_sigmas': (False,), 'timestep_type': ('discrete',), 'snr_shift_scale': (1.,), 'sigma_data': (), 'shift': (1.,),
+  'variance_type': ('fixed_small', 'fixed_small_log', 'fixed_large', 'fixed_large_log'),           # the UNet learns no variance
+}
+# diffusers' classes over betas, with their own defaults for what a file leaves out.
+LATE = {'beta_start': .00085, 'beta_end': .012}
+SAMPLERS = dict.fromkeys((
+  'DDIMScheduler', 'DDIMInverseScheduler', 'DDIMParallelScheduler', 'DDPMScheduler', 'DDPMParallelScheduler',
+  'DEISMultistepScheduler', 'DPMSolverMultistepScheduler', 'DPMSolverMultistepInverseScheduler', 'DPMSolverSinglestepScheduler',
+  'EulerAncestralDiscreteScheduler', 'EulerDiscreteScheduler', 'LMSDiscreteScheduler', 'PNDMScheduler', 'SASolverScheduler',
+  'UniPCMultistepScheduler'), {}) | dict.fromkeys((
+  'DPMSolverSDEScheduler', 'HeunDiscreteScheduler', 'KDPM2AncestralDiscreteScheduler', 'KDPM2DiscreteScheduler'), LATE
+) | dict.fromkeys(('LCMScheduler', 'TCDScheduler'), LATE | {'beta_schedule': 'scaled_linear'})
+BETAS_OF = ('beta_start', 'beta_end', 'beta_schedule')
 
 
 class Forward(NamedTuple):
@@ -52,29 +62,54 @@ class Coder(NamedTuple):
   decode: Callable                       # (weights, z) -> x
 
 
-def opened(path: str, *, model: str, sha256: str, wanted: str) -> dict[str, Any]:
-  """The parts of the model at `path`; those of the blueprint `model` where the path is blueprints.SHAPES. `wanted` says what to
-  put where nothing is."""
+def opened(path: str, *, model: str, sha256: str, wanted: str, lora: str = '', lora_scale: float = 1.) -> dict[str, Any]:
+  """The parts of the model at `path`, with the LoRA file `lora` added where one is given; those of the blueprint `model` where the
+  path is blueprints.SHAPES. `wanted` says what to put where nothing is."""
   if not path:
     raise FileNotFoundError(f'{wanted}; it is empty')
-  return blueprints.parts(model) if path == blueprints.SHAPES else folder.open_model(path, sha256=sha256 or None)
+  if path == blueprints.SHAPES:
+    return blueprints.parts(model)
+  parts = folder.open_model(path, sha256=sha256 or None)
+  return lora_files.added(parts, lora, scale=lora_scale, option='config.prior.lora') if lora else parts
 
 
 def schedule_of(scheduler: dict) -> Forward:
   """The forward process of a scheduler_config.json. ValueError lists what it asks for and these priors lack."""
-  known = {'beta_start', 'beta_end', 'beta_schedule', 'num_train_timesteps', 'prediction_type'}
-  foreign = {k: v for k, v in scheduler.items()
-             if k not in known and k not in SAMPLER and not k.startswith('_') and FIXED.get(k, ()) != v}
-  kind, prediction = scheduler.get('beta_schedule', 'linear'), scheduler.get('prediction_type', 'epsilon')
-  if kind not in BETAS:
+  told, sampler = {k: v for k, v in scheduler.items() if v is not None}, scheduler.get('_class_name')
+  values = {'beta_start': 1e-4, 'beta_end': .02, 'beta_schedule': 'linear', 'num_train_timesteps': 1000,
+            'prediction_type': 'epsilon', 'trained_betas': None} | SAMPLERS.get(sampler, {}) | told
+  kind, steps, betas = (values[k] for k in ('beta_schedule', 'num_train_timesteps', 'trained_betas'))
+  foreign = {k: told[k] for k, served in SERVED.items() if k in told and told[k] not in served}
+  if sampler is not None and sampler not in SAMPLERS and betas is None and not all(k in told for k in BETAS_OF):
+    foreign['_class_name'] = sampler                     # a class that has no betas, or whose defaults are not known here
+  if values['prediction_type'] not in PREDICTIONS:
+    foreign['prediction_type'] = values['prediction_type']
+  if not isinstance(steps, int) or steps < 1:
+    foreign['num_train_timesteps'] = steps
+  if betas is None and kind not in BETAS:
     foreign['beta_schedule'] = kind
-  if prediction not in PREDICTIONS:
-    foreign['prediction_type'] = prediction
+  if betas is not None and (not isinstance(betas, list) or len(betas) != steps):
+    foreign['trained_betas'] = betas
+  numbers = betas if isinstance(betas, list) else [values['beta_start'], values['beta_end']]
+  if not foreign and not all(isinstance(b, float | int) and 0. < b < 1. for b in numbers):
+    foreign |= {'trained_betas': betas} if betas else {k: values[k] for k in BETAS_OF[:2]}
   if foreign:
-    raise ValueError(f'this prior cannot serve a checkpoint whose scheduler_config.json says {foreign}')
-  steps = scheduler.get('num_train_timesteps', 1000)
-  schedule = ddpm(beta_start=scheduler.get('beta_start', 1e-4), beta_end=scheduler.get('beta_end', .02), steps=steps, kind=kind)
-  return Forward(schedule, steps, prediction)
+    raise ValueError(f'this prior cannot serve a checkpoint whose scheduler_config.json says {str(foreign)[:1000]}: its forward '
+                     f'process is not one of betas {[*BETAS]} and a prediction {sorted(PREDICTIONS)}')
+  schedule = ddpm(beta_start=values['beta_start'], beta_end=values['beta_end'], steps=steps, kind=kind, betas=betas,
+                  zero_snr=bool(values.get('rescale_betas_zero_snr')))
+  return Forward(schedule, steps, values['prediction_type'])
+
+
+def predicting(scheduler: dict, prediction: str, *, path: str, section: str) -> dict:
+  """The scheduler's config with what the UNet predicts, as the option `section`.prediction has it where that is given. ValueError
+  where neither says it."""
+  if prediction and prediction not in PREDICTIONS:
+    raise ValueError(f'{section}.prediction={prediction!r}: takes one of {sorted(PREDICTIONS)}')
+  if not prediction and scheduler.get('prediction_type', 'epsilon') is None:
+    raise ValueError(f'{path} does not say what its UNet predicts, or says two things: {section}.prediction takes one of '
+                     f"{sorted(PREDICTIONS)}; Stable Diffusion 2.1's 768 px model is the v_prediction")
+  return scheduler | ({'prediction_type': prediction} if prediction else {})
 
 
 def coder(part: folder.Part, *, side: int, dtype: Any) -> Coder:
@@ -104,38 +139,48 @@ def coder(part: folder.Part, *, side: int, dtype: Any) -> Coder:
 def rows(parts: dict, phrases: list[str], *, tokenizer: str, section: str
          ) -> tuple[Float[Array, 'N 77 D'], Float[Array, 'N D']]:
   """What the one text encoder of a model makes of the phrases: their words, and each as a whole."""
-  where, option = tokenizer or parts.get('tokenizer'), f'{section}.tokenizer'
-  def make(phrases):
-    words, pooled, _ = encode_text(clip.CLIPTextModel, parts['text_encoder'], phrases, tokenizer=where, option=option)
+  ids = tokens(parts['text_encoder'], phrases, tokenizer=tokenizer or parts.get('tokenizer'), option=f'{section}.tokenizer')
+  def make():
+    words, pooled, _ = encode_text(clip.CLIPTextModel, parts['text_encoder'], ids)
     return jnp.concatenate([words, pooled[:, None]], 1)
-  both = stored(parts, ('text_encoder',), (where,), phrases, make)
+  both = stored([parts['text_encoder']], [ids], make)
   return both[:, :-1], both[:, -1]
 
 
-def stored(parts: dict, names: tuple[str, ...], tokenizers: tuple, phrases: list[str], make: Callable) -> Float[Array, 'N L D']:
-  """make(phrases), computed once and then kept on disk, by the weights of the text encoders `names`, by where their tokenizers
-  are and by the phrases."""
-  if parts[names[0]].file is None:
-    return make(phrases)
-  told = [*(parts[name].config for name in names), [str(where) for where in tokenizers], phrases]
-  mark = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-  for file in (file for name in names for file in tensors.files_of(parts[name].file)):
-    mark.update(safe_files.sha256_of(file).encode())
-  return jnp.asarray(prompts.stored(mark.hexdigest(), partial(make, phrases)))
-
-
-def encode_text(network: Callable, part: folder.Part, phrases: list[str], *, tokenizer: str | pathlib.Path | None,
-                option: str) -> tuple[Array, ...]:
-  """All that a text tower, of a class of clip.py, returns for the phrases; its weights are let go afterwards. `option` is
-  where the config names the tokenizer's folder."""
-  model = network(clip.config_from_transformers(part.config))
+def tokens(part: folder.Part, phrases: list[str], *, tokenizer: str | pathlib.Path | None, option: str,
+           warn: bool = True) -> Int[np.ndarray, 'N L']:
+  """The phrases as a text tower takes them; view words at their end are never cut. `option` is where the config names the
+  tokenizer's folder; without `warn` nothing is said of a phrase that is too long."""
   if part.file is None:
-    ids = jax.ShapeDtypeStruct((len(phrases), 77), jnp.int32)
-    shapes, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), ids)
-    return tuple(jnp.zeros(shape.shape) for shape in shapes)
+    return np.zeros((len(phrases), 77), np.int32)
   if not tokenizer:
     raise FileNotFoundError(f'{option} is empty, and a single file holds no tokenizer: give the folder of one, with vocab.json and '
-                            'merges.txt')
-  ids = jnp.asarray(clip_tokens.load(tokenizer)(phrases))
+                            'merges.txt, or tokenizer.json')
+  with warnings.catch_warnings():
+    if not warn:
+      warnings.simplefilter('ignore', UserWarning)
+    return clip_tokens.load(tokenizer)(phrases, ends=prompts.ENDS)
+
+
+def stored(towers: Sequence[folder.Part], ids: Sequence[Int[np.ndarray, 'N T']], make: Callable) -> Float[Array, 'N L D']:
+  """make(), computed once and then kept on disk, by the weights of the text towers and by what each is given."""
+  if towers[0].file is None:
+    return make()
+  mark = hashlib.sha256(json.dumps([tower.config for tower in towers], sort_keys=True).encode())
+  for tower, given in zip(towers, ids):
+    for file in tensors.files_of(tower.file):
+      mark.update(safe_files.known_sha256(file).encode())
+    for key, change in sorted(tower.changes.items()):
+      mark.update(f'{key} {change.scale!r}'.encode() + change.up.tobytes() + change.down.tobytes())
+    mark.update(np.asarray(given, np.int32).tobytes())
+  return jnp.asarray(prompts.stored(mark.hexdigest(), make))
+
+
+def encode_text(network: Callable, part: folder.Part, ids: Int[np.ndarray, 'N L']) -> tuple[Array, ...]:
+  """All that a text tower, of a class of clip.py, returns for tokens; its weights are let go afterwards."""
+  model, ids = network(clip.config_from_transformers(part.config)), jnp.asarray(ids)
+  if part.file is None:
+    shapes, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), ids)
+    return tuple(jnp.zeros(shape.shape) for shape in shapes)
   weights = folder.load_part(part, jax.eval_shape(model.init, jax.random.key(0), ids)['params'], dtype=jnp.float32)
   return jax.jit(lambda w, ids: model.apply({'params': w}, ids))(weights, ids)

@@ -23,13 +23,13 @@ HELP = ('config.prior.path: give the single .safetensors file of sd-v2.1-base-4v
 
 
 def mvdream(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokenizer: str = '', sha256: str = '',
-            sample: bool = False) -> Prior:
-  """`image_size`, `dtype`, `tokenizer`, `sha256` and `sample` as Stable Diffusion's.
+            sample: bool = False, lora: str = '', lora_scale: float = 1.) -> Prior:
+  """`image_size`, `dtype`, `tokenizer`, `sha256`, `sample` and `lora` as Stable Diffusion's.
 
   FileNotFoundError or ValueError, one line, for what is missing or not this model.
   """
-  parts = latent.opened(path, model='mvdream', sha256=sha256, wanted=HELP)
-  forward = latent.schedule_of(parts['scheduler'] | {'prediction_type': parts['scheduler'].get('prediction_type') or 'epsilon'})
+  parts = latent.opened(path, model='mvdream', sha256=sha256, wanted=HELP, lora=lora, lora_scale=lora_scale)
+  forward = latent.schedule_of(parts['scheduler'])
   kind = jnp.dtype(dtype)
   wired = unet.config_from_diffusers(parts['unet'].config)
   if wired.class_embed_type != 'projection' or wired.projection_class_embeddings_input_dim != networks.CAMERA:

@@ -2,8 +2,9 @@
 
 Its text is what enters the last layers of two encoders, side by side [77, D], and the second encoder's embedding of the whole
 prompt. That one travels as a row more, [78, D], padded with zeros, so that whatever mixes or batches texts does both. The empty
-prompt is zeros, as the model was trained. The sizes it is told of are those of a whole picture. It does not see cameras, nor
-does a LoRA of it. Latents and schedule are latent.py's; the autoencoder is for bfloat16 or float32, half precision overflows.
+prompt is zeros, as the model was trained, unless model_index.json says otherwise. The sizes it is told of are those of a whole
+picture. It does not see cameras, nor does a LoRA of it. Latents and schedule are latent.py's; the autoencoder is for bfloat16 or
+float32, half precision overflows.
 """
 import jax
 import jax.numpy as jnp
@@ -19,14 +20,15 @@ HELP = ("config.prior.path: give the folder of Stable Diffusion XL in diffusers'
         f'{SECTION}.tokenizer and {SECTION}.tokenizer_2')
 
 
-def sdxl(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokenizer: str = '', tokenizer_2: str = '',
-         sha256: str = '', sample: bool = False) -> Prior:
-  """`image_size`, `dtype`, `sha256` and `sample` as Stable Diffusion's; the tokenizers' folders are for single files.
+def sdxl(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', prediction: str = '', tokenizer: str = '',
+         tokenizer_2: str = '', sha256: str = '', sample: bool = False, lora: str = '', lora_scale: float = 1.) -> Prior:
+  """`image_size`, `dtype`, `prediction`, `sha256`, `sample` and `lora` as Stable Diffusion's; the folders of tokenizers are for
+  single files.
 
   FileNotFoundError or ValueError, one line, for what is missing or not this model.
   """
-  parts = latent.opened(path, model='sdxl', sha256=sha256, wanted=HELP)
-  forward = latent.schedule_of(parts['scheduler'])
+  parts = latent.opened(path, model='sdxl', sha256=sha256, wanted=HELP, lora=lora, lora_scale=lora_scale)
+  forward = latent.schedule_of(latent.predicting(parts['scheduler'], prediction, path=path, section=SECTION))
   kind = jnp.dtype(dtype)
   wired = unet.config_from_diffusers(parts['unet'].config)
   if 'text_encoder_2' not in parts or wired.addition_embed_type != 'text_time':
@@ -45,21 +47,24 @@ def sdxl(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokenizer:
   def eps(weights, z_t, t, text, camera):
     return forward.eps(apply({'params': weights['unet']}, z_t, t, text), z_t, t)
 
+  towers = parts['text_encoder'], parts['text_encoder_2']
   tokenizers = tokenizer or parts.get('tokenizer'), tokenizer_2 or parts.get('tokenizer_2')
+  zeros = parts.get('force_zeros_for_empty_prompt', True)
 
-  def rows(phrases):
-    one = latent.encode_text(clip.CLIPTextModel, parts['text_encoder'], phrases, option=f'{SECTION}.tokenizer',
-                             tokenizer=tokenizers[0])
-    two = latent.encode_text(clip.CLIPTextModelWithProjection, parts['text_encoder_2'], phrases, option=f'{SECTION}.tokenizer_2',
-                             tokenizer=tokenizers[1])
+  def rows(ids):
+    one = latent.encode_text(clip.CLIPTextModel, towers[0], ids[0])
+    two = latent.encode_text(clip.CLIPTextModelWithProjection, towers[1], ids[1])
     words = jnp.concatenate([one[-1], two[-1]], -1)
     last = jnp.pad(two[0], ((0, 0), (0, words.shape[-1] - whole)))
-    said = jnp.array([bool(phrase) for phrase in phrases])
-    return jnp.concatenate([words, last[:, None]], 1) * said[:, None, None]
+    return jnp.concatenate([words, last[:, None]], 1)
 
   def embed(weights, prompt, negative=''):
     phrases = [*prompts.view_prompts(prompt), prompt, '', negative]
-    text = latent.stored(parts, ('text_encoder', 'text_encoder_2'), tokenizers, phrases, rows)
+    ids = [latent.tokens(tower, phrases, tokenizer=where, option=f'{SECTION}.tokenizer{number}', warn=not number)
+           for tower, where, number in zip(towers, tokenizers, ('', '_2'))]              # both cut at one place: one warning
+    text = latent.stored(towers, ids, lambda: rows(ids))
+    if zeros:
+      text = text * jnp.array([bool(phrase) for phrase in phrases])[:, None, None]
     return Text(views=text[:4], plain=text[4], null=text[5], negative=text[6], pooled=text[4, -1, :whole])
 
   return Prior(weights, forward.schedule, image_size, coder.latent, lambda weights, x: coder.encode(weights['vae'], x),

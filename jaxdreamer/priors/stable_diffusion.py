@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxdreamer import prompts
-from jaxdreamer.diffusion import PREDICTIONS
 from jaxdreamer.nn import folder, layers, unet
 from jaxdreamer.priors import latent
 from jaxdreamer.types import Prior, Text
@@ -21,21 +20,16 @@ HELP = ("config.prior.path: give the folder of a model in diffusers' layout (une
 
 
 def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', prediction: str = '', tokenizer: str = '',
-                     sha256: str = '', sample: bool = False) -> Prior:
+                     sha256: str = '', sample: bool = False, lora: str = '', lora_scale: float = 1.) -> Prior:
   """`image_size`: pixels of the render that it is shown. `dtype` of weights and compute; norms and softmax are float32.
-  `prediction`, one of diffusion.PREDICTIONS, and `tokenizer`, a folder, are for single files, which do not hold them; `sha256`
-  is such a file's hash, where one wants it checked. `sample`: training sees draws of the autoencoder's posterior, else its mean.
+  `prediction`, one of diffusion.PREDICTIONS, goes before what the model says of itself; `tokenizer`, a folder, is for single files,
+  which hold none; `sha256` is such a file's hash, where one wants it checked. `sample`: training sees draws of the autoencoder's
+  posterior, else its mean. `lora`: a file of lora_files.py, added `lora_scale` times to the weights.
 
   FileNotFoundError or ValueError, one line, for what is missing or not of these models.
   """
-  if prediction and prediction not in PREDICTIONS:
-    raise ValueError(f'{SECTION}.prediction={prediction!r}: takes one of {sorted(PREDICTIONS)}')
-  parts = latent.opened(path, model='sd21-base', sha256=sha256, wanted=HELP)
-  told = parts['scheduler'] | ({'prediction_type': prediction} if prediction else {})
-  if told.get('prediction_type', '') is None:
-    raise ValueError(f'{path} does not say what its UNet predicts: {SECTION}.prediction takes one of '
-                     f"{sorted(PREDICTIONS)}; Stable Diffusion 2.1's 768 px model is the v_prediction")
-  forward = latent.schedule_of(told)
+  parts = latent.opened(path, model='sd21-base', sha256=sha256, wanted=HELP, lora=lora, lora_scale=lora_scale)
+  forward = latent.schedule_of(latent.predicting(parts['scheduler'], prediction, path=path, section=SECTION))
   kind = jnp.dtype(dtype)
   unet_config = unet.config_from_diffusers(parts['unet'].config)
   if unet_config.class_embed_type:
@@ -43,6 +37,9 @@ def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16'
   if unet_config.addition_embed_type:
     raise ValueError(f"{path}: this UNet wants what Stable Diffusion XL's does: config.prior.name='sdxl' is for that")
   coder = latent.coder(parts['vae'], side=parts['unet'].config.get('sample_size', 64), dtype=kind)
+  if unet_config.out_channels != coder.latent[-1]:
+    raise ValueError(f'{path}: this UNet returns {unet_config.out_channels} channels for {coder.latent[-1]} of a latent: it learns '
+                     'a variance too, or belongs to another autoencoder')
   if unet_config.in_channels != coder.latent[-1]:
     raise ValueError(f'{path}: this UNet wants more than a noisy latent and a text, as those of inpainting and depth models do')
   network = unet.UNet2DCondition(dataclasses.replace(unet_config, class_embed_type='projection',
