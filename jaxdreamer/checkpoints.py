@@ -93,6 +93,14 @@ def _write(path, value):
   os.replace(draft, path)
 
 
+def seen(workdir: pathlib.Path) -> str:
+  """What is in a workdir that was claimed: a process which sees another than its fellows works in another folder."""
+  try:
+    return f'{(workdir / "config.json").read_text()} {finished_steps(workdir)}'
+  except OSError as error:
+    return str(error)
+
+
 def claim(workdir: pathlib.Path, options: dict):
   """Makes `workdir` the home of a run with these options, or says in one line why it cannot be.
 

@@ -23,11 +23,12 @@ from typing import Callable, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, cameras, checkpoints, metrics
+from jaxdreamer import build, cameras, checkpoints, metrics, processes
+from jaxdreamer.processes import place
 from jaxdreamer.types import TrainState
 
 SIGNALS = tuple(name for name in ('SIGTERM', 'SIGINT', 'SIGUSR1') if hasattr(signal, name))
@@ -51,11 +52,13 @@ def run(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh, *, command: 
   clock = metrics.Clock()
   workdir = pathlib.Path(workdir).expanduser()
   check(config)
-  checkpoints.claim(workdir, config.to_dict())
-  with clock('build'):
+  with processes.together():
+    checkpoints.claim(workdir, config.to_dict())
+  processes.check_shared(f'--workdir={workdir}', lambda: checkpoints.seen(workdir))
+  with clock('build'), processes.together():
     job = build.job(config, mesh)
 
-  progress = metrics.Progress(steps=config.steps)
+  progress = metrics.Progress(steps=config.steps, quiet=not processes.first())
   with checkpoints.manager(workdir, keep=config.keep) as saved:
     with clock('init'):
       state = place(job.init(jax.random.key(config.seed)), mesh)
@@ -71,7 +74,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh, *, command: 
   params = on_one_device(state.params['scene'])
 
   failed = {}
-  if why not in SIGNALS and jax.process_index() == 0:
+  if why not in SIGNALS and processes.first():
     failed = finish(config, job, params, workdir, step=step, clock=clock, say=progress.say, command=command)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices('finished')
@@ -85,7 +88,7 @@ def train(config: ConfigDict, job: 'build.Job', state: TrainState, running: dict
           clock: metrics.Clock, progress: metrics.Progress) -> tuple[TrainState, str]:
   """Advances to config.steps. Returns the last state, which is saved, and why it is the last."""
   step = int(state.step)
-  writes = jax.process_index() == 0
+  writes = processes.first()
   with ExitStack() as stack:
     rows, timings = [], []
     if writes:
@@ -101,7 +104,7 @@ def train(config: ConfigDict, job: 'build.Job', state: TrainState, running: dict
       stages = [(first, advance.lower(state, job.prior, text).compile()) for (first, advance), end in zip(job.stages, ends)
                 if step < end and first < config.steps]
     progress.say(f'compiled in {clock.seconds["compile"]:.1f} s; ' + '; then '.join(describe(s, job.stride) for _, s in stages))
-    trace = stack.enter_context(tracer(config.profile_steps, workdir / 'profile'))
+    trace = stack.enter_context(tracer(config.profile_steps if writes else '', workdir / 'profile'))
     caught = stack.enter_context(stop_signals())
     stack.enter_context(closing(progress))
     progress.start(step)
@@ -171,13 +174,6 @@ def refuse_non_finite(info: dict[str, float], before: int, step: int, saved: che
     raise FloatingPointError(
         f'{", ".join(names)} {"is" if len(names) == 1 else "are"} not finite at steps {before + 1} to {step}; {kept}. The same '
         'command would meet this again: lower the learning rate or take another seed, in another --workdir')
-
-
-def place(tree: PyTree, mesh: Mesh) -> PyTree:
-  """Arrays that have no place on the mesh are copied to all of it: once, and so that all calls look alike."""
-  everywhere = NamedSharding(mesh, PartitionSpec())
-  placed = lambda x: isinstance(getattr(x, 'sharding', None), NamedSharding)
-  return jax.tree.map(lambda x: x if placed(x) else jax.device_put(x, everywhere), tree)
 
 
 def on_one_device(params: PyTree) -> PyTree:
