@@ -59,7 +59,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh, *, command: 
     job = build.job(config, mesh)
 
   progress = metrics.Progress(steps=config.steps, quiet=not processes.first())
-  with checkpoints.manager(workdir, keep=config.keep) as saved:
+  with checkpoints.manager(workdir, keep=config.keep) as saved, processes.one_for_all():
     with clock('init'):
       state = place(job.init(jax.random.key(config.seed)), mesh)
       state, running = checkpoints.restore(saved, state, warn=progress.say) or (state, {})

@@ -6,11 +6,13 @@
 With one process nothing here communicates. Whoever starts processes by hand gives each its index of 0 to count - 1, and all of
 them the address, HOST:PORT, of a free port on the host of process 0.
 """
+import atexit
 import hashlib
 import json
 import os
 import re
 import socket
+import sys
 import time
 from contextlib import contextmanager
 from typing import Callable, Iterator, NamedTuple
@@ -23,6 +25,7 @@ from jaxtyping import PyTree
 
 VARIABLES = {'coordinator': 'JAX_COORDINATOR_ADDRESS', 'processes': 'JAX_NUM_PROCESSES', 'process': 'JAX_PROCESS_ID'}
 LONGEST = 2048                     # bytes of a refusal that other processes are told
+LOST = 'gloo|nccl|rccl|peer|connection|heartbeat|coordination'         # what is said of a collective that one process has left
 
 
 class Seat(NamedTuple):
@@ -177,21 +180,27 @@ def first() -> bool:
   return jax.process_index() == 0
 
 
-def make_mesh(views: int, *, data: int, ring: int, how: str) -> Mesh:
-  """`data` devices, as many of each process; 0 takes all that are there, or the most that share out the views in rings."""
-  devices, count = jax.devices(), jax.process_count()
-  if how == 'pmap' and count > 1:
-    raise ValueError(f"config.mesh.map='pmap': {count} processes take 'shard_map'")
-  owned = {index: [device for device in devices if device.process_index == index] for index in range(count)}
-  most = count * min(map(len, owned.values()))
+def shared_out(devices: list, views: int, *, data: int, ring: int) -> list:
+  """`data` of the devices, as many of each process; 0 takes all that are there, or the most that share out the views in rings."""
+  owned = {}
+  for device in devices:
+    owned.setdefault(device.process_index, []).append(device)
+  count, most = len(owned), len(owned) * min(map(len, owned.values()))
   data = data or max((n for n in range(count, most + 1, count) if views // ring % n == 0), default=0)
   if not data:
     raise ValueError(f'config.sampling.views={views}: {count} processes take a multiple of {count * ring}')
   if data > most or data % count:
     raise ValueError(f'config.mesh.data={data}: there are {most} devices'
                      + (f', as many in each of {count} processes: takes a multiple of {count}' if count > 1 else ''))
-  chosen = [device for device in devices if device in owned[device.process_index][:data // count]]
-  return jax.make_mesh((data,), ('data',), axis_types=(AxisType.Auto,), devices=chosen)
+  return [device for device in devices if device in owned[device.process_index][:data // count]]
+
+
+def make_mesh(views: int, *, data: int, ring: int, how: str) -> Mesh:
+  """Of the devices that shared_out chooses."""
+  if how == 'pmap' and jax.process_count() > 1:
+    raise ValueError(f"config.mesh.map='pmap': {jax.process_count()} processes take 'shard_map'")
+  devices = shared_out(jax.devices(), views, data=data, ring=ring)
+  return jax.make_mesh((len(devices),), ('data',), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def on_cpus(mesh: Mesh) -> bool:
@@ -236,12 +245,37 @@ def together() -> Iterator[None]:
       raise ValueError(f'process {index}: {why}')
 
 
+def leave(status: int):
+  """Ends the process now; the first one, without which the others abort, a little after they have said why they end."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  time.sleep(1. if first() else 0.)
+  os._exit(status)
+
+
+@contextmanager
+def one_for_all() -> Iterator[None]:
+  """After an error within, this process does not wait for the others, which wait for it: jax.distributed and orbax would, for
+  minutes. Where another is gone it says so and ends here and now; all other errors are reported as ever, and it ends then."""
+  try:
+    yield
+  except BaseException as error:
+    if jax.process_count() == 1:
+      raise
+    if isinstance(error, jax.errors.JaxRuntimeError) and re.search(LOST, str(error), re.IGNORECASE):
+      print(f'jaxdreamer: another process of this run is gone ({str(error).splitlines()[0]}); the same command, given to all '
+            'processes again, goes on from the newest checkpoint', file=sys.stderr)
+      leave(1)
+    atexit.register(leave, 130 if isinstance(error, KeyboardInterrupt) else 1)
+    raise
+
+
 def check_shared(folder: str, look: Callable[[], str], *, tries: int = 20):
   """ValueError where `look` () does not tell all processes the same of a folder that they should share."""
-  for _ in range(tries):
+  for left in reversed(range(tries)):
     seen = gather(hashlib.sha256(look().encode()).hexdigest())
     odd = [index for index, mark in enumerate(seen) if mark != seen[0]]
     if not odd:
       return
-    time.sleep(1.)                               # a network's file system may be behind
+    time.sleep(min(left, 1.))                    # a network's file system may be behind
   raise ValueError(f'{folder} is not the same folder for process {odd[0]} as for process 0: give one that all hosts share')

@@ -31,8 +31,9 @@ def main() -> int:
                    wait=config.mesh.wait, run=alike)
   cli.compile_cache()
   folder = pathlib.Path(workdir) if workdir else default_workdir(config)
-  outcome = loop.run(config, folder, build.make_mesh(config),
-                     command=shlex.join(['python', '-m', 'jaxdreamer.train', *sys.argv[1:]]))
+  with processes.one_for_all():
+    outcome = loop.run(config, folder, build.make_mesh(config),
+                       command=shlex.join(['python', '-m', 'jaxdreamer.train', *sys.argv[1:]]))
   if outcome.why in loop.SIGNALS:
     return cli.STOPPED
   if processes.first():
