@@ -9,6 +9,7 @@ import pathlib
 from typing import BinaryIO, Iterable
 
 MAX_JSON = 4 * 2 ** 20                   # bytes
+DEEPEST = 100                      # levels of JSON; published files have ten
 LISTED = 100                             # names in an error
 PICKLES = ('.bin', '.ckpt', '.pt', '.pth', '.pkl')
 CONVERT = ('python -c "import sys, torch; from safetensors.torch import save_file; '
@@ -32,8 +33,18 @@ def regular(path: pathlib.Path) -> BinaryIO:
   return path.open('rb', buffering=0)
 
 
+def check_depth(value):
+  """ValueError for JSON deeper than DEEPEST: how deep Python itself goes differs from version to version."""
+  level = [value]
+  for _ in range(DEEPEST):
+    level = [inner for outer in level if isinstance(outer, dict | list)
+             for inner in (outer.values() if isinstance(outer, dict) else outer)]
+  if level:
+    raise ValueError('nested too deep')
+
+
 def parsed(path: pathlib.Path, text: bytes) -> dict:
-  """A JSON object. Repeated names, NaN, and nesting deeper than Python's stack are refused."""
+  """A JSON object. Repeated names, NaN, and nesting deeper than DEEPEST are refused."""
   def unique(pairs):
     table = dict(pairs)
     if len(table) != len(pairs):
@@ -45,6 +56,7 @@ def parsed(path: pathlib.Path, text: bytes) -> dict:
 
   try:
     value = json.loads(text.decode(), object_pairs_hook=unique, parse_constant=constant)
+    check_depth(value)
   except (ValueError, RecursionError) as error:
     cause = 'nested too deep' if isinstance(error, RecursionError) else ' '.join(str(error).split())[:200]
     raise ValueError(f'{path} holds no valid JSON ({cause}): download it again') from None
