@@ -75,7 +75,8 @@ def installed() -> dict[str, str]:
   rows |= {package: version(package) for package in TESTED if package != 'python'} | untested()
   rows |= {f'device {device.id}': device_line(device) for device in jax.devices()}
   if jax.default_backend() == 'cpu' and shutil.which('nvidia-smi'):
-    rows['note'] = "an NVIDIA driver is here, but jax runs on the CPU: pip install 'jaxdreamer[cuda]'"
+    rows['note'] = ("an NVIDIA driver is here, but jax runs on the CPU: pip install 'jaxdreamer[cuda]', or [cuda12] for a driver "
+                    'older than 580')
   rows |= {f'weights {path.name}': weights_line(path) for path in sorted(ASSETS.glob('*.safetensors'))}
   cache = pathlib.Path(cli.compile_cache())
   stored = sum(path.stat().st_size for path in cache.glob('*') if path.is_file())
