@@ -250,12 +250,14 @@ def test_pmap_is_of_one_process(two):
     processes.make_mesh(4, data=0, ring=1, how='pmap')
 
 
-@pytest.mark.parametrize('devices', [3, 4])
-def test_the_mean_over_devices_is_added_in_their_order(devices):
+@pytest.mark.parametrize(('devices', 'how'), [(3, 'shard_map'), (4, 'pmap')])
+def test_the_mean_over_devices_is_added_in_their_order(devices, how):
   mesh = processes.make_mesh(devices, data=devices, ring=1, how='shard_map')
   x = jax.random.normal(jax.random.key(0), (devices, 7, 5)) * 10. ** jnp.arange(devices)[:, None, None]
-  mean = jax.shard_map(lambda x: train_step.average({'a': x[0], 'b': x[0, 0, 0]}, ordered=True), mesh=mesh,
-                       in_specs=PartitionSpec('data'), out_specs=PartitionSpec())(x)
+  mean = lambda x: train_step.average({'a': x[0], 'b': x[0, 0, 0]}, ordered=True)
+  mapped = (jax.shard_map(mean, mesh=mesh, in_specs=PartitionSpec('data'), out_specs=PartitionSpec()) if how == 'shard_map' else
+            jax.pmap(lambda x: mean(x[None]), axis_name='data', out_axes=None, devices=list(mesh.devices.flat)))
+  mean = mapped(x)
   expected = functools.reduce(np.add, np.asarray(x)) / np.float32(devices)
   np.testing.assert_allclose(mean['a'], expected, rtol=3e-7)
   np.testing.assert_allclose(mean['b'], expected[0, 0], rtol=3e-7)
