@@ -13,7 +13,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxdreamer import (
@@ -23,6 +23,7 @@ from jaxdreamer import (
   optim,
   options,
   places,
+  processes,
   prompts,
   regularizers,
   render,
@@ -187,13 +188,10 @@ def with_eyes(prior: Prior, section: Any) -> Prior:
 def make_mesh(config) -> Mesh:
   """The mesh of config.mesh over all devices; data = 0 takes all that are there, or the most that divide the views."""
   options.check(config)
-  n, rings = len(jax.devices()), config.sampling.views // options.ring(config.sampling)
-  data = config.mesh.data or max(d for d in range(1, n + 1) if rings % d == 0)
-  if data > n:
-    raise ValueError(f'config.mesh.data={data}: there are {n} devices')
   if config.mesh.map not in ('shard_map', 'pmap'):
     raise ValueError(f"config.mesh.map={config.mesh.map!r}: takes one of ['pmap', 'shard_map']")
-  return jax.make_mesh((data,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:data])
+  return processes.make_mesh(config.sampling.views, data=config.mesh.data, ring=options.ring(config.sampling),
+                             how=config.mesh.map)
 
 
 def camera_ranges(section) -> dict:
@@ -274,7 +272,7 @@ def make_texts(config, prior: Prior, mesh: Mesh) -> tuple[tuple[str, ...], Calla
   told = lambda prompt: prior.embed(prompt, config.negative)
   if not config.corpus.path:
     one = told(config.prompt)
-    text = jax.device_put(one, NamedSharding(mesh, PartitionSpec()))
+    text = processes.place(one, mesh)
     return (config.prompt,), lambda step: text, lambda prompt: one if prompt == config.prompt else told(prompt)
   phrases = read_corpus(config.corpus.path)
   if len(phrases) < config.corpus.prompts:
@@ -330,7 +328,7 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
     """(parts, jitted step) at renders of `size` pixels."""
     see = train_step.make_picture(scene=scene, render=partial(draw_scene, size), regularize=regularize, words=words)
     gradient = train_step.make_gradient(picture=see, estimator=estimator)
-    local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx)
+    local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx, ordered=processes.on_cpus(mesh))
     mapped = train_step.data_parallel(train_step.several(local_step, config.steps_per_call), mesh, how=config.mesh.map,
                                       many=bool(config.corpus.path))
     return (Parts(estimator, sample, see, gradient),

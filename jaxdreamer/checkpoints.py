@@ -118,6 +118,14 @@ def is_full(error: BaseException | None) -> bool:
   return False
 
 
+def seen(workdir: pathlib.Path) -> str:
+  """What is in a workdir that was claimed: a process which sees another than its fellows works in another folder."""
+  try:
+    return f'{(workdir / "config.json").read_text()} {finished_steps(workdir)}'
+  except OSError as error:
+    return str(error)
+
+
 @contextmanager
 def alone(workdir: pathlib.Path, *, new: bool = False):
   """Holds `workdir`, a run's or with `new` one to be made, so that no other process writes there; ValueError, one line, names the

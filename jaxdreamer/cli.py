@@ -44,8 +44,9 @@ def moved_flags():
 
 def moved() -> dict:
   """What they say, for runs.restore."""
-  given = flags.FLAGS
-  return {'prior': given.prior, 'tokenizers': (given.tokenizer, given.tokenizer_2)}
+  prior, *tokenizers = (value and os.fspath(options.place(value))
+                        for value in (flags.FLAGS.prior, flags.FLAGS.tokenizer, flags.FLAGS.tokenizer_2))
+  return {'prior': prior, 'tokenizers': tuple(tokenizers)}
 
 
 def compile_cache() -> str:

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import re
 import shutil
 import time
 
@@ -21,14 +22,32 @@ from jaxdreamer import build, cli, loop, metrics, options, seeds
 from jaxdreamer.nn import blueprints, hub
 
 ASSETS = pathlib.Path(__file__).parent / 'assets'
-PACKAGES = 'jax jaxlib flax optax orbax-checkpoint ml_collections safetensors trimesh scikit-image imageio-ffmpeg'.split()
+# The newest that all tests have passed with: the one place that says so.
+TESTED = {'python': '3.13', 'jax': '0.12.0.1', 'jaxlib': '0.12.0.1', 'flax': '0.12.12', 'optax': '0.2.8',
+          'orbax-checkpoint': '0.12.8', 'ml_collections': '1.1.0', 'numpy': '2.5.5', 'scipy': '1.18.1', 'tensorstore': '0.1.86',
+          'safetensors': '0.8.0', 'tokenizers': '0.23.3', 'trimesh': '5.2.0', 'scikit-image': '0.26.0', 'imageio-ffmpeg': '0.8.1'}
 
 
 def version(package: str) -> str:
+  if package == 'python':
+    return platform.python_version()
   try:
     return importlib.metadata.version(package)
   except importlib.metadata.PackageNotFoundError:
     return 'missing'
+
+
+def newer(there: str, tested: str) -> bool:
+  """Whether a version comes after another, by as many of its numbers as the other gives; '3.13.7' is of '3.13'."""
+  numbers = lambda version: [int(n) for n in re.match(r'[\d.]*', version)[0].split('.') if n]
+  wanted = numbers(tested)
+  return numbers(there)[:len(wanted)] > wanted
+
+
+def untested() -> dict[str, str]:
+  """A row that names what is newer than TESTED; none where nothing is."""
+  names = [f'{package} {version(package)} (to {tested})' for package, tested in TESTED.items() if newer(version(package), tested)]
+  return {'newer than tested': ', '.join(names)} if names else {}
 
 
 def device_line(device: jax.Device) -> str:
@@ -53,10 +72,11 @@ def size(tree) -> str:
 
 def installed() -> dict[str, str]:
   rows = {'python': f'{platform.python_version()} on {platform.platform()}'}
-  rows |= {package: version(package) for package in PACKAGES}
+  rows |= {package: version(package) for package in TESTED if package != 'python'} | untested()
   rows |= {f'device {device.id}': device_line(device) for device in jax.devices()}
   if jax.default_backend() == 'cpu' and shutil.which('nvidia-smi'):
-    rows['note'] = "an NVIDIA driver is here, but jax runs on the CPU: pip install 'jaxdreamer[cuda]'"
+    rows['note'] = ("an NVIDIA driver is here, but jax runs on the CPU: pip install 'jaxdreamer[cuda]', or [cuda12] for a driver "
+                    'older than 580')
   rows |= {f'weights {path.name}': weights_line(path) for path in sorted(ASSETS.glob('*.safetensors'))}
   cache = pathlib.Path(cli.compile_cache())
   stored = sum(path.stat().st_size for path in cache.glob('*') if path.is_file())

@@ -23,11 +23,12 @@ from typing import Callable, Collection, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, cameras, checkpoints, metrics, options, places, seeds
+from jaxdreamer import build, cameras, checkpoints, metrics, options, places, processes, seeds
+from jaxdreamer.processes import place
 from jaxdreamer.types import TrainState
 
 SIGNALS = tuple(name for name in ('SIGTERM', 'SIGINT', 'SIGUSR1') if hasattr(signal, name))
@@ -50,7 +51,9 @@ def run(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh, *, command: 
   """
   check(config)
   workdir = options.place(workdir)
-  with checkpoints.alone(workdir, new=True):
+  with ExitStack() as stack:
+    with processes.together():
+      stack.enter_context(checkpoints.alone(workdir, new=True))
     try:
       return run_alone(config, workdir, mesh, command=command)
     except Exception as error:
@@ -64,16 +67,18 @@ def run(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh, *, command: 
 def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command: str) -> Outcome:
   """`run`, in a workdir that no other process writes into."""
   clock = metrics.Clock()
-  checkpoints.claim(workdir, config.to_dict(), contents=places.contents(options.expanded(config)))
-  with clock('build'):
+  with processes.together():
+    checkpoints.claim(workdir, config.to_dict(), contents=places.contents(options.expanded(config)))
+  processes.check_shared(f'--workdir={workdir}', lambda: checkpoints.seen(workdir))
+  with clock('build'), processes.together():
     job = build.job(config, mesh)
 
-  progress = metrics.Progress(steps=config.steps)
+  progress = metrics.Progress(steps=config.steps, quiet=not processes.first())
   refuse_too_large('a picture', options.picture_bytes(config), jax.local_devices()[:1],
                    lambda: 'give a smaller config.eval.size or config.eval.samples, or config.eval.chunk=4096')
   if late := options.outliving(config):
     progress.say(f'warning: {late}')
-  with checkpoints.manager(workdir, keep=config.keep) as saved:
+  with checkpoints.manager(workdir, keep=config.keep) as saved, processes.one_for_all():
     with clock('init'):
       shapes = jax.eval_shape(job.init, seeds.key(config.seed))
       refuse_too_large('the state', sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)), mesh.local_devices,
@@ -91,7 +96,7 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
   params = on_one_device(state.params['scene'])
 
   failed = {}
-  if why not in SIGNALS and jax.process_index() == 0:
+  if why not in SIGNALS and processes.first():
     failed = finish(config, job, params, workdir, step=step, clock=clock, say=progress.say, command=command,
                     devices=mesh.devices.size)
   if jax.process_count() > 1:
@@ -106,7 +111,7 @@ def train(config: ConfigDict, job: 'build.Job', state: TrainState, running: dict
           clock: metrics.Clock, progress: metrics.Progress) -> tuple[TrainState, str]:
   """Advances to config.steps. Returns the last state, which is saved, and why it is the last."""
   step = int(state.step)
-  writes = jax.process_index() == 0
+  writes = processes.first()
   with ExitStack() as stack:
     rows, timings = [], []
     if writes:
@@ -124,7 +129,7 @@ def train(config: ConfigDict, job: 'build.Job', state: TrainState, running: dict
     refuse_too_large('a step', max(map(yet_to_take, (compiled for _, compiled in stages))), state.step.sharding.addressable_devices,
                      partial(options.ways_to_fit, config))
     progress.say(f'compiled in {clock.seconds["compile"]:.1f} s; ' + '; then '.join(describe(s, job.stride) for _, s in stages))
-    trace = stack.enter_context(tracer(config.profile_steps, workdir / 'profile'))
+    trace = stack.enter_context(tracer(config.profile_steps if writes else '', workdir / 'profile'))
     caught = stack.enter_context(stop_signals())
     stack.enter_context(closing(progress))
     progress.start(step)
@@ -191,13 +196,6 @@ def refuse_non_finite(info: dict[str, float], before: int, step: int, saved: che
     raise FloatingPointError(
         f'{", ".join(names)} {"is" if len(names) == 1 else "are"} not finite at steps {before + 1} to {step}; {kept}. The same '
         'command would meet this again: lower the learning rate or take another seed, in another --workdir')
-
-
-def place(tree: PyTree, mesh: Mesh) -> PyTree:
-  """Arrays that have no place on the mesh are copied to all of it: once, and so that all calls look alike."""
-  everywhere = NamedSharding(mesh, PartitionSpec())
-  placed = lambda x: isinstance(getattr(x, 'sharding', None), NamedSharding)
-  return jax.tree.map(lambda x: x if placed(x) else jax.device_put(x, everywhere), tree)
 
 
 def on_one_device(params: PyTree) -> PyTree:

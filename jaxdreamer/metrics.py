@@ -166,20 +166,22 @@ def span(seconds: float) -> str:
 
 
 class Progress:
-  """What a run tells its terminal: one moving line where there is a terminal, one plain line a row where there is none."""
+  """What a run tells its terminal: one moving line where there is a terminal, one plain line a row where there is none, nothing
+  by those processes that are `quiet`."""
 
-  def __init__(self, *, steps: int, stream=None):
+  def __init__(self, *, steps: int, stream=None, quiet: bool = False):
     self._stream = stream or sys.stdout
     self._steps = steps
+    self._quiet = quiet
     self._status = None
-    if self._stream.isatty():
+    if self._stream.isatty() and not quiet:
       from rich.console import Console
       self._status = Console(file=self._stream, highlight=False).status('', spinner='line')
 
   def say(self, message: str):
     if self._status:
       self._status.console.print(message, markup=False, soft_wrap=True)
-    else:
+    elif not self._quiet:
       print(message, file=self._stream, flush=True)
 
   def start(self, step: int):

@@ -9,10 +9,9 @@ import re
 import shlex
 import sys
 
-import jax
 from absl import flags
 
-from jaxdreamer import build, checkpoints, cli, loop, options, places
+from jaxdreamer import build, checkpoints, cli, loop, options, places, processes
 
 
 def default_workdir(config) -> pathlib.Path:
@@ -22,31 +21,25 @@ def default_workdir(config) -> pathlib.Path:
   return pathlib.Path('runs') / f'{slug or "run"}-{run[:8]}'
 
 
-def join_processes():
-  """One process a host: Slurm, GKE and Cloud TPU tell JAX where the others are."""
-  try:
-    jax.distributed.initialize(initialization_timeout=300)
-  except (RuntimeError, ValueError) as error:
-    raise ValueError(f'mesh.distributed=True: {str(error).splitlines()[0]}; start one process a host with the scripts in '
-                     'launch/, or leave the option out') from error
-
-
 def main() -> int:
   config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
   if config is None:
     raise ValueError('give a config: --config=configs/toybox.py')
-  if config.mesh.get('distributed', False):
-    join_processes()
+  if config.mesh.distributed or config.mesh.coordinator:
+    own = ('mesh.coordinator', 'mesh.process', 'mesh.wait')
+    alike = {name: value for name, value in checkpoints.flatten(config.to_dict()).items() if name not in own}
+    processes.join(coordinator=config.mesh.coordinator, processes=config.mesh.processes, process=config.mesh.process,
+                   wait=config.mesh.wait, run=alike)
   cli.compile_cache()
   folder = options.place(workdir) if workdir else default_workdir(config)
-  mesh = build.make_mesh(config)
-  if (said := options.idle(config, mesh)) and jax.process_index() == 0:
-    print(f'warning: {said}', flush=True)
-  outcome = loop.run(config, folder, mesh,
-                     command=shlex.join(['python', '-m', 'jaxdreamer.train', *sys.argv[1:]]))
+  with processes.one_for_all():
+    mesh = build.make_mesh(config)
+    if (said := options.idle(config, mesh)) and processes.first():
+      print(f'warning: {said}', flush=True)
+    outcome = loop.run(config, folder, mesh, command=shlex.join(['python', '-m', 'jaxdreamer.train', *sys.argv[1:]]))
   if outcome.why in loop.SIGNALS:
     return cli.STOPPED
-  if jax.process_index() == 0:
+  if processes.first():
     print(f'{folder}/report.html')
   return cli.FAILED if outcome.failed else 0
 

@@ -1,14 +1,31 @@
 """Four CPU devices, strict ranks, shapes checked by jaxtyping, and compiling that is quick and kept for a second run."""
 import os
 import pathlib
+import subprocess
 import sys
 
-# Most of the suite's time is XLA's: with these a test's programs compile in 60% of it, and run a little slower. Read at import.
-os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '')
-                           + ' --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false').strip()
+# Most of the suite's time is XLA's: with these a test's programs compile in 60% of it, and run a little slower.
+QUICK = ('--xla_backend_optimization_level=1', '--xla_cpu_use_fusion_emitters=false')
 
-import jax
-from jaxtyping import install_import_hook
+
+def starts(flags: str) -> bool:
+  """Whether XLA takes these flags: a process that gives it one of another version ends."""
+  return not subprocess.run([sys.executable, '-c', 'import jax; jax.devices()'], capture_output=True,
+                            env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags}).returncode
+
+
+def with_quick(given: str) -> str:
+  """`given` and those of QUICK that XLA takes."""
+  if QUICK[0] in given:                    # this is a worker: who started it has asked
+    return given
+  every = ' '.join([given, *QUICK]).strip()
+  return every if starts(every) else ' '.join([given, *filter(starts, QUICK)]).strip()
+
+
+os.environ['XLA_FLAGS'] = with_quick(os.environ.get('XLA_FLAGS', ''))        # read at import
+
+import jax  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))            # configs and benchmarks are not installed

@@ -181,13 +181,14 @@ def test_a_hostile_header_size_is_refused(length):
 
 
 @many
-@given(st.integers(5_000, 400_000), st.sampled_from(['[', '{"a":', '{"a":[']), st.booleans())
+@given(st.integers(110, 400_000), st.sampled_from(['[', '{"a":', '{"a":[']), st.booleans())
 def test_deep_json_is_refused(depth, opening, closed):
+  says = 'nested too deep' if closed else 'nested too deep|no valid JSON'
   text = opening * depth
   if closed:
     text += '1' + text[::-1].translate(str.maketrans('[{', ']}', '":a'))
-  refused(len(text).to_bytes(8, 'little') + text.encode(), 'nested too deep')
-  refused(text.encode(), 'nested too deep', name='w.safetensors.index.json')
+  refused(len(text).to_bytes(8, 'little') + text.encode(), says)
+  refused(text.encode(), says, name='w.safetensors.index.json')
 
 
 @many

@@ -7,7 +7,7 @@ import pytest
 from jaxdreamer.toybox import compiler
 
 
-@pytest.mark.skipif(not compiler.own_convolutions(), reason='the options are known for jax 0.10 on an x86-64 CPU')
+@pytest.mark.skipif(not compiler.own_convolutions(), reason='this backend does not take the options')
 def test_convolutions_and_their_gradients_leave_ynn_and_keep_their_values():
   x, kernel = jax.random.normal(jax.random.key(0), (4, 16, 16, 32)), jax.random.normal(jax.random.key(1), (3, 3, 32, 32))
   def power(kernel):
@@ -23,6 +23,14 @@ def test_convolutions_and_their_gradients_leave_ynn_and_keep_their_values():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours(kernel), theirs(kernel))
 
 
-def test_where_the_options_are_not_known_there_are_none(monkeypatch):
-  monkeypatch.setattr(jax, '__version_info__', (0, 11, 0))
+def test_options_that_the_backend_does_not_take_are_left_out(monkeypatch):
+  assert compiler.known({'xla_of_another_version': 1, 'xla_backend_optimization_level': 0}) == {'xla_backend_optimization_level': 0}
+  monkeypatch.setattr(compiler, 'takes', lambda option, value: False)
   assert compiler.own_convolutions() == {}
+
+
+def test_the_options_are_asked_for_whatever_the_version(monkeypatch):
+  monkeypatch.setattr(jax, '__version_info__', (0, 99, 0))
+  monkeypatch.setattr(compiler, 'takes', lambda option, value: True)
+  monkeypatch.setattr(compiler.platform, 'machine', lambda: 'x86_64')
+  assert 'xla_cpu_experimental_ynn_fusion_type' in compiler.own_convolutions()

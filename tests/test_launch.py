@@ -1,14 +1,19 @@
 """Launch scripts: they parse, say what is wrong, and call the commands that exist."""
+import configparser
 import os
 import pathlib
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
+import tomllib
 
 import pytest
 import yaml
+
+from jaxdreamer import doctor
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / 'launch'
@@ -40,6 +45,7 @@ case "$*" in
   *hashlib*) sha256sum <"${!#}" | cut -c1-16 ;;
   '-m venv'*) mkdir -p "${!#}/bin"; rm -rf "${!#}"/made-*; cp "$0" "${!#}/bin/python" ;;
   '-m pip'*) echo "pip: $*" ;;
+  '-m pytest'*) printf 'tested:'; printf ' <%s>' "$@"; echo; exit "${FAILS:-0}" ;;
   '-m jaxdreamer'*) printf 'ran in %s:' "$PWD"; printf ' <%s>' "$@"; echo ;;
 esac
 ''')
@@ -86,6 +92,55 @@ def test_local_leaves_a_venv_of_the_users_alone(checkout, python):
   (checkout / '.venv' / 'mine').touch()
   out = bash(checkout / 'launch' / 'local.sh', env={**os.environ, 'PYTHON': str(python)})
   assert out.returncode == 1 and "not this script's" in out.stderr and (checkout / '.venv' / 'mine').exists()
+
+
+@pytest.fixture
+def tests(checkout, python):
+  """launch/test.sh with its arguments, over stand-ins for python and ruff."""
+  (checkout / 'bin').mkdir()
+  (checkout / 'bin' / 'ruff').write_text('#!/usr/bin/env bash\nexit "${LINT:-0}"\n')
+  (checkout / 'bin' / 'ruff').chmod(0o755)
+  path = f'{checkout / "bin"}:{os.environ["PATH"]}'
+  known = {**os.environ, 'PYTHON': str(python), 'PATH': path}
+  return lambda *args, **env: bash(checkout / 'launch' / 'test.sh', *args, env=known | env)
+
+
+def test_the_tests_need_no_torch_unless_parity_is_asked_for(tests, checkout):
+  said = tests('-k', 'a volume').stdout
+  assert f'--editable {checkout}[test]' in said and 'torch==' not in said
+  assert '<-n> <2>' in said and '<-k> <a volume>' in said
+  said = tests('-k', 'clip', '--parity', '-x').stdout
+  assert f'--editable {checkout}[test,parity]' in said and '--quiet torch==2.13.0' in said
+  assert '<-k> <clip> <-x>' in said and '<--parity>' not in said
+  assert '--parity' in (ROOT / '.ci' / 'run').read_text()
+
+
+@pytest.mark.parametrize(('env', 'status'), [({}, 0), ({'FAILS': '3'}, 3), ({'LINT': '1'}, 1)])
+def test_the_tests_leave_with_what_failed(tests, env, status):
+  out = tests(**env)
+  assert out.returncode == status and 'tested:' in out.stdout
+
+
+def test_a_test_that_hangs_is_ended_with_its_stack(tmp_path):
+  (tmp_path / 'test_hung.py').write_text('import time\n\ndef test_hung():\n  time.sleep(60)\n')
+  began = time.monotonic()
+  out = subprocess.run([sys.executable, '-m', 'pytest', '-c', ROOT / 'pyproject.toml', f'--rootdir={tmp_path}',
+                        '-o', 'faulthandler_timeout=.5', tmp_path / 'test_hung.py'], capture_output=True, text=True, cwd=tmp_path)
+  assert out.returncode == 1 and time.monotonic() - began < 55
+  assert 'line 4 in test_hung' in out.stderr, out.stderr
+  assert tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['pytest']['ini_options']['faulthandler_timeout'] >= 600
+
+
+def test_ci_runs_the_commands_of_the_readme_on_every_python():
+  job = yaml.safe_load((ROOT / '.github' / 'workflows' / 'ci.yml').read_text())['jobs']['test']
+  options = configparser.ConfigParser()
+  options.read(ROOT / 'setup.cfg')
+  pythons = job['strategy']['matrix']['python']
+  assert f'>={pythons[0]}' == options['options']['python_requires'] and doctor.TESTED['python'] in pythons
+  runs = [step['run'] for step in job['steps'] if 'run' in step]
+  assert any(run.startswith('bash launch/test.sh') for run in runs) and any(run.startswith('bash launch/local.sh') for run in runs)
+  parity, = job['strategy']['matrix']['include']
+  assert parity == {'python': pythons[0], 'arguments': '--parity'}
 
 
 @pytest.mark.parametrize('ends, requeued', [('exit 75', True), ('exit 0', False), ('exit 3', False)])

@@ -143,9 +143,16 @@ def test_a_signal_saves_and_the_same_command_goes_on_as_if_unbroken(tmp_path, mo
   assert same_run(tmp_path / 'broken', unbroken)
 
 
-def test_signal_handlers_are_put_back(unbroken):
-  assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-  assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+@pytest.mark.parametrize('own', [signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler])
+def test_signal_handlers_are_put_back(own):
+  before = {name: signal.signal(getattr(signal, name), own) for name in loop.SIGNALS}
+  try:
+    with loop.stop_signals():
+      assert own not in [signal.getsignal(getattr(signal, name)) for name in loop.SIGNALS]
+    assert {signal.getsignal(getattr(signal, name)) for name in loop.SIGNALS} == {own}
+  finally:
+    for name, handler in before.items():
+      signal.signal(getattr(signal, name), handler)
 
 
 def test_after_a_signal_the_next_one_acts_at_once():

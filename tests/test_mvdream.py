@@ -12,8 +12,10 @@ import pytest
 from jaxdreamer import cameras
 from jaxdreamer.nn import layers, mvdream, weights
 from jaxdreamer.nn.unet import UNet2DCondition
+from jaxdreamer.toybox import compiler
 
-QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}        # compiling is what takes time here
+# Compiling is what takes time here.
+QUICK = compiler.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})
 TINY = dataclasses.replace(mvdream.CONFIG, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, cross_attention_dim=6,
                            down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'), attention_head_dim=2,
                            up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'))

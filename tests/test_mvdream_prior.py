@@ -13,10 +13,11 @@ from jaxdreamer.nn import mvdream as networks
 from jaxdreamer.nn import unet
 from jaxdreamer.priors.mvdream import mvdream
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
+from jaxdreamer.toybox import compiler
 from jaxdreamer.types import Draws, Views
 
 KEY = jax.random.key(0)
-QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
+QUICK = compiler.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})
 
 
 @pytest.fixture(scope='module')

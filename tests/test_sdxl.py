@@ -14,10 +14,11 @@ from jaxdreamer.nn import clip, clip_tokens, unet
 from jaxdreamer.priors import latent
 from jaxdreamer.priors.sdxl import sdxl
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
+from jaxdreamer.toybox import compiler
 from jaxdreamer.types import Views
 
 KEY = jax.random.key(0)
-QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
+QUICK = compiler.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})
 
 
 @pytest.fixture(scope='module')

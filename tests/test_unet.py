@@ -10,8 +10,10 @@ import pytest
 
 from jaxdreamer.nn import layers
 from jaxdreamer.nn.unet import UNet2DCondition, UNetConfig, config_from_diffusers
+from jaxdreamer.toybox import compiler
 
-QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}        # compiling is what takes time here
+# Compiling is what takes time here.
+QUICK = compiler.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})
 SMALL = UNetConfig(in_channels=3, out_channels=3, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
                    down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'),
                    up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'),

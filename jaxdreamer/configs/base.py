@@ -99,7 +99,9 @@ def get_config():
               'b1': .9, 'b2': .99, 'eps': 1e-15, 'weight_decay': 0., 'clip': 0.,
               'accumulate': 1},                  # steps whose mean gradient makes one update
     'mesh': {'map': 'shard_map', 'data': 0,      # map: or 'pmap'; data 0: all devices that the views divide by
-             'distributed': False},              # one process a host, joined by jax.distributed (launch/)
+             'distributed': False,               # one process a host, as a scheduler (launch/) or JAX's variables tell; or by hand:
+             'coordinator': '', 'processes': 0, 'process': -1,   # HOST:PORT of the first, how many there are, which this is
+             'wait': 300.},                      # seconds until a process that does not come is named
     'eval': {'size': 64, 'samples': 64, 'fine': 0, 'chunk': 0, 'mesh_resolution': 96,
              'radius': 0.},                      # of the ball that meshes and films show; 0: render.radius
   }, convert_dict=True)

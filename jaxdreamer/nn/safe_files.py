@@ -12,6 +12,7 @@ from typing import BinaryIO, Iterable
 
 MAX_JSON = 4 * 2 ** 20                   # bytes
 HEAD = 1024                              # bytes of a file, by which one may see what it is
+DEEPEST = 100                      # levels of JSON; published files have ten
 LISTED = 100                             # names in an error
 SAFETENSORS = 'give the .safetensors files of the model'
 KINDS = ((b'GGUF', 'a GGUF file, of quantised weights', SAFETENSORS), (b'\x1f\x8b', 'a gzip archive', 'unpack it'),
@@ -40,9 +41,19 @@ def regular(path: pathlib.Path) -> BinaryIO:
   return path.open('rb', buffering=0)
 
 
+def check_depth(value):
+  """ValueError for JSON deeper than DEEPEST: how deep Python itself goes differs from version to version."""
+  level = [value]
+  for _ in range(DEEPEST):
+    level = [inner for outer in level if isinstance(outer, dict | list)
+             for inner in (outer.values() if isinstance(outer, dict) else outer)]
+  if level:
+    raise ValueError('nested too deep')
+
+
 def parsed(path: pathlib.Path, text: bytes, *, strict: bool = True) -> dict:
-  """A JSON object. Repeated names and nesting deeper than Python's stack are refused; `strict` refuses NaN and infinities too,
-  and the byte-order mark, which are no JSON, though Python and Windows write them into configs."""
+  """A JSON object. Repeated names and nesting deeper than DEEPEST are refused; `strict` refuses NaN and infinities too, and the
+  byte-order mark, which are no JSON, though Python and Windows write them into configs."""
   def unique(pairs):
     table = dict(pairs)
     if len(table) != len(pairs):
@@ -55,6 +66,7 @@ def parsed(path: pathlib.Path, text: bytes, *, strict: bool = True) -> dict:
   try:
     value = json.loads(text.decode('utf-8' if strict else 'utf-8-sig'), object_pairs_hook=unique,
                        parse_constant=constant if strict else None)
+    check_depth(value)
   except (ValueError, RecursionError) as error:
     cause = 'nested too deep' if isinstance(error, RecursionError) else ' '.join(str(error).split())[:200]
     found = what_is(text[:HEAD])

@@ -1,12 +1,28 @@
 """What XLA is told when it compiles a step of training on a CPU."""
+import functools
 import platform
 
 import jax
 
 
-def own_convolutions() -> dict[str, str]:
+@functools.cache
+def takes(option: str, value: str | int | bool) -> bool:
+  """Whether this backend compiles with an option: XLA's come and go with its versions, and it refuses those it does not know."""
+  try:
+    jax.jit(lambda: 0.).lower().compile(compiler_options={option: value})
+  except (jax.errors.JaxRuntimeError, ValueError):
+    return False
+  return True
+
+
+def known(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+  """Those of the options for `jax.jit` that this backend takes."""
+  return {option: value for option, value in options.items() if takes(option, value)}
+
+
+def own_convolutions() -> dict[str, str | int | bool]:
   """Options for `jax.jit` by which XLA computes a CPU's convolutions itself and leaves its YNN library matrix products and sums:
   a training step takes a seventh to a quarter less time (python -m benchmarks.training). Empty where they are not known."""
-  known = jax.default_backend() == 'cpu' and platform.machine() == 'x86_64' and jax.__version_info__[:2] == (0, 10)
-  kept = 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'
-  return {'xla_cpu_experimental_ynn_fusion_type': kept} if known else {}
+  if jax.default_backend() != 'cpu' or platform.machine() != 'x86_64':
+    return {}
+  return known({'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'})

@@ -18,8 +18,9 @@ import safetensors.numpy
 
 from jaxdreamer.nn import clip, clip_vision, depth_anything, dpt, mvdream, unet, vae, weights
 from jaxdreamer.nn.dinov2 import DINOV2_RENAME
+from jaxdreamer.toybox import compiler
 
-QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}        # a third of the time
+QUICK = compiler.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})        # a third of the time
 
 
 class Case(NamedTuple):
