@@ -13,7 +13,7 @@ PACKAGE = ROOT / 'jaxdreamer'
 # Data flows down this list: a module imports only from above itself, or from its own folder.
 ORDER = '''
   types diffusion volume cameras prompts corpus nn toybox scenes render regularizers priors baselines sampling estimators
-  optim train_step checkpoints metrics moments outputs build retrieval laboratory clip_score cli evaluate loop
+  optim train_step checkpoints metrics moments comparison outputs build retrieval laboratory clip_score cli evaluate loop
 '''.split()
 COMMANDS = 'train variance playground generate export doctor toybox.train_prior toybox.train_geometry'.split()
 ABSL = ['cli', 'evaluate', *COMMANDS]
