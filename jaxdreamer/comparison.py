@@ -13,6 +13,7 @@ from jaxdreamer import moments
 from jaxdreamer.moments import Estimate, Gram, Interval, Nested
 
 State = dict[str, 'Measured']
+LEAST = 1e-9                     # of the mean square: a squared mean that chance makes negative is taken for this
 SHARES = ('camera', 'render', 'time', 'noise')
 
 
@@ -50,7 +51,7 @@ def figures(states: list[State], name: str, over: str) -> dict[str, Figure]:
   ratio = lambda f: lambda w: float(np.mean([np.log(f(a, w) / f(b, w)) for a, b, _ in rows]))
   mean = lambda f: lambda w: float(np.mean([f(a, c, w) for a, _, c in rows]))
   of_steps = partial(Figure, n=len(rows[0][0].own))
-  square = lambda gram, w: max(moments.squared_mean(gram, w), np.finfo(float).tiny)
+  square = lambda gram, w: max(moments.squared_mean(gram, w), LEAST * (w @ np.diag(gram)) / w.sum())
   apart = lambda a, w: moments.squared_mean(a.apart, w)
   out = {
     'step': of_steps(ratio(lambda x, w: moments.variance(x.own, w)), log=True),
@@ -116,7 +117,7 @@ def compare(prompts: list[list[State]], seconds: dict[str, np.ndarray], over: di
     spent = Figure(partial(moments.middle, np.log(seconds[name])), len(seconds[name]), True)
     found = {figure: of(figure) for figure in by_prompt[0]}
     found |= {f'{figure}_times_cost': moments.product(found[figure], cost()) for figure in ('step', 'preconditioned')}
-    found |= {name: moments.product(of('step', half=i), cost(half=i)) for i, name in enumerate(('first_half', 'other_half'))}
+    found |= {half: moments.product(of('step', half=i), cost(half=i)) for i, half in enumerate(('first_half', 'other_half'))}
     found |= {'seconds': estimate([spent], seed=1), 'cost': estimate([cost_of(seconds, name, reference)], seed=1)}
     out[name] = {'over': over[name]} | {figure: moments.interval(x) for figure, x in found.items()}
   return out
@@ -124,7 +125,8 @@ def compare(prompts: list[list[State]], seconds: dict[str, np.ndarray], over: di
 
 def best(rows: list[dict]) -> dict[str, dict]:
   """{what they are held against: the best of the methods of one mean}, of rows as written: the least step_times_cost on one half of
-  the steps and rounds, its figure from the other half, so that the luck by which it was chosen is in no number. A mean of one method has none."""
+  the steps and rounds, its figure from the other half, so that the luck by which it was chosen is in no number. A mean that one
+  method alone has is left out."""
   out = {}
   for over in dict.fromkeys(row['over'] for row in rows):
     alike = [row for row in rows if row['over'] == over]
