@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import base
-from jaxdreamer import build, cameras, comparison, laboratory, moments, optim, sampling, train_step
+from jaxdreamer import build, cameras, comparison, laboratory, moments, optim, sampling, train_step, variance
 from jaxdreamer.baselines.constant import constant
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd
@@ -254,3 +254,28 @@ def test_large_gradients_are_folded_without_changing_inner_products(monkeypatch)
   monkeypatch.setattr(laboratory, 'LARGEST', 8192)
   folded = jnp.dot(laboratory.flat({'x': a[:7], 'y': a[7:]}) + laboratory.flat(b), laboratory.flat(a))
   assert abs(folded / exact - 1.) < 4. * (2. / 8192) ** .5
+
+
+def test_several_prompts_are_named_or_the_configs_own():
+  config = base.get_config()
+  assert variance.chosen_prompts('', config) == ['a red cube']
+  assert variance.chosen_prompts('a red car; a blue torus;', config) == ['a red car', 'a blue torus']
+  config.prior.name = 'empirical'
+  with pytest.raises(ValueError, match='--prompts'):
+    variance.chosen_prompts('a red car; a blue torus', config)
+
+
+def test_progress_says_how_long_it_still_takes(monkeypatch, capsys):
+  clock = iter((0., 60., 120.))
+  monkeypatch.setattr(variance.time, 'time', lambda: next(clock))
+  say = variance.progress(4)
+  say('one')
+  say('two')
+  assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
+    '60 s  [1/4] one; about 3.0 min left', '120 s  [2/4] two; about 2.0 min left']
+
+
+def test_each_method_stands_against_the_first_of_its_mean():
+  of = lambda name, mean: laboratory.Subject(name, None, None, None, mean, None, None)
+  assert variance.against([of('sds', 'a'), of('csd', 'b'), of('ssd', 'a'), of('csd draws=2', 'b')]) == {
+    'sds': 'sds', 'csd': 'csd', 'ssd': 'sds', 'csd draws=2': 'csd'}
