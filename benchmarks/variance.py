@@ -103,9 +103,10 @@ def merged(parts, density):
     for row in (row for table in tables for row in table):
       first.setdefault(called(row['method']), row | {'method': called(row['method']), 'over': called(row['over'])})
     return list(first.values())
-  same_step = zip(*(part['states'] for part in parts))
-  return parts[0] | {'all': once([part['all'] for part in parts]),
-                     'states': [{'step': same[0]['step'], 'rows': once([state['rows'] for state in same])} for same in same_step]}
+  def split(name, by):
+    return [{by: same[0][by], 'rows': once([one['rows'] for one in same])} for same in zip(*(part[name] for part in parts))]
+  return parts[0] | {'all': once([part['all'] for part in parts]), 'states': split('states', 'step'),
+                     'by_prompt': split('by_prompt', 'prompt')}
 
 
 def intervals(row):
@@ -136,7 +137,7 @@ def main():
     parts.append(measure(prompts, root, sources, *size, f'--methods={"; ".join(group)}'))
   seen = merged(parts, density)
   figures = decide(seen) | {'sources': sources, 'prompts': prompts, 'density': density, 'rows': rows(seen), 'all': seen['all'],
-                            'states': seen['states']}
+                            'states': seen['states'], 'by_prompt': seen['by_prompt']}
   print(json.dumps({name: figures[name] for name in ('ssd_parameters_over_sds', 'best', 'best_of_other_means')}, indent=1))
   if arguments.quick:
     print(results.write('variance_quick', figures, 'python -m benchmarks.variance --quick'))

@@ -123,6 +123,16 @@ def compare(prompts: list[list[State]], seconds: dict[str, np.ndarray], over: di
   return out
 
 
+def of_prompt(states: list[State], over: dict[str, str]) -> list[dict]:
+  """Rows of {figure: its value} of one prompt, a row a method: what the intervals over prompts are made of."""
+  rows = []
+  for name in states[0]:
+    found = {figure: moments.interval(Estimate(of.of(np.ones(of.n)), np.full(1, np.nan), of.log)).mean
+             for figure, of in figures(states, name, over[name]).items()}
+    rows.append({'method': name, 'over': over[name], **found})
+  return rows
+
+
 def best(rows: list[dict]) -> dict[str, dict]:
   """{what they are held against: the best of the methods of one mean}, of rows as written: the least step_times_cost on one half of
   the steps and rounds, its figure from the other half, so that the luck by which it was chosen is in no number. A mean that one

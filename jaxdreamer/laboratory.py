@@ -131,9 +131,10 @@ def adam_v(state: TrainState, b2: float) -> PyTree | None:
   leaves = {optim.name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state.opt)[0]}
   found = {}
   for path, leaf in leaves.items():
-    head, of, name = path.partition('.nu/')
-    if of and int(leaves.get(f'{head}.count', 0)):
-      found[name] = leaf / (1. - b2 ** int(leaves[f'{head}.count']))
+    head, _, name = path.partition('.nu/')
+    seen = 1. - b2 ** jnp.asarray(leaves.get(f'{head}.count', 0), jnp.float32)             # one a particle, where there are several
+    if name and seen.min() > 0.:
+      found[name] = leaf / seen.reshape(seen.shape + (1,) * (leaf.ndim - seen.ndim))
   scene = jax.tree_util.tree_map_with_path(lambda path, _: found.get(f'scene/{optim.name(path)}'), state.params['scene'])
   known = len(jax.tree.leaves(scene)) == len(jax.tree.leaves(state.params['scene']))
   return scene if known else None
@@ -206,10 +207,9 @@ def subject(config: ConfigDict, method: str, *, renders: int = 2, times: int = 2
     job.parts, mesh, views=changed.sampling.views, how=changed.mesh.map, many=bool(changed.corpus.path)))
 
 
-def learn(key: Key[Array, ''], s: Subject, scene: PyTree, text: Text, step: int, *, steps: int) -> PyTree:
-  """What the estimator learns for itself in `steps` steps on a scene that stays as it is."""
-  state = s.job.init(key)
-  state = s.begin(key, {'scene': scene, 'est': state.params['est']}, step)
+def learn(key: Key[Array, ''], s: Subject, est: PyTree | None, scene: PyTree, text: Text, step: int, *, steps: int) -> PyTree:
+  """What the estimator learns for itself in `steps` steps on a scene that stays as it is, after `est`, or anew."""
+  state = s.begin(key, {'scene': scene, 'est': s.job.init(key).params['est'] if est is None else est}, step)
   if jax.tree.leaves(state.params['est']):
     for _ in range(steps):
       state, _ = s.step(state, s.job.prior, text)
@@ -226,19 +226,20 @@ def gather(sections: list[dict], shape: tuple[int, int, int]) -> moments.Nested:
 
 def measure(key: Key[Array, ''], subjects: list[Subject], prompt: str, scene: PyTree, v: PyTree | None, step: int, *, cameras: int,
             repeats: int, warm: int, shape: tuple[int, int, int], kept: dict[str, PyTree],
-            say: Callable) -> tuple[dict[str, comparison.Measured], dict[str, PyTree]]:
+            before: dict[str, PyTree], say: Callable) -> tuple[dict[str, comparison.Measured], dict[str, PyTree]]:
   """The draws of every subject at one state, `cameras` of nested ones of `shape` (B, T, E) and `repeats` whole steps, and what
   each has learnt for itself. The first subject is the reference.
 
   `v` is Adam's, None to make it of HELD steps of the reference. `kept` holds what an estimator has learnt for itself in its
-  run, by method; the others' learn for `warm` steps first.
+  run, by method; the others' learn for `warm` steps first, after what they had learnt `before`, at an earlier state.
   """
   k_learn, k_nested, k_whole, k_held = jax.random.split(key, 4)
   scene, v = jax.device_put(jax.device_get((scene, v)))    # wherever they come from: programs are compiled for where things lie
   out, learnt, reference, at = {}, {}, None, jnp.int32(step)
   for s in subjects:
     text = s.job.told(prompt)
-    est = learnt[s.name] = kept[s.name] if s.name in kept else learn(k_learn, s, scene, text, step, steps=warm)
+    est = learnt[s.name] = kept[s.name] if s.name in kept else learn(
+      k_learn, s, before.get(s.name), scene, text, step, steps=warm)
     told = {'scene': scene, 'est': est}, s.job.prior, text, at
     if v is None:
       squares = (jax.tree.map(jnp.square, s.gradient(k, *told)) for k in jax.random.split(k_held, HELD))

@@ -117,21 +117,22 @@ def main() -> int:
     config, job, state = build.restore(pathlib.Path(options.workdir))
     prompts, at = [config.prompt], [int(state.step)]
     states = [(config.prompt, int(state.step), state.params['scene'], laboratory.adam_v(state, config.optim.b2))]
-    learnt = {config.estimator.name: state.params['est']}
+    kept = {config.estimator.name: state.params['est']}
   else:
-    config, learnt, at = options.config, {}, sorted({int(step) for step in options.at})
+    config, kept, at = options.config, {}, sorted({int(step) for step in options.at})
     prompts = chosen_prompts(options.prompts, config)
     config.prompt = prompts[0]
     states = states_of(config, prompts, at)
   methods = list(dict.fromkeys([laboratory.REFERENCE, *(m.strip() for m in options.methods.split(';') if m.strip())]))
   shape = (options.renders, options.times, options.noises)
   subjects = [laboratory.subject(config, m, renders=shape[0], times=shape[1], noises=shape[2]) for m in methods]
-  over, kept = against(subjects), {m: est for m, est in learnt.items() if m in methods}
+  over = against(subjects)
   key, say = jax.random.key(options.seed), progress(len(prompts) * len(at) * len(subjects) + 1)
-  seen, seconds = {prompt: [] for prompt in prompts}, None
+  seen, learnt, seconds = {prompt: [] for prompt in prompts}, {prompt: {} for prompt in prompts}, None
   for prompt, step, scene, v in states:
     drawn, est = laboratory.measure(key, subjects, prompt, scene, v, step, cameras=options.cameras, repeats=options.repeats,
-                                    warm=options.warm, shape=shape, kept=kept, say=say)
+                                    warm=options.warm, shape=shape, kept=kept, before=learnt[prompt], say=say)
+    learnt[prompt] = est
     seen[prompt].append(drawn)
     if seconds is None:
       seconds = laboratory.take_time(key, subjects, prompt, scene, est, step, rounds=options.rounds, say=say)
@@ -150,7 +151,8 @@ def main() -> int:
              'prompts': prompts, 'cameras': options.cameras, 'draws_under_a_camera': list(shape), 'repeats': options.repeats,
              'rounds': options.rounds, 'density': density_of(states, config.sampling)}
   print(f'best density of t: {figures["density"]}')
-  figures |= {'all': comparison.plain(over_all), 'states': by_step}
+  figures |= {'all': comparison.plain(over_all), 'states': by_step,
+              'by_prompt': [{'prompt': prompt, 'rows': comparison.of_prompt(seen[prompt], over)} for prompt in prompts]}
   (folder / 'variance.json').write_text(json.dumps(figures, indent=1) + '\n')
   plot(over_all, folder / 'variance.png')
   print(folder / 'variance.json')
@@ -178,7 +180,7 @@ if __name__ == '__main__':
   flags.DEFINE_integer('noises', 2, 'Noises under a time.', lower_bound=2)
   flags.DEFINE_integer('repeats', 48, 'Whole steps.', lower_bound=6)
   flags.DEFINE_integer('rounds', 10, f'Rounds of {laboratory.TURN} timed steps of each method.', lower_bound=6)
-  flags.DEFINE_integer('warm', 100, 'Steps for which an estimator may learn on the frozen scene before it is measured.')
+  flags.DEFINE_integer('warm', 100, 'Steps for which an estimator may learn on the frozen scene before it is measured, at each.')
   flags.DEFINE_integer('seed', 0, 'Of all draws.')
   flags.DEFINE_string('out', None, 'Where to write; the run, or runs/variance.')
   cli.run(main)

@@ -105,11 +105,13 @@ def test_the_networks_are_timed_beside_torch():
 def test_what_several_processes_measured_is_one_table_with_the_reference_once():
   def part(method, x, over='sds'):
     rows = [{'method': 'sds', 'over': 'sds', 'x': x}, {'method': method, 'over': over, 'x': x}]
-    return {'prompts': ['a red car'], 'all': rows, 'states': [{'step': step, 'rows': rows} for step in (0, 50)]}
+    return {'prompts': ['a red car'], 'all': rows, 'states': [{'step': step, 'rows': rows} for step in (0, 50)],
+            'by_prompt': [{'prompt': 'a red car', 'rows': rows}]}
   expected = [{'method': 'sds', 'over': 'sds', 'x': 1}, {'method': 'ssd', 'over': 'sds', 'x': 1},
               {'method': 'csd of=measured', 'over': 'csd of=measured', 'x': 2}]
   assert variance.merged([part('ssd', 1), part('csd of=1.5,2', 2, 'csd of=1.5,2')], '1.5,2') == {
-    'prompts': ['a red car'], 'all': expected, 'states': [{'step': 0, 'rows': expected}, {'step': 50, 'rows': expected}]}
+    'prompts': ['a red car'], 'all': expected, 'states': [{'step': 0, 'rows': expected}, {'step': 50, 'rows': expected}],
+    'by_prompt': [{'prompt': 'a red car', 'rows': expected}]}
 
 
 def test_each_process_measures_the_first_of_every_mean_that_it_has():

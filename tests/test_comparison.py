@@ -90,6 +90,8 @@ def test_figures_of_several_prompts_are_clustered_by_prompt():
   together = comparison.compare(prompts, seconds, over)['x']['step']
   alone = comparison.compare(prompts[2:3], seconds, over)['x']['step']
   logs = np.log(np.square(ratios))
+  each = [row['step'] for states in prompts for row in comparison.of_prompt(states, over) if row['method'] == 'x']
+  assert together.mean == pytest.approx(np.exp(np.log(each).mean()))
   assert together.mean == pytest.approx(np.exp(logs.mean()), rel=.03)
   half = 2.776 * logs.std(ddof=1) / np.sqrt(5)                                      # Student's own
   assert np.log(together.upper / together.mean) == pytest.approx(half, rel=.25)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import base
@@ -56,7 +57,7 @@ def subject(name, built, params, *, mean='sds'):
 def measured(subjects, *, cameras=30, repeats=40, v=None):
   scene = parts(sds(guidance=ONE))[1]['scene']
   return laboratory.measure(jax.random.key(2), subjects, '', scene, v, 0, cameras=cameras, repeats=repeats, warm=0, shape=(2, 3, 2),
-                            kept={}, say=lambda what: None)[0]
+                            kept={}, before={}, say=lambda what: None)[0]
 
 
 def noise_gain(t):
@@ -161,6 +162,15 @@ def test_a_turn_goes_on_from_the_step_before():
   assert seen == list(range(5, 6 + 2 * laboratory.TURN)) and spent['sds'].shape == (2,) and (spent['sds'] > 0.).all()
 
 
+def test_an_estimator_goes_on_learning_from_the_state_before():
+  counting = sds(guidance=ONE)._replace(init=lambda key: jnp.zeros(3), loss=lambda draws, est, *_: jnp.sum(est))
+  built, params = parts(counting)
+  s = subject('sds', built, params)
+  learn = lambda est, steps: laboratory.learn(jax.random.key(0), s, est, params['scene'], PRIOR.embed(''), 0, steps=steps)
+  np.testing.assert_allclose(learn(None, 5), -5 * .01, rtol=1e-4)                          # Adam's steps of .01 down a slope of one
+  np.testing.assert_allclose(learn(learn(None, 5), 7), -12 * .01, rtol=1e-4)
+
+
 def test_adams_v_is_that_of_the_runs_optimiser():
   params = {'scene': {'a': jnp.ones(3), 'b': jnp.ones(2)}, 'est': {'c': jnp.ones(4)}}
   tx = optim.chain((('scene/a', .1), ('est/.*', .1, 'sgd'), ('.*', .2)), b2=B2)
@@ -175,6 +185,11 @@ def test_adams_v_is_that_of_the_runs_optimiser():
   found = laboratory.adam_v(state, B2)
   for name in v:
     np.testing.assert_allclose(found[name], v[name] / (1. - B2 ** 3), rtol=1e-5)
+  one, two = ({'count': jnp.array(n), 'nu': {'scene': {'a': x, 'b': x}}} for n, x in ((3, jnp.ones(4)), ([3, 1], jnp.ones((2, 4)))))
+  as_adam = lambda of: optax.ScaleByAdamState(of['count'], (), of['nu'])
+  of_two = laboratory.adam_v(state.replace(opt=as_adam(two)), B2)['a']                     # particles count their own updates
+  np.testing.assert_allclose(of_two[0], laboratory.adam_v(state.replace(opt=as_adam(one)), B2)['a'], rtol=1e-5)
+  np.testing.assert_allclose(of_two[1], 1. / (1. - B2), rtol=1e-5)
   plain = TrainState(jnp.int32(3), params, optim.chain((('.*', .1, 'sgd'),)).init(params), jax.random.key(0))
   assert laboratory.adam_v(plain, B2) is None
 
