@@ -238,7 +238,7 @@ def main():
   quick = parser.parse_args().quick
   prompts, methods, seeds = (PROMPTS[:2], (METHODS[0], METHODS[-2]), SEEDS[:1]) if quick else (PROMPTS, METHODS, SEEDS)
   steps = CURVE if quick else STEPS
-  sources = source_hash('benchmarks/estimators.py')
+  sources = source_hash('benchmarks/estimators.py', 'benchmarks/results/variance.json')    # of the latter, the density
   root = results.ROOT / 'runs' / 'benchmarks' / f'estimators-{sources}{"-quick" * quick}'
   root.mkdir(parents=True, exist_ok=True)
   cli.keep_freed_memory()
@@ -246,7 +246,7 @@ def main():
   number = len(prompts) * len(methods) * len(seeds)
   print(f'{number} runs, about {5 if quick else MINUTES * number:.0f} minutes on two cores', flush=True)
   rows = everything(prompts, methods, seeds, root, steps, sources)
-  figures = {'sources': sources} | summary(rows, prompts, costs(methods, steps))
+  figures = {'sources': sources, 'density': results.read('variance')['density']} | summary(rows, prompts, costs(methods, steps))
   if quick:
     (root / 'figures.json').write_text(json.dumps(figures, indent=2) + '\n')
     sheet(prompts, methods, seeds[-1], root, root / 'sheet.png')

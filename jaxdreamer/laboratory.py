@@ -94,7 +94,7 @@ def mean_of(config: ConfigDict) -> str:
   draws are spread is no part of it, and SSD's is SDS's, whatever its variates, but in the form that its paper prints."""
   everything = config.to_dict()
   name, sections = config.estimator.name, everything['estimator']
-  own = sections.get(name, {})
+  own = sections.get(name.split(':')[-1], {})              # of a user's own 'module:function', the function's
   if name == 'ssd' and own['form'] == 'stein':
     name, own = 'sds', {option: own[option] for option in sections['sds'] if option in own}
   sampling = {option: value for option, value in everything['sampling'].items() if option not in (*PUBLISHED, 'views')}
