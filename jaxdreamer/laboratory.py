@@ -294,8 +294,9 @@ def take_time(key: Key[Array, ''], subjects: list[Subject], prompt: str, scene: 
         states[s.name], _ = s.step(states[s.name], s.job.prior, text)
       jax.block_until_ready(states[s.name])
     return steps
-  say('seconds of a step, by turns')
-  return {name: np.array(spent) / TURN for name, spent in by_turns(key, {s.name: turn(s) for s in subjects}, rounds=rounds).items()}
+  seconds = by_turns(key, {s.name: turn(s) for s in subjects}, rounds=rounds)
+  say(f'{rounds} rounds of {TURN} steps, timed')
+  return {name: np.array(spent) / TURN for name, spent in seconds.items()}
 
 
 def best_density(t: Float[np.ndarray, 'N'], power: Float[np.ndarray, 'N'], *, t_min: float, t_max: float) -> list[float]:
