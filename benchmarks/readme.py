@@ -10,7 +10,7 @@ from benchmarks import results
 
 README = results.ROOT / 'README.md'
 
-# table: (results file, its list of rows, {heading: (key, format)})
+# A column that no row has a value for is left out. table: (results file, its list of rows, {heading: (key, format)})
 TABLES = {
     'toybox': ('toybox', 'rows', {
         'prompt': ('prompt', ''), 'silhouette IoU': ('iou', '.3f'), 'mesh IoU': ('mesh_iou', '.3f'),
@@ -20,8 +20,10 @@ TABLES = {
     'estimators': ('estimators', 'rows', {
         'method': ('method', ''), 'silhouette IoU': ('iou', '.3f'), 'from': ('iou_lower', '.3f'), 'to': ('iou_upper', '.3f'),
         'colour': ('colour', '.2f'), 'one front': ('one_front', '.2f'), 'recognisable': ('recognisable', ''),
+        'above SDS': ('iou_above_sds', '.3f'), 'from ': ('iou_above_sds_lower', '.3f'), 'to ': ('iou_above_sds_upper', '.3f'),
         'steps': ('steps', ''), 'seconds': ('seconds', '.0f'), 'to IoU .8': ('seconds_to_0.8', '.1f'),
-        'to .9': ('seconds_to_0.9', '.1f'), 'a row / SDS': ('row_over_sds', '.2f'), 'compiles in': ('compile_seconds', '.0f'),
+        'to .9': ('seconds_to_0.9', '.1f'), 'a step / SDS': ('cost', '.2f'), 'from  ': ('cost_lower', '.2f'),
+        'to  ': ('cost_upper', '.2f'), 'a row / SDS': ('row_over_sds', '.2f'), 'compiles in': ('compile_seconds', '.0f'),
         'relative variance': ('relative_variance', '.2f')}),
     'amortised': ('amortised', 'rows', {
         'estimator': ('estimator', ''), 'IoU, trained': ('train_iou', '.3f'), 'from': ('train_iou_lower', '.3f'),
@@ -40,6 +42,7 @@ def table(name):
     return f'*Not measured yet: `python -m benchmarks.{source}`.*'
   rows = figures[key]
   columns = columns or {k: (k, '') for k in rows[0]}
+  columns = {name: of for name, of in columns.items() if any(of[0] in row for row in rows)}
   cells = [[show(row.get(k), form) for k, form in columns.values()] for row in rows]
   numeric = [all(not isinstance(row.get(k), str) for row in rows) for k, _ in columns.values()]
   lines = [list(columns), [('---:' if right else '---') for right in numeric], *cells]

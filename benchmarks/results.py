@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import subprocess
+import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'benchmarks' / 'results'
@@ -19,6 +20,22 @@ def write(name, figures, command):
   text = json.dumps({**figures, 'made': made(command)}, indent=2, allow_nan=False)
   path.write_text(text + '\n')
   return path
+
+
+def keep(path, figures, sources):
+  """Keeps what one run found in the file `path`, with the hash of the sources that it ran on, for when the benchmark goes on."""
+  path.write_text(json.dumps({'sources': sources, 'figures': figures}) + '\n')
+
+
+def kept(path, sources):
+  """What `keep` left in `path`, or None. Ends where that is of other sources, or says none: no table is made of several."""
+  if not path.exists():
+    return None
+  found = json.loads(path.read_text())
+  theirs = found.get('sources') if isinstance(found, dict) else None
+  if theirs != sources:
+    sys.exit(f'{path}: a run of the sources {theirs}, and these are {sources}: delete it, and it is made anew')
+  return found['figures']
 
 
 def read(name):

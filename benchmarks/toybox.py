@@ -36,13 +36,15 @@ SCORES = {'iou': 'silhouette_iou'} | {name: name for name in (
     'psnr', 'chamfer', 'volume_iou', 'mesh_iou', 'colour_right', 'recall_at_1', 'one_front', 'pose_gap', 'yaw')}
 
 
-def source_hash():
-  """Eight digits that change with anything a run depends on."""
+def source_hash(*more):
+  """Eight digits that change with anything a run depends on: the library, its weights, its configs, and the files `more`."""
   digest = hashlib.sha256()
   for folder in ('jaxdreamer', 'configs'):
     for path in sorted((results.ROOT / folder).rglob('*')):
       if path.suffix in ('.py', '.json', '.html', '.safetensors'):
         digest.update(str(path.relative_to(results.ROOT)).encode() + path.read_bytes())
+  for name in more:
+    digest.update(name.encode() + results.ROOT.joinpath(name).read_bytes())
   return digest.hexdigest()[:8]
 
 

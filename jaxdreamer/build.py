@@ -134,6 +134,7 @@ class Parts(NamedTuple):
   sample: Callable              # train_step.make_sample's
   picture: Callable             # train_step.make_picture's
   gradient: Callable            # train_step.make_gradient's
+  tx: Any                       # the optax chain
 
 
 def at_step(stages: Sequence[tuple[int, Callable]], step: int) -> Callable:
@@ -331,7 +332,7 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
     local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx, ordered=processes.on_cpus(mesh))
     mapped = train_step.data_parallel(train_step.several(local_step, config.steps_per_call), mesh, how=config.mesh.map,
                                       many=bool(config.corpus.path))
-    return (Parts(estimator, sample, see, gradient),
+    return (Parts(estimator, sample, see, gradient, tx),
             jax.jit(lambda state, prior, text: mapped(state, prior, text, ids), donate_argnums=0))
   starts, sizes = zip(*options.check_stages(config, prior))
   parts, steps = zip(*map(stage, sizes))

@@ -1,31 +1,41 @@
 """The variance laboratory: estimators and ways of sampling side by side, at frozen parameters of a scene.
 
-Two measurements, both on common random numbers:
-  nested   one view, T times, E noises under each: the trace of the residual's covariance in image space and of the gradient's
-           in parameter space, split into their camera, time and noise parts (methods that sample as published share it)
-  whole    the gradient of a whole step, as `method` samples it: its variance, its mean, its seconds; the product of variance
-           and seconds is what decides, because a cheaper step can be taken more often
+Two kinds of draws, both on common random numbers, and one of times:
+  nested   one camera, B renders of it (background colour, jitter of the rays), T times under each, E noises under each time: the
+           trace of the residual's covariance in image space and of the gradient's in parameter space, split into their camera,
+           render, time and noise parts (methods that sample as published share it)
+  whole    the gradient of a whole step, as `method` samples it: its variance, as it is and as Adam divides it, and its mean
+  seconds  of the train step itself, with all that it learns and its optimiser, the methods by turns in random order
+The product of variance and seconds is what decides among methods of one mean, because a cheaper step can be taken more often.
+A variance says nothing across means: a residual of half the length has a quarter of it. So each method is held against the first
+that has its mean, the reference wherever that is the reference's; what has another mean stands beside.
+
 A method is a text: an estimator's name, then options, as in 'ssd estimator.ssd.phi=constant,depth sampling.draws=4'. What it
 does not name is as in the config, but for sampling, which starts as SDS was published: independent, one draw a render.
 """
 import ast
+import json
 import re
+import shlex
 import time
 from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Key, PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, moments, train_step
-from jaxdreamer.types import Draws, Text
+from jaxdreamer import build, comparison, moments, optim, train_step
+from jaxdreamer.types import Draws, Text, TrainState
 
 PUBLISHED = {'design': 'independent', 'draws': 1, 'antithetic': False, 'density': (1.,)}
-REFERENCE = 'sds'
+REFERENCE = 'sds'                # the first of all methods
 LARGEST = 2 ** 18                # parameters beyond this many are folded: see `flat`
 BINS = 8                         # of t, for the power that importance sampling wants
+TURN = 10                        # steps of a turn: what an estimator does every few steps is in each
+HELD = 32                        # draws that Adam's v is made of where the run's optimiser has none yet
 
 
 class Subject(NamedTuple):
@@ -34,7 +44,17 @@ class Subject(NamedTuple):
   job: build.Job
   config: ConfigDict
   nested: Callable | None        # None where the method differs in sampling alone
-  whole: Callable
+  mean: str                      # `mean_of`
+  begin: Callable                # (key, params, step) -> TrainState of `step`
+  step: Callable                 # (TrainState, prior, text) -> the same and info: a train step, which takes the state's memory
+
+  def gradient(self, key: Key[Array, ''], params: PyTree, prior, text: Text, step) -> PyTree:
+    """The scene's gradient in one step."""
+    state, _ = self.step(self.begin(key, params, step), prior, text)
+    return state.opt[1]['scene']
+
+  def whole(self, *args) -> Float[Array, 'P']:
+    return flat(self.gradient(*args))
 
 
 def value(text: str):
@@ -53,7 +73,7 @@ def configured(config: ConfigDict, method: str) -> ConfigDict:
   config.sampling.update(PUBLISHED)
   for name in config.regularizers:
     config.regularizers[name] = build.NEVER
-  name, *options = method.split()
+  name, *options = shlex.split(method)
   for option in [f'estimator.name={name}', *options]:
     path, _, text = option.partition('=')
     *parents, last = path.split('.')
@@ -69,11 +89,25 @@ def configured(config: ConfigDict, method: str) -> ConfigDict:
   return config
 
 
+def mean_of(config: ConfigDict) -> str:
+  """What decides the mean of a step's gradient, in a `configured` config: two methods of the same text have the same mean. How the
+  draws are spread is no part of it, and SSD's is SDS's, whatever its variates, but in the form that its paper prints."""
+  everything = config.to_dict()
+  name, sections = config.estimator.name, everything['estimator']
+  own = sections.get(name.split(':')[-1], {})              # of a user's own 'module:function', the function's
+  if name == 'ssd' and own['form'] == 'stein':
+    name, own = 'sds', {option: own[option] for option in sections['sds'] if option in own}
+  sampling = {option: value for option, value in everything['sampling'].items() if option not in (*PUBLISHED, 'views')}
+  rest = {section: of for section, of in everything.items() if section not in ('mesh', 'optim', 'eval')}
+  return json.dumps(rest | {'estimator': {name: own}, 'sampling': sampling}, sort_keys=True, default=str)
+
+
 def label(method: str, *, between: str = ' ') -> str:
   """The method for a picture: 'csd sampling.draws=2' is csd, then draws=2."""
   return re.sub(r' [a-z_.]+[.]', between, method)
 
 
+@jax.jit
 def flat(tree: PyTree) -> Float[Array, 'P']:
   """All numbers of a tree in one vector. Beyond LARGEST they are folded by a count sketch (Charikar et al. 2002): each is
   added to one of LARGEST places with a random sign, fixed for good. Inner products keep their mean, and are off by about
@@ -86,175 +120,188 @@ def flat(tree: PyTree) -> Float[Array, 'P']:
   return jnp.zeros(LARGEST).at[place].add(x * jax.random.rademacher(k_sign, x.shape, jnp.float32))
 
 
-def make_nested(parts: build.Parts, *, times: int, noises: int) -> Callable:
-  """(key, params, prior, text, step) -> what moments.Nested needs of one camera, in both spaces, and (t, |gradient|^2) [T E]."""
+@jax.jit
+def divided(gradient: PyTree, v: PyTree, b2, eps) -> PyTree:
+  """A gradient as Adam steps by it (Kingma & Ba 2015), without momentum: over the root of v, which takes in its square first."""
+  return jax.tree.map(lambda g, v: g / (jnp.sqrt(b2 * v + (1. - b2) * g ** 2) + eps), gradient, v)
+
+
+def adam_v(state: TrainState, b2: float) -> PyTree | None:
+  """Adam's v of the scene in a run's state, free of its start at 0; None where its optimiser has not kept one yet for all of it."""
+  leaves = {optim.name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state.opt)[0]}
+  found = {}
+  for path, leaf in leaves.items():
+    head, _, name = path.partition('.nu/')
+    seen = 1. - b2 ** jnp.asarray(leaves.get(f'{head}.count', 0), jnp.float32)             # one a particle, where there are several
+    if name and seen.min() > 0.:
+      found[name] = leaf / seen.reshape(seen.shape + (1,) * (leaf.ndim - seen.ndim))
+  scene = jax.tree_util.tree_map_with_path(lambda path, _: found.get(f'scene/{optim.name(path)}'), state.params['scene'])
+  known = len(jax.tree.leaves(scene)) == len(jax.tree.leaves(state.params['scene']))
+  return scene if known else None
+
+
+def make_nested(parts: build.Parts, *, renders: int, times: int, noises: int) -> Callable:
+  """(key, params, prior, text, step) -> what moments.Nested needs of one camera, in both spaces, and (t, |gradient|^2) [B T E].
+
+  Each t and eps is a draw of its own, as published, whose importance weight is 1.
+  """
   def nested(key: Key[Array, ''], params, prior, text: Text, step):
-    k_view, k_times, k_noises = jax.random.split(key, 3)
+    k_view, k_renders, k_draws = jax.random.split(key, 3)
     one = jnp.arange(1)
-    camera, _, keys = parts.sample(k_view, one, step)
-    some = lambda key, n: jax.vmap(lambda k: jax.tree.map(lambda a: a[0], parts.sample(k, one, step)[1]))(jax.random.split(key, n))
-    under, fresh = some(k_times, times), some(k_noises, times * noises)
-    draws = Draws(t=jnp.repeat(under.t, noises), eps=fresh.eps, weight=jnp.repeat(under.weight, noises), key=fresh.key)
-    z, cost, told, pullback = parts.picture(params['scene'], prior, text, camera, keys, step)
-    told, latent = jax.tree.map(lambda a: jnp.repeat(a, times * noises, 0), (told, jax.lax.stop_gradient(z)))
-    r, _ = train_step.residual(parts.estimator, draws, params['est'], prior, latent, told, step)
-    grads = jax.vmap(lambda r: flat(pullback(r[None], jnp.zeros_like(cost))))(r)
+    camera = parts.sample(k_view, one, step)[0]
+
+    def rendered(k_render, k_draws):
+      """(residuals, gradients, t) [T E ...] of one render."""
+      k_times, k_noises = jax.random.split(k_draws)
+      drawn = jax.vmap(lambda k: jax.tree.map(lambda a: a[0], parts.sample(k, one, step)[1]))
+      under, fresh = drawn(jax.random.split(k_times, times)), drawn(jax.random.split(k_noises, times * noises))
+      draws = Draws(t=jnp.repeat(under.t, noises), eps=fresh.eps, weight=jnp.repeat(under.weight, noises), key=fresh.key)
+      z, cost, told, pullback = parts.picture(params['scene'], prior, text, camera, k_render[None], step)
+      told, latent = jax.tree.map(lambda a: jnp.repeat(a, times * noises, 0), (told, jax.lax.stop_gradient(z)))
+      r, _ = train_step.residual(parts.estimator, draws, params['est'], prior, latent, told, step)
+      return r, jax.vmap(lambda r: flat(pullback(r[None], jnp.zeros_like(cost))))(r), draws.t
+    r, grads, t = jax.vmap(rendered)(*(jax.random.split(k, renders) for k in (k_renders, k_draws)))
 
     def summary(x):
-      x = x.reshape(times, noises, -1)
-      means = jnp.mean(x, 1)
-      return {'noise': jnp.mean(jnp.sum(jnp.var(x, 1, ddof=1), -1)), 'times': jnp.sum(jnp.var(means, 0, ddof=1)),
-              'mean': jnp.mean(means, 0)}
-    return {'image': summary(r), 'parameter': summary(grads)}, (draws.t, jnp.sum(grads ** 2, -1))
+      x = x.reshape(renders, times, noises, -1)
+      by_time = jnp.mean(x, 2)
+      by_render = jnp.mean(by_time, 1)
+      spread = lambda x, axis: jnp.mean(jnp.sum(jnp.var(x, axis, ddof=1), -1))
+      return {'noise': spread(x, 2), 'times': spread(by_time, 1), 'renders': spread(by_render, 0),
+              'square': jnp.mean(jnp.sum(x ** 2, -1)), 'mean': jnp.mean(by_render, 0)}
+    return {'image': summary(r), 'parameter': summary(grads)}, (t.ravel(), jnp.sum(grads ** 2, -1).ravel())
   return nested
 
 
-def make_whole(parts: build.Parts, *, views: int) -> Callable:
-  """(key, params, prior, text, step) -> the gradient [P] of one step."""
-  def whole(key: Key[Array, ''], params, prior, text: Text, step):
-    camera, draws, keys = parts.sample(key, jnp.arange(views), step)
-    return flat(parts.gradient(params, prior, text, camera, draws, keys, step)[0]['scene'])
-  return whole
+def recorded(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+  """`tx`, which keeps beside its own state the gradient that it was given last."""
+  def update(gradient, state, params=None):
+    updates, own = tx.update(gradient, state[0], params)
+    return updates, (own, gradient)
+  return optax.GradientTransformation(lambda params: (tx.init(params), jax.tree.map(jnp.zeros_like, params)), update)
 
 
-def subject(config: ConfigDict, method: str, *, times: int, noises: int) -> Subject:
+def make_step(parts: build.Parts, mesh, *, views: int, how: str = 'shard_map', many: bool = False) -> tuple[Callable, Callable]:
+  """(begin, step) of a Subject, from what the run's own step is made of. All of the gradient is an output, what the estimator
+  learns for itself too, and so is the optimiser's state: the compiler drops nothing that a train step computes."""
+  tx = recorded(parts.tx)
+  local_step = train_step.make_local_step(sample=parts.sample, gradient=parts.gradient, tx=tx)
+  mapped = train_step.data_parallel(local_step, mesh, how=how, many=many)
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+  def begin(key, params, step):
+    key, params = jax.tree.map(jnp.copy, (key, params))      # the step takes their memory
+    return TrainState(jnp.int32(step), params, tx.init(params), key)
+  return (jax.jit(begin, out_shardings=everywhere),
+          jax.jit(lambda state, prior, text: mapped(state, prior, text, jnp.arange(views)), donate_argnums=0))
+
+
+def subject(config: ConfigDict, method: str, *, renders: int = 2, times: int = 2, noises: int = 2) -> Subject:
   """`method` on the scene of `config`, its functions jitted."""
   changed = configured(config, method)
-  job = build.job(changed, build.make_mesh(changed))
-  plain = not any(option.startswith('sampling.') for option in method.split()[1:])
-  return Subject(method, job, changed, jax.jit(make_nested(job.parts, times=times, noises=noises)) if plain else None,
-                 jax.jit(make_whole(job.parts, views=changed.sampling.views)))
+  mesh = build.make_mesh(changed)
+  job = build.job(changed, mesh)
+  plain = not any(option.startswith('sampling.') for option in shlex.split(method)[1:])
+  nested = jax.jit(make_nested(job.parts, renders=renders, times=times, noises=noises)) if plain else None
+  return Subject(method, job, changed, nested, mean_of(changed), *make_step(
+    job.parts, mesh, views=changed.sampling.views, how=changed.mesh.map, many=bool(changed.corpus.path)))
 
 
-def learn(key: Key[Array, ''], job: build.Job, scene: PyTree, step: int, *, steps: int) -> PyTree:
-  """What the job's estimator learns for itself in `steps` steps on a scene that stays as it is."""
-  state = job.init(key)
-  frozen = lambda state: state.replace(params={'scene': jax.tree.map(jnp.copy, scene), 'est': state.params['est']})
-  state = frozen(state.replace(step=jnp.int32(step)))
-  if not jax.tree.leaves(state.params['est']):
-    return state.params['est']
-  for _ in range(0, steps, job.stride):
-    state = frozen(job.step(state, job.prior, job.text(int(state.step)))[0])
+def learn(key: Key[Array, ''], s: Subject, est: PyTree | None, scene: PyTree, text: Text, step: int, *, steps: int) -> PyTree:
+  """What the estimator learns for itself in `steps` steps on a scene that stays as it is, after `est`, or anew."""
+  state = s.begin(key, {'scene': scene, 'est': s.job.init(key).params['est'] if est is None else est}, step)
+  if jax.tree.leaves(state.params['est']):
+    for _ in range(steps):
+      state, _ = s.step(state, s.job.prior, text)
+      state = state.replace(params={'scene': jax.tree.map(jnp.copy, scene), 'est': state.params['est']})
   return state.params['est']
 
 
-class Measured(NamedTuple):
-  """The draws of one method at one state."""
-  image: moments.Nested | None
-  parameter: moments.Nested | None
-  power: tuple[np.ndarray, np.ndarray] | None              # (t, |gradient|^2) of each draw
-  gradients: Float[np.ndarray, 'R P']                      # of whole steps
-  seconds: Float[np.ndarray, 'R']
-
-
-def gather(sections: list[dict], shape: tuple[int, int]) -> moments.Nested:
+def gather(sections: list[dict], shape: tuple[int, int, int]) -> moments.Nested:
   """One camera's numbers of each, in arrays."""
   column = lambda name: np.array([s[name] for s in sections], np.float64)
   means = column('mean')
-  return moments.Nested(column('noise'), column('times'), means @ means.T, shape)
+  return moments.Nested(*(column(name) for name in ('noise', 'times', 'renders', 'square')), means @ means.T, shape)
 
 
-def measure(key: Key[Array, ''], subjects: list[Subject], scene: PyTree, step: int, *, cameras: int, repeats: int, warm: int,
-            shape: tuple[int, int], kept: dict[str, PyTree], say: Callable) -> dict[str, Measured]:
-  """The draws of every subject at one state: `cameras` of nested ones of `shape` (T, E), `repeats` whole steps.
+def measure(key: Key[Array, ''], subjects: list[Subject], prompt: str, scene: PyTree, v: PyTree | None, step: int, *, cameras: int,
+            repeats: int, warm: int, shape: tuple[int, int, int], kept: dict[str, PyTree],
+            before: dict[str, PyTree], say: Callable) -> tuple[dict[str, comparison.Measured], dict[str, PyTree]]:
+  """The draws of every subject at one state, `cameras` of nested ones of `shape` (B, T, E) and `repeats` whole steps, and what
+  each has learnt for itself. The first subject is the reference.
 
-  `kept` holds what an estimator has learnt for itself in its run, by method; the others' learn for `warm` steps first.
+  `v` is Adam's, None to make it of HELD steps of the reference. `kept` holds what an estimator has learnt for itself in its
+  run, by method; the others' learn for `warm` steps first, after what they had learnt `before`, at an earlier state.
   """
-  k_learn, k_nested, k_whole = jax.random.split(key, 3)
-  at, told, nested = jnp.int32(step), {}, {}
+  k_learn, k_nested, k_whole, k_held = jax.random.split(key, 4)
+  scene, v = jax.device_put(jax.device_get((scene, v)))    # wherever they come from: programs are compiled for where things lie
+  out, learnt, reference, at = {}, {}, None, jnp.int32(step)
   for s in subjects:
-    est = kept[s.name] if s.name in kept else learn(k_learn, s.job, scene, step, steps=warm)
-    params = {'scene': scene, 'est': est}
-    told[s.name] = params, s.job.prior, s.job.told(s.job.prompts[0]), at
-    nested[s.name] = (None, None, None)
+    text = s.job.told(prompt)
+    est = learnt[s.name] = kept[s.name] if s.name in kept else learn(
+      k_learn, s, before.get(s.name), scene, text, step, steps=warm)
+    told = {'scene': scene, 'est': est}, s.job.prior, text, at
+    if v is None:
+      squares = (jax.tree.map(jnp.square, s.gradient(k, *told)) for k in jax.random.split(k_held, HELD))
+      total = next(squares)
+      for square in squares:
+        total = jax.tree.map(jnp.add, total, square)
+      v = jax.tree.map(lambda square: square / HELD, total)
+    nested = (None, None, None)
     if s.nested:
-      seen = [jax.device_get(s.nested(k, *told[s.name])) for k in jax.random.split(k_nested, cameras)]
+      seen = [jax.device_get(s.nested(k, *told)) for k in jax.random.split(k_nested, cameras)]
       sections, power = zip(*seen)
-      nested[s.name] = (*(gather([c[space] for c in sections], shape) for space in ('image', 'parameter')),
-                        tuple(np.concatenate(a) for a in zip(*power)))
-    jax.block_until_ready(s.whole(k_whole, *told[s.name]))          # compiled before it is timed
-    say(f'step {step}: {s.name}')
-  seconds, gradients = {s.name: [] for s in subjects}, {s.name: [] for s in subjects}
-  for k in jax.random.split(k_whole, repeats):           # side by side: a slow second hits all alike
-    for s in subjects:
+      nested = (*(gather([c[space] for c in sections], shape) for space in ('image', 'parameter')),
+                tuple(np.concatenate(a) for a in zip(*power)))
+    adam = s.config.optim
+    drawn = []
+    for k in jax.random.split(k_whole, repeats):
+      g = s.gradient(k, *told)
+      drawn.append(jax.device_get((flat(g), flat(divided(g, v, adam.b2, adam.eps)))))
+    plain, scaled = (np.stack(x).astype(np.float64) for x in zip(*drawn))
+    reference = plain if reference is None else reference
+    apart = plain - reference
+    out[s.name] = comparison.Measured(*nested, plain @ plain.T, scaled @ scaled.T, apart @ apart.T)
+    say(f'{prompt}, step {step}: {s.name}')
+  return out, learnt
+
+
+def by_turns(key: Key[Array, ''], turns: dict[str, Callable], *, rounds: int) -> dict[str, list[float]]:
+  """{name: seconds of its function in each round}, all of them once a round in an order drawn anew: what slows the machine for
+  a while, or is left in its caches by another, is no method's own."""
+  seconds = {name: [] for name in turns}
+  for k in jax.random.split(key, rounds):
+    for i in jax.random.permutation(k, len(turns)):
+      name = list(turns)[int(i)]
       start = time.perf_counter()
-      g = jax.block_until_ready(s.whole(k, *told[s.name]))
-      seconds[s.name].append(time.perf_counter() - start)
-      gradients[s.name].append(np.asarray(g))
-  return {s.name: Measured(*nested[s.name], np.stack(gradients[s.name]), np.array(seconds[s.name])) for s in subjects}
+      turns[name]()
+      seconds[name].append(time.perf_counter() - start)
+  return seconds
 
 
-def compare(states: list[dict[str, Measured]]) -> dict[str, dict]:
-  """{method: figures}: means over the states, geometric ones of ratios, against REFERENCE at the same states; each figure a
-  moments.Interval, but for `seconds` of a step and `cost`, the same over the reference's.
+def take_time(key: Key[Array, ''], subjects: list[Subject], prompt: str, scene: PyTree, learnt: dict[str, PyTree], step: int, *,
+              rounds: int, say: Callable = lambda what: None) -> dict[str, np.ndarray]:
+  """{method: seconds of a train step [rounds]}, each the mean of TURN steps, which a subject takes from where it stands on."""
+  states = {}
+  for s in subjects:
+    state = s.begin(key, {'scene': scene, 'est': learnt[s.name]}, step)
+    states[s.name], _ = jax.block_until_ready(s.step(state, s.job.prior, s.job.told(prompt)))   # compiled before it is timed
 
-  image, parameter      variance of one draw over the reference's: camera fixed in image space, free in parameter space
-  camera, time, noise   shares of the parameter variance of one draw
-  step                  variance of a whole step's gradient over the reference's
-  relative              the same, each over its squared mean: for methods whose mean is another
-  step_times_cost, relative_times_cost    the products with `cost`
-  bias, cosine          |E a - E b| / |E b| and the cosine of the two mean gradients, b the reference's; 0 and 1 where unbiased
-  """
-  out = {}
-  for name in states[0]:
-    pairs = [(s[name], s[REFERENCE]) for s in states]
-    out[name] = of_steps(pairs) | (of_draws(pairs) if pairs[0][0].parameter else {})
-  return out
-
-
-def over(figure: Callable, pairs: list) -> Callable:
-  """w -> the geometric mean over the states of figure(mine, reference, w)."""
-  return lambda w: float(np.exp(np.mean([np.log(figure(a, b, w)) for a, b in pairs])))
+  def turn(s):
+    text = s.job.told(prompt)
+    def steps():
+      for _ in range(TURN):
+        states[s.name], _ = s.step(states[s.name], s.job.prior, text)
+      jax.block_until_ready(states[s.name])
+    return steps
+  seconds = by_turns(key, {s.name: turn(s) for s in subjects}, rounds=rounds)
+  say(f'{rounds} rounds of {TURN} steps, timed')
+  return {name: np.array(spent) / TURN for name, spent in seconds.items()}
 
 
-def of_draws(pairs: list[tuple[Measured, Measured]]) -> dict:
-  """What nested draws say."""
-  def in_image(x, w):
-    split = moments.parts(x.image, w)
-    return split['time'] + split['noise']
-  free = lambda x, w: moments.total(x.parameter, w)
-  share = lambda part: lambda w: float(np.mean([moments.parts(a.parameter, w)[part] / free(a, w) for a, _ in pairs]))
-  n = len(pairs[0][0].parameter.noise)
-  return {'image': moments.bootstrap(over(lambda a, b, w: in_image(a, w) / in_image(b, w), pairs), n),
-          'parameter': moments.bootstrap(over(lambda a, b, w: free(a, w) / free(b, w), pairs), n),
-          **{part: moments.bootstrap(share(part), n) for part in ('camera', 'time', 'noise')}}
-
-
-class Whole(NamedTuple):
-  """Gram matrices of whole steps [R, R]: of a method, and of its differences from the reference."""
-  own: np.ndarray
-  apart: np.ndarray
-
-
-def of_steps(pairs: list[tuple[Measured, Measured]]) -> dict:
-  """What whole steps say."""
-  gram = lambda x: x.astype(np.float64) @ x.T.astype(np.float64)
-  grams = [(Whole(gram(a.gradients), gram(a.gradients - b.gradients)), Whole(gram(b.gradients), None)) for a, b in pairs]
-  variance = lambda x, w: moments.variance(x.own, w)
-  square = lambda x, w: max(moments.squared_mean(x.own, w), np.finfo(float).tiny)
-  apart = lambda x, w: moments.squared_mean(x.apart, w)
-  bias = lambda w: float(np.mean([signed_root(apart(a, w) / square(b, w)) for a, b in grams]))
-  cosine = lambda w: float(np.mean([                     # 2 <a, b> = |a|^2 + |b|^2 - |a - b|^2, each unbiased
-    .5 * (square(a, w) + square(b, w) - apart(a, w)) / np.sqrt(square(a, w) * square(b, w)) for a, b in grams]))
-  n = len(grams[0][0].own)
-  step = moments.bootstrap(over(lambda a, b, w: variance(a, w) / variance(b, w), grams), n)
-  relative = moments.bootstrap(over(
-    lambda a, b, w: variance(a, w) / square(a, w) / (variance(b, w) / square(b, w)), grams), n)
-  cost = float(np.exp(np.mean([np.log(np.median(a.seconds) / np.median(b.seconds)) for a, b in pairs])))
-  times_cost = lambda interval: moments.Interval(*(cost * v for v in interval))
-  return {'seconds': float(np.median([np.median(a.seconds) for a, _ in pairs])), 'cost': cost,
-          'step': step, 'relative': relative, 'step_times_cost': times_cost(step), 'relative_times_cost': times_cost(relative),
-          'bias': moments.bootstrap(bias, n), 'cosine': moments.bootstrap(cosine, n)}
-
-
-def signed_root(v: float) -> float:
-  return float(np.sign(v) * np.sqrt(abs(v)))
-
-
-def best_density(states: list[dict[str, Measured]], *, t_min: float, t_max: float) -> list[float]:
-  """The histogram of t that importance sampling wants: the root mean power of the reference's gradient in each of BINS bins
+def best_density(t: Float[np.ndarray, 'N'], power: Float[np.ndarray, 'N'], *, t_min: float, t_max: float) -> list[float]:
+  """The histogram of t that importance sampling wants: the root mean power of a gradient in each of BINS bins
   (Kahn & Marshall 1953), of mean 1, and nowhere below a fifth of it, so that no weight explodes."""
-  t, power = (np.concatenate([s[REFERENCE].power[i] for s in states]) for i in (0, 1))
   which = np.clip(((t - t_min) / (t_max - t_min) * BINS).astype(int), 0, BINS - 1)
   root = np.array([np.sqrt(power[which == b].mean()) if (which == b).any() else 0. for b in range(BINS)])
   q = np.maximum(root / root.mean(), .2)

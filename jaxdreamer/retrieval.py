@@ -57,6 +57,5 @@ def summary(rows: list[gallery.Row]) -> dict[str, dict[str, moments.Interval]]:
   out = {}
   for split in dict.fromkeys(row.split for row in rows):
     own = [row.scores for row in rows if row.split == split]
-    mean = lambda name, own=own: lambda w: float(np.average([scores[name] for scores in own], weights=w))
-    out[split] = {name: moments.bootstrap(mean(name), len(own)) for name in own[0]}
+    out[split] = {name: moments.interval(moments.clustered([scores[name] for scores in own])) for name in own[0]}
   return out

@@ -57,7 +57,8 @@ def test_a_generator_killed_in_the_middle_of_an_epoch_sees_the_prompts_of_an_unb
   found = list(retrieval.look(job, state.params['scene'], splits))
   assert [row.split for row in found] == ['trained', 'trained', 'held_out']
   figures = retrieval.summary(found)
-  assert 0. <= figures['trained']['iou'].lower <= figures['trained']['iou'].upper <= 1.
+  of_two = figures['trained']['iou']
+  assert of_two.lower <= of_two.mean <= of_two.upper and 0. <= of_two.mean <= 1.           # two prompts tell little, but something
   assert 0. <= figures['held_out']['iou'].mean <= 1. and np.isnan(figures['held_out']['iou'].upper)
   codes = [jax.tree.leaves(job.code(state.params['scene'], job.told(prompt))) for prompt in CORPUS[:2]]
   assert any((a != b).any() for a, b in zip(*codes))                  # the prompt matters

@@ -5,10 +5,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks import amortised, estimators, results, toybox, unet, variance
+from jaxdreamer import laboratory, optim
 
 WRITES = '''
 import json, pathlib, sys
@@ -74,6 +76,10 @@ def test_the_hash_of_the_sources_changes_with_them(tmp_path, monkeypatch):
   assert toybox.source_hash() == before
   (tmp_path / 'configs' / 'base.py').write_text('a = 2\n')
   assert toybox.source_hash() != before
+  (tmp_path / 'mine.py').write_text('x')
+  before = toybox.source_hash('mine.py')
+  (tmp_path / 'mine.py').write_text('y')
+  assert toybox.source_hash('mine.py') != before
 
 
 def test_functions_that_take_turns_are_timed_without_their_first_call():
@@ -97,25 +103,53 @@ def test_the_networks_are_timed_beside_torch():
 
 
 def test_what_several_processes_measured_is_one_table_with_the_reference_once():
-  def part(method, x):
-    rows = [{'method': 'sds', 'x': x}, {'method': method, 'x': x}]
-    return {'prompt': 'a red car', 'all': rows, 'states': [{'step': step, 'rows': rows} for step in (0, 50)]}
-  expected = [{'method': 'sds', 'x': 1}, {'method': 'ssd', 'x': 1}, {'method': 'csd of=measured', 'x': 2}]
-  assert variance.merged([part('ssd', 1), part('csd of=1.5,2', 2)], '1.5,2') == {
-    'prompt': 'a red car', 'all': expected, 'states': [{'step': 0, 'rows': expected}, {'step': 50, 'rows': expected}]}
+  def part(method, x, over='sds'):
+    rows = [{'method': 'sds', 'over': 'sds', 'x': x}, {'method': method, 'over': over, 'x': x}]
+    return {'prompts': ['a red car'], 'all': rows, 'states': [{'step': step, 'rows': rows} for step in (0, 50)],
+            'by_prompt': [{'prompt': 'a red car', 'rows': rows}]}
+  expected = [{'method': 'sds', 'over': 'sds', 'x': 1}, {'method': 'ssd', 'over': 'sds', 'x': 1},
+              {'method': 'csd of=measured', 'over': 'csd of=measured', 'x': 2}]
+  assert variance.merged([part('ssd', 1), part('csd of=1.5,2', 2, 'csd of=1.5,2')], '1.5,2') == {
+    'prompts': ['a red car'], 'all': expected, 'states': [{'step': 0, 'rows': expected}, {'step': 50, 'rows': expected}],
+    'by_prompt': [{'prompt': 'a red car', 'rows': expected}]}
 
 
-def test_what_was_measured_is_kept_by_prompt_and_options(tmp_path, monkeypatch):
+def test_each_process_measures_the_first_of_every_mean_that_it_has():
+  methods = [method.format('1,2') for method in variance.METHODS]
+  groups = variance.groups(methods)
+  mean = lambda method: laboratory.mean_of(laboratory.configured(estimators.config_file.get_config(), method))
+  first = {}
+  for method in methods:
+    first.setdefault(mean(method), method)
+  for group in groups:
+    assert group[0] == 'sds' and len(group) <= 1 + variance.TOGETHER
+    assert all(first[mean(method)] in group for method in group)
+  assert sorted(set().union(*groups)) == sorted(methods) and len(variance.PROMPTS) >= 5
+
+
+def test_what_was_measured_is_kept_by_prompts_and_options(tmp_path, monkeypatch):
   ran = []
   def run(command, cwd):
     out, = (word.removeprefix('--out=') for word in command if word.startswith('--out='))
-    ran.append(out)
+    ran.append(command)
     results.ROOT.joinpath(out).mkdir()
     results.ROOT.joinpath(out, 'variance.json').write_text(json.dumps(len(ran)))
     return subprocess.CompletedProcess(command, 0)
   monkeypatch.setattr(variance.subprocess, 'run', run)
-  asked = [('a red car', '--at=0'), ('a red car', '--at=50'), ('a red cube', '--at=0'), ('a red car', '--at=0')]
-  assert [variance.measure(prompt, tmp_path, option) for prompt, option in asked] == [1, 2, 3, 1] and len(ran) == 3
+  car, cube = ('a red car',), ('a red car', 'a red cube')
+  asked = [(car, '--at=0'), (car, '--at=50'), (cube, '--at=0'), (car, '--at=0')]
+  assert [variance.measure(prompts, tmp_path, 'abc', option) for prompts, option in asked] == [1, 2, 3, 1]
+  assert len(ran) == 3 and '--prompts=a red car; a red cube' in ran[2]
+
+
+def test_a_run_of_other_sources_is_in_no_table(tmp_path):
+  results.keep(tmp_path / 'a.json', {'iou': .5}, 'abc')
+  assert results.kept(tmp_path / 'a.json', 'abc') == {'iou': .5} and results.kept(tmp_path / 'b.json', 'abc') is None
+  with pytest.raises(SystemExit, match='a.json: a run of the sources abc, and these are def'):
+    results.kept(tmp_path / 'a.json', 'def')
+  (tmp_path / 'old.json').write_text('{"iou": 0.5}')           # put there by hand, or by an older benchmark: it does not say
+  with pytest.raises(SystemExit, match='of the sources None'):
+    results.kept(tmp_path / 'old.json', 'abc')
 
 
 @pytest.mark.parametrize('method', estimators.METHODS)
@@ -124,20 +158,66 @@ def test_estimators_are_compared_at_equal_prior_calls(method):
   assert abs(calls / (estimators.rows_of('sds') * 200) - 1.) < .1
 
 
+def test_published_variants_anneal_over_their_own_run_and_pay_for_their_rows():
+  published = {method.split()[0]: method for method in estimators.METHODS if method.endswith(tuple(estimators.PUBLISHED.values()))}
+  assert set(published) == {'asd', 'csd', 'vsd'}
+  assert {name: estimators.rows_of(method) for name, method in published.items()} == {'asd': 5, 'csd': 3, 'vsd': 6}
+  for name, method in published.items():
+    steps = estimators.steps_of(method, 200)
+    config = laboratory.configured(estimators.config_file.get_config(), estimators.spelled(method, steps))
+    high = optim.schedule(config.sampling.t_max)
+    assert high(0) == pytest.approx(.98) and high(steps) == pytest.approx(.5)
+    assert config.estimator[name].get('guidance', (7.5,)) == (7.5,)
+    if name == 'asd':
+      low = optim.schedule(config.sampling.t_min)
+      assert low(0) == pytest.approx(.5) and low(steps) == pytest.approx(.02) and config.estimator.asd.negatives == .5
+      assert high(steps // 2) == pytest.approx(.74)
+    if name == 'csd':
+      share = optim.schedule(config.estimator.csd.negative)
+      assert [float(share(step)) for step in (0, steps // 2, steps)] == [0., 1., 1.] and config.negative
+      assert config.estimator.csd.weight == 'uniform' and high(steps // 2) == pytest.approx(.98)
+
+
+def a_run(*ious):
+  return {'iou': ious[-1], 'colour': True, 'one_front': None, 'steps': 20, 'relative_variance': 2.,
+          'curve': [{'step': 10 * (i + 1), 'iou': iou} for i, iou in enumerate(ious)]}
+
+
 def test_a_comparison_says_what_each_method_needs_and_makes():
-  def run(*ious):
-    return {'iou': ious[-1], 'colour': True, 'one_front': None, 'steps': 20, 'relative_variance': 2.,
-            'curve': [{'step': 10 * (i + 1), 'iou': iou} for i, iou in enumerate(ious)]}
-  method = 'csd sampling.draws=2'
-  rows = {('sds', 'cube'): [run(.75, .95), run(.7, .85)], ('sds', 'torus'): [run(.8, .9), run(.85, .92)],
-          (method, 'cube'): [run(.6, .78), run(.6, .8)], (method, 'torus'): [run(.9, .95), run(.91, .95)]}
-  figures = estimators.summary(rows, ('cube', 'torus'), {'sds': (.2, 20.), method: (.3, 25.)})
+  method, rounds = 'csd sampling.draws=2', np.linspace(.95, 1.05, 9)
+  rows = {('sds', 'cube'): [a_run(.75, .95), a_run(.7, .85)], ('sds', 'torus'): [a_run(.8, .9), a_run(.85, .92)],
+          (method, 'cube'): [a_run(.6, .78), a_run(.6, .8)], (method, 'torus'): [a_run(.9, .95), a_run(.91, .95)]}
+  figures = estimators.summary(rows, ('cube', 'torus'), {'sds': (.2 * rounds, 20.), method: (.3 * rounds[::-1], 25.)})
   assert figures['prompts_recognisable'] == {'sds': 2, method: 1, 'min': 1, 'of': 2}
   first, second = figures['rows']
   assert first['iou'] == pytest.approx(.905) and first['iou_lower'] < .905 < first['iou_upper']
-  assert (first['steps_to_0.8'], first['seconds_to_0.8']) == (10, 2.) and first['one_front'] is None
+  assert (first['steps_to_0.8'], first['one_front']) == (10, None) and first['seconds_to_0.8'] == pytest.approx(2.)
   assert (second['steps_to_0.8'], second['steps_to_0.9']) == (10, 10) and second['seconds'] == pytest.approx(6.)
+  assert second['cost'] == pytest.approx(1.5) and second['cost_lower'] < 1.5 < second['cost_upper']
   assert second['row_over_sds'] == pytest.approx(.75) and second['compile_seconds'] == 25.
+  assert second['seconds_lower'] < 6. < second['seconds_upper']
+  assert second['iou_above_sds'] == pytest.approx((-.11 + .04) / 2.)
+  json.dumps(figures, allow_nan=False)
+
+
+def test_seeds_of_one_prompt_make_no_interval_narrower():
+  """Three seeds that say the same thrice say it once: the interval is that of the prompts' means, Student's."""
+  prompts = tuple('abcdef')
+  means = np.array([.7, .75, .8, .85, .9, .95])
+  rows = {('sds', p): [a_run(m + d) for d in (-.01, 0., .01)] for p, m in zip(prompts, means)}
+  row, = estimators.summary(rows, prompts, {'sds': (np.full(6, .2), 1.)})['rows']
+  half = 2.571 * means.std(ddof=1) / np.sqrt(6)
+  assert row['iou_upper'] - row['iou'] == pytest.approx(half, rel=.15)
+  assert row['iou_above_sds'] == row['iou_above_sds_lower'] == row['iou_above_sds_upper'] == 0.
+
+
+def test_the_best_method_is_chosen_on_some_seeds_and_told_from_others():
+  rows = {(method, p): [a_run(x + .01 * i) for x in seeds] for i, p in enumerate('abc')
+          for method, seeds in (('sds', (.8, .8, .8)), ('lucky', (.95, .7, .95)), ('good', (.9, .9, .9)))}
+  found = estimators.best(rows, ['sds', 'lucky', 'good'], tuple('abc'))
+  assert found['name'] == 'lucky' and found['iou']['mean'] == pytest.approx(.71)
+  assert found['iou_above_sds'] == pytest.approx({'mean': -.1, 'lower': -.1, 'upper': -.1})
+  assert estimators.best({key: runs[:1] for key, runs in rows.items()}, ['sds'], tuple('abc')) is None
 
 
 def test_an_iou_that_most_runs_miss_is_not_reached():

@@ -61,14 +61,20 @@ def test_doctor_names_what_is_installed_and_what_a_step_takes():
 
 
 @pytest.mark.slow
-def test_variance_compares_methods_at_a_fresh_scene(tmp_path):
-  said = command('variance', *SMALL, '--at=0', '--cameras=3', '--repeats=4', '--warm=1', '--methods=sds; ssd',
-                 f'--out={tmp_path}').stdout
-  assert said.splitlines()[-1] == f'{tmp_path}/variance.json'
+def test_variance_compares_methods_at_fresh_scenes(tmp_path):
+  said = command('variance', *SMALL, '--at=0', '--cameras=3', '--repeats=6', '--rounds=6', '--warm=1', '--methods=sds; ssd',
+                 '--prompts=a red mug; a blue torus', f'--out={tmp_path}').stdout
+  assert said.splitlines()[-1] == f'{tmp_path}/variance.json' and 'a blue torus, step 0: ssd; about 0.0 min left' in said
   seen = json.loads((tmp_path / 'variance.json').read_text())
   reference, other = seen['all']
-  assert [state['step'] for state in seen['states']] == [0] and other['method'] == 'ssd'
+  assert seen['prompts'] == ['a red mug', 'a blue torus'] and list(seen)[:2] == ['ssd_parameters_over_sds', 'best']
+  assert [state['step'] for state in seen['states']] == [0] and other['method'] == 'ssd' and other['over'] == 'sds'
   assert reference['step']['mean'] == reference['parameter']['mean'] == 1. and other['parameter']['mean'] != 1.
+  assert other['cost']['lower'] < other['cost']['mean'] < other['cost']['upper']
+  worst = seen['ssd_parameters_over_sds']
+  assert worst == {**other['parameter'], 'step': 0, 'over': 'sds', 'second_moment': other['second_moment']}
+  assert seen['best']['sds']['of'] == 2 and seen['best']['sds']['lower'] <= seen['best']['sds']['upper']
+  assert sum(other[part]['mean'] for part in ('camera', 'render', 'time', 'noise')) == pytest.approx(1.)
   assert (tmp_path / 'variance.png').stat().st_size > 10_000
 
 
