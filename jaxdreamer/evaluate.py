@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from rich.table import Table
 from scipy.spatial import KDTree
 
-from jaxdreamer import checkpoints, cli, clip_score, prompts, retrieval, runs
+from jaxdreamer import build, checkpoints, cli, clip_score, prompts, retrieval, runs
 from jaxdreamer.options import place
 from jaxdreamer.outputs import gallery, report, video
 from jaxdreamer.outputs import mesh as meshes

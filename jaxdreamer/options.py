@@ -91,6 +91,11 @@ def schedule(low: float, *, high: float = math.inf) -> Rule:
               lambda v: is_schedule(v, low, high))
 
 
+def numbers(low: float, *, count: int) -> Rule:
+  return Rule(f'{count} numbers, each {low:g} or more',
+              lambda v: is_row(v) and len(v) == count and all(is_number(n) and n >= low for n in v))
+
+
 def wholes(low: int, *, least: int = 1) -> Rule:
   return Rule(f'{least} or more whole numbers, each {low} or more',
               lambda v: is_row(v) and len(v) >= least and all(is_whole(n) and n >= low for n in v))
@@ -140,24 +145,29 @@ RULES = {
   'corpus.prompts': whole(1),
   'scene.particles': whole(1),
   'scene.voxels.levels': wholes(2), 'scene.conv3d.channels': wholes(1), 'scene.hashgrid.band': schedule(0.),
-  'scene.mlp.blur': schedule(0.), 'scene.mlp.octaves': whole(0), 'scene.*.radius': above(0.), 'scene.*.strength': number(0.),
+  'scene.mlp.blur': schedule(0.), 'scene.mlp.octaves': whole(0), 'scene.*.radius': above(0.), 'scene.*.extent': above(0.),
+  'scene.*.strength': number(0.),
   'prior.empirical.images': whole(1), 'prior.empirical.bandwidth': above(0.), 'prior.*.image_size': whole(1),
   'prior.*.dtype': one_of(*DTYPES),
   'estimator.csd.negative': schedule(0.), 'estimator.*.guidance': schedule(0.), 'estimator.*.negatives': number(0.),
   'estimator.*.weight': one_of(*WEIGHTS), 'estimator.ssd.phi': NAMES, 'estimator.ssd.per': some_of('h', 'w', 'c'),
-  'estimator.ssd.form': one_of(*FORMS), 'estimator.ssd.bins': whole(1), 'estimator.ssd.size': whole(1),
+  'estimator.ssd.form': one_of(*FORMS), 'estimator.ssd.bins': whole(1), 'estimator.ssd.every': whole(1),
+  'estimator.ssd.size': whole(1),
   'estimator.vsd.rank': whole(1), 'estimator.vsd.dropped': number(0., high=1.), 'estimator.asd.eta': number(0., high=1.),
   'sampling.views': whole(1), 'sampling.draws': whole(1), 'sampling.density': DENSITY, 'sampling.t_m??': schedule(0., high=1.),
   'cameras.azimuth': span(-math.inf), 'cameras.elevation': span(-90., high=90.), 'cameras.distance': span(0., open_at=(0.,)),
-  'cameras.fov': span(0., high=180., open_at=(0., 180.)),
+  'cameras.fov': span(0., high=180., open_at=(0., 180.)), 'cameras.angular': number(0., high=1.),
+  'cameras.jitter': numbers(0., count=3), 'cameras.front_back': whole(0), 'cameras.front': number(0., high=180.),
+  'cameras.back': number(0., high=180.),
   'render.samples': whole(1), 'render.fine': whole(0), 'render.chunk': whole(0), 'render.radius': above(0.),
   'render.stages': STAGES, 'render.shaded': schedule(0., high=1.), 'render.textureless': schedule(0., high=1.),
-  'regularizers.*': schedule(0.),
+  'render.random_background': number(0., high=1.), 'render.light.distance': span(0., open_at=(0.,)),
+  'render.light.jitter': number(0.), 'render.normals': one_of('exact', 'forward', 'central'), 'regularizers.*': schedule(0.),
   'optim.groups': GROUPS, 'optim.b?': below(1.), 'optim.eps': number(0.), 'optim.weight_decay': number(0.),
   'optim.clip': number(0.), 'optim.accumulate': whole(1),
-  'mesh.data': whole(0),
+  'mesh.data': whole(0), 'mesh.processes': whole(0), 'mesh.process': whole(-1), 'mesh.wait': above(0.),
   'eval.size': whole(1), 'eval.samples': whole(1), 'eval.fine': whole(0), 'eval.chunk': whole(0),
-  'eval.mesh_resolution': whole(8, high=512),
+  'eval.mesh_resolution': whole(8, high=512), 'eval.radius': number(0.),
 }
 SIZES = whole(1)                                 # whole numbers of a scene: levels, widths, pixels
 

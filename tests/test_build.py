@@ -92,7 +92,7 @@ def test_every_config_is_locked_and_names_only_what_exists(name):
     config.step = 1
   for section, table in (('scene', build.SCENES), ('prior', build.PRIORS), ('estimator', build.ESTIMATORS)):
     assert config[section].name in table
-    assert set(config[section]) - {'name', 'particles', 'path', 'hub'} <= set(table)
+    assert set(config[section]) - {'name', 'particles', 'path', 'hub', 'lora', 'lora_scale'} <= set(table)
   assert set(config.regularizers) == set(build.REGULARIZERS)
 
 
@@ -182,9 +182,9 @@ def traced(options, *, without=()):
       del config[section][name]
   config.update_from_flattened_dict({'render.background': 'environment', 'render.shaded': (1.,),
                                      'regularizers.orientation': (1.,)} | options)
-  parts = build.job(config, build.make_mesh(config)).parts
-  prior, key = any_size(None, '', ''), jax.random.key(0)
-  params = jax.eval_shape(lambda: build.job(config, build.make_mesh(config)).init(key)).params['scene']
+  job = build.job(config, build.make_mesh(config))
+  parts, prior, key = job.parts, any_size(None, '', ''), jax.random.key(0)
+  params = jax.eval_shape(job.init, key).params['scene']
   camera = jax.eval_shape(lambda: parts.sample(key, jnp.arange(1), 0))[0]
   picture = lambda params, camera: parts.picture(params, prior, prior.embed(''), camera, jax.random.split(key, 1), 0)[:3]
   text = {'sample': jax.make_jaxpr(lambda step: parts.sample(key, jnp.arange(1), step)[0])(0),

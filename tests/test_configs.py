@@ -113,6 +113,11 @@ def theirs(config, schedule, *, sign=1.):
   return [updates(start), sign * v0, sign * v1, updates(start + steps)]
 
 
+def plateau(rate):
+  """Of a rate that is warmed up: where it arrives."""
+  return rate[1] if isinstance(rate, tuple) else rate
+
+
 def group(config, name):
   return next(rest for pattern, *rest in config.optim.groups if re.fullmatch(pattern, name))
 
@@ -200,7 +205,7 @@ HERE = {
   'lr.geometry.feature_network': rate('scene/field/features/0'),
   'lr.background': rate('scene/background/network/0'),
   'lr.background.encoding': rate('scene/background/tables/0'),
-  'lr.guidance': rate('est/lora/0'),
+  'lr.guidance': lambda c, s, e: plateau(group(c, 'est/lora/0')[0]),
   'trainer.max_steps': lambda c, s, e: c.steps / c.optim.accumulate,
   'trainer.accumulate_grad_batches': lambda c, s, e: c.optim.accumulate,
 }

@@ -60,7 +60,7 @@ def test_a_normalized_residual_has_length_one_and_the_same_direction():
   several = gaussian(jax.random.normal(jax.random.key(1), (2, 2, 3)), std=STD, null_mean=jnp.zeros((2, 2, 3)))
   told = Draws(jnp.linspace(.1, .9, 8), eps, jnp.arange(1., 9.), jax.random.split(jax.random.key(2), 8))
   z = jax.random.normal(jax.random.key(3), eps.shape)
-  of = lambda **kw: csd(**kw).residual(told, (), several, z, views(8), 0)[0].reshape(8, -1)
+  of = lambda **kw: train_step.residual(csd(**kw), told, (), several, z, views(8), 0)[0].reshape(8, -1)
   plain, unit = of(), of(normalize=True)
   np.testing.assert_allclose(np.linalg.norm(unit, axis=1), told.weight, rtol=1e-4)        # the draws' own weight is kept
   np.testing.assert_allclose(unit / np.linalg.norm(unit, axis=1, keepdims=True),

@@ -69,7 +69,7 @@ def told(name, negatives):
   text, others, weights = diffusion.sides(seen, negatives)
   follow = lambda away, scale: diffusion.perp_neg(eps(text), eps(away), [eps(other) for other in others], weights, scale)
   if name == 'csd':
-    return follow(seen.null, 1.) + (SHARE - 1.) * eps(seen.null) - SHARE * eps(seen.negative)
+    return follow(seen.negative, 1.) + (SHARE - 1.) * eps(seen.null) - SHARE * eps(seen.negative)
   minus = {'sds': d.eps, 'ssd': d.eps, 'asd': eps(text), 'vsd': eps(seen.plain)}[name]
   return follow(seen.negative, SCALE) - minus
 

@@ -13,11 +13,11 @@ PACKAGE = ROOT / 'jaxdreamer'
 # Data flows down this list: a module imports only from above itself, or from its own folder.
 ORDER = '''
   configs types seeds diffusion volume cameras prompts corpus nn toybox scenes render regularizers priors baselines sampling
-  estimators optim processes train_step checkpoints metrics moments comparison outputs options showing places build runs retrieval laboratory
-  clip_score cli evaluate loop
+  estimators optim processes train_step checkpoints metrics moments comparison outputs options showing places build runs retrieval
+  laboratory clip_score cli evaluate loop
 '''.split()
 COMMANDS = 'train variance playground generate export doctor toybox.train_prior toybox.train_geometry'.split()
-ABSL = ['cli', 'evaluate', *COMMANDS]
+ABSL = ['cli', 'evaluate', 'toybox.fit', *COMMANDS]
 # These read the config; everything above build.py takes values. (In nn, a config is a published network's config.json.)
 CONFIG_READERS = ['options', 'places', 'build', 'runs', 'laboratory', 'clip_score', 'cli', 'evaluate', 'loop', *COMMANDS]
 LINES = 400

@@ -44,7 +44,7 @@ def batch(key: Key[Array, ''], n: int, *, size: int, pairs: float = PAIRS) -> Po
   return Pool(byte(view.rgb), byte(view.mask), normal, items, camera)
 
 
-def refresh(ring: PyTree, key: Key[Array, ''], j: Int[Array, ''], make: Callable, *, compositions: int) -> PyTree:
+def refresh(key: Key[Array, ''], ring: PyTree, j: Int[Array, ''], make: Callable, *, compositions: int) -> PyTree:
   """The ring with what call `j` of a training adds, in the place after that of the call before: `make(key)` for each of
   `compositions` keys. The ring's length is a multiple of what is added."""
   keys = jax.random.split(jax.random.fold_in(key, j), compositions)
@@ -59,7 +59,7 @@ def fill(key: Key[Array, ''], j: int, make: Callable, *, compositions: int, slot
   call) -> ring that adds, in the memory of the ring it is given. `sharding` says where the ring lies."""
   one = jax.eval_shape(make, key)
   ring = jax.tree.map(lambda s: jnp.zeros((slots, *s.shape[1:]), s.dtype), one)
-  add = jax.jit(lambda ring, k: refresh(ring, key, k, make, compositions=compositions), donate_argnums=0,
+  add = jax.jit(lambda ring, k: refresh(key, ring, k, make, compositions=compositions), donate_argnums=0,
                 **({'out_shardings': sharding} if sharding else {}))
   for k in range(j - slots // (compositions * jax.tree.leaves(one)[0].shape[0]), j):
     ring = add(ring, jnp.int32(k))
