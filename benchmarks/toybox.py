@@ -4,8 +4,8 @@ Each prompt is a process of its own, `python -m jaxdreamer.train`, as a user sta
 the process to its end, all outputs written. The first process finds empty caches, the others what it left there. The
 prompts then run with view words alone in place of the camera, and with the exact prior over true views. Runs are kept
 under runs/benchmarks, by a hash of the sources: after an interruption the same command goes on with the first prompt
-that has no result. Writes benchmarks/results/toybox.json and toybox.png; with --prompts or --quick, figures.json and
-sheet.png in the folder of its runs.
+that has no result. Writes benchmarks/results/toybox.json and toybox.png; with --prompts (captions, or a number of them to draw
+of all) or --quick, figures.json and sheet.png in the folder of its runs.
 """
 import argparse
 import hashlib
@@ -18,11 +18,13 @@ import subprocess
 import sys
 import time
 
+import jax
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import results
+from jaxdreamer.toybox import world
 
 PROMPTS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a yellow mug', 'a red car',
            'a snowman with a blue hat', 'a purple house', 'an orange chair')
@@ -31,9 +33,10 @@ VARIANTS = {
     'words_only': ('--config=configs/toybox.py', '--config.prior.toybox.camera=False'),
     'empirical': ('--config=configs/toybox.py:empirical',),
 }
+WORST = {'normal_degrees': 180.}                 # what stands for a score that could not be taken, if not 0
 QUICK = ('--config.steps=20',)
 SCORES = {'iou': 'silhouette_iou'} | {name: name for name in (
-    'psnr', 'chamfer', 'volume_iou', 'mesh_iou', 'colour_right', 'recall_at_1', 'one_front', 'pose_gap', 'yaw')}
+    'psnr', 'normal_degrees', 'chamfer', 'volume_iou', 'mesh_iou', 'colour_right', 'recall_at_1', 'one_front', 'pose_gap', 'yaw')}
 
 
 def source_hash(*more):
@@ -46,6 +49,13 @@ def source_hash(*more):
   for name in more:
     digest.update(name.encode() + results.ROOT.joinpath(name).read_bytes())
   return digest.hexdigest()[:8]
+
+
+def drawn(n):
+  """`n` different captions of the world, as its own draws fall, always the same ones."""
+  items = jax.vmap(world.sample)(jax.random.split(jax.random.key(40), 2 * n))
+  captions = dict.fromkeys(world.caption(jax.tree.map(lambda leaf, i=i: leaf[i], items)) for i in range(2 * n))
+  return tuple(captions)[:n]
 
 
 def train(prompt, workdir, caches, options):
@@ -113,12 +123,18 @@ def run(prompts, root, options, variants):
 def summary(rows):
   """The figures of README."""
   default = rows['default']
-  mean = lambda variant, name: statistics.mean(row[name] or 0. for row in rows[variant])       # no mesh: 0
+  mean = lambda variant, name: statistics.mean(WORST.get(name, 0.) if row[name] is None else row[name] for row in rows[variant])
+  share = lambda name, fits: statistics.mean(fits(row[name]) for row in default if row[name] is not None) if any(
+    row[name] is not None for row in default) else None
   gap = lambda variant: max(row['pose_gap'] for row in rows[variant])
   seconds = [row['first_step_seconds'] for row in default]
   return {
       'mean_iou': mean('default', 'iou'),
       'min_iou': min(row['iou'] for row in default),
+      'mean_psnr': mean('default', 'psnr'),
+      'mean_normal_degrees': mean('default', 'normal_degrees'),
+      'one_front': share('one_front', bool),
+      'reader_agrees': share('recall_at_1', lambda of_views: of_views >= .9),
       'mean_mesh_iou': mean('default', 'mesh_iou'),
       'mean_volume_iou': mean('default', 'volume_iou'),
       'max_pose_gap': gap('default'),
@@ -126,7 +142,8 @@ def summary(rows):
       'first_step_seconds_cold': seconds[0],
       'first_step_seconds_warm': statistics.median(seconds[1:] or seconds),
       'peak_gib': max(row['peak_gib'] for row in default),
-      **{f'{variant}_mean_iou': mean(variant, 'iou') for variant in rows if variant != 'default'},
+      **{f'{variant}_mean_{name}': mean(variant, name) for name in ('iou', 'psnr', 'normal_degrees')
+         for variant in rows if variant != 'default'},
       **{f'{variant}_max_pose_gap': gap(variant) for variant in rows if variant != 'default'},
       'rows': default, **{variant: rows[variant] for variant in rows if variant != 'default'},
   }
@@ -164,12 +181,13 @@ def show(figures):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--prompts', default='', help='comma-separated, in place of the eight')
+  parser.add_argument('--prompts', default='', help='in place of the eight: captions, comma-separated, or how many to draw of all')
   parser.add_argument('--quick', action='store_true', help='20 steps of the first two prompts')
   parser.add_argument('--variants', default=','.join(VARIANTS), help='comma-separated; the first is always default')
   arguments = parser.parse_args()
   variants = [v for v in VARIANTS if v == 'default' or v in arguments.variants.split(',')]
-  asked = tuple(p.strip() for p in arguments.prompts.split(',') if p.strip())
+  asked = (drawn(int(arguments.prompts)) if arguments.prompts.isdecimal() else
+           tuple(p.strip() for p in arguments.prompts.split(',') if p.strip()))
   prompts = asked or PROMPTS[:2 if arguments.quick else None]
   root = results.ROOT / 'runs' / 'benchmarks' / f'toybox-{source_hash()}{"-quick" * arguments.quick}'
   rows = run(prompts, root, QUICK * arguments.quick, variants)

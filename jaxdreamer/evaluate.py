@@ -32,7 +32,8 @@ from jaxdreamer.toybox.truth import over_grey, silhouette_iou
 from jaxdreamer.types import Camera
 
 RING, ELEVATIONS = 16, (.15, .6)       # 32 views: azimuths in steps of 22.5 degrees, on two heights
-QUARTERS = slice(None, None, RING // 4)                # 8 of the views are enough to tell colours, of which all twelve are drawn
+QUARTERS = slice(None, None, RING // 4)                # 8 of the views are enough to tell colours
+BASIS = ('black', 'pink', 'white')     # colours whose every channel, and the other part of whose patterns, tell those of all others
 SURFACE = 20_000                       # points on each surface for the Chamfer distance
 Images = Float[np.ndarray, 'V H W 3']
 Masks = Float[np.ndarray, 'V H W']
@@ -40,6 +41,7 @@ Masks = Float[np.ndarray, 'V H W']
 MEANING = {
   'silhouette_iou': 'overlap of opacity and true mask, mean of 32 unseen views; 1 is perfect',
   'psnr': 'decibels, against the true pictures in the same views',
+  'normal_degrees': 'mean angle between the normals of render and truth, where both are opaque',
   'colour_error': 'mean absolute difference of colour where render and truth are both opaque',
   'colour_right': 'the colour that explains the object best is the one asked for',
   'colour_found': 'that colour, of the twelve of the toybox',
@@ -62,6 +64,13 @@ MEANING = {
 def psnr(x: Images, y: Images) -> float:
   """-10 log10 of the mean squared difference."""
   return float(-10. * np.log10(max(np.mean((x - y) ** 2), 1e-12)))
+
+
+def normal_degrees(a: Images, b: Images, opaque: Bool[np.ndarray, 'V H W']) -> float | None:
+  """Mean angle in degrees between normals of any length, where `opaque`; None where nothing is."""
+  unit = lambda n: n / np.maximum(np.linalg.norm(n, axis=-1, keepdims=True), 1e-9)
+  cosine = np.sum(unit(np.asarray(a, float)) * unit(np.asarray(b, float)), -1)[opaque]
+  return float(np.degrees(np.arccos(np.clip(cosine, -1., 1.)).mean())) if len(cosine) else None
 
 
 def chamfer(a: Float[np.ndarray, 'N 3'], b: Float[np.ndarray, 'M 3']) -> float:
@@ -134,14 +143,26 @@ def true_pictures(prompt: str, camera: Camera, *, size: int) -> tuple[Images, Ma
   return over_grey(view.rgb, view.mask), view.mask
 
 
+def in_each_colour(item: world.Item, which: int, camera: Camera, *, size: int) -> Float[np.ndarray, 'K V H W 3']:
+  """The truth in each of the world's colours of object `which`, over the background.
+
+  A pixel's colour is linear in the object's own and in that of the other part of its pattern, so that three tracings tell all."""
+  known = [list(world.COLOURS).index(name) for name in BASIS]
+  traced = [jax.device_get(truth.views(world.caption(item._replace(colour=item.colour.at[which].set(k))), camera, size=size))
+            for k in known]
+  own = np.array(list(world.COLOURS.values()))
+  parts = np.stack([own, np.broadcast_to(np.array(world.PARTNERS)[:, None], own.shape), np.ones_like(own)], -1).swapaxes(0, 1)
+  shares = parts @ np.linalg.inv(parts[:, known])                # [channel, K, tracing], of [channel, K, part]
+  rgb = np.einsum('ckm,mvhwc->kvhwc', shares, np.stack([view.rgb for view in traced]))
+  return over_grey(rgb, traced[0].mask)
+
+
 def colours_of(prompt: str, x: Images, opacity: Masks, camera: Camera, *, size: int) -> dict:
   """colour_right and colour_found: the truth in each colour there is, for each object of the prompt."""
   item = world.parse(prompt)
   names, found = list(world.COLOURS), []
   for which in range(1 if item.relation == world.ALONE else 2):
-    repaint = lambda k, which=which: world.caption(item._replace(colour=item.colour.at[which].set(k)))
-    candidates = np.stack([true_pictures(repaint(k), camera, size=size)[0] for k in range(len(names))])
-    found.append(nearest_colour(x, opacity, candidates))
+    found.append(nearest_colour(x, opacity, in_each_colour(item, which, camera, size=size)))
   wanted = [int(k) for k in item.colour[:len(found)]]
   return {'colour_right': found == wanted, 'colour_found': ', '.join('none' if k is None else names[k] for k in found)}
 
@@ -173,6 +194,7 @@ def score_views(prompt: str, render: Callable, *, size: int) -> dict:
   x, true_x = over_grey(seen.rgb, seen.opacity), over_grey(true.rgb, true.mask)
   gap, yaw = pose_gap(seen.opacity, true.mask, ring=RING)
   scores = {'silhouette_iou': silhouette_iou(seen.opacity, true.mask), 'psnr': psnr(x, true_x),
+            'normal_degrees': normal_degrees(seen.normal, true.normal, (seen.opacity > .9) & (true.mask > .9)),
             'colour_error': float(truth.colour_error(jnp.asarray(seen.rgb), jnp.asarray(seen.opacity), true)),
             **colours_of(prompt, x[QUARTERS], seen.opacity[QUARTERS], jax.tree.map(lambda v: v[QUARTERS], camera), size=size),
             'recall_at_1': read_back(prompt, x),

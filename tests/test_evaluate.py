@@ -89,6 +89,27 @@ def test_nearest_colour_looks_only_where_colours_differ_and_something_is():
   assert evaluate.nearest_colour(x, 0. * opacity, candidates) is None
 
 
+def test_normals_differ_by_the_angle_between_them_whatever_their_length():
+  a = np.zeros((1, 2, 2, 3))
+  a[..., 2] = .5
+  b = np.array([[[[0., 0., 3.], [0., 2., 2.]], [[1., 0., 0.], [0., 0., -1.]]]])
+  on = np.ones((1, 2, 2), bool)
+  assert evaluate.normal_degrees(a, b, on) == pytest.approx((0. + 45. + 90. + 180.) / 4.)
+  on[0, 1, 1] = False
+  assert evaluate.normal_degrees(a, b, on) == pytest.approx(45.) and evaluate.normal_degrees(a, b, ~on) == pytest.approx(180.)
+  assert evaluate.normal_degrees(a, b, on & False) is None
+
+
+@pytest.mark.parametrize('prompt, which', [('a spotted pink teapot', 0), ('a red cone on a blue cube', 1)])
+def test_all_colours_of_an_object_follow_from_three(prompt, which):
+  item, camera = world.parse(prompt), video.rings((3, .4))
+  found = evaluate.in_each_colour(item, which, camera, size=SIZE)
+  for k, colour in enumerate(world.COLOURS):
+    repainted = world.caption(item._replace(colour=item.colour.at[which].set(k)))
+    assert colour in repainted
+    np.testing.assert_allclose(found[k], evaluate.true_pictures(repainted, camera, size=SIZE)[0], atol=2e-5)
+
+
 def test_recall_is_the_share_of_views_that_the_text_fits_best():
   scores = np.array([[5., 1., 0.], [3., 0., 4.], [0., 2., 0.], [9., 0., 0.]])
   assert [evaluate.recall_at_1(scores, k) for k in range(3)] == [.5, .25, .25]
@@ -117,7 +138,7 @@ def car():
 
 def test_the_truth_is_perfect(car):
   assert car['silhouette_iou'] == 1. and car['pose_gap'] == 0. and car['yaw'] == 0.
-  assert car['psnr'] > 60. and car['colour_error'] < 1e-3
+  assert car['psnr'] > 60. and car['colour_error'] < 1e-3 and car['normal_degrees'] < .1
   assert car['colour_right'] and car['colour_found'] == 'red'
   assert car['one_front'] and car['front'] == car['back'] == pytest.approx(1., abs=1e-4) and car['symmetry'] < 1e-4
   assert set(car) <= set(evaluate.MEANING)

@@ -16,6 +16,7 @@ COLOURS = {
   'black': (.07, .07, .08), 'brown': (.42, .23, .09), 'cyan': (.08, .80, .86), 'grey': (.50, .50, .52),
 }
 DARK_PARTNERS = ('white', 'yellow')              # a pattern alternates with black on these, with white on all others
+PARTNERS = tuple(.07 if c in DARK_PARTNERS else .95 for c in COLOURS)          # every channel of the colour it alternates with
 PATTERNS = ('plain', 'striped', 'checkered', 'spotted')
 RELATIONS = ('alone', 'on', 'beside')
 ALONE, ON, BESIDE = range(3)

@@ -17,7 +17,7 @@ from jaxdreamer.toybox import items, language, toys
 from jaxdreamer.toybox.primitives import least, most, move, norm, wrap
 
 KINDS, SOLIDS, TOYS, BASES, FRONT = toys.KINDS, toys.SOLIDS, toys.TOYS, toys.BASES, toys.FRONT
-COLOURS, PATTERNS, RELATIONS = items.COLOURS, items.PATTERNS, items.RELATIONS
+COLOURS, PARTNERS, PATTERNS, RELATIONS = items.COLOURS, items.PARTNERS, items.PATTERNS, items.RELATIONS
 ALONE, ON, BESIDE = items.ALONE, items.ON, items.BESIDE
 Item, sample, sample_of, sample_composition = items.Item, items.sample, items.sample_of, items.sample_composition
 VOCABULARY, LENGTH, PAD, BOS, EOS = language.VOCABULARY, language.LENGTH, language.PAD, language.BOS, language.EOS
@@ -146,7 +146,7 @@ def surface(item: Item, p: Point) -> Point:
     v = v.reshape(v.shape[:-1] + (1,) * (owner.ndim - v.ndim + 1) + (2,))
     return jnp.where(owner == 1, v[..., 1], v[..., 0])
 
-  partner = jnp.array([.07 if c in items.DARK_PARTNERS else .95 for c in COLOURS])[item.colour]
+  partner = jnp.array(PARTNERS)[item.colour]
   marked = _marked(of_owner(item.pattern), own)
   channels = []
   for main, fixed in zip(jnp.array(list(COLOURS.values())).T, jnp.array(toys.FIXED).T):
