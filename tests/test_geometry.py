@@ -99,7 +99,7 @@ def test_both_losses_fall(monkeypatch):
   step = jax.jit(train_geometry.make_step(tx, n=8, steps=1, share=.4, peak=6e-3), donate_argnums=0)
   losses = jax.jit(lambda w: {name: of(w, *train_geometry.examples(KEY, ring, 8, share=0.)[:2], jnp.float32)
                               for name, of in train_geometry.LOSSES.items()})
-  state, before = (jnp.int32(200), weights, tx.init(weights), KEY), losses(weights)
+  state, before = (jnp.int32(200), weights, tx.init(weights), jax.random.key(1)), losses(weights)
   for _ in range(30):
     state, _ = step(state, ring, jnp.float32(0.))
   after = losses(state[1])

@@ -4,6 +4,7 @@ import hashlib
 import os
 import pathlib
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -64,9 +65,12 @@ def test_two_processes_give_the_numbers_of_one_and_go_on_when_one_was_killed(tmp
   while not first.stdout.readline().startswith('step 4/'):
     assert first.poll() is None, first.stderr.read()
   second.kill()
-  _, err = first.communicate(timeout=120)
-  assert first.returncode == 1, err
-  assert 'another process of this run is gone' in err.splitlines()[-1] and 'Traceback' not in err
+  _, err = first.communicate(timeout=240)
+  if first.returncode == -signal.SIGABRT:          # it stood in a barrier of JAX, which aborts itself when heartbeats are missed
+    assert 'another task died' in err, err
+  else:
+    assert first.returncode == 1, err
+    assert 'another process of this run is gone' in err.splitlines()[-1] and 'Traceback' not in err
   second.communicate()
 
   steps = checkpoints.finished_steps(tmp_path / 'two')[-1] + 2

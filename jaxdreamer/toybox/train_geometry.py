@@ -157,7 +157,7 @@ def main(_):
   print(f'{sum(p.size for p in jax.tree.leaves(weights)) / 1e6:.2f} M parameters, step {first}', flush=True)
   ring, add = pool.fill(k_run, first // FLAGS.steps_per_call, make, compositions=compositions, slots=FLAGS.slots)
   step = make_step(tx, n=FLAGS.batch, steps=FLAGS.steps_per_call, share=FLAGS.decay, peak=FLAGS.rate, dtype=jnp.dtype(FLAGS.dtype))
-  state = (*state, k_run)
+  state = (*state, jnp.copy(k_run))               # the steps take their state's memory, and the ring has this key too
   run = jax.jit(step, donate_argnums=0, compiler_options=compiler.own_convolutions()).lower(state, ring, jnp.float32(0.)).compile()
   print(f'compiled, {FLAGS.slots:,} renders in the ring', flush=True)
   state, i = fit.fit(run, state, ring, add, first=first, keep=lambda state, i, loss: files.save(path, state[:-1]))

@@ -217,7 +217,7 @@ def main(_):
   everywhere = NamedSharding(mesh, PartitionSpec()) if jax.device_count() > 1 else None
   ring, add = pool.fill(k_run, first // FLAGS.steps_per_call, make, compositions=compositions, slots=FLAGS.slots,
                         sharding=everywhere)
-  state = jax.device_put((*state, k_run), everywhere)
+  state = jax.device_put((*state, jnp.copy(k_run)), everywhere)
   step = make_step(optimizer(), n=FLAGS.batch, steps=FLAGS.steps_per_call, share=FLAGS.decay, peak=FLAGS.rate,
                    sharded=NamedSharding(mesh, PartitionSpec('data')), dtype=jnp.dtype(FLAGS.dtype))
   run = jax.jit(step, donate_argnums=0, compiler_options=compiler.own_convolutions()).lower(state, ring, jnp.float32(0.)).compile()

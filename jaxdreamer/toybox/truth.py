@@ -100,7 +100,7 @@ def colour_error(rgb: Float[Array, 'V H W 3'], mask: Float[Array, 'V H W'], true
   return jnp.sum(jnp.where(solid, off, 0.)) / jnp.maximum(solid.sum(), 1)
 
 
-def over_grey(rgb: Float[np.ndarray, 'V H W 3'], mask: Float[np.ndarray, 'V H W']) -> Float[np.ndarray, 'V H W 3']:
+def over_grey(rgb: Float[np.ndarray, '*k V H W 3'], mask: Float[np.ndarray, 'V H W']) -> Float[np.ndarray, '*k V H W 3']:
   """Premultiplied colour over the background."""
   return np.asarray(rgb, float) + (1. - np.asarray(mask, float)[..., None]) * GREY
 
