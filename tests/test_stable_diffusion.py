@@ -18,10 +18,11 @@ from jaxdreamer.nn import clip_tokens, lora, safe_files, unet, vae
 from jaxdreamer.priors import latent
 from jaxdreamer.priors.latent import schedule_of
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
+from jaxdreamer.toybox import compiler
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KEY = jax.random.key(0)
-QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
+QUICK = compiler.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})
 
 
 @pytest.fixture(scope='module')

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from jaxdreamer.nn import layers
 from jaxdreamer.nn.unet import UNet2DCondition, UNetConfig, config_from_diffusers
@@ -263,3 +264,15 @@ def test_channels_must_divide_into_groups_and_heads():
     layers.GroupNorm(4).init(jax.random.key(0), jnp.zeros((1, 2, 2, 6)))
   with pytest.raises(ValueError, match='6 channels do not divide into 4 heads'):
     layers.Attention(4).init(jax.random.key(0), jnp.zeros((1, 2, 6)), jnp.zeros((1, 2, 6)))
+
+
+def test_gelu_is_exact_and_its_slope_passes_a_mesh():
+  x = jnp.linspace(-6., 6., 64)
+  theirs = lambda x: jax.nn.gelu(x, approximate=False)
+  np.testing.assert_allclose(layers.gelu(x), theirs(x), atol=1e-6)
+  np.testing.assert_allclose(jax.vmap(jax.grad(layers.gelu))(x), jax.vmap(jax.grad(theirs))(x), atol=1e-6)
+  assert layers.gelu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+  mesh = jax.make_mesh((2,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+  slope = jax.grad(jax.remat(lambda x: jnp.sum(layers.gelu(x))))
+  over = jax.jit(jax.shard_map(slope, mesh=mesh, in_specs=PartitionSpec('data'), out_specs=PartitionSpec('data')))
+  np.testing.assert_allclose(over(x), slope(x), atol=1e-6)

@@ -21,8 +21,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxdreamer.nn.layers import gelu
+
 ACTIVATIONS = {'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
-               'gelu': lambda x: nn.gelu(x, approximate=False)}
+               'gelu': gelu}
 
 # For weights.load: older files prefix every key, and carry the positions 0..L-1 as a tensor; some hold both towers, or what a
 # training left.

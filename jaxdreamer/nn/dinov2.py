@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxdreamer.nn import published, vit
+from jaxdreamer.nn.layers import gelu
 
 # For weights.load: transformers 5 gave the attention layers shorter names.
 DINOV2_RENAME = ((r'\.attention\.q_proj\.', '.attention.attention.query.'), (r'\.attention\.k_proj\.', '.attention.attention.key.'),
@@ -100,7 +101,7 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B N D']) -> Float[Array, 'B N D']:
-    h = nn.gelu(nn.Dense(self.width, dtype=self.dtype, name='fc1')(x), approximate=False)
+    h = gelu(nn.Dense(self.width, dtype=self.dtype, name='fc1')(x))
     return nn.Dense(x.shape[-1], dtype=self.dtype, name='fc2')(h)
 
 

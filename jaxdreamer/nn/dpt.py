@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxdreamer.nn import bit, interpolate, published, vit
+from jaxdreamer.nn.layers import gelu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Reassemble(nn.Module):
         first, x = x[:, :1], x[:, 1:]
         if self.readout:
           both = jnp.concatenate([x, jnp.broadcast_to(first, x.shape)], -1)
-          x = nn.gelu(nn.Dense(d, dtype=self.dtype, name=f'readout_projects_{i}_0')(both), approximate=False)
+          x = gelu(nn.Dense(d, dtype=self.dtype, name=f'readout_projects_{i}_0')(both))
         x = ReassembleLayer(channels, factor, self.dtype, name=f'layers_{i}')(x.reshape(b, *grid, d))
       maps.append(x)
     return maps

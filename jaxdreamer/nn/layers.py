@@ -202,6 +202,20 @@ class Attention(nn.Module):
     return Dense(c, dtype=self.dtype, name='to_out_0')(mixed)
 
 
+@jax.custom_jvp
+def gelu(x: Float[Array, '*n']) -> Float[Array, '*n']:
+  """x times the normal distribution's share below x (Hendrycks & Gimpel 2016), exact. Its slope is written out: jax 0.12 cannot
+  differentiate erfc inside shard_map."""
+  return .5 * x * jax.lax.erfc(-x * math.sqrt(.5))
+
+
+@gelu.defjvp
+def _slope_of_gelu(primals, tangents):
+  (x,), (dx,) = primals, tangents
+  below = .5 * jax.lax.erfc(-x * math.sqrt(.5))
+  return x * below, (below + x * jnp.exp(-.5 * x * x) / math.sqrt(2. * math.pi)) * dx
+
+
 class GEGLU(nn.Module):
   """h * gelu(g) with (h, g) one dense layer; Shazeer (2020). Exact gelu."""
   width: int
@@ -210,7 +224,7 @@ class GEGLU(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'B N C']) -> Float[Array, 'B N width']:
     h, gate = jnp.split(nn.Dense(2 * self.width, dtype=self.dtype, name='proj')(x), 2, -1)
-    return h * nn.gelu(gate, approximate=False)
+    return h * gelu(gate)
 
 
 class FeedForward(nn.Module):

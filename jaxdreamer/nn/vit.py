@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxdreamer.nn import interpolate
+from jaxdreamer.nn.layers import gelu
 
 normal = nn.initializers.normal(.02)
 
@@ -80,5 +81,5 @@ class Layer(nn.Module):
     h = layer_norm(self.eps, self.dtype, 'layernorm_before')(x)
     x = x + Attention(self.heads, self.qkv_bias, self.dtype, name='attention')(h)
     h = layer_norm(self.eps, self.dtype, 'layernorm_after')(x)
-    h = nn.gelu(Nested(self.intermediate_size, self.dtype, name='intermediate')(h), approximate=False)
+    h = gelu(Nested(self.intermediate_size, self.dtype, name='intermediate')(h))
     return x + Nested(x.shape[-1], self.dtype, name='output')(h)

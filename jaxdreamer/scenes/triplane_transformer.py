@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxdreamer.nn.layers import Attention
+from jaxdreamer.nn.layers import Attention, gelu
 from jaxdreamer.scenes import volsdf
 from jaxdreamer.types import Scene
 
@@ -73,7 +73,7 @@ class Block(nn.Module):
     x = x + Attention(self.heads, name='cross_attn')(norm('norm1')(x), text)
     h = norm('norm2')(x)
     x = x + Attention(self.heads, name='self_attn')(h, h)
-    h = nn.gelu(nn.Dense(4 * x.shape[-1], name='mlp_0')(norm('norm3')(x)), approximate=False)
+    h = gelu(nn.Dense(4 * x.shape[-1], name='mlp_0')(norm('norm3')(x)))
     return x + nn.Dense(x.shape[-1], name='mlp_1')(h)
 
 
