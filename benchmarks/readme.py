@@ -15,6 +15,7 @@ TABLES = {
     'toybox': ('toybox', 'rows', {
         'prompt': ('prompt', ''), 'silhouette IoU': ('iou', '.3f'), 'mesh IoU': ('mesh_iou', '.3f'),
         'volume IoU': ('volume_iou', '.3f'), 'Chamfer': ('chamfer', '.4f'), 'PSNR': ('psnr', '.1f'),
+        'normals off by': ('normal_degrees', '.0f'),
         'colour': ('colour_right', ''), 'R@1': ('recall_at_1', '.2f'), 'one front': ('one_front', ''),
         'seconds': ('seconds', '.0f')}),
     'estimators': ('estimators', 'rows', {
