@@ -225,6 +225,17 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, running: 
   checkpoints.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), running=ocp.args.JsonSave(running)))
 
 
+def _newest(checkpoints, args):
+  """(what the newest readable step holds, that step, {newer step: why it is not readable}); None, 0 where none is."""
+  damaged = {}
+  for step in sorted(checkpoints.all_steps(), reverse=True):
+    try:
+      return checkpoints.restore(step, args=args), step, damaged
+    except Exception as error:                     # tensorstore raises bare Exceptions
+      damaged[step] = ' '.join(str(error).split())[:160]
+  return None, 0, damaged
+
+
 def restore(checkpoints: ocp.CheckpointManager, like: PyTree, *,
             warn: Callable = warnings.warn) -> tuple[PyTree, dict] | None:
   """The newest readable (state, running), with the shapes and shardings of `like`; None where nothing was saved.
@@ -233,15 +244,10 @@ def restore(checkpoints: ocp.CheckpointManager, like: PyTree, *,
   """
   as_target = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
   args = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(as_target, like)), running=ocp.args.JsonRestore())
-  damaged = {}
-  for step in sorted(checkpoints.all_steps(), reverse=True):
-    try:
-      found = checkpoints.restore(step, args=args)
-    except Exception as error:                     # tensorstore raises bare Exceptions
-      damaged[step] = ' '.join(str(error).split())[:160]
-      continue
+  found, at, damaged = _newest(checkpoints, args)
+  if found:
     for bad, why in damaged.items():
-      warn(f'checkpoint {bad} in {checkpoints.directory} is damaged, going on from {step} ({why})')
+      warn(f'checkpoint {bad} in {checkpoints.directory} is damaged, going on from {at} ({why})')
       checkpoints.delete(bad)
     return found['state'], found['running']
   if damaged:
@@ -258,16 +264,11 @@ def restore_scene(checkpoints: ocp.CheckpointManager, like: PyTree, *, warn: Cal
                         {'step': jax.ShapeDtypeStruct((), 'int32'), 'params': {'scene': like}})
   args = ocp.args.Composite(state=ocp.args.PyTreeRestore(
     target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True))
-  damaged = {}
-  for step in sorted(checkpoints.all_steps(), reverse=True):
-    try:
-      found = checkpoints.restore(step, args=args)['state']
-    except Exception as error:                     # tensorstore raises bare Exceptions
-      damaged[step] = ' '.join(str(error).split())[:160]
-      continue
+  found, at, damaged = _newest(checkpoints, args)
+  if found:
     for bad, why in damaged.items():
-      warn(f'checkpoint {bad} in {checkpoints.directory} is damaged, {step} is taken ({why})')
-    return found['params']['scene'], int(found['step'])
+      warn(f'checkpoint {bad} in {checkpoints.directory} is damaged, {at} is taken ({why})')
+    return found['state']['params']['scene'], int(found['state']['step'])
   if damaged:
     step, why = next(iter(damaged.items()))
     raise ValueError(f'no checkpoint in {checkpoints.directory} holds the scene of this run; {step}: {why}')

@@ -14,6 +14,7 @@ from jaxdreamer.toybox import views, world
 from jaxdreamer.types import Camera
 
 PAIRS = .5                           # the share of pairs in training, where they are harder than toys alone
+WORLD_PAIRS = .4                     # and of what is held out, as of the world's captions
 
 
 class Pool(NamedTuple):

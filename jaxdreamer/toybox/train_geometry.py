@@ -27,7 +27,6 @@ from jaxdreamer.types import Camera
 
 FLAGS = flags.FLAGS
 WARM_UP = 200                                    # steps
-WORLD_PAIRS = .4                                 # of what is held out, as of the world's captions
 
 
 class Ring(NamedTuple):
@@ -125,7 +124,7 @@ def held_out(key, weights, *, batches=192):
   @jax.jit
   def one(weights, key):
     k_fresh, k_pick, k_noise = jax.random.split(key, 3)
-    x, pick, _ = examples(k_pick, fresh(k_fresh, 4, pairs=WORLD_PAIRS), 4, share=0.)
+    x, pick, _ = examples(k_pick, fresh(k_fresh, 4, pairs=pool.WORLD_PAIRS), 4, share=0.)
     mask = (pick.mask > 127).astype(jnp.float32)
     flat = lambda a: a.reshape(a.shape[0], -1).astype(jnp.float32)
     def correlation(x):

@@ -35,7 +35,6 @@ GEOMETRY_WEIGHT, MEANING_WEIGHT = .3, .02
 OBJECT_WEIGHT = 4.                               # of a pixel of the object, beside the 1 of every pixel
 WARM_UP = 500                                    # steps
 TIMES = (.5, .8, .95)                            # at which held-out errors are taken
-WORLD_PAIRS = .4                                 # of what is held out, as of the world's captions
 
 
 def optimizer():
@@ -117,7 +116,7 @@ def loss(params, key, z, ids, vector, seen, classes, *, emphasis=1., dtype=jnp.f
 @partial(jax.jit, static_argnames='n')
 def _errors(weights, key, *, n):
   k_pool, k_back, k_words, k_noise = jax.random.split(key, 4)
-  source = pool.batch(k_pool, n, size=network.SIZE, pairs=WORLD_PAIRS)
+  source = pool.batch(k_pool, n, size=network.SIZE, pairs=pool.WORLD_PAIRS)
   back = jax.vmap(lambda k: pool.background(k, network.SIZE))(jax.random.split(k_back, n))
   z = network.encode(jax.vmap(pool.composite)(source.rgb, source.mask, back))
   bins = views.view_bin(source.camera.azimuth, source.camera.elevation)
