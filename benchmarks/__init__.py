@@ -1,1 +1,2 @@
-"""Benchmarks: `python -m benchmarks.NAME` prints a table and writes benchmarks/results/NAME.json."""
+"""Benchmarks: `python -m benchmarks.NAME` prints a table and writes
+benchmarks/results/NAME.json."""

@@ -1,9 +1,12 @@
-"""How near our networks are to the torch classes they stand for:   python -m benchmarks.parity [--quick]
+"""How near our networks are to the torch classes they stand for:   python -m benchmarks.parity
+[--quick]
 
-The largest difference, relative to torch's largest value: of the output in float32 and in bfloat16, and of the gradient by the
-input (None for text towers, whose input is integers). Weights are random, configs tiny but with the structure of the published
-ones, as in tests/parity; unet_sd15_full is Stable Diffusion 1.5's UNet in its full size. Needs torch, diffusers and transformers
-(pip install '.[parity]'). Writes benchmarks/results/parity.json; --quick leaves out the full one and writes nothing.
+The largest difference, relative to torch's largest value: of the output in float32 and in bfloat16,
+and of the gradient by the input (None for text towers, whose input is integers). Weights are
+random, configs tiny but with the structure of the published ones, as in tests/parity;
+unet_sd15_full is Stable Diffusion 1.5's UNet in its full size. Needs torch, diffusers and
+transformers (pip install '.[parity]'). Writes benchmarks/results/parity.json; --quick leaves out
+the full one and writes nothing.
 """
 import argparse
 import gc
@@ -37,14 +40,15 @@ NETWORKS = {
     'dpt_hybrid': ('depth', 'dpt', 'midas', (96, 64)),
     'depth_anything_v2_small': ('depth', 'depth_anything', 'relative', (70, 42)),
 }
-SD15 = dict(cross_attention_dim=768)                     # diffusers' defaults are Stable Diffusion 1's but for this
+SD15 = dict(cross_attention_dim=768)  # diffusers' defaults are Stable Diffusion 1's but for this
 LATENT = (1, 32, 32, 4)
 
 
 def row(name, ours, low, theirs):
   """One network's errors."""
   gradient = None if theirs[1] is None else compare.error(ours[1], theirs[1])
-  return {'network': name, 'float32': compare.error(ours[0], theirs[0]), 'bfloat16': compare.error(low, theirs[0]),
+  return {'network': name, 'float32': compare.error(ours[0], theirs[0]),
+          'bfloat16': compare.error(low, theirs[0]),
           'gradient': gradient}
 
 
@@ -55,16 +59,19 @@ def tiny(live, name):
 
 
 def full(live):
-  """Stable Diffusion 1.5's UNet at half its width and height in pixels, with the weights that torch draws."""
+  """Stable Diffusion 1.5's UNet at half its width and height in pixels, with the weights that torch
+  draws."""
   import safetensors.torch
   import torch
   from diffusers import UNet2DConditionModel
   noise = np.random.RandomState(0)
-  x, cotangent, text = (noise.standard_normal(s).astype(np.float32) for s in (LATENT, LATENT, (1, 77, 768)))
+  x, cotangent, text = (noise.standard_normal(s).astype(np.float32)
+                        for s in (LATENT, LATENT, (1, 77, 768)))
   t = np.array([500.], np.float32)
   torch.manual_seed(0)
   theirs = UNet2DConditionModel(**SD15).eval().requires_grad_(False)
-  torchs = live.pulled_back(lambda x: live.make_golden.run_unet(theirs, x, t, text, None), torch.from_numpy(x), cotangent)
+  torchs = live.pulled_back(lambda x: live.make_golden.run_unet(theirs, x, t, text, None),
+                            torch.from_numpy(x), cotangent)
   config = unet.config_from_diffusers(dict(theirs.config))
   like = jax.eval_shape(unet.UNet2DCondition(config).init, jax.random.key(0), x, t, text)['params']
   with tempfile.TemporaryDirectory() as folder:
@@ -75,14 +82,16 @@ def full(live):
     params = weights.load(file, like)
 
   def run(dtype):
-    return lambda params, x: unet.UNet2DCondition(config, dtype).apply({'params': params}, x, jnp.asarray(t), jnp.asarray(text))
+    return lambda params, x: unet.UNet2DCondition(config, dtype).apply(
+        {'params': params}, x, jnp.asarray(t), jnp.asarray(text))
 
   @jax.jit
   def ours(params, x, cotangent):
     out, pullback = jax.vjp(lambda x: run(jnp.float32)(params, x), x)
     return out, pullback(cotangent)[0]
 
-  return row('unet_sd15_full', ours(params, x, cotangent), jax.jit(run(jnp.bfloat16))(params, x), torchs)
+  return row('unet_sd15_full', ours(params, x, cotangent), jax.jit(run(jnp.bfloat16))(params, x),
+             torchs)
 
 
 def main():
@@ -92,15 +101,19 @@ def main():
   try:
     import live
   except ImportError as error:
-    sys.exit(f"benchmarks.parity compares with torch, diffusers and transformers, and {error}: pip install '.[parity]'")
-  jax.config.update('jax_default_matmul_precision', 'highest')           # float32 means float32 on accelerators too
+    sys.exit(f"benchmarks.parity compares with torch, diffusers and transformers, and {error}: pip "
+             "install '.[parity]'")
+  # float32 means float32 on accelerators too
+  jax.config.update('jax_default_matmul_precision', 'highest')
   rows = []
   for name in [*NETWORKS, *([] if quick else ['unet_sd15_full'])]:
     rows.append(tiny(live, name) if name in NETWORKS else full(live))
     print(json.dumps(rows[-1]), flush=True)
   if not quick:
-    worst = {f'worst_{k}': max(r[k] for r in rows if r[k] is not None) for k in ('float32', 'bfloat16', 'gradient')}
-    results.write('parity', {r['network']: r['float32'] for r in rows} | worst | {'rows': rows}, 'python -m benchmarks.parity')
+    worst = {f'worst_{k}': max(r[k] for r in rows if r[k] is not None)
+             for k in ('float32', 'bfloat16', 'gradient')}
+    results.write('parity', {r['network']: r['float32'] for r in rows} | worst | {'rows': rows},
+                  'python -m benchmarks.parity')
 
 
 if __name__ == '__main__':

@@ -1,7 +1,8 @@
 """Rewrites README's figures from benchmarks/results/*.json:   python -m benchmarks.readme [--check]
 
-A table stands between `<!-- table: NAME -->` and `<!-- /table -->`: the columns named in TABLES, or else every key of
-the "rows" of results/NAME.json. A figure stands between `<!-- figure: NAME.key.key FORMAT -->` and `<!-- /figure -->`.
+A table stands between `<!-- table: NAME -->` and `<!-- /table -->`: the columns named in TABLES, or
+else every key of the "rows" of results/NAME.json. A figure stands between `<!-- figure:
+NAME.key.key FORMAT -->` and `<!-- /figure -->`.
 """
 import re
 import sys
@@ -10,27 +11,37 @@ from benchmarks import results
 
 README = results.ROOT / 'README.md'
 
-# A column that no row has a value for is left out. table: (results file, its list of rows, {heading: (key, format)})
+# A column that no row has a value for is left out. table: (results file, its list of rows,
+# {heading: (key, format)})
 TABLES = {
     'toybox': ('toybox', 'rows', {
         'prompt': ('prompt', ''), 'silhouette IoU': ('iou', '.3f'), 'mesh IoU': ('mesh_iou', '.3f'),
         'volume IoU': ('volume_iou', '.3f'), 'Chamfer': ('chamfer', '.4f'), 'PSNR': ('psnr', '.1f'),
         'normals off by': ('normal_degrees', '.0f'),
-        'colour': ('colour_right', ''), 'R@1': ('recall_at_1', '.2f'), 'one front': ('one_front', ''),
+        'color': ('color_right', ''), 'R@1': ('recall_at_1', '.2f'), 'one front': ('one_front', ''),
         'seconds': ('seconds', '.0f')}),
     'estimators': ('estimators', 'rows', {
-        'method': ('method', ''), 'silhouette IoU': ('iou', '.3f'), 'from': ('iou_lower', '.3f'), 'to': ('iou_upper', '.3f'),
-        'colour': ('colour', '.2f'), 'one front': ('one_front', '.2f'), 'recognisable': ('recognisable', ''),
-        'above SDS': ('iou_above_sds', '.3f'), 'from ': ('iou_above_sds_lower', '.3f'), 'to ': ('iou_above_sds_upper', '.3f'),
-        'steps': ('steps', ''), 'seconds': ('seconds', '.0f'), 'to IoU .8': ('seconds_to_0.8', '.1f'),
-        'to .9': ('seconds_to_0.9', '.1f'), 'a step / SDS': ('cost', '.2f'), 'from  ': ('cost_lower', '.2f'),
-        'to  ': ('cost_upper', '.2f'), 'a row / SDS': ('row_over_sds', '.2f'), 'compiles in': ('compile_seconds', '.0f'),
+        'method': ('method', ''), 'silhouette IoU': ('iou', '.3f'), 'from': ('iou_lower', '.3f'),
+        'to': ('iou_upper', '.3f'),
+        'color': ('color', '.2f'), 'one front': ('one_front', '.2f'),
+        'recognizable': ('recognizable', ''),
+        'above SDS': ('iou_above_sds', '.3f'), 'from ': ('iou_above_sds_lower', '.3f'),
+        'to ': ('iou_above_sds_upper', '.3f'),
+        'steps': ('steps', ''), 'seconds': ('seconds', '.0f'),
+        'to IoU .8': ('seconds_to_0.8', '.1f'),
+        'to .9': ('seconds_to_0.9', '.1f'), 'a step / SDS': ('cost', '.2f'),
+        'from  ': ('cost_lower', '.2f'),
+        'to  ': ('cost_upper', '.2f'), 'a row / SDS': ('row_over_sds', '.2f'),
+        'compiles in': ('compile_seconds', '.0f'),
         'relative variance': ('relative_variance', '.2f')}),
     'amortised': ('amortised', 'rows', {
-        'estimator': ('estimator', ''), 'IoU, trained': ('train_iou', '.3f'), 'from': ('train_iou_lower', '.3f'),
-        'to': ('train_iou_upper', '.3f'), 'IoU, held out': ('heldout_iou', '.3f'), 'from ': ('heldout_iou_lower', '.3f'),
+        'estimator': ('estimator', ''), 'IoU, trained': ('train_iou', '.3f'),
+        'from': ('train_iou_lower', '.3f'),
+        'to': ('train_iou_upper', '.3f'), 'IoU, held out': ('heldout_iou', '.3f'),
+        'from ': ('heldout_iou_lower', '.3f'),
         'to ': ('heldout_iou_upper', '.3f'), 'R@1, trained': ('train_recall_at_1', '.2f'),
-        'R@1, held out': ('heldout_recall_at_1', '.2f'), 'steps': ('steps', ''), 'rows of the prior': ('prior_rows', ''),
+        'R@1, held out': ('heldout_recall_at_1', '.2f'), 'steps': ('steps', ''),
+        'rows of the prior': ('prior_rows', ''),
         'seconds': ('seconds', '.0f')}),
 }
 
@@ -49,7 +60,8 @@ def table(name):
   lines = [list(columns), [('---:' if right else '---') for right in numeric], *cells]
   made = figures['made']
   jax = f'jax {made["versions"]["jax"]}'
-  note = f'`{made["command"]}`, ' + ', '.join((made['device'], jax, f'commit {made["commit"]}', made['date']))
+  note = f'`{made["command"]}`, ' + ', '.join((made['device'], jax, f'commit {made["commit"]}',
+                                               made['date']))
   return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + f'\n\n<sub>{note}</sub>'
 
 
@@ -84,7 +96,8 @@ def main(arguments):
   old = README.read_text()
   new = render(old)
   if '--check' in arguments:
-    sys.exit(0 if new == old else 'README.md differs from benchmarks/results: run python -m benchmarks.readme')
+    sys.exit(0 if new == old else 'README.md differs from benchmarks/results: run python -m '
+             'benchmarks.readme')
   README.write_text(new)
 
 

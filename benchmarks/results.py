@@ -1,4 +1,5 @@
-"""Results on disk: the figures of one benchmark, and under "made" what is needed to make them again."""
+"""Results on disk: the figures of one benchmark, and under "made" what is needed to make them
+again."""
 import datetime
 import importlib.metadata
 import json
@@ -14,7 +15,8 @@ PACKAGES = ('jax', 'flax', 'optax', 'numpy')
 
 
 def write(name, figures, command):
-  """Writes the dict `figures` to benchmarks/results/NAME.json and returns its path. Tables are lists of dicts."""
+  """Writes the dict `figures` to benchmarks/results/NAME.json and returns its path. Tables are
+  lists of dicts."""
   path = RESULTS / f'{name}.json'
   path.parent.mkdir(parents=True, exist_ok=True)
   text = json.dumps({**figures, 'made': made(command)}, indent=2, allow_nan=False)
@@ -23,18 +25,21 @@ def write(name, figures, command):
 
 
 def keep(path, figures, sources):
-  """Keeps what one run found in the file `path`, with the hash of the sources that it ran on, for when the benchmark goes on."""
+  """Keeps what one run found in the file `path`, with the hash of the sources that it ran on, for
+  when the benchmark goes on."""
   path.write_text(json.dumps({'sources': sources, 'figures': figures}) + '\n')
 
 
 def kept(path, sources):
-  """What `keep` left in `path`, or None. Ends where that is of other sources, or says none: no table is made of several."""
+  """What `keep` left in `path`, or None. Ends where that is of other sources, or says none: no
+  table is made of several."""
   if not path.exists():
     return None
   found = json.loads(path.read_text())
   theirs = found.get('sources') if isinstance(found, dict) else None
   if theirs != sources:
-    sys.exit(f'{path}: a run of the sources {theirs}, and these are {sources}: delete it, and it is made anew')
+    sys.exit(f'{path}: a run of the sources {theirs}, and these are {sources}: delete it, and it '
+             'is made anew')
   return found['figures']
 
 
@@ -48,7 +53,8 @@ def made(command):
   return {
       'command': command,
       'commit': commit(),
-      'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
+      'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p)
+                                                           for p in PACKAGES}},
       'device': device(),
       'date': datetime.date.today().isoformat(),
   }
@@ -67,8 +73,11 @@ def device():
   import jax
   devices = jax.local_devices()
   if devices[0].platform != 'cpu':
-    return f'{len(devices)} x {devices[0].device_kind}' if len(devices) > 1 else devices[0].device_kind
-  return f'{processor()}, {len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()} cores'
+    return f'{len(devices)} x {devices[0].device_kind}' if len(devices) > 1 else devices[
+        0].device_kind
+  return (f'{processor()}, '
+          f'{len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()} '
+          'cores')
 
 
 def processor():

@@ -1,10 +1,15 @@
-"""Stable Diffusion 1.5 at full size on this machine, with random weights:   python -m benchmarks.sd15
+"""Stable Diffusion 1.5 at full size on this machine, with random weights:   python -m
+benchmarks.sd15
 
-Writes a folder in diffusers' layout (float16, 2.1 GB) into runs/benchmarks once, and measures, each in a process of its own:
-  load_over_read    seconds to load all its networks over seconds to read their files into memory: the median of turns' ratios
+Writes a folder in diffusers' layout (float16, 2.1 GB) into runs/benchmarks once, and measures, each
+in a process of its own:
+  load_over_read    seconds to load all its networks over seconds to read their files into memory:
+                    the median of turns' ratios
   cold_*            the same where the system keeps nothing of the files: both wait for the disk
-  load_peak_over_size      what loading adds to the process's peak memory, over the size of the files
-  step_*            two steps of configs/dreamfusion_sd.py at the model's 512 pixels: seconds of the second, the peak memory of the
+  load_peak_over_size      what loading adds to the process's peak memory, over the size of the
+                           files
+  step_*            two steps of configs/dreamfusion_sd.py at the model's 512 pixels: seconds of the
+                    second, the peak memory of the
                     process, what `doctor` says of the step, and their ratio
 Writes benchmarks/results/sd15.json.
 """
@@ -19,12 +24,15 @@ import time
 from benchmarks import results
 
 FOLDER = results.ROOT / 'runs' / 'benchmarks' / 'sd15'
-UNET = {'block_out_channels': [320, 640, 1280, 1280], 'layers_per_block': 2, 'cross_attention_dim': 768, 'sample_size': 64,
+UNET = {'block_out_channels': [320, 640, 1280, 1280], 'layers_per_block': 2,
+        'cross_attention_dim': 768, 'sample_size': 64,
         'attention_head_dim': 8, 'down_block_types': ['CrossAttnDownBlock2D'] * 3 + ['DownBlock2D'],
         'up_block_types': ['UpBlock2D'] + ['CrossAttnUpBlock2D'] * 3}
-VAE = {'block_out_channels': [128, 256, 512, 512], 'layers_per_block': 2, 'down_block_types': ['DownEncoderBlock2D'] * 4,
+VAE = {'block_out_channels': [128, 256, 512, 512], 'layers_per_block': 2,
+       'down_block_types': ['DownEncoderBlock2D'] * 4,
        'up_block_types': ['UpDecoderBlock2D'] * 4}
-TEXT = {'vocab_size': 49408, 'hidden_size': 768, 'intermediate_size': 3072, 'num_hidden_layers': 12, 'num_attention_heads': 12}
+TEXT = {'vocab_size': 49408, 'hidden_size': 768, 'intermediate_size': 3072, 'num_hidden_layers': 12,
+        'num_attention_heads': 12}
 TURNS = 15
 GIB = 2 ** 30
 
@@ -35,7 +43,8 @@ def write():
   sys.path.insert(0, str(results.ROOT / 'tests'))
   import published
   part = FOLDER.with_suffix('.part')
-  published.write_model(part, dtype=jnp.float16, sizes={'unet': UNET, 'vae': VAE, 'text_encoder': TEXT})
+  published.write_model(part, dtype=jnp.float16, sizes={'unet': UNET, 'vae': VAE,
+                                                        'text_encoder': TEXT})
   os.replace(part, FOLDER)
 
 
@@ -60,16 +69,21 @@ def load():
   from jaxdreamer.nn import clip, folder, unet, vae
   parts = folder.open_model(FOLDER)
   words = jnp.zeros((1, 77, 768))
-  networks = {'unet': (unet.UNet2DCondition(unet.config_from_diffusers(parts['unet'].config)), jnp.zeros((1, 8, 8, 4)),
+  networks = {'unet': (unet.UNet2DCondition(unet.config_from_diffusers(parts['unet'].config)),
+                       jnp.zeros((1, 8, 8, 4)),
                        jnp.zeros(1), words),
-              'vae': (vae.AutoencoderKL(vae.config_from_diffusers(parts['vae'].config)), jnp.zeros((1, 16, 16, 3))),
-              'text_encoder': (clip.CLIPTextModel(clip.config_from_transformers(parts['text_encoder'].config)),
+              'vae': (vae.AutoencoderKL(vae.config_from_diffusers(parts['vae'].config)),
+                      jnp.zeros((1, 16, 16, 3))),
+              'text_encoder': (clip.CLIPTextModel(clip.config_from_transformers(
+                  parts['text_encoder'].config)),
                                jnp.zeros((1, 77), jnp.int32))}
-  like = {name: jax.eval_shape(network.init, jax.random.key(0), *inputs)['params'] for name, (network, *inputs) in networks.items()}
+  like = {name: jax.eval_shape(network.init, jax.random.key(0), *inputs)['params']
+          for name, (network, *inputs) in networks.items()}
   read = lambda: [path.read_bytes() for path in files()]
 
   def everything():
-    return jax.block_until_ready({name: folder.load_part(parts[name], tree, dtype=jnp.float16) for name, tree in like.items()})
+    return jax.block_until_ready({name: folder.load_part(parts[name], tree, dtype=jnp.float16)
+                                  for name, tree in like.items()})
 
   before = metrics.process_memory()[0]
   everything()
@@ -91,13 +105,15 @@ def step():
   from configs import dreamfusion_sd
   from jaxdreamer import build, doctor, metrics
   config = dreamfusion_sd.get_config()
-  config.prior.path, config.prior.stable_diffusion.dtype, config.mesh.data, config.steps_per_call = str(FOLDER), 'float32', 1, 1
+  config.prior.path, config.prior.stable_diffusion.dtype = str(FOLDER), 'float32'
+  config.mesh.data = config.steps_per_call = 1
   config.prior.stable_diffusion.image_size, config.render.chunk = 512, 4096
   job = build.job(config, build.make_mesh(config))
   state, text = job.init(jax.random.key(0)), job.text(0)
   begin = time.perf_counter()
   compiled = job.stages[0][1].lower(state, job.prior, text).compile()
-  figures = {'compile_seconds': time.perf_counter() - begin, 'told': doctor.process_peak(compiled, (state, job.prior, text))}
+  figures = {'compile_seconds': time.perf_counter() - begin,
+             'told': doctor.process_peak(compiled, (state, job.prior, text))}
   for _ in range(2):
     begin = time.perf_counter()
     state, info = jax.block_until_ready(compiled(state, job.prior, text))
@@ -107,7 +123,8 @@ def step():
 
 def child(what):
   """What a process of its own finds: `load` or `step`."""
-  done = subprocess.run((sys.executable, '-m', 'benchmarks.sd15', '--child', what), cwd=results.ROOT, stdout=subprocess.PIPE,
+  done = subprocess.run((sys.executable, '-m', 'benchmarks.sd15', '--child', what),
+                        cwd=results.ROOT, stdout=subprocess.PIPE,
                         text=True)
   if done.returncode:
     sys.exit(done.returncode)
@@ -131,9 +148,11 @@ def main():
   ratio = lambda a, b: statistics.median(x / y for x, y in zip(loaded[a], loaded[b], strict=True))
   print(results.write('sd15', {
     'files_gib': size / GIB, **{f'{name}_seconds': seconds for name, seconds in took.items()},
-    'load_over_read': ratio('load', 'read'), 'cold_load_over_cold_read': ratio('cold_load', 'cold_read'),
+    'load_over_read': ratio('load', 'read'),
+    'cold_load_over_cold_read': ratio('cold_load', 'cold_read'),
     'load_peak_over_size': loaded['added'] / size,
-    'step_seconds': stepped['seconds'], 'step_compile_seconds': stepped['compile_seconds'], 'step_finite': bool(stepped['finite']),
+    'step_seconds': stepped['seconds'], 'step_compile_seconds': stepped['compile_seconds'],
+    'step_finite': bool(stepped['finite']),
     'step_peak_gib': stepped['peak'] / GIB, 'step_doctor_gib': stepped['told'] / GIB,
     'step_peak_over_doctor': stepped['peak'] / stepped['told']}, 'python -m benchmarks.sd15'))
 

@@ -1,11 +1,13 @@
-"""The default config on eight prompts, scored against the truth:   python -m benchmarks.toybox [--quick]
+"""The default config on eight prompts, scored against the truth:   python -m benchmarks.toybox
+[--quick]
 
-Each prompt is a process of its own, `python -m jaxdreamer.train`, as a user starts it; seconds are from the start of
-the process to its end, all outputs written. The first process finds empty caches, the others what it left there. The
-prompts then run with view words alone in place of the camera, and with the exact prior over true views. Runs are kept
-under runs/benchmarks, by a hash of the sources: after an interruption the same command goes on with the first prompt
-that has no result. Writes benchmarks/results/toybox.json and toybox.png; with --prompts (captions, or a number of them to draw
-of all) or --quick, figures.json and sheet.png in the folder of its runs.
+Each prompt is a process of its own, `python -m jaxdreamer.train`, as a user starts it; seconds are
+from the start of the process to its end, all outputs written. The first process finds empty caches,
+the others what it left there. The prompts then run with view words alone in place of the camera,
+and with the exact prior over true views. Runs are kept under runs/benchmarks, by a hash of the
+sources: after an interruption the same command goes on with the first prompt that has no result.
+Writes benchmarks/results/toybox.json and toybox.png; with --prompts (captions, or a number of them
+to draw of all) or --quick, figures.json and sheet.png in the folder of its runs.
 """
 import argparse
 import hashlib
@@ -26,21 +28,24 @@ from rich.table import Table
 from benchmarks import results
 from jaxdreamer.toybox import world
 
-PROMPTS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a yellow mug', 'a red car',
+PROMPTS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a yellow mug',
+           'a red car',
            'a snowman with a blue hat', 'a purple house', 'an orange chair')
 VARIANTS = {
     'default': ('--config=configs/toybox.py',),
     'words_only': ('--config=configs/toybox.py', '--config.prior.toybox.camera=False'),
     'empirical': ('--config=configs/toybox.py:empirical',),
 }
-WORST = {'normal_degrees': 180.}                 # what stands for a score that could not be taken, if not 0
+WORST = {'normal_degrees': 180.}  # what stands for a score that could not be taken, if not 0
 QUICK = ('--config.steps=20',)
 SCORES = {'iou': 'silhouette_iou'} | {name: name for name in (
-    'psnr', 'normal_degrees', 'chamfer', 'volume_iou', 'mesh_iou', 'colour_right', 'recall_at_1', 'one_front', 'pose_gap', 'yaw')}
+    'psnr', 'normal_degrees', 'chamfer', 'volume_iou', 'mesh_iou', 'color_right', 'recall_at_1',
+    'one_front', 'pose_gap', 'yaw')}
 
 
 def source_hash(*more):
-  """Eight digits that change with anything a run depends on: the library, its weights, its configs, and the files `more`."""
+  """Eight digits that change with anything a run depends on: the library, its weights, its configs,
+  and the files `more`."""
   digest = hashlib.sha256()
   for folder in ('jaxdreamer', 'configs'):
     for path in sorted((results.ROOT / folder).rglob('*')):
@@ -54,7 +59,8 @@ def source_hash(*more):
 def drawn(n):
   """`n` different captions of the world, as its own draws fall, always the same ones."""
   items = jax.vmap(world.sample)(jax.random.split(jax.random.key(40), 2 * n))
-  captions = dict.fromkeys(world.caption(jax.tree.map(lambda leaf, i=i: leaf[i], items)) for i in range(2 * n))
+  captions = dict.fromkeys(world.caption(jax.tree.map(lambda leaf, i=i: leaf[i], items))
+                           for i in range(2 * n))
   return tuple(captions)[:n]
 
 
@@ -63,11 +69,14 @@ def train(prompt, workdir, caches, options):
   shutil.rmtree(workdir, ignore_errors=True)
   workdir.mkdir(parents=True)
   log = workdir.with_suffix('.log')
-  command = [sys.executable, '-m', 'jaxdreamer.train', *options, f'--config.prompt={prompt}', f'--workdir={workdir}']
-  env = {**os.environ, 'XDG_CACHE_HOME': str(caches), 'JAX_COMPILATION_CACHE_DIR': str(caches / 'jax')}
+  command = [sys.executable, '-m', 'jaxdreamer.train', *options, f'--config.prompt={prompt}',
+             f'--workdir={workdir}']
+  env = {**os.environ, 'XDG_CACHE_HOME': str(caches),
+         'JAX_COMPILATION_CACHE_DIR': str(caches / 'jax')}
   start, first, pid = time.monotonic(), None, 0
   with log.open('w') as out:
-    process = subprocess.Popen(command, cwd=results.ROOT, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    process = subprocess.Popen(command, cwd=results.ROOT, env=env, stdin=subprocess.DEVNULL,
+                               stdout=out, stderr=out)
     try:
       while not pid:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -86,7 +95,8 @@ def train(prompt, workdir, caches, options):
   if not (workdir / 'scores.json').exists():
     command = [sys.executable, '-m', 'jaxdreamer.evaluate', f'--workdir={workdir}']
     with log.open('a') as out:
-      done = subprocess.run(command, cwd=results.ROOT, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+      done = subprocess.run(command, cwd=results.ROOT, env=env, stdin=subprocess.DEVNULL,
+                            stdout=out, stderr=out)
     if done.returncode:
       fail(command, done.returncode, log)
   scores = json.loads((workdir / 'scores.json').read_text())['scores']
@@ -96,7 +106,8 @@ def train(prompt, workdir, caches, options):
 
 
 def fail(command, code, log):
-  sys.exit(f'{shlex.join(command)}\nended with {code}; its words are in {log}:\n{log.read_text()[-2000:]}')
+  sys.exit(f'{shlex.join(command)}\nended with {code}; its words are in '
+           f'{log}:\n{log.read_text()[-2000:]}')
 
 
 def run(prompts, root, options, variants):
@@ -110,7 +121,8 @@ def run(prompts, root, options, variants):
     if not kept.exists():
       if i == 0:
         shutil.rmtree(root / 'caches', ignore_errors=True)
-      left = f', about {statistics.mean(spent) * (len(jobs) - i) / 60:.0f} min left' if spent else ''
+      left = (f', about {statistics.mean(spent) * (len(jobs) - i) / 60:.0f} min left'
+              if spent else '')
       print(f'[{i + 1}/{len(jobs)}] {variant}: {prompt}{left}', flush=True)
       row = train(prompt, workdir, root / 'caches', (*VARIANTS[variant], *options))
       spent.append(row['seconds'])
@@ -123,9 +135,11 @@ def run(prompts, root, options, variants):
 def summary(rows):
   """The figures of README."""
   default = rows['default']
-  mean = lambda variant, name: statistics.mean(WORST.get(name, 0.) if row[name] is None else row[name] for row in rows[variant])
-  share = lambda name, fits: statistics.mean(fits(row[name]) for row in default if row[name] is not None) if any(
-    row[name] is not None for row in default) else None
+  mean = lambda variant, name: statistics.mean(WORST.get(name, 0.) if row[name] is None
+                                               else row[name] for row in rows[variant])
+  share = lambda name, fits: statistics.mean(fits(row[name]) for row in default
+                                             if row[name] is not None) if any(
+row[name] is not None for row in default) else None
   gap = lambda variant: max(row['pose_gap'] for row in rows[variant])
   seconds = [row['first_step_seconds'] for row in default]
   return {
@@ -150,7 +164,8 @@ def summary(rows):
 
 
 def sheet(prompts, root, path, *, columns=4):
-  """One picture: for each prompt its caption and half a turn of the default run, at half its size."""
+  """One picture: for each prompt its caption and half a turn of the default run, at half its
+  size."""
   tiles = []
   for prompt in prompts:
     strip = Image.open(root / 'default' / prompt.replace(' ', '-') / 'turntable.png').convert('RGB')
@@ -181,15 +196,18 @@ def show(figures):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--prompts', default='', help='in place of the eight: captions, comma-separated, or how many to draw of all')
+  parser.add_argument('--prompts', default='', help='in place of the eight: captions, '
+                      'comma-separated, or how many to draw of all')
   parser.add_argument('--quick', action='store_true', help='20 steps of the first two prompts')
-  parser.add_argument('--variants', default=','.join(VARIANTS), help='comma-separated; the first is always default')
+  parser.add_argument('--variants', default=','.join(VARIANTS), help='comma-separated; the first '
+                      'is always default')
   arguments = parser.parse_args()
   variants = [v for v in VARIANTS if v == 'default' or v in arguments.variants.split(',')]
   asked = (drawn(int(arguments.prompts)) if arguments.prompts.isdecimal() else
            tuple(p.strip() for p in arguments.prompts.split(',') if p.strip()))
   prompts = asked or PROMPTS[:2 if arguments.quick else None]
-  root = results.ROOT / 'runs' / 'benchmarks' / f'toybox-{source_hash()}{"-quick" * arguments.quick}'
+  root = (results.ROOT / 'runs' / 'benchmarks'
+          / f'toybox-{source_hash()}{"-quick" * arguments.quick}')
   rows = run(prompts, root, QUICK * arguments.quick, variants)
   figures = summary(rows)
   show(figures)

@@ -1,7 +1,9 @@
-"""What the trainings of the toybox's networks gain on a CPU by toybox/compiler.py:   python -m benchmarks.training [--quick]
+"""What the trainings of the toybox's networks gain on a CPU by toybox/xla_flags.py:   python -m
+benchmarks.training [--quick]
 
-One step of train_prior and one of train_geometry at their default batch, on a small ring of renders, compiled as XLA would and with
-our options, take turns in one process; seconds are medians. Writes benchmarks/results/training.json.
+One step of train_prior and one of train_geometry at their default batch, on a small ring of
+renders, compiled as XLA would and with our options, take turns in one process; seconds are medians.
+Writes benchmarks/results/training.json.
 """
 import argparse
 import json
@@ -14,15 +16,23 @@ from jax.sharding import SingleDeviceSharding
 
 from benchmarks import results
 from benchmarks.unet import medians
-from jaxdreamer.toybox import compiler, geometry, network, pool, train_geometry, train_prior
+from jaxdreamer.toybox import (
+  geometry,
+  network,
+  render_buffer,
+  train_geometry,
+  train_prior,
+  xla_flags,
+)
 
 
 def prior(key, *, batch, slots):
   """A step of the prior's training, and what it takes."""
   tx = train_prior.optimizer()
   weights = jax.jit(train_prior.init)(key)
-  source = jax.jit(partial(pool.batch, n=slots, size=network.SIZE))(key)
-  step = train_prior.make_step(tx, n=batch, steps=1, share=.4, peak=1e-3, sharded=SingleDeviceSharding(jax.devices()[0]))
+  source = jax.jit(partial(render_buffer.batch, n=slots, size=network.SIZE))(key)
+  step = train_prior.make_step(tx, n=batch, steps=1, share=.4, peak=1e-3,
+                               sharded=SingleDeviceSharding(jax.devices()[0]))
   return step, ((jnp.int32(0), weights, weights, tx.init(weights), key), source, jnp.float32(0.))
 
 
@@ -45,8 +55,9 @@ def measure(*, batch, slots, repeats):
   for name, make in (('prior', prior), ('estimators', estimators)):
     step, args = make(jax.random.key(0), batch=batch, slots=slots)
     built = {way: jax.jit(step, compiler_options=options).lower(*args).compile()
-             for way, options in (('xla', {}), ('ours', compiler.own_convolutions()))}
-    seconds = medians({way: partial(once, run, args) for way, run in built.items()}, repeats=repeats)
+             for way, options in (('xla', {}), ('ours', xla_flags.own_convolutions()))}
+    seconds = medians({way: partial(once, run, args) for way, run in built.items()},
+                      repeats=repeats)
     figures |= {f'{name}_{way}_seconds': value for way, value in seconds.items()}
     figures |= {f'{name}_ours_over_xla': seconds['ours'] / seconds['xla']}
   return figures
@@ -54,11 +65,13 @@ def measure(*, batch, slots, repeats):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--quick', action='store_true', help='two calls of small steps; writes nothing')
+  parser.add_argument('--quick', action='store_true', help='two calls of small steps; '
+                      'writes nothing')
   quick = parser.parse_args().quick
-  if not compiler.own_convolutions():
+  if not xla_flags.own_convolutions():
     sys.exit('benchmarks.training compares options that are known for jax 0.10 on an x86-64 CPU')
-  figures = measure(**({'batch': 8, 'slots': 8, 'repeats': 2} if quick else {'batch': 32, 'slots': 64, 'repeats': 21}))
+  figures = measure(**({'batch': 8, 'slots': 8, 'repeats': 2} if quick
+                       else {'batch': 32, 'slots': 64, 'repeats': 21}))
   print(json.dumps(figures, indent=1))
   if not quick:
     results.write('training', figures, 'python -m benchmarks.training')

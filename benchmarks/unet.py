@@ -1,10 +1,11 @@
 """Stable Diffusion 1.5's UNet, ours beside PyTorch's:   python -m benchmarks.unet [--quick]
 
-Seconds of one forward pass, random weights, batch 1, latents of 64 x 64: jitted JAX over diffusers' class in torch, eager and
-channels_last, in float32 and in bfloat16. Both run in one process by turns, and what counts are medians: on a CPU pinned to one
-core with one thread each, on a GPU free. Needs torch and diffusers (pip install '.[parity]').
-Writes benchmarks/results/unet_cpu.json, or unet_gpu.json where jax and torch both see a GPU; --quick takes a tiny network and
-writes nothing.
+Seconds of one forward pass, random weights, batch 1, latents of 64 x 64: jitted JAX over diffusers'
+class in torch, eager and channels_last, in float32 and in bfloat16. Both run in one process by
+turns, and what counts are medians: on a CPU pinned to one core with one thread each, on a GPU free.
+Needs torch and diffusers (pip install '.[parity]').
+Writes benchmarks/results/unet_cpu.json, or unet_gpu.json where jax and torch both see a GPU;
+--quick takes a tiny network and writes nothing.
 """
 import argparse
 import gc
@@ -22,14 +23,17 @@ import numpy as np
 from benchmarks import results
 from jaxdreamer.nn import unet
 
-SD15 = {'cross_attention_dim': 768}                      # diffusers' defaults are Stable Diffusion 1's but for this
-TINY = {'cross_attention_dim': 32, 'block_out_channels': (32, 64), 'layers_per_block': 1, 'attention_head_dim': 4,
-        'down_block_types': ('CrossAttnDownBlock2D', 'DownBlock2D'), 'up_block_types': ('UpBlock2D', 'CrossAttnUpBlock2D')}
+SD15 = {'cross_attention_dim': 768}  # diffusers' defaults are Stable Diffusion 1's but for this
+TINY = {'cross_attention_dim': 32, 'block_out_channels': (32, 64), 'layers_per_block': 1,
+        'attention_head_dim': 4,
+        'down_block_types': ('CrossAttnDownBlock2D', 'DownBlock2D'),
+        'up_block_types': ('UpBlock2D', 'CrossAttnUpBlock2D')}
 SIDE = 64
 
 
 def medians(runs, *, repeats):
-  """{name: median seconds} of functions that take turns, after one call of each that does not count."""
+  """{name: median seconds} of functions that take turns, after one call of each that does not
+  count."""
   seconds = {name: [] for name in runs}
   for i in range(repeats + 1):
     for name, run in runs.items():
@@ -101,13 +105,15 @@ def main():
     import diffusers  # noqa: F401
     import torch
   except ImportError as error:
-    sys.exit(f"benchmarks.unet compares with torch and diffusers, and {error}: pip install '.[parity]'")
+    sys.exit(f"benchmarks.unet compares with torch and diffusers, and {error}: pip install "
+             "'.[parity]'")
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
   if device == 'cpu':
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
   if (jax.default_backend() == 'cpu') != (device == 'cpu'):
-    sys.exit(f'benchmarks.unet: jax runs on {jax.default_backend()!r} and torch on {device!r}; install both for one device')
+    sys.exit(f'benchmarks.unet: jax runs on {jax.default_backend()!r} and torch on {device!r}; '
+             'install both for one device')
   config, side, repeats = (TINY, 8, 2) if options.quick else (SD15, SIDE, options.repeats)
   figures = measure(config, side=side, repeats=repeats, device=device)
   figures |= {'flags': os.environ.get('XLA_FLAGS', ''), 'repeats': repeats,

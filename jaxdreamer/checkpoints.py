@@ -1,14 +1,18 @@
 """Checkpoints: the newest TrainStates of a run, and beside them the options that define the run.
 
     workdir/config.json            all options, as nested JSON
-    workdir/run.json               format of the workdir, fingerprint of the options that decide its numbers, and what lay in the
-                                   places that options name: a run goes on with the same files in another place
-    workdir/checkpoints/000120/    TrainState (typed keys included) and the running means of the metrics at step 120
+    workdir/run.json               format of the workdir, fingerprint of the options that decide its
+                                   numbers, and what lay in the
+                                   places that options name: a run goes on with the same files in
+                                   another place
+    workdir/checkpoints/000120/    TrainState (typed keys included) and the running means of the
+                                   metrics at step 120
     workdir/lock                   who writes here; held while that process lives, left behind after
 
-Orbax writes in the background and commits a step by renaming its folder, so a process killed at any moment leaves the step
-before as the newest. Frozen weights are never saved. A state restores onto any number of devices. `options` are plain
-nested dicts; a workdir is a folder of a local or mounted file system.
+Orbax writes in the background and commits a step by renaming its folder, so a process killed at any
+moment leaves the step before as the newest. Frozen weights are never saved. A state restores onto
+any number of devices. `options` are plain nested dicts; a workdir is a folder of a local or mounted
+file system.
 """
 import errno
 import fcntl
@@ -33,8 +37,10 @@ FORMAT = 1
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FOLDER = 'checkpoints'
 
-# These may change between two starts of one run: they decide how long, how often and where, not what a step computes.
-FREE = ('steps', 'steps_per_call', 'log_every', 'preview_every', 'checkpoint_every', 'keep', 'mesh', 'max_minutes',
+# These may change between two starts of one run: they decide how long, how often and where, not
+# what a step computes.
+RESUMABLE = ('steps', 'steps_per_call', 'log_every', 'preview_every', 'checkpoint_every', 'keep',
+             'mesh', 'max_minutes',
         'profile_steps', 'tensorboard', 'eval')
 
 
@@ -50,13 +56,15 @@ def flatten(options: dict) -> dict[str, Any]:
 
 
 def defining(options: dict, contents: dict[str, str]) -> dict[str, Any]:
-  """What decides the numbers of a run: its options, flat, as JSON gives them back, with their `contents` (places.py) in place of
-  those that name places."""
-  return flatten(json.loads(json.dumps({k: v for k, v in options.items() if k not in FREE}))) | contents
+  """What decides the numbers of a run: its options, flat, as JSON gives them back, with their
+  `contents` (places.py) in place of those that name places."""
+  return flatten(json.loads(json.dumps({k: v for k, v in options.items()
+                                        if k not in RESUMABLE}))) | contents
 
 
 def fingerprint(options: dict, *, contents: Mapping[str, str] = MappingProxyType({})) -> str:
-  return hashlib.sha256(json.dumps(defining(options, dict(contents)), sort_keys=True).encode()).hexdigest()[:12]
+  return hashlib.sha256(json.dumps(defining(options, dict(contents)),
+                                   sort_keys=True).encode()).hexdigest()[:12]
 
 
 def finished_steps(workdir: pathlib.Path) -> list[int]:
@@ -75,11 +83,14 @@ def read_options(workdir: pathlib.Path) -> dict:
     run = json.loads((workdir / 'run.json').read_text())
     options = json.loads((workdir / 'config.json').read_text())
   except FileNotFoundError as error:
-    raise ValueError(f'{workdir} holds no run: {error.filename} is missing; give the --workdir of a training run') from None
+    raise ValueError(f'{workdir} holds no run: {error.filename} is missing; give the --workdir of '
+                     'a training run') from None
   except (NotADirectoryError, json.JSONDecodeError) as error:
-    raise ValueError(f'{workdir} cannot be read as a run ({error}); give another --workdir') from None
+    raise ValueError(f'{workdir} cannot be read as a run ({error}); give another '
+                     '--workdir') from None
   if run['format'] != FORMAT:
-    raise ValueError(f'{workdir} has format {run["format"]}, this jaxdreamer reads {FORMAT}; use the version that wrote it, '
+    raise ValueError(f'{workdir} has format {run["format"]}, this jaxdreamer reads {FORMAT}; use '
+                     'the version that wrote it, '
                      'or another --workdir')
   return options
 
@@ -94,12 +105,15 @@ def tuples(value):
 def _refuse_other_run(workdir, options, contents):
   options_there, known = read_options(workdir), read_contents(workdir)
   there, here = defining(options_there, known), defining(options, contents if known else {})
-  names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name) or (name in there) != (name in here)]
+  names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)
+           or (name in there) != (name in here)]
   if names:
     show = lambda flat, name: repr(flat[name]) if name in flat else 'absent'
-    what = '; '.join(f'{name} is {show(there, name)} there, {show(here, name)} here' for name in names[:4])
+    what = '; '.join(f'{name} is {show(there, name)} there, {show(here, name)} here'
+                     for name in names[:4])
     more = f'; and {len(names) - 4} more' if len(names) > 4 else ''
-    raise ValueError(f'{workdir} holds a run of another config: {what}{more}. Give another --workdir, or those options again')
+    raise ValueError(f'{workdir} holds a run of another config: {what}{more}. Give another '
+                     '--workdir, or those options again')
 
 
 def _write(path, value):
@@ -110,16 +124,19 @@ def _write(path, value):
 
 
 def is_full(error: BaseException | None) -> bool:
-  """Whether an error, or one that it came of, says that a disk has no room left. Those of Orbax say it in words alone."""
+  """Whether an error, or one that it came of, says that a disk has no room left. Those of Orbax say
+  it in words alone."""
   while error:
-    if getattr(error, 'errno', None) in FULL or any(os.strerror(number) in str(error) for number in FULL):
+    if getattr(error, 'errno', None) in FULL or any(os.strerror(number) in str(error)
+                                                    for number in FULL):
       return True
     error = error.__cause__ or error.__context__
   return False
 
 
 def seen(workdir: pathlib.Path) -> str:
-  """What is in a workdir that was claimed: a process which sees another than its fellows works in another folder."""
+  """What is in a workdir that was claimed: a process which sees another than its fellows works in
+  another folder."""
   try:
     return f'{(workdir / "config.json").read_text()} {finished_steps(workdir)}'
   except OSError as error:
@@ -128,8 +145,9 @@ def seen(workdir: pathlib.Path) -> str:
 
 @contextmanager
 def alone(workdir: pathlib.Path, *, new: bool = False):
-  """Holds `workdir`, a run's or with `new` one to be made, so that no other process writes there; ValueError, one line, names the
-  process that does. The kernel frees the lock when its holder ends, however that ends: the file alone locks nothing."""
+  """Holds `workdir`, a run's or with `new` one to be made, so that no other process writes there;
+  ValueError, one line, names the process that does. The kernel frees the lock when its holder ends,
+  however that ends: the file alone locks nothing."""
   if jax.process_index() != 0:
     yield
     return
@@ -150,7 +168,8 @@ def alone(workdir: pathlib.Path, *, new: bool = False):
 
 
 def writing(folder: pathlib.Path, workdir: pathlib.Path) -> AbstractContextManager:
-  """`alone` for a command that writes into `folder`, where this lies in the run's own workdir; elsewhere nothing is held."""
+  """`alone` for a command that writes into `folder`, where this lies in the run's own workdir;
+  elsewhere nothing is held."""
   return alone(workdir) if folder.resolve().is_relative_to(workdir.resolve()) else nullcontext()
 
 
@@ -159,25 +178,30 @@ def _lock(workdir, file):
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except (BlockingIOError, PermissionError):
     file.seek(0)
-    raise ValueError(f'{workdir}: {file.read().strip() or "another process"} is at work here; wait for its end, stop it, or give '
+    raise ValueError(f'{workdir}: {file.read().strip() or "another process"} is at work here; wait '
+                     'for its end, stop it, or give '
                      'another --workdir') from None
   except OSError as error:
-    warnings.warn(f'{workdir}: this file system has no locks ({error.strerror}); see that nothing else writes here', stacklevel=4)
+    warnings.warn(f'{workdir}: this file system has no locks ({error.strerror}); see that nothing '
+                  'else writes here', stacklevel=4)
   try:
     file.truncate(0)
-    file.write(f'process {os.getpid()} on {socket.gethostname()} (since {time.strftime("%Y-%m-%d %H:%M:%S")})\n')
+    file.write(f'process {os.getpid()} on {socket.gethostname()} (since '
+               f'{time.strftime("%Y-%m-%d %H:%M:%S")})\n')
     file.flush()
   except OSError as error:
     raise ValueError(_unwritable(workdir, error)) from None
 
 
 def _unwritable(workdir, error):
-  return f'cannot write into {workdir} ({error.strerror}: {error.filename or workdir}); give another --workdir'
+  return (f'cannot write into {workdir} ({error.strerror}: {error.filename or workdir}); give '
+          'another --workdir')
 
 
 def _make(workdir):
   if re.match(r'\w\w+:/', str(workdir)):
-    raise ValueError(f'--workdir={workdir} is not a folder; mount the bucket (gcsfuse, rclone) and give its path')
+    raise ValueError(f'--workdir={workdir} is not a folder; mount the bucket (gcsfuse, rclone) and '
+                     'give its path')
   try:
     if jax.process_index() == 0:
       workdir.mkdir(parents=True, exist_ok=True)
@@ -185,11 +209,13 @@ def _make(workdir):
     raise ValueError(_unwritable(workdir, error)) from None
 
 
-def claim(workdir: pathlib.Path, options: dict, *, contents: Mapping[str, str] = MappingProxyType({})):
-  """Makes `workdir` the home of a run with these options and contents (places.py), or says in one line why it cannot be.
+def claim(workdir: pathlib.Path, options: dict, *,
+          contents: Mapping[str, str] = MappingProxyType({})):
+  """Makes `workdir` the home of a run with these options and contents (places.py), or says in one
+  line why it cannot be.
 
-  A workdir without any finished checkpoint may be claimed anew; one with checkpoints only by the run they belong to. The caller
-  holds it by `alone`.
+  A workdir without any finished checkpoint may be claimed anew; one with checkpoints only by the
+  run they belong to. The caller holds it by `alone`.
   """
   _make(workdir)
   if finished_steps(workdir):
@@ -198,35 +224,44 @@ def claim(workdir: pathlib.Path, options: dict, *, contents: Mapping[str, str] =
     try:
       (workdir / FOLDER).mkdir(exist_ok=True)
       _write(workdir / 'config.json', options)
-      _write(workdir / 'run.json', {'format': FORMAT, 'fingerprint': fingerprint(options, contents=contents),
-                                    'contents': dict(contents)})
+      _write(workdir / 'run.json',
+             {'format': FORMAT, 'fingerprint': fingerprint(options, contents=contents),
+              'contents': dict(contents)})
     except OSError as error:
       raise ValueError(_unwritable(workdir, error)) from None
     free = shutil.disk_usage(workdir).free
     if free < 2 ** 26:
-      raise ValueError(f'only {free / 2 ** 20:.0f} MiB are free under {workdir}; make room, or give another --workdir')
+      raise ValueError(f'only {free / 2 ** 20:.0f} MiB are free under {workdir}; make room, or '
+                       'give another --workdir')
 
 
 def manager(workdir: pathlib.Path, *, keep: int = 3) -> ocp.CheckpointManager:
-  """Opens the checkpoints of a workdir, of which the newest `keep` stay; leftovers of killed saves are removed. Close it."""
+  """Opens the checkpoints of a workdir, of which the newest `keep` stay; leftovers of killed saves
+  are removed. Close it."""
   options = ocp.CheckpointManagerOptions(
-      preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True, step_format_fixed_length=6)
+      preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True,
+      step_format_fixed_length=6)
   return ocp.CheckpointManager(workdir.resolve() / FOLDER, options=options)
 
 
 def reader(workdir: pathlib.Path) -> ocp.CheckpointManager:
-  """Opens the checkpoints of a workdir to read them: a run that saves there now loses nothing. Close it."""
-  options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0, step_format_fixed_length=6)
+  """Opens the checkpoints of a workdir to read them: a run that saves there now loses nothing.
+  Close it."""
+  options = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0,
+                                         step_format_fixed_length=6)
   return ocp.CheckpointManager(workdir.resolve() / FOLDER, options=options)
 
 
 def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, running: dict):
-  """Starts to save and returns once the arrays are copied; an error of the previous save surfaces here or in close()."""
-  checkpoints.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), running=ocp.args.JsonSave(running)))
+  """Starts to save and returns once the arrays are copied; an error of the previous save surfaces
+  here or in close()."""
+  checkpoints.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state),
+                                                 running=ocp.args.JsonSave(running)))
 
 
 def _newest(checkpoints, args):
-  """(what the newest readable step holds, that step, {newer step: why it is not readable}); None, 0 where none is."""
+  """(what the newest readable step holds, that step, {newer step: why it is not readable}); None, 0
+  where none is."""
   damaged = {}
   for step in sorted(checkpoints.all_steps(), reverse=True):
     try:
@@ -238,12 +273,15 @@ def _newest(checkpoints, args):
 
 def restore(checkpoints: ocp.CheckpointManager, like: PyTree, *,
             warn: Callable = warnings.warn) -> tuple[PyTree, dict] | None:
-  """The newest readable (state, running), with the shapes and shardings of `like`; None where nothing was saved.
+  """The newest readable (state, running), with the shapes and shardings of `like`; None where
+  nothing was saved.
 
-  A damaged step is passed over with a warning, and removed once an older one has proved readable; but not by a reader.
+  A damaged step is passed over with a warning, and removed once an older one has proved readable;
+  but not by a reader.
   """
   as_target = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-  args = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(as_target, like)), running=ocp.args.JsonRestore())
+  args = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(as_target, like)),
+                            running=ocp.args.JsonRestore())
   found, at, damaged = _newest(checkpoints, args)
   if found:
     for bad, why in damaged.items():
@@ -252,12 +290,15 @@ def restore(checkpoints: ocp.CheckpointManager, like: PyTree, *,
     return found['state'], found['running']
   if damaged:
     step, why = next(iter(damaged.items()))
-    raise ValueError(f'no checkpoint in {checkpoints.directory} fits this run; {step}: {why}. Give another --workdir')
+    raise ValueError(f'no checkpoint in {checkpoints.directory} fits this run; {step}: {why}. Give '
+                     'another --workdir')
   return None
 
 
-def restore_scene(checkpoints: ocp.CheckpointManager, like: PyTree, *, warn: Callable = warnings.warn) -> tuple[PyTree, int] | None:
-  """The newest readable (scene's parameters, shaped as `like`, step), whatever else the state holds; None where nothing was saved.
+def restore_scene(checkpoints: ocp.CheckpointManager, like: PyTree, *,
+                  warn: Callable = warnings.warn) -> tuple[PyTree, int] | None:
+  """The newest readable (scene's parameters, shaped as `like`, step), whatever else the state
+  holds; None where nothing was saved.
   They come to the first local device."""
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
@@ -271,5 +312,6 @@ def restore_scene(checkpoints: ocp.CheckpointManager, like: PyTree, *, warn: Cal
     return found['state']['params']['scene'], int(found['state']['step'])
   if damaged:
     step, why = next(iter(damaged.items()))
-    raise ValueError(f'no checkpoint in {checkpoints.directory} holds the scene of this run; {step}: {why}')
+    raise ValueError(f'no checkpoint in {checkpoints.directory} holds the scene of this run; '
+                     f'{step}: {why}')
   return None

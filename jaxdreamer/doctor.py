@@ -1,8 +1,10 @@
-"""python -m jaxdreamer.doctor [--config=configs/toybox.py]: what is installed, and what a config would take.
+"""python -m jaxdreamer.doctor [--config=configs/toybox.py]: what is installed, and what a config
+would take.
 
-Prints versions, devices, the weights that are shipped and the compile cache; with a config also the size of its state and
-prior, and the memory, arithmetic and compile time of its step, which is compiled but not run. Where a published model's weights
-are not here, it says what to put where, and tells the rest from the model's shapes.
+Prints versions, devices, the weights that are shipped and the compile cache; with a config also the
+size of its state and prior, and the memory, arithmetic and compile time of its step, which is
+compiled but not run. Where a published model's weights are not here, it says what to put where, and
+tells the rest from the model's shapes.
 """
 import importlib.metadata
 import json
@@ -23,9 +25,12 @@ from jaxdreamer.nn import blueprints, hub
 
 ASSETS = pathlib.Path(__file__).parent / 'assets'
 # The newest that all tests have passed with: the one place that says so.
-TESTED = {'python': '3.13', 'jax': '0.12.0.1', 'jaxlib': '0.12.0.1', 'flax': '0.12.12', 'optax': '0.2.8',
-          'orbax-checkpoint': '0.12.8', 'ml_collections': '1.1.0', 'numpy': '2.5.5', 'scipy': '1.18.1', 'tensorstore': '0.1.86',
-          'safetensors': '0.8.0', 'tokenizers': '0.23.3', 'trimesh': '5.2.0', 'scikit-image': '0.26.0', 'imageio-ffmpeg': '0.8.1'}
+TESTED = {'python': '3.13', 'jax': '0.12.0.1', 'jaxlib': '0.12.0.1', 'flax': '0.12.12',
+          'optax': '0.2.8',
+          'orbax-checkpoint': '0.12.8', 'ml_collections': '1.1.0', 'numpy': '2.5.5',
+          'scipy': '1.18.1', 'tensorstore': '0.1.86',
+          'safetensors': '0.8.0', 'tokenizers': '0.23.3', 'trimesh': '5.2.0',
+          'scikit-image': '0.26.0', 'imageio-ffmpeg': '0.8.1'}
 
 
 def version(package: str) -> str:
@@ -38,7 +43,8 @@ def version(package: str) -> str:
 
 
 def newer(there: str, tested: str) -> bool:
-  """Whether a version comes after another, by as many of its numbers as the other gives; '3.13.7' is of '3.13'."""
+  """Whether a version comes after another, by as many of its numbers as the other gives; '3.13.7'
+  is of '3.13'."""
   numbers = lambda version: [int(n) for n in re.match(r'[\d.]*', version)[0].split('.') if n]
   wanted = numbers(tested)
   return numbers(there)[:len(wanted)] > wanted
@@ -46,13 +52,15 @@ def newer(there: str, tested: str) -> bool:
 
 def untested() -> dict[str, str]:
   """A row that names what is newer than TESTED; none where nothing is."""
-  names = [f'{package} {version(package)} (to {tested})' for package, tested in TESTED.items() if newer(version(package), tested)]
+  names = [f'{package} {version(package)} (to {tested})' for package, tested in TESTED.items()
+           if newer(version(package), tested)]
   return {'newer than tested': ', '.join(names)} if names else {}
 
 
 def device_line(device: jax.Device) -> str:
   limit = (device.memory_stats() or {}).get('bytes_limit', 0)
-  return f'{device.device_kind} ({device.platform})' + (f', {limit / metrics.GIB:.1f} GiB' if limit else '')
+  return f'{device.device_kind} ({device.platform})' + (f', {limit / metrics.GIB:.1f} GiB'
+                                                        if limit else '')
 
 
 def weights_line(path: pathlib.Path) -> str:
@@ -75,17 +83,21 @@ def installed() -> dict[str, str]:
   rows |= {package: version(package) for package in TESTED if package != 'python'} | untested()
   rows |= {f'device {device.id}': device_line(device) for device in jax.devices()}
   if jax.default_backend() == 'cpu' and shutil.which('nvidia-smi'):
-    rows['note'] = ("an NVIDIA driver is here, but jax runs on the CPU: pip install 'jaxdreamer[cuda]', or [cuda12] for a driver "
+    rows['note'] = ("an NVIDIA driver is here, but jax runs on the CPU: pip install "
+                    "'jaxdreamer[cuda]', or [cuda12] for a driver "
                     'older than 580')
-  rows |= {f'weights {path.name}': weights_line(path) for path in sorted(ASSETS.glob('*.safetensors'))}
+  rows |= {f'weights {path.name}': weights_line(path)
+           for path in sorted(ASSETS.glob('*.safetensors'))}
   cache = pathlib.Path(cli.compile_cache())
   stored = sum(path.stat().st_size for path in cache.glob('*') if path.is_file())
   return rows | {'compile cache': f'{cache}, {stored / 2 ** 20:.0f} MiB'}
 
 
 def process_peak(compiled: jax.stages.Compiled, here) -> int:
-  """Bytes that this process comes to when it runs a program on its CPU, where the arrays of the tree `here` are in memory already:
-  the program's, and what Python and compiled code hold. 0 where the system does not tell the latter."""
+  """Bytes that this process comes to when it runs a program on its CPU, where the arrays of the
+  tree `here` are in memory already:
+  the program's, and what Python and compiled code hold. 0 where the system does not tell the
+  latter."""
   held = metrics.process_memory()[0]
   loaded = sum(x.nbytes for x in jax.tree.leaves(here) if isinstance(x, jax.Array))
   return held and held + loop.bytes_of(compiled) - loaded
@@ -103,15 +115,21 @@ def cost(config) -> dict[str, str]:
   shapes = (*shapes, job.text(0))
   begin = time.monotonic()
   compiled = [(first, step.lower(*shapes).compile()) for first, step in job.stages]
-  rows = {'mesh': f'{dict(mesh.shape)} by {config.mesh.map}', 'state': size(shapes[0]), 'prior': size(shapes[1]),
+  rows = {'mesh': f'{dict(mesh.shape)} by {config.mesh.map}', 'state': size(shapes[0]),
+          'prior': size(shapes[1]),
           'build': f'{built:.1f} s', 'compile': f'{time.monotonic() - begin:.1f} s',
-          **{f'step {first} on': loop.describe(step, job.stride) for first, step in compiled}}
+          **{f'step {first} on': loop.describe(step, job.steps_per_call)
+             for first, step in compiled}}
   if jax.default_backend() == 'cpu':
-    rows['this process'] = f'at most {max(process_peak(step, job.prior) for _, step in compiled) / metrics.GIB:.1f} GiB'
-  limit = min((device.memory_stats() or {}).get('bytes_limit', 0) for device in mesh.devices.flat) or metrics.free_memory()
+    rows['this process'] = (
+        f'at most {max(process_peak(step, job.prior) for _, step in compiled) / metrics.GIB:.1f} '
+        'GiB')
+  limit = min((device.memory_stats() or {}).get('bytes_limit', 0)
+              for device in mesh.devices.flat) or metrics.free_memory()
   needs = max(loop.bytes_of(step) for _, step in compiled)
   if 0 < limit < needs:
-    rows['warning'] = f'needs {needs / metrics.GIB:.1f} of {limit / metrics.GIB:.1f} GiB; {options.ways_to_fit(config)}'
+    rows['warning'] = (f'needs {needs / metrics.GIB:.1f} of {limit / metrics.GIB:.1f} GiB; '
+                       f'{options.ways_to_fit(config)}')
   return rows
 
 
@@ -123,7 +141,8 @@ def cost_without_weights(config) -> dict[str, str]:
     if config.prior.path or config.prior.hub:
       raise
     config.prior.path = blueprints.SHAPES
-    return {'no weights': f'{error}; or --config.prior.hub, one of {sorted(hub.ALIASES)}, fetches some',
+    return {'no weights': f'{error}; or --config.prior.hub, one of {sorted(hub.ALIASES)}, '
+            'fetches some',
             'so': 'the following is of the published model, from its shapes', **cost(config)}
 
 

@@ -1,11 +1,12 @@
 """python -m jaxdreamer.evaluate --workdir=...: how near a finished run is to what its prompt names.
 
-Where the prompt names a toy of the toybox, the exact shape is known, and the run is held against it in 32 views that no
-step was trained on, as a mesh, and as a volume. Writes scores.json (every score and its meaning), prints a table,
-renews the report. Functions before the banner are pure; images are [V, H, W, 3] in [0, 1], masks and opacity [V, H, W].
+Where the prompt names a toy of the toybox, the exact shape is known, and the run is held against it
+in 32 views that no step was trained on, as a mesh, and as a volume. Writes scores.json (every score
+and its meaning), prints a table, renews the report. Functions before the banner are pure; images
+are [V, H, W, 3] in [0, 1], masks and opacity [V, H, W].
 
-`--clip=FOLDER` asks a CLIP model as well, for any prompt, and with `--prompts=FILE`, a prompt a line, which of them it would
-choose; clip.json names the protocol.
+`--clip=FOLDER` asks a CLIP model as well, for any prompt, and with `--prompts=FILE`, a prompt a
+line, which of them it would choose; clip.json names the protocol.
 """
 import json
 import math
@@ -23,17 +24,18 @@ from jaxtyping import Bool, Float
 from rich.table import Table
 from scipy.spatial import KDTree
 
-from jaxdreamer import build, checkpoints, cli, clip_score, prompts, retrieval, runs
+from jaxdreamer import build, checkpoints, cli, clip_score, generator_eval, prompts, runs
 from jaxdreamer.options import place
 from jaxdreamer.outputs import gallery, report, video
 from jaxdreamer.outputs import mesh as meshes
 from jaxdreamer.toybox import geometry, truth, world
-from jaxdreamer.toybox.truth import over_grey, silhouette_iou
+from jaxdreamer.toybox.truth import over_gray, silhouette_iou
 from jaxdreamer.types import Camera
 
 RING, ELEVATIONS = 16, (.15, .6)       # 32 views: azimuths in steps of 22.5 degrees, on two heights
-QUARTERS = slice(None, None, RING // 4)                # 8 of the views are enough to tell colours
-BASIS = ('black', 'pink', 'white')     # colours whose every channel, and the other part of whose patterns, tell those of all others
+QUARTERS = slice(None, None, RING // 4)                # 8 of the views are enough to tell colors
+# colors whose every channel, and the other part of whose patterns, tell those of all others
+BASIS = ('black', 'pink', 'white')
 SURFACE = 20_000                       # points on each surface for the Chamfer distance
 Images = Float[np.ndarray, 'V H W 3']
 Masks = Float[np.ndarray, 'V H W']
@@ -42,11 +44,13 @@ MEANING = {
   'silhouette_iou': 'overlap of opacity and true mask, mean of 32 unseen views; 1 is perfect',
   'psnr': 'decibels, against the true pictures in the same views',
   'normal_degrees': 'mean angle between the normals of render and truth, where both are opaque',
-  'colour_error': 'mean absolute difference of colour where render and truth are both opaque',
-  'colour_right': 'the colour that explains the object best is the one asked for',
-  'colour_found': 'that colour, of the twelve of the toybox',
-  'recall_at_1': 'share of views that a reader finds to fit the prompt better than any prompt with one other word',
-  'chamfer': f'mean distance between the surfaces, both ways; its floor, from {SURFACE} points on each, is .01',
+  'color_error': 'mean absolute difference of color where render and truth are both opaque',
+  'color_right': 'the color that explains the object best is the one asked for',
+  'color_found': 'that color, of the twelve of the toybox',
+  'recall_at_1': 'share of views that a reader finds to fit the prompt better than any prompt with '
+  'one other word',
+  'chamfer': f'mean distance between the surfaces, both ways; its floor, from {SURFACE} points on '
+  'each, is .01',
   'volume_iou': 'overlap of the solids',
   'pose_gap': 'what the silhouettes gain if the object is turned to its best yaw; 0 is a true pose',
   'yaw': 'that best yaw, in degrees',
@@ -79,33 +83,40 @@ def chamfer(a: Float[np.ndarray, 'N 3'], b: Float[np.ndarray, 'M 3']) -> float:
 
 
 def pose_gap(opacity: Masks, mask: Masks, *, ring: int) -> tuple[float, float]:
-  """Best-yaw IoU minus true-pose IoU, and that yaw in radians, from views in rings of `ring` equal steps of azimuth.
+  """Best-yaw IoU minus true-pose IoU, and that yaw in radians, from views in rings of `ring` equal
+  steps of azimuth.
 
-  Turning the object by k steps moves each view k places along its ring, so no view is rendered twice.
+  Turning the object by k steps moves each view k places along its ring, so no view is rendered
+  twice.
   """
   turned = opacity.reshape(-1, ring, *opacity.shape[1:])
-  scores = [silhouette_iou(np.roll(turned, -k, axis=1).reshape(opacity.shape), mask) for k in range(ring)]
+  scores = [silhouette_iou(np.roll(turned, -k, axis=1).reshape(opacity.shape), mask)
+            for k in range(ring)]
   best = int(np.argmax(scores))
   return scores[best] - scores[0], math.remainder(2. * math.pi * best / ring, 2. * math.pi)
 
 
 def unlikeness(a: Images, b: Images) -> float:
-  """d(a, b) = min over b and b mirrored left to right of mean |a - b|: a distance, since mirroring keeps lengths.
+  """d(a, b) = min over b and b mirrored left to right of mean |a - b|: a distance, since mirroring
+  keeps lengths.
 
-  Front and back silhouettes mirror each other, so without the mirror any lopsided object would seem to have two faces.
+  Front and back silhouettes mirror each other, so without the mirror any lopsided object would seem
+  to have two faces.
   """
   return float(min(np.mean(np.abs(a - b)), np.mean(np.abs(a - b[:, :, ::-1]))))
 
 
 def janus(front: Images, back: Images, true_front: Images, true_back: Images) -> dict:
-  """Does the back look like the front where it must not? Renders and truths from azimuths 0 and pi, same backgrounds.
+  """Does the back look like the front where it must not? Renders and truths from azimuths 0 and pi,
+  same backgrounds.
 
     front = (d(front, true_back) - d(front, true_front)) / d(true_front, true_back)
     back = (d(back, true_front) - d(back, true_back)) / d(true_front, true_back)
     one_front = front > 0 and back > 0
     symmetry = max(0, 1 - d(front, back) / d(true_front, true_back))
 
-  d is `unlikeness`. By the triangle inequality front and back are in [-1, 1]; symmetry is blind to the pose.
+  d is `unlikeness`. By the triangle inequality front and back are in [-1, 1]; symmetry is blind to
+  the pose.
   """
   apart = unlikeness(true_front, true_back)
   if apart < 1e-6:
@@ -116,15 +127,18 @@ def janus(front: Images, back: Images, true_front: Images, true_back: Images) ->
           'symmetry': max(0., 1. - unlikeness(front, back) / apart)}
 
 
-def nearest_colour(x: Images, opacity: Masks, candidates: Float[np.ndarray, 'K V H W 3']) -> int | None:
-  """Which of K recolourings of the truth explains x best (least squares), over solid pixels where they differ."""
+def nearest_color(x: Images, opacity: Masks,
+                  candidates: Float[np.ndarray, 'K V H W 3']) -> int | None:
+  """Which of K recolorings of the truth explains x best (least squares), over solid pixels where
+  they differ."""
   where = (np.ptp(candidates, axis=0).max(-1) > .1) & (opacity >= .5)
   errors = np.mean((candidates[:, where] - x[where]) ** 2, (1, 2)) if where.any() else []
   return int(np.argmin(errors)) if len(errors) else None
 
 
 def recall_at_1(scores: Float[np.ndarray, 'V K'], target: int) -> float:
-  """R@1: the share of views that text number `target`, of K, fits best (CLIP R-precision, Park et al. 2021)."""
+  """R@1: the share of views that text number `target`, of K, fits best (CLIP R-precision, Park et
+  al. 2021)."""
   return float(np.mean(scores.argmax(1) == target))
 
 
@@ -134,69 +148,85 @@ def occupied(grid: meshes.Grid, threshold: float) -> Bool[np.ndarray, 'R R R']:
   return meshes.fill_cavities(grid, level) >= level
 
 
-# --------------------------------------------------------------------------------------------------- against the toybox
+# --------------------------------------------------------------------------------------------------
+# against the toybox
 
 
 def true_pictures(prompt: str, camera: Camera, *, size: int) -> tuple[Images, Masks]:
   """What the prompt means, over the background, and where it is."""
   view = jax.device_get(truth.views(prompt, camera, size=size))
-  return over_grey(view.rgb, view.mask), view.mask
+  return over_gray(view.rgb, view.mask), view.mask
 
 
-def in_each_colour(item: world.Item, which: int, camera: Camera, *, size: int) -> Float[np.ndarray, 'K V H W 3']:
-  """The truth in each of the world's colours of object `which`, over the background.
+def in_each_color(item: world.Item, which: int, camera: Camera, *,
+                  size: int) -> Float[np.ndarray, 'K V H W 3']:
+  """The truth in each of the world's colors of object `which`, over the background.
 
-  A pixel's colour is linear in the object's own and in that of the other part of its pattern, so that three tracings tell all."""
-  known = [list(world.COLOURS).index(name) for name in BASIS]
-  traced = [jax.device_get(truth.views(world.caption(item._replace(colour=item.colour.at[which].set(k))), camera, size=size))
+  A pixel's color is linear in the object's own and in that of the other part of its pattern, so
+  that three tracings tell all."""
+  known = [list(world.COLORS).index(name) for name in BASIS]
+  traced = [jax.device_get(truth.views(
+      world.caption(item._replace(color=item.color.at[which].set(k))), camera, size=size))
             for k in known]
-  own = np.array(list(world.COLOURS.values()))
-  parts = np.stack([own, np.broadcast_to(np.array(world.PARTNERS)[:, None], own.shape), np.ones_like(own)], -1).swapaxes(0, 1)
-  shares = parts @ np.linalg.inv(parts[:, known])                # [channel, K, tracing], of [channel, K, part]
+  own = np.array(list(world.COLORS.values()))
+  parts = np.stack([own, np.broadcast_to(np.array(world.PARTNERS)[:, None], own.shape),
+                    np.ones_like(own)], -1).swapaxes(0, 1)
+  shares = parts @ np.linalg.inv(parts[:, known])  # [channel, K, tracing], of [channel, K, part]
   rgb = np.einsum('ckm,mvhwc->kvhwc', shares, np.stack([view.rgb for view in traced]))
-  return over_grey(rgb, traced[0].mask)
+  return over_gray(rgb, traced[0].mask)
 
 
-def colours_of(prompt: str, x: Images, opacity: Masks, camera: Camera, *, size: int) -> dict:
-  """colour_right and colour_found: the truth in each colour there is, for each object of the prompt."""
+def colors_of(prompt: str, x: Images, opacity: Masks, camera: Camera, *, size: int) -> dict:
+  """color_right and color_found: the truth in each color there is, for each object of the
+  prompt."""
   item = world.parse(prompt)
-  names, found = list(world.COLOURS), []
+  names, found = list(world.COLORS), []
   for which in range(1 if item.relation == world.ALONE else 2):
-    found.append(nearest_colour(x, opacity, in_each_colour(item, which, camera, size=size)))
-  wanted = [int(k) for k in item.colour[:len(found)]]
-  return {'colour_right': found == wanted, 'colour_found': ', '.join('none' if k is None else names[k] for k in found)}
+    found.append(nearest_color(x, opacity, in_each_color(item, which, camera, size=size)))
+  wanted = [int(k) for k in item.color[:len(found)]]
+  return {'color_right': found == wanted, 'color_found': ', '.join('none' if k is None else names[k]
+                                                                   for k in found)}
 
 
 def rivals(prompt: str) -> world.Item:
-  """The item [K] of the prompt, first, and all that differ from it in one colour or one kind."""
+  """The item [K] of the prompt, first, and all that differ from it in one color or one kind."""
   target, found = world.parse(prompt), []
   lone = int(target.relation) == world.ALONE
   for which in range(1 if lone else 2):
-    colours = [target._replace(colour=target.colour.at[which].set(k)) for k in range(len(world.COLOURS))]
-    kinds = [target._replace(kind=target.kind.at[which].set(k)) for k in range(len(world.KINDS if lone else world.SOLIDS))]
-    found += [item for item in colours + kinds if world.caption(item) != world.caption(target)]
+    colors = [target._replace(color=target.color.at[which].set(k))
+              for k in range(len(world.COLORS))]
+    kinds = [target._replace(kind=target.kind.at[which].set(k))
+             for k in range(len(world.KINDS if lone else world.SOLIDS))]
+    found += [item for item in colors + kinds if world.caption(item) != world.caption(target)]
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), target, *found)
 
 
 def read_back(prompt: str, x: Images) -> float | None:
-  """R@1 of the toybox's scorer, which was trained on renders alone, over the prompt and its rivals; None without its file."""
+  """R@1 of the toybox's scorer, which was trained on renders alone, over the prompt and its rivals;
+  None without its file."""
   if not geometry.SHIPPED.exists():
     return None
-  x = jax.image.resize(jnp.asarray(x, jnp.float32), (len(x), geometry.SIZE, geometry.SIZE, 3), 'linear')
-  return recall_at_1(np.asarray(jax.jit(geometry.caption_scores)(geometry.shipped(), x, rivals(prompt))), 0)
+  x = jax.image.resize(jnp.asarray(x, jnp.float32), (len(x), geometry.SIZE, geometry.SIZE, 3),
+                       'linear')
+  return recall_at_1(np.asarray(jax.jit(geometry.caption_scores)(geometry.shipped(), x,
+                                                                 rivals(prompt))), 0)
 
 
 def score_views(prompt: str, render: Callable, *, size: int) -> dict:
-  """The scores that compare pictures. `render` maps a camera to a Rendering over black: its rgb is premultiplied."""
+  """The scores that compare pictures. `render` maps a camera to a Rendering over black: its rgb is
+  premultiplied."""
   camera = video.rings(*((RING, elevation) for elevation in ELEVATIONS))
-  seen = video.shoot(render, camera)
+  seen = video.render_views(render, camera)
   true = jax.device_get(truth.views(prompt, camera, size=size))
-  x, true_x = over_grey(seen.rgb, seen.opacity), over_grey(true.rgb, true.mask)
+  x, true_x = over_gray(seen.rgb, seen.opacity), over_gray(true.rgb, true.mask)
   gap, yaw = pose_gap(seen.opacity, true.mask, ring=RING)
   scores = {'silhouette_iou': silhouette_iou(seen.opacity, true.mask), 'psnr': psnr(x, true_x),
-            'normal_degrees': normal_degrees(seen.normal, true.normal, (seen.opacity > .9) & (true.mask > .9)),
-            'colour_error': float(truth.colour_error(jnp.asarray(seen.rgb), jnp.asarray(seen.opacity), true)),
-            **colours_of(prompt, x[QUARTERS], seen.opacity[QUARTERS], jax.tree.map(lambda v: v[QUARTERS], camera), size=size),
+            'normal_degrees': normal_degrees(seen.normal, true.normal,
+                                             (seen.opacity > .9) & (true.mask > .9)),
+            'color_error': float(truth.color_error(jnp.asarray(seen.rgb), jnp.asarray(seen.opacity),
+                                                   true)),
+            **colors_of(prompt, x[QUARTERS], seen.opacity[QUARTERS],
+                        jax.tree.map(lambda v: v[QUARTERS], camera), size=size),
             'recall_at_1': read_back(prompt, x),
             'pose_gap': gap, 'yaw': math.degrees(yaw)}
   if truth.shape(prompt).has_front:
@@ -204,26 +234,31 @@ def score_views(prompt: str, render: Callable, *, size: int) -> dict:
   return scores | dict.fromkeys(('front', 'back', 'one_front', 'symmetry'))
 
 
-def extract(density: Callable, colour: Callable, render: Callable, *, radius: float,
+def extract(density: Callable, color: Callable, render: Callable, *, radius: float,
             resolution: int) -> tuple[meshes.Mesh, dict] | None:
   """meshes.extract, or None where there is no surface."""
   camera = meshes.lookouts(radius=radius)
   try:
-    return meshes.extract(density, colour, camera, video.shoot(render, camera).opacity, radius=radius, resolution=resolution)
+    return meshes.extract(density, color, camera, video.render_views(render, camera).opacity,
+                          radius=radius, resolution=resolution)
   except meshes.Empty as error:
     print(error)
 
 
-def score_shape(prompt: str, density: Callable, extracted: tuple[meshes.Mesh, dict] | None, *, radius: float) -> dict:
+def score_shape(prompt: str, density: Callable, extracted: tuple[meshes.Mesh, dict] | None, *,
+                radius: float) -> dict:
   """The scores that compare solids; None for each where there is no surface."""
   if extracted is None:
     return dict.fromkeys(('chamfer', 'volume_iou', 'mesh_iou', 'watertight'))
   mesh, facts = extracted
   exact = np.asarray(truth.surface_points(jax.random.key(0), prompt, SURFACE), float)
   xyz = meshes.nodes(radius, facts['resolution'])
-  inside = meshes.evaluate(truth.shape(prompt).distance, xyz.reshape(-1, 3)).reshape(xyz.shape[:3]) < 0.
-  solid = occupied(meshes.log_density(density, radius=radius, resolution=facts['resolution']), facts['threshold'])
-  return {'chamfer': chamfer(meshes.sample_points(mesh, SURFACE)[0], exact), 'volume_iou': meshes.iou(solid, inside),
+  inside = meshes.evaluate(truth.shape(prompt).distance,
+                           xyz.reshape(-1, 3)).reshape(xyz.shape[:3]) < 0.
+  solid = occupied(meshes.log_density(density, radius=radius, resolution=facts['resolution']),
+                   facts['threshold'])
+  return {'chamfer': chamfer(meshes.sample_points(mesh, SURFACE)[0], exact),
+          'volume_iou': meshes.iou(solid, inside),
           'mesh_iou': facts['silhouette_iou'], 'watertight': facts['watertight']}
 
 
@@ -234,18 +269,23 @@ def table(scores: dict) -> Table:
   return out
 
 
-def write(folder: pathlib.Path, prompt: str, step: int, job: build.Job, code, *, resolution: int = 96,
+def write(folder: pathlib.Path, prompt: str, step: int, job: build.Job, code, *,
+          resolution: int = 96,
           extracted: tuple[meshes.Mesh, dict] | None = None) -> dict:
-  """Scores the scene of this code against what its prompt names; writes scores.json and returns the scores. ValueError: no toy's
-  prompt.
+  """Scores the scene of this code against what its prompt names; writes scores.json and returns the
+  scores. ValueError: no toy's prompt.
 
   `extracted` is its mesh (meshes.extract), for a caller that has it already."""
   world.parse(prompt)
-  render, density = lambda camera: job.render(code, camera, np.zeros(3, np.float32)), partial(job.density, code)
-  extracted = extracted or extract(density, partial(job.colour, code), render, radius=job.radius, resolution=resolution)
-  scores = score_views(prompt, render, size=job.size) | score_shape(prompt, density, extracted, radius=job.radius)
+  render, density = lambda camera: job.render(code, camera,
+                                              np.zeros(3, np.float32)), partial(job.density, code)
+  extracted = extracted or extract(density, partial(job.color, code), render, radius=job.radius,
+                                   resolution=resolution)
+  scores = score_views(prompt, render, size=job.size) | score_shape(prompt, density, extracted,
+                                                                    radius=job.radius)
   (folder / 'scores.json').write_text(json.dumps(
-    {'prompt': prompt, 'step': step, 'scores': scores, 'meaning': {name: MEANING[name] for name in scores}}, indent=2) + '\n')
+    {'prompt': prompt, 'step': step, 'scores': scores,
+     'meaning': {name: MEANING[name] for name in scores}}, indent=2) + '\n')
   return scores
 
 
@@ -253,39 +293,48 @@ def read_prompts(path: str, prompt: str) -> list[str]:
   """The lines of a file, of which the prompt must be one; the prompt alone without a file."""
   lines = list(prompts.read_file(place(path), option='--prompts', blank=True)) if path else [prompt]
   if prompt not in lines:
-    raise ValueError(f'--prompts={path}: the prompt of this run, {prompt!r}, is not among its {len(lines)} lines')
+    raise ValueError(f'--prompts={path}: the prompt of this run, {prompt!r}, is not among its '
+                     f'{len(lines)} lines')
   return lines
 
 
-def score_clip(folder: pathlib.Path, prompt: str, step: int, render: Callable, *, model: str, texts: list[str], protocol: str,
+def score_clip(folder: pathlib.Path, prompt: str, step: int, render: Callable, *, model: str,
+               texts: list[str], protocol: str,
                size: int, radius: float) -> dict:
-  """What CLIP says of a ring of views; writes clip.json. `render` maps a camera to a Rendering over white."""
+  """What CLIP says of a ring of views; writes clip.json. `render` maps a camera to a Rendering over
+  white."""
   see, read = clip_score.load(model)
   views, elevation = clip_score.PROTOCOLS[protocol]
-  images, rows = see(np.clip(video.shoot(render, video.rings((views, elevation), distance=3. * radius)).rgb, 0., 1.)), read(texts)
+  images, rows = see(np.clip(video.render_views(
+      render, video.rings((views, elevation), distance=3. * radius)).rgb, 0., 1.)), read(texts)
   target = texts.index(prompt)
   scores = {'clip_similarity': clip_score.similarity(images, rows[target])}
   if len(texts) > 1:
     scores['clip_recall_at_1'] = clip_score.recall_at_1(images, rows, target)
-  told = clip_score.identity(protocol, backbone=pathlib.Path(model).name, prompts=len(texts), size=size)
+  told = clip_score.identity(protocol, backbone=pathlib.Path(model).name, prompts=len(texts),
+                             size=size)
   row = {'prompt': prompt, 'step': step, 'protocol': told, 'scores': scores}
   (folder / 'clip.json').write_text(json.dumps(row, indent=2) + '\n')
   return scores
 
 
 def score_corpus(folder: pathlib.Path, corpus: str, job: build.Job, params, step: int) -> dict:
-  """Of a generator: scores of all prompts it was trained on and, on the toybox, of those it was not, in scores.json, and
-  gallery.html over them."""
+  """Of a generator: scores of all prompts it was trained on and, on the toybox, of those it was
+  not, in scores.json, and gallery.html over them."""
   splits = {'trained': job.prompts}
   if f'{corpus}:held_out' in build.CORPORA:
     splits['held_out'] = build.read_corpus(f'{corpus}:held_out')
-  rows = list(retrieval.look(job, params, splits, say=lambda text: print(text, end='\r', flush=True)))
-  scores = {split: {name: interval._asdict() for name, interval in of.items()} for split, of in retrieval.summary(rows).items()}
+  rows = list(generator_eval.look(job, params, splits,
+                                  say=lambda text: print(text, end='\r', flush=True)))
+  scores = {split: {name: interval._asdict() for name, interval in of.items()}
+            for split, of in generator_eval.summary(rows).items()}
   (folder / 'scores.json').write_text(json.dumps(
     {'corpus': corpus, 'step': step, 'scores': scores,
-     'prompts': [{'prompt': row.prompt, 'split': row.split} | row.scores for row in rows]}, indent=2) + '\n')
+     'prompts': [{'prompt': row.prompt, 'split': row.split} | row.scores for row in rows]},
+     indent=2) + '\n')
   gallery.write(folder / 'gallery.html', rows, title=f'{len(rows)} prompts of {corpus}')
-  return {f'{split} {name}': interval['mean'] for split, of in scores.items() for name, interval in of.items()}
+  return {f'{split} {name}': interval['mean'] for split, of in scores.items()
+          for name, interval in of.items()}
 
 
 def main():
@@ -302,11 +351,12 @@ def score_run(folder: pathlib.Path, *, ask: str):
   if config.corpus.path:
     rich.print(table(score_corpus(folder, config.corpus.path, job, params, step)))
     return
-  code, scores = job.code(params, job.told(config.prompt)), {}
+  code, scores = job.code(params, job.embed(config.prompt)), {}
   if not ask or world.names_a_toy(config.prompt):
     scores |= write(folder, config.prompt, step, job, code, resolution=flags.FLAGS.resolution)
   if ask:
-    scores |= score_clip(folder, config.prompt, step, lambda camera: job.render(code, camera, np.ones(3, np.float32)), model=ask,
+    scores |= score_clip(folder, config.prompt, step,
+                         lambda camera: job.render(code, camera, np.ones(3, np.float32)), model=ask,
                          texts=texts, protocol=flags.FLAGS.protocol, size=job.size,
                          radius=job.radius)
   rich.print(table(scores))
@@ -317,8 +367,11 @@ def score_run(folder: pathlib.Path, *, ask: str):
 if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'A finished run.', required=True)
   cli.moved_flags()
-  flags.DEFINE_integer('resolution', 96, 'Nodes along a side of the grid for mesh and volume.', lower_bound=8, upper_bound=512)
+  flags.DEFINE_integer('resolution', 96, 'Nodes along a side of the grid for mesh and '
+                       'volume.', lower_bound=8, upper_bound=512)
   flags.DEFINE_string('clip', '', 'Folder of a CLIP model to ask too.')
-  flags.DEFINE_string('prompts', '', 'File of prompts, one a line, among which CLIP is to find the right one.')
-  flags.DEFINE_enum('protocol', 'scaledreamer', sorted(clip_score.PROTOCOLS), 'Whose views CLIP is shown.')
+  flags.DEFINE_string('prompts', '', 'File of prompts, one a line, among which CLIP is to find the '
+                      'right one.')
+  flags.DEFINE_enum('protocol', 'scaledreamer', sorted(clip_score.PROTOCOLS),
+                    'Whose views CLIP is shown.')
   cli.run(main)

@@ -1,8 +1,10 @@
-"""python -m jaxdreamer.export --workdir=... [--resolution=128 --formats=glb,obj,ply --turntable --points]
+"""python -m jaxdreamer.export --workdir=... [--resolution=128 --formats=glb,obj,ply
+                                               --turntable --points]
 
-Writes a run's outputs anew, at other sizes if asked: mesh.glb, mesh.obj, mesh.ply with mesh.json (facts) and mesh.png
-(the mesh under the render), and on demand points.ply and the turntable. An empty scene costs the mesh alone. It takes the scene
-alone: the prior's weights need not be here, but for a generator of one prompt.
+Writes a run's outputs anew, at other sizes if asked: mesh.glb, mesh.obj, mesh.ply with mesh.json
+(facts) and mesh.png (the mesh under the render), and on demand points.ply and the turntable. An
+empty scene costs the mesh alone. It takes the scene alone: the prior's weights need not be here,
+but for a generator of one prompt.
 """
 import pathlib
 from functools import partial
@@ -23,7 +25,8 @@ def main() -> int:
   folder = place(options.out) if options.out else workdir
   unknown = set(options.formats) - set(mesh.FORMATS)
   if unknown:
-    cli.die(f'--formats: unknown {sorted(unknown)}; takes {", ".join(mesh.FORMATS)}', status=cli.MISUSED)
+    cli.die(f'--formats: unknown {sorted(unknown)}; takes {", ".join(mesh.FORMATS)}',
+            status=cli.MISUSED)
   with checkpoints.writing(folder, workdir):
     return write(workdir, folder)
 
@@ -32,14 +35,16 @@ def write(workdir: pathlib.Path, folder: pathlib.Path) -> int:
   options = flags.FLAGS
   _, job, params, _ = runs.restore(workdir, **cli.moved())
   if len(job.prompts) > 1:
-    cli.die(f'--workdir={options.workdir} holds a generator of {len(job.prompts)} prompts: python -m jaxdreamer.generate makes '
+    cli.die(f'--workdir={options.workdir} holds a generator of {len(job.prompts)} prompts: python '
+            '-m jaxdreamer.generate makes '
             'their meshes', status=cli.MISUSED)
-  code = job.code(params, job.told(job.prompts[0]))
+  code = job.code(params, job.embed(job.prompts[0]))
   render = lambda camera: job.render(code, camera, jnp.ones(3))
   folder.mkdir(parents=True, exist_ok=True)
   status = 0
   try:
-    _, facts = mesh.write(partial(job.density, code), partial(job.colour, code), render, folder, radius=job.radius,
+    _, facts = mesh.write(partial(job.density, code), partial(job.color, code), render, folder,
+                          radius=job.radius,
                        resolution=options.resolution, formats=tuple(options.formats),
                        points=options.num_points if options.points else 0)
     rich.print(facts)
@@ -47,7 +52,8 @@ def write(workdir: pathlib.Path, folder: pathlib.Path) -> int:
     print(error)
     status = cli.FAILED
   if options.turntable:
-    for path in video.turntable(render, folder, frames=options.frames, height=options.height, distance=3. * job.radius):
+    for path in video.turntable(render, folder, frames=options.frames, height=options.height,
+                                distance=3. * job.radius):
       print(path)
   if (folder / 'report.json').exists():
     print(report.refresh(folder))
@@ -58,11 +64,14 @@ if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'A run.', required=True)
   cli.moved_flags()
   flags.DEFINE_string('out', None, 'Where to write; the run itself if not given.')
-  flags.DEFINE_integer('resolution', 128, 'Nodes along a side of the density grid.', lower_bound=8, upper_bound=512)
+  flags.DEFINE_integer('resolution', 128, 'Nodes along a side of the density grid.', lower_bound=8,
+                       upper_bound=512)
   flags.DEFINE_list('formats', list(mesh.FORMATS), 'Mesh files to write.')
   flags.DEFINE_bool('turntable', False, 'Also the film and its strip.')
   flags.DEFINE_integer('frames', 90, 'Frames of one turn, 30 a second.', lower_bound=1)
-  flags.DEFINE_integer('height', 256, 'Height of the film in pixels; smaller renders are enlarged.', lower_bound=16)
-  flags.DEFINE_bool('points', False, 'Also points.ply, coloured points spread evenly over the surface.')
+  flags.DEFINE_integer('height', 256, 'Height of the film in pixels; smaller renders are enlarged.',
+                       lower_bound=16)
+  flags.DEFINE_bool('points', False, 'Also points.ply, colored points spread evenly over the '
+                    'surface.')
   flags.DEFINE_integer('num_points', 100_000, 'How many.', lower_bound=1)
   cli.run(main)

@@ -1,7 +1,8 @@
 """python -m jaxdreamer.generate --workdir=... --prompt="a red cube" [--prompts=FILE --out=...]
 
-A trained generator: text -> turntable.mp4, its strip, and mesh.glb, .obj and .ply in seconds, in a folder a prompt; and for
-more than one prompt gallery.html over all of them. Prompts need not be among those it was trained on.
+A trained generator: text -> turntable.mp4, its strip, and mesh.glb, .obj and .ply in seconds, in a
+folder a prompt; and for more than one prompt gallery.html over all of them. Prompts need not be
+among those it was trained on.
 """
 import pathlib
 import re
@@ -19,7 +20,8 @@ STRIP = 8                              # frames of a gallery's picture
 
 
 def folders_of(out: pathlib.Path, phrases: tuple[str, ...]) -> list[pathlib.Path]:
-  """out/a-red-cube and so on; where two prompts would share a name, the later one ends in its number."""
+  """out/a-red-cube and so on; where two prompts would share a name, the later one ends in its
+  number."""
   found = []
   for number, phrase in enumerate(phrases, 1):
     slug = re.sub(r'[^a-z0-9]+', '-', phrase.lower()).strip('-')[:80] or 'prompt'
@@ -32,7 +34,8 @@ def main() -> int:
   options = flags.FLAGS
   if bool(options.prompt) == bool(options.prompts):
     cli.die('give --prompt="a red cube" or --prompts=FILE, one of the two', status=cli.MISUSED)
-  phrases = prompts.read_file(place(options.prompts), option='--prompts') if options.prompts else (options.prompt,)
+  phrases = prompts.read_file(place(options.prompts), option='--prompts') if options.prompts else (
+      options.prompt,)
   workdir = place(options.workdir)
   out = (place(options.out) if options.out else workdir) / 'generated'
   with checkpoints.writing(out, workdir):
@@ -43,9 +46,11 @@ def write(workdir: pathlib.Path, out: pathlib.Path, phrases: tuple[str, ...]) ->
   options = flags.FLAGS
   _, job, params, _ = runs.restore(workdir, **cli.moved())
   if len(job.prompts) == 1:
-    cli.die(f'--workdir={options.workdir} holds one object, of {job.prompts[0]!r}, and no generator: python -m jaxdreamer.export '
+    cli.die(f'--workdir={options.workdir} holds one object, of {job.prompts[0]!r}, and no '
+            'generator: python -m jaxdreamer.export '
             'writes its mesh', status=cli.MISUSED)
-  texts = [job.told(phrase) for phrase in phrases]                 # what one of them refuses is refused before any is made
+  # what one of them refuses is refused before any is made
+  texts = [job.embed(phrase) for phrase in phrases]
   rows, status = [], 0
   camera = video.rings((options.frames, .26), distance=3. * job.radius)
   for phrase, text, folder in zip(phrases, texts, folders_of(out, phrases)):
@@ -53,13 +58,15 @@ def write(workdir: pathlib.Path, out: pathlib.Path, phrases: tuple[str, ...]) ->
     folder.mkdir(parents=True, exist_ok=True)
     code = job.code(params, text)
     white = lambda one, code=code: job.render(code, one, np.ones(3, np.float32))
-    shown = video.shoot(white, camera)
+    shown = video.render_views(white, camera)
     frames_s = time.monotonic() - start
     video.film_of(shown, camera, folder, height=options.height)
-    rows.append(gallery.Row(phrase, 'generated', shown.rgb[np.arange(STRIP) * options.frames // STRIP], {}))
+    rows.append(gallery.Row(phrase, 'generated',
+                            shown.rgb[np.arange(STRIP) * options.frames // STRIP], {}))
     if options.mesh:
       try:
-        mesh.write(partial(job.density, code), partial(job.colour, code), white, folder, radius=job.radius,
+        mesh.write(partial(job.density, code), partial(job.color, code), white, folder,
+                   radius=job.radius,
                    resolution=options.resolution)
       except mesh.Empty as error:
         print(f'{phrase}: {error}')
@@ -77,7 +84,9 @@ if __name__ == '__main__':
   flags.DEFINE_string('prompts', '', 'A file of prompts: text, one a line, or a JSON list.')
   flags.DEFINE_string('out', '', 'Where to write; the run itself if not given.')
   flags.DEFINE_integer('frames', 24, 'Frames of one turn.', lower_bound=STRIP)
-  flags.DEFINE_integer('height', 256, 'Height of the film in pixels; smaller renders are enlarged.', lower_bound=16)
+  flags.DEFINE_integer('height', 256, 'Height of the film in pixels; smaller renders are enlarged.',
+                       lower_bound=16)
   flags.DEFINE_bool('mesh', True, 'Also the mesh.')
-  flags.DEFINE_integer('resolution', 96, 'Nodes along a side of the density grid.', lower_bound=8, upper_bound=512)
+  flags.DEFINE_integer('resolution', 96, 'Nodes along a side of the density grid.', lower_bound=8,
+                       upper_bound=512)
   cli.run(main)

@@ -1,7 +1,9 @@
-"""Metrics: means over the steps between two rows, JSON lines, seconds by use, and the progress line.
+"""Metrics: means over the steps between two rows, JSON lines, seconds by use, and the progress
+line.
 
-metrics.jsonl holds only what the state decides, so that a resumed run writes the file an unbroken one does; what the clock
-decides goes to timing.jsonl. A row carries the step it stands for: all steps since the row before, up to and with it.
+metrics.jsonl holds only what the state decides, so that a resumed run writes the file an unbroken
+one does; what the clock decides goes to timing.jsonl. A row carries the step it stands for: all
+steps since the row before, up to and with it.
 """
 import json
 import os
@@ -15,13 +17,15 @@ from contextlib import contextmanager
 import jax
 
 GIB = 2. ** 30
-RECENT = 20                  # rows whose mean speed foretells the rest: a pause is forgotten after as many
+RECENT = 20  # rows whose mean speed foretells the rest: a pause is forgotten after as many
 
 
 def add(running: dict, values: dict, steps: int) -> dict:
-  """Running sums with `values`, the means over `steps` more steps, added. {} is the empty sum. JSON keeps it exactly."""
+  """Running sums with `values`, the means over `steps` more steps, added. {} is the empty sum. JSON
+  keeps it exactly."""
   if running and set(running) != {'steps', *values}:
-    raise ValueError(f'metrics changed from {sorted(set(running) - {"steps"})} to {sorted(values)} within one row')
+    raise ValueError(f'metrics changed from {sorted(set(running) - {"steps"})} to {sorted(values)} '
+                     'within one row')
   sums = {name: running.get(name, 0.) + steps * float(value) for name, value in values.items()}
   return {'steps': running.get('steps', 0) + steps} | sums
 
@@ -31,7 +35,8 @@ def means(running: dict) -> dict[str, float]:
 
 
 class Rows:
-  """An append-only file of JSON lines. Opening it drops the rows after `step`, and a last line that was cut short."""
+  """An append-only file of JSON lines. Opening it drops the rows after `step`, and a last line that
+  was cut short."""
 
   def __init__(self, path: pathlib.Path, *, step: int):
     kept = []
@@ -62,7 +67,8 @@ class TensorBoard:
     try:
       import tensorboardX
     except ImportError:
-      raise ValueError("tensorboard=True needs tensorboardX: pip install 'jaxdreamer[tensorboard]', or leave it out") from None
+      raise ValueError("tensorboard=True needs tensorboardX: pip install "
+                       "'jaxdreamer[tensorboard]', or leave it out") from None
     self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=step + 1)
 
   def write(self, step: int, row: dict):
@@ -74,7 +80,8 @@ class TensorBoard:
 
 
 class Clock:
-  """Wall-clock seconds by what they were spent on: `with clock('compile'): ...`. Uses do not nest."""
+  """Wall-clock seconds by what they were spent on: `with clock('compile'): ...`. Uses do not
+  nest."""
 
   def __init__(self):
     self.seconds = Counter()
@@ -93,34 +100,40 @@ class Clock:
 
   def summary(self) -> str:
     uses = {**self.seconds, 'other': self.total() - sum(self.seconds.values())}
-    return f'{span(self.total())} in all: ' + ', '.join(f'{use} {seconds:.1f} s' for use, seconds in uses.items())
+    return f'{span(self.total())} in all: ' + ', '.join(f'{use} {seconds:.1f} s'
+                                                        for use, seconds in uses.items())
 
 
 def memory() -> int:
   """Peak bytes in use on the fullest local device; on a CPU, of this process."""
-  peaks = [(device.memory_stats() or {}).get('peak_bytes_in_use', 0) for device in jax.local_devices()]
+  peaks = [(device.memory_stats() or {}).get('peak_bytes_in_use', 0)
+           for device in jax.local_devices()]
   if any(peaks):
     return max(peaks)
   return process_memory()[1]
 
 
 def process_memory() -> tuple[int, int]:
-  """(bytes that this process holds, the most that it ever held); without /proc the first is 0, and the second may be that of the
-  process which started this one."""
+  """(bytes that this process holds, the most that it ever held); without /proc the first is 0, and
+  the second may be that of the process which started this one."""
   status = pathlib.Path('/proc/self/status')
   if not status.exists():
-    return 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+    return 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin'
+                                                                    else 1024)
   rows = dict(line.split(':', 1) for line in status.read_text().splitlines())
   now, most = (1024 * int(rows[name].split()[0]) for name in ('VmRSS', 'VmHWM'))
   return now, most
 
 
 def free_memory() -> int:
-  """Bytes still free on the fullest local device; on a CPU, for this process. 0 where nothing tells."""
-  told = [stats for stats in ((device.memory_stats() or {}) for device in jax.local_devices()) if stats.get('bytes_limit')]
+  """Bytes still free on the fullest local device; on a CPU, for this process. 0 where nothing
+  tells."""
+  told = [stats for stats in ((device.memory_stats() or {}) for device in jax.local_devices())
+          if stats.get('bytes_limit')]
   if told:
     return min(stats['bytes_limit'] - stats.get('bytes_in_use', 0) for stats in told)
-  return min((free for free in (machine_memory(), group_memory(), address_space()) if free is not None), default=0)
+  return min((free for free in (machine_memory(), group_memory(), address_space())
+              if free is not None), default=0)
 
 
 def table_of(path: str) -> dict[str, int]:
@@ -139,14 +152,17 @@ def machine_memory() -> int | None:
 
 
 def group_memory() -> int | None:
-  """Of the control group (version 2) that holds this process, as that of a container; None where it has no limit."""
+  """Of the control group (version 2) that holds this process, as that of a container; None where it
+  has no limit."""
   try:
-    home = pathlib.Path('/proc/self/cgroup').read_text().rpartition('0::')[2].splitlines()[0].strip()
+    home = pathlib.Path('/proc/self/cgroup').read_text().rpartition('0::')[2].splitlines()[
+        0].strip()
     folder = pathlib.Path('/sys/fs/cgroup') / home.strip('/')
     limit, held = ((folder / name).read_text().strip() for name in ('memory.max', 'memory.current'))
   except (OSError, IndexError):
     return None
-  cached = table_of(str(folder / 'memory.stat')).get('inactive_file', 0)             # the kernel gives these back
+  # the kernel gives these back
+  cached = table_of(str(folder / 'memory.stat')).get('inactive_file', 0)
   return max(int(limit) - int(held) + cached, 1) if limit.isdecimal() else None
 
 
@@ -166,8 +182,8 @@ def span(seconds: float) -> str:
 
 
 class Progress:
-  """What a run tells its terminal: one moving line where there is a terminal, one plain line a row where there is none, nothing
-  by those processes that are `quiet`."""
+  """What a run tells its terminal: one moving line where there is a terminal, one plain line a row
+  where there is none, nothing by those processes that are `quiet`."""
 
   def __init__(self, *, steps: int, stream=None, quiet: bool = False):
     self._stream = stream or sys.stdout
@@ -194,7 +210,8 @@ class Progress:
     self._past.append((step, time.monotonic()))
     (first, begin), (_, now) = self._past[0], self._past[-1]
     each = (now - begin) / (step - first)
-    numbers = '  '.join(f'{name} {value:.4g}' for name, value in [item for item in values.items() if item[1]][:4])
+    numbers = '  '.join(f'{name} {value:.4g}' for name, value in [item for item in values.items()
+                                                                  if item[1]][:4])
     return (f'step {step}/{self._steps}  {numbers}  {1. / max(each, 1e-9):.3g} steps/s  '
             f'{span(each * (self._steps - step))} left  {memory() / GIB:.2f} GiB')
 

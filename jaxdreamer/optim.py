@@ -1,4 +1,5 @@
-"""Optimisers: regex groups over parameter names -> one optax chain for scene and estimator together."""
+"""Optimizers: regex groups over parameter names -> one optax chain for scene and estimator
+together."""
 import re
 
 import jax
@@ -9,11 +10,12 @@ SCENES = 'scene/field/'          # of several particles, the parameters that eac
 
 
 def schedule(value):
-  """A number or (v,), or (v0, v1, steps) = linear from v0 to v1 over `steps` and constant after, or (v0, v1, start, steps)
-  with a start: one vocabulary for everything that anneals."""
+  """A number or (v,), or (v0, v1, steps) = linear from v0 to v1 over `steps` and constant after, or
+  (v0, v1, start, steps) with a start: one vocabulary for everything that anneals."""
   value = (value,) if isinstance(value, (int, float)) else tuple(value)
   if len(value) not in (1, 3, 4):
-    raise ValueError(f'a schedule is a number, (v,), (v0, v1, steps) or (v0, v1, start, steps); got {value}')
+    raise ValueError(f'a schedule is a number, (v,), (v0, v1, steps) or (v0, v1, start, steps); '
+                     f'got {value}')
   if len(value) == 1:
     return optax.constant_schedule(float(value[0]))
   v0, v1, *start, steps = value
@@ -25,66 +27,78 @@ def name(path) -> str:
   return '/'.join(str(getattr(p, 'key', getattr(p, 'idx', p))) for p in path)
 
 
-def scale_by_adan(*, b1: float = .98, b2: float = .92, b3: float = .99, eps: float = 1e-8) -> optax.GradientTransformation:
-  """Adan (Xie et al. 2022) with the betas, the bias corrections and the place of eps of its authors' optimiser:
+def scale_by_adan(*, b1: float = .98, b2: float = .92, b3: float = .99,
+                  eps: float = 1e-8) -> optax.GradientTransformation:
+  """Adan (Xie et al. 2022) with the betas, the bias corrections and the place of eps of its
+  authors' optimizer:
 
-      d = g - g_before (0 at first),  m <- b1 m + (1 - b1) g,  v <- b2 v + (1 - b2) d,  n <- b3 n + (1 - b3) (g + b2 d)^2
-      update = (m / (1 - b1^k) + b2 v / (1 - b2^k)) / (sqrt(n / (1 - b3^k)) + eps)
+      d = g - g_before (0 at first),  m <- b1 m + (1 - b1) g,  v <- b2 v + (1 - b2) d,  n <- b3 n +
+      (1 - b3) (g + b2 d)^2 update = (m / (1 - b1^k) + b2 v / (1 - b2^k)) / (sqrt(n / (1 - b3^k)) +
+      eps)
 
-  Our own because optax's, as of 0.2.8, weighs d and v by 1 - b2 in place of b2 (google-deepmind/optax#1715): on noise its updates
-  are 1.8 times as large. When that is mended, take optax's.
+  Our own because optax's, as of 0.2.8, weighs d and v by 1 - b2 in place of b2
+  (google-deepmind/optax#1715): on noise its updates are 1.8 times as large. When that is mended,
+  take optax's.
   """
   zeros = lambda params: jax.tree.map(jnp.zeros_like, params)
 
   def init(params):
-    return optax.ScaleByAdanState(zeros(params), zeros(params), zeros(params), zeros(params), jnp.zeros([], jnp.int32))
+    return optax.ScaleByAdanState(zeros(params), zeros(params), zeros(params), zeros(params),
+                                  jnp.zeros([], jnp.int32))
 
   def update(grads, state, params=None):
     t = optax.safe_increment(state.t)
     mean = lambda b, old, new: jax.tree.map(lambda a, x: b * a + (1. - b) * x, old, new)
     unbiased = lambda b, x: x / (1. - b ** t.astype(jnp.float32))
-    d = jax.tree.map(lambda g, before: jnp.where(state.t == 0, jnp.zeros_like(g), g - before), grads, state.g)
+    d = jax.tree.map(lambda g, before: jnp.where(state.t == 0, jnp.zeros_like(g), g - before),
+                     grads, state.g)
     m, v = mean(b1, state.m, grads), mean(b2, state.v, d)
     n = mean(b3, state.n, jax.tree.map(lambda g, d: (g + b2 * d) ** 2, grads, d))
-    updates = jax.tree.map(lambda m, v, n: (unbiased(b1, m) + b2 * unbiased(b2, v)) / (jnp.sqrt(unbiased(b3, n)) + eps), m, v, n)
+    updates = jax.tree.map(lambda m, v, n: (unbiased(b1, m) + b2 * unbiased(b2, v))
+                           / (jnp.sqrt(unbiased(b3, n)) + eps), m, v, n)
     return updates, optax.ScaleByAdanState(m, v, n, grads, t)
 
   return optax.GradientTransformation(init, update)
 
 
 def each_alone(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-  """`tx` for parameters that are stacked [n, ...], n times side by side: those numbers i of all leaves whose gradients are zero
-  stay where they are, and so does what `tx` keeps of them. So of several particles the one whose turn it is moves alone."""
+  """`tx` for parameters that are stacked [n, ...], n times side by side: those numbers i of all
+  leaves whose gradients are zero stay where they are, and so does what `tx` keeps of them. So of
+  several particles the one whose turn it is moves alone."""
   def init(params):
     return jax.vmap(tx.init)(params) if jax.tree.leaves(params) else tx.init(params)
 
   def update(grads, state, params=None):
-    if not jax.tree.leaves(grads):                                # a group that has none of the parameters
+    if not jax.tree.leaves(grads):  # a group that has none of the parameters
       return tx.update(grads, state, params)
     moved = sum(jnp.any(g != 0., axis=tuple(range(1, g.ndim))) for g in jax.tree.leaves(grads)) > 0
     pick = lambda new, old: jnp.where(moved.reshape(moved.shape + (1,) * (new.ndim - 1)), new, old)
     updates, after = jax.vmap(tx.update)(grads, state, params)
-    return jax.tree.map(lambda u: pick(u, jnp.zeros_like(u)), updates), jax.tree.map(pick, after, state)
+    return jax.tree.map(lambda u: pick(u, jnp.zeros_like(u)),
+                        updates), jax.tree.map(pick, after, state)
 
   return optax.GradientTransformation(init, update)
 
 
 def chain(groups, *, b1: float = .9, b2: float = .99, eps: float = 1e-15, weight_decay: float = 0.,
-          clip: float = 0., accumulate: int = 1, particles: int = 1) -> optax.GradientTransformation:
-  """AdamW whose learning rate is that of the first group (regex, schedule) that matches a parameter's whole name; a group
-  (regex, schedule, 'sgd') descends plainly, as what keeps running means wants, and (regex, schedule, 'adan') by Adan (Xie et al.
+          clip: float = 0., accumulate: int = 1,
+          particles: int = 1) -> optax.GradientTransformation:
+  """AdamW whose learning rate is that of the first group (regex, schedule) that matches a
+  parameter's whole name; a group (regex, schedule, 'sgd') descends plainly, as what keeps running
+  means wants, and (regex, schedule, 'adan') by Adan (Xie et al.
   2022, its own betas), as large generators want.
 
-  `clip` bounds the global gradient norm (0: off). `accumulate` steps share one update, by their mean gradient. The parameters of
-  the scene's field are of several `particles`, stacked, whose optimisers know nothing of each other. ValueError where a parameter
-  matches no group.
+  `clip` bounds the global gradient norm (0: off). `accumulate` steps share one update, by their
+  mean gradient. The parameters of the scene's field are of several `particles`, stacked, whose
+  optimizers know nothing of each other. ValueError where a parameter matches no group.
   """
   def label(params):
     def of(path, _):
       for i, (pattern, *_) in enumerate(groups):
         if re.fullmatch(pattern, name(path)):
           return str(i) + (' each' if particles > 1 and name(path).startswith(SCENES) else '')
-      raise ValueError(f'config.optim.groups: no pattern matches parameter {name(path)!r}; got {[g[0] for g in groups]}')
+      raise ValueError(f'config.optim.groups: no pattern matches parameter {name(path)!r}; got '
+                       f'{[g[0] for g in groups]}')
     return jax.tree_util.tree_map_with_path(of, params)
 
   def transform(rate, kind='adam', *, apart=False):
@@ -94,7 +108,8 @@ def chain(groups, *, b1: float = .9, b2: float = .99, eps: float = 1e-15, weight
       raise ValueError(f'config.optim.groups: a group takes one of {sorted(kinds)}, got {kind!r}')
     decay = optax.identity() if kind == 'sgd' else optax.add_decayed_weights(weight_decay)
     own = kinds[kind](), decay
-    return optax.chain(*((each_alone(optax.chain(*own)),) if apart else own), optax.scale_by_learning_rate(schedule(rate)))
+    return optax.chain(*((each_alone(optax.chain(*own)),) if apart else own),
+                       optax.scale_by_learning_rate(schedule(rate)))
 
   transforms = {str(i): transform(*rest) for i, (_, *rest) in enumerate(groups)}
   if particles > 1:

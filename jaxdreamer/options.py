@@ -1,8 +1,10 @@
-"""What each option takes: its kind and how many values by its default in configs/base.py, its range by the table RULES here.
+"""What each option takes: its kind and how many values by its default in configs/base.py, its range
+by the table RULES here.
 
-`check` answers the first option that is wrong in one line, before anything is built; `outliving` tells of schedules that a run is
-too short for, `ways_to_fit` of what takes less memory; `expanded` is the config with the `~` of its paths made a folder. Options of
-functions of one's own pass as they are.
+`check` answers the first option that is wrong in one line, before anything is built; `outliving`
+tells of schedules that a run is too short for, `ways_to_fit` of what takes less memory; `expanded`
+is the config with the `~` of its paths made a folder. Options of functions of one's own pass as
+they are.
 """
 import difflib
 import math
@@ -26,8 +28,10 @@ from jaxdreamer.estimators.weights import WEIGHTS
 from jaxdreamer.sampling import RING
 from jaxdreamer.types import Prior
 
-CHOICES = ('scene', 'prior', 'estimator')        # sections with a name, and the options of each function it may name
-PATHS = ('path', 'store', 'tokenizer', 'tokenizer_2', 'lora', 'depth', 'normals')          # last parts of options that are paths
+# sections with a name, and the options of each function it may name
+CHOICES = ('scene', 'prior', 'estimator')
+# last parts of options that are paths
+PATHS = ('path', 'store', 'tokenizer', 'tokenizer_2', 'lora', 'depth', 'normals')
 Number = float | int
 DTYPES = ('bfloat16', 'float16', 'float32')
 
@@ -47,7 +51,8 @@ def is_whole(v) -> bool:
 
 def bounds(low: float, high: float) -> str:
   """', from 0 to 1', ', 0 or more' or nothing."""
-  return f', from {low:g} to {high:g}' if high < math.inf else f', {low:g} or more' if low > -math.inf else ''
+  return (f', from {low:g} to {high:g}' if high < math.inf else f', {low:g} or more'
+          if low > -math.inf else '')
 
 
 def whole(low: int, *, high: Number = math.inf) -> Rule:
@@ -82,7 +87,8 @@ def is_row(v) -> bool:
 
 def is_schedule(v, low: float, high: float) -> bool:
   v = v if is_row(v) else (v,)
-  return (len(v) in (1, 3, 4) and all(map(is_number, v)) and all(low <= end <= high for end in v[:2])
+  return (len(v) in (1, 3, 4) and all(map(is_number, v)) and all(low <= end <= high
+                                                                 for end in v[:2])
           and all(n >= 0 and n == int(n) for n in v[2:]) and (len(v) == 1 or v[-1] >= 1))
 
 
@@ -111,7 +117,8 @@ def some_of(*names: str) -> Rule:
 
 
 def is_group(v) -> bool:
-  if not (is_row(v) and len(v) in (2, 3) and isinstance(v[0], str) and isinstance(v[-1] if v[2:] else '', str)):
+  if not (is_row(v) and len(v) in (2, 3) and isinstance(v[0], str)
+          and isinstance(v[-1] if v[2:] else '', str)):
     return False
   try:
     re.compile(v[0])
@@ -124,11 +131,15 @@ def is_stage(v) -> bool:
   return is_row(v) and len(v) == 2 and all(map(is_whole, v)) and v[0] >= 0 and v[1] >= 1
 
 
-GROUPS = Rule("groups ('REGEX', RATE) or ('REGEX', RATE, 'sgd'), each RATE a schedule of numbers, 0 or more: (('scene/.*', .01), "
+GROUPS = Rule("groups ('REGEX', RATE) or ('REGEX', RATE, 'sgd'), each RATE a schedule of numbers, "
+              "0 or more: (('scene/.*', .01), "
               "('est/.*', .001))", lambda v: is_row(v) and bool(v) and all(map(is_group, v)))
-STAGES = Rule('(FIRST STEP, PIXELS) a stage: ((0, 64), (5000, 512)), or ()', lambda v: is_row(v) and all(map(is_stage, v)))
-DENSITY = Rule('positive numbers, one a bin of t', lambda v: is_row(v) and bool(v) and all(is_number(n) and n > 0 for n in v))
-NAMES = Rule('one or more names', lambda v: is_row(v) and bool(v) and all(isinstance(name, str) for name in v))
+STAGES = Rule('(FIRST STEP, PIXELS) a stage: ((0, 64), (5000, 512)), or ()', lambda v: is_row(v)
+              and all(map(is_stage, v)))
+DENSITY = Rule('positive numbers, one a bin of t', lambda v: is_row(v) and bool(v)
+               and all(is_number(n) and n > 0 for n in v))
+NAMES = Rule('one or more names', lambda v: is_row(v) and bool(v)
+             and all(isinstance(name, str) for name in v))
 TEXT = Rule('a text, in UTF-8', lambda v: isinstance(v, str) and is_text(v))
 KINDS = {
   bool: Rule('True or False', lambda v: isinstance(v, bool)),
@@ -137,35 +148,51 @@ KINDS = {
   str: TEXT,
   tuple: Rule('values in brackets, or separated by commas', is_row),
 }
-# The first pattern that fits an option's name rules it; what no pattern fits is of its default's kind.
+# The first pattern that fits an option's name rules it; what no pattern fits is of its default's
+# kind.
 RULES = {
   'seed': whole(0, high=seeds.MOST),
   'steps': whole(1), 'steps_per_call': whole(1), 'log_every': whole(1), 'keep': whole(1),
   'preview_every': whole(0), 'checkpoint_every': whole(0), 'max_minutes': number(0.),
   'corpus.prompts': whole(1),
   'scene.particles': whole(1),
-  'scene.voxels.levels': wholes(2), 'scene.conv3d.channels': wholes(1), 'scene.hashgrid.band': schedule(0.),
-  'scene.mlp.blur': schedule(0.), 'scene.mlp.octaves': whole(0), 'scene.*.radius': above(0.), 'scene.*.extent': above(0.),
+  'scene.voxels.levels': wholes(2), 'scene.conv3d.channels': wholes(1),
+  'scene.hashgrid.band': schedule(0.),
+  'scene.mlp.blur': schedule(0.), 'scene.mlp.octaves': whole(0), 'scene.*.radius': above(0.),
+  'scene.*.extent': above(0.),
   'scene.*.strength': number(0.),
-  'prior.empirical.images': whole(1), 'prior.empirical.bandwidth': above(0.), 'prior.*.image_size': whole(1),
+  'prior.empirical.images': whole(1), 'prior.empirical.bandwidth': above(0.),
+  'prior.*.image_size': whole(1),
   'prior.*.dtype': one_of(*DTYPES),
-  'estimator.csd.negative': schedule(0.), 'estimator.*.guidance': schedule(0.), 'estimator.*.negatives': number(0.),
-  'estimator.*.weight': one_of(*WEIGHTS), 'estimator.ssd.phi': NAMES, 'estimator.ssd.per': some_of('h', 'w', 'c'),
-  'estimator.ssd.form': one_of(*FORMS), 'estimator.ssd.bins': whole(1), 'estimator.ssd.every': whole(1),
+  'estimator.csd.negative': schedule(0.), 'estimator.*.guidance': schedule(0.),
+  'estimator.*.negatives': number(0.),
+  'estimator.*.weight': one_of(*WEIGHTS), 'estimator.ssd.phi': NAMES,
+  'estimator.ssd.per': some_of('h', 'w', 'c'),
+  'estimator.ssd.form': one_of(*FORMS), 'estimator.ssd.bins': whole(1),
+  'estimator.ssd.every': whole(1),
   'estimator.ssd.size': whole(1),
-  'estimator.vsd.rank': whole(1), 'estimator.vsd.dropped': number(0., high=1.), 'estimator.asd.eta': number(0., high=1.),
-  'sampling.views': whole(1), 'sampling.draws': whole(1), 'sampling.density': DENSITY, 'sampling.t_m??': schedule(0., high=1.),
-  'cameras.azimuth': span(-math.inf), 'cameras.elevation': span(-90., high=90.), 'cameras.distance': span(0., open_at=(0.,)),
+  'estimator.vsd.rank': whole(1), 'estimator.vsd.dropped': number(0., high=1.),
+  'estimator.asd.eta': number(0., high=1.),
+  'sampling.views': whole(1), 'sampling.draws': whole(1), 'sampling.density': DENSITY,
+  'sampling.t_m??': schedule(0., high=1.),
+  'cameras.azimuth': span(-math.inf), 'cameras.elevation': span(-90., high=90.),
+  'cameras.distance': span(0., open_at=(0.,)),
   'cameras.fov': span(0., high=180., open_at=(0., 180.)), 'cameras.angular': number(0., high=1.),
-  'cameras.jitter': numbers(0., count=3), 'cameras.front_back': whole(0), 'cameras.front': number(0., high=180.),
+  'cameras.jitter': numbers(0., count=3), 'cameras.front_back': whole(0),
+  'cameras.front': number(0., high=180.),
   'cameras.back': number(0., high=180.),
-  'render.samples': whole(1), 'render.fine': whole(0), 'render.chunk': whole(0), 'render.radius': above(0.),
-  'render.stages': STAGES, 'render.shaded': schedule(0., high=1.), 'render.textureless': schedule(0., high=1.),
+  'render.samples': whole(1), 'render.fine': whole(0), 'render.chunk': whole(0),
+  'render.radius': above(0.),
+  'render.stages': STAGES, 'render.shaded': schedule(0., high=1.),
+  'render.textureless': schedule(0., high=1.),
   'render.random_background': number(0., high=1.), 'render.light.distance': span(0., open_at=(0.,)),
-  'render.light.jitter': number(0.), 'render.normals': one_of('exact', 'forward', 'central'), 'regularizers.*': schedule(0.),
-  'optim.groups': GROUPS, 'optim.b?': below(1.), 'optim.eps': number(0.), 'optim.weight_decay': number(0.),
+  'render.light.jitter': number(0.), 'render.normals': one_of('exact', 'forward', 'central'),
+  'regularizers.*': schedule(0.),
+  'optim.groups': GROUPS, 'optim.b?': below(1.), 'optim.eps': number(0.),
+  'optim.weight_decay': number(0.),
   'optim.clip': number(0.), 'optim.accumulate': whole(1),
-  'mesh.data': whole(0), 'mesh.processes': whole(0), 'mesh.process': whole(-1), 'mesh.wait': above(0.),
+  'mesh.data': whole(0), 'mesh.processes': whole(0), 'mesh.process': whole(-1),
+  'mesh.wait': above(0.),
   'eval.size': whole(1), 'eval.samples': whole(1), 'eval.fine': whole(0), 'eval.chunk': whole(0),
   'eval.mesh_resolution': whole(8, high=512), 'eval.radius': number(0.),
 }
@@ -173,7 +200,8 @@ SIZES = whole(1)                                 # whole numbers of a scene: lev
 
 
 def is_text(text: str) -> bool:
-  """Whether it can be written: bytes of the command line that are no UTF-8 reach Python as what cannot."""
+  """Whether it can be written: bytes of the command line that are no UTF-8 reach Python as what
+  cannot."""
   try:
     text.encode()
   except UnicodeEncodeError:
@@ -203,12 +231,13 @@ def nearest(name: str, names: list[str]) -> list[str]:
   likeness = lambda other: max(difflib.SequenceMatcher(None, tail(other), tail(name)).ratio(),
                                difflib.SequenceMatcher(None, other, name).ratio())
   best = max(map(likeness, names))
-  return [other for other in sorted(names, key=likeness, reverse=True) if likeness(other) > max(.6, best - .1)][:4]
+  return [other for other in sorted(names, key=likeness, reverse=True)
+          if likeness(other) > max(.6, best - .1)][:4]
 
 
 def check(config: ConfigDict) -> None:
-  """ValueError, one line, for the first option whose kind, number of values or range is not what it takes. Options that the config
-  lacks, as that of an older run may, are not missed."""
+  """ValueError, one line, for the first option whose kind, number of values or range is not what it
+  takes. Options that the config lacks, as that of an older run may, are not missed."""
   options, defaults = config.to_dict(), base.get_config().to_dict()
   known = flatten(defaults)
   for name, value in flatten(options).items():
@@ -251,7 +280,8 @@ def check_times(options: dict) -> None:
   ends = {end for _, _, start, steps in map(ramp, (low, high)) for end in (start, start + steps)}
   for step in sorted({0, *ends}):                                          # linear in between
     if at(low, step) > at(high, step):
-      raise ValueError(f'config.sampling.t_min={low}: takes no more than config.sampling.t_max={high}, and is '
+      raise ValueError(f'config.sampling.t_min={low}: takes no more than '
+                       f'config.sampling.t_max={high}, and is '
                        f'{at(low, step):.3g} over {at(high, step):.3g} at step {step}')
 
 
@@ -270,19 +300,23 @@ def schedules(options: dict) -> dict[str, Any]:
 
 
 def outliving(config: ConfigDict) -> str:
-  """One line about the schedules, and stages of the render, that do not come to their end in config.steps; '' if all do."""
+  """One line about the schedules, and stages of the render, that do not come to their end in
+  config.steps; '' if all do."""
   options, steps = config.to_dict(), config.steps
   late = {name: ramp(value) for name, value in schedules(options).items()}
-  said = [f'config.{name} goes from {v0:g} to {v1:g} at steps {start} to {start + length} and is left at '
+  said = [f'config.{name} goes from {v0:g} to {v1:g} at steps {start} to {start + length} and '
+          'is left at '
           f'{at((v0, v1, start, length), steps):.3g}'
           for name, (v0, v1, start, length) in late.items() if start + length > steps and v0 != v1]
   ends = [start + length for v0, v1, start, length in late.values() if v0 != v1]
   stages = options.get('render', {}).get('stages', ())
-  said += [f'config.render.stages begins {size} pixels at step {first}' for first, size in stages if first >= steps]
+  said += [f'config.render.stages begins {size} pixels at step {first}' for first, size in stages
+           if first >= steps]
   ends += [first + 1 for first, _ in stages]
   if not said:
     return ''
-  return f'config.steps={steps} is too short for what is to happen by step {max(ends)}: {"; ".join(said)}'
+  return (f'config.steps={steps} is too short for what is to happen by step {max(ends)}: '
+          f'{"; ".join(said)}')
 
 
 def ring(section: ConfigDict) -> int:
@@ -291,32 +325,39 @@ def ring(section: ConfigDict) -> int:
 
 
 def idle(config: ConfigDict, mesh: Mesh) -> str:
-  """One line about devices that config.sampling.views leave idle; '' where none are, or config.mesh.data asked for so many."""
+  """One line about devices that config.sampling.views leave idle; '' where none are, or
+  config.mesh.data asked for so many."""
   n, views = len(jax.devices()), config.sampling.views
   if config.mesh.data or mesh.devices.size == n:
     return ''
   all_busy = n * ring(config.sampling)
-  return (f'{mesh.devices.size} of {n} devices are used: config.sampling.views={views} are no multiple of {all_busy}; '
+  return (f'{mesh.devices.size} of {n} devices are used: config.sampling.views={views} are no '
+          f'multiple of {all_busy}; '
           f'config.sampling.views={-(-views // all_busy) * all_busy} would use all of them')
 
 
 def ways_to_fit(config: ConfigDict) -> str:
   """What makes a step take less memory, the cheapest first."""
   r, s = config.render, config.sampling
-  ways = [] if r.chunk and r.remat else ['config.render.chunk=1024 with config.render.remat=True, which is only slower']
+  ways = [] if r.chunk and r.remat else ['config.render.chunk=1024 with config.render.remat=True, '
+                                         'which is only slower']
   if s.views > ring(s):
-    ways.append(f'config.sampling.views below {s.views}, with config.optim.accumulate for the same mean')
+    ways.append(f'config.sampling.views below {s.views}, with config.optim.accumulate for the '
+                'same mean')
   if s.draws > 1:
     ways.append(f'config.sampling.draws below {s.draws}')
-  ways += [f'config.render.samples below {r.samples}', f'a smaller config.scene.{config.scene.name}', 'more devices']
+  ways += [f'config.render.samples below {r.samples}',
+           f'a smaller config.scene.{config.scene.name}', 'more devices']
   return f'cheapest first: {"; ".join(ways)}'
 
 
 def picture_bytes(config: ConfigDict) -> int:
-  """The least that a picture of config.eval takes: density and colour of the samples of all rays that are rendered at once."""
+  """The least that a picture of config.eval takes: density and color of the samples of all rays
+  that are rendered at once."""
   e = config.eval
   rays = e.get('size', 0) ** 2
-  return 16 * min(rays, e.get('chunk', 0) or rays) * (e.get('samples', 0) + e.get('fine', 0)) + 44 * rays
+  return 16 * min(rays, e.get('chunk', 0) or rays) * (e.get('samples', 0)
+                                                      + e.get('fine', 0)) + 44 * rays
 
 
 def place(path: str | os.PathLike) -> pathlib.Path:
@@ -333,33 +374,41 @@ def expanded(config: ConfigDict) -> ConfigDict:
   return config
 
 
-def check_views(config, together: int) -> None:
-  """What a prior that sees `together` views of a scene at once asks of their sampling."""
-  if together == 1:
+def check_views(config, views_per_scene: int) -> None:
+  """What a prior that sees `views_per_scene` views of a scene at once asks of their sampling."""
+  if views_per_scene == 1:
     return
   s, azimuth, name = config.sampling, config.cameras.azimuth, config.prior.name
-  if ring(s) != together:
-    raise ValueError(f"config.sampling.design={s.design!r}: config.prior.name={name!r} sees {together} views of a scene at once, "
+  if ring(s) != views_per_scene:
+    raise ValueError(f"config.sampling.design={s.design!r}: config.prior.name={name!r} sees "
+                     f"{views_per_scene} views of a scene at once, "
                      f"and takes 'rings'")
   if s.draws != 1:
-    raise ValueError(f'config.sampling.draws={s.draws}: config.prior.name={name!r} takes 1, for the views of a scene share it')
+    raise ValueError(f'config.sampling.draws={s.draws}: config.prior.name={name!r} takes 1, for '
+                     'the views of a scene share it')
   for option, still in (('jitter', (0., 0., 0.)), ('front_back', 0)):
     if config.cameras.get(option, still) != still:
-      raise ValueError(f'config.cameras.{option}={config.cameras[option]}: config.prior.name={name!r} takes whole rings, {still}')
+      raise ValueError(f'config.cameras.{option}={config.cameras[option]}: '
+                       f'config.prior.name={name!r} takes whole rings, {still}')
   if not math.isclose(azimuth[1] - azimuth[0], 360.):
-    raise ValueError(f'config.cameras.azimuth={tuple(azimuth)}: config.prior.name={name!r} takes a whole turn, as (-180, 180)')
+    raise ValueError(f'config.cameras.azimuth={tuple(azimuth)}: config.prior.name={name!r} takes a '
+                     'whole turn, as (-180, 180)')
 
 
 def check_stages(config, prior: Prior) -> tuple[tuple[int, int], ...]:
-  """(first step, pixels of a render) of each stage: config.render.stages, or one of the prior's own size."""
+  """(first step, pixels of a render) of each stage: config.render.stages, or one of the prior's own
+  size."""
   stages = config.render.get('stages', ())
   starts = [first for first, _ in stages]
-  if stages and (starts[0] or starts != sorted(set(starts)) or any(first % config.steps_per_call for first in starts)):
-    raise ValueError(f'config.render.stages={stages}: takes (first step, pixels), steps 0 and later multiples of '
+  if stages and (starts[0] or starts != sorted(set(starts)) or any(first % config.steps_per_call
+                                                                   for first in starts)):
+    raise ValueError(f'config.render.stages={stages}: takes (first step, pixels), steps 0 and '
+                     'later multiples of '
                      f'config.steps_per_call={config.steps_per_call}')
   for _, size in stages:
-    x = jax.ShapeDtypeStruct((prior.together, size, size, 3), jnp.float32)
+    x = jax.ShapeDtypeStruct((prior.views_per_scene, size, size, 3), jnp.float32)
     if jax.eval_shape(Prior.encode, prior, x).shape[1:] != prior.latent:
-      raise ValueError(f'config.render.stages={stages}: config.prior.name={config.prior.name!r} takes renders of '
+      raise ValueError(f'config.render.stages={stages}: config.prior.name={config.prior.name!r} '
+                       'takes renders of '
                        f'{prior.image_size} pixels alone')
   return stages or ((0, prior.image_size),)

@@ -1,6 +1,8 @@
-"""Where a config finds its files, and which files they are: a run is made of their content, wherever they lie.
+"""Where a config finds its files, and which files they are: a run is made of their content,
+wherever they lie.
 
-    contents(config)         # {'prior.path': 'sha256 1f3a...'}: what stands for each option that names a place
+    contents(config)         # {'prior.path': 'sha256 1f3a...'}: what stands for each option that
+                             names a place
 """
 import hashlib
 import json
@@ -13,20 +15,22 @@ from jaxdreamer.nn import blueprints, clip_tokens, folder, hub, safe_files, tens
 from jaxdreamer.priors import toybox
 
 TOKENIZERS = ('tokenizer', 'tokenizer_2')
-EYES = ('depth', 'normals')              # of config.estimator.ssd
+ESTIMATED = ('depth', 'normals')              # of config.estimator.ssd
 
 
 def weights_at(section: Any) -> str:
-  """Where config.prior finds its weights: its path, else what it asks the hub for, else '', the shipped ones."""
+  """Where config.prior finds its weights: its path, else what it asks the hub for, else '', the
+  shipped ones."""
   asked = section.get('hub', '')                             # older runs do not say it
   return hub.fetch(asked) if asked and not section.path else section.path
 
 
 def contents(config: Any) -> dict[str, str]:
-  """What stands for the options of `config` that name places, by the content of what lies there; for those that are not given, or
-  lead nowhere, nothing does."""
+  """What stands for the options of `config` that name places, by the content of what lies there;
+  for those that are not given, or lead nowhere, nothing does."""
   found, given = {}, config.to_dict()
-  prior, eyes, many = given.get('prior', {}), given.get('estimator', {}).get('ssd', {}), given.get('corpus', {})
+  prior, estimators, many = given.get('prior', {}), given.get('estimator', {}).get(
+      'ssd', {}), given.get('corpus', {})
   if prior:
     path = weights_at(config.prior)
     if prior['name'] == 'toybox':
@@ -36,9 +40,11 @@ def contents(config: Any) -> dict[str, str]:
     if mark := mark_of(prior.get('lora', '')):
       found['prior.lora'] = mark
     own = prior.get(prior['name'], {})
-    found |= {f'prior.{prior["name"]}.{name}': mark for name in TOKENIZERS if (mark := mark_of(own.get(name, '')))}
+    found |= {f'prior.{prior["name"]}.{name}': mark for name in TOKENIZERS
+              if (mark := mark_of(own.get(name, '')))}
   if given.get('estimator', {}).get('name') == 'ssd':
-    found |= {f'estimator.ssd.{name}': mark for name in EYES if (mark := mark_of(eyes.get(name, '')))}
+    found |= {f'estimator.ssd.{name}': mark for name in ESTIMATED
+              if (mark := mark_of(estimators.get(name, '')))}
   if os.path.isfile(many.get('path', '')):
     told = json.dumps(prompts.read_file(many['path'], option='config.corpus.path'))
     found['corpus.path'] = f'sha256 {hashlib.sha256(told.encode()).hexdigest()}'
@@ -46,8 +52,8 @@ def contents(config: Any) -> dict[str, str]:
 
 
 def mark_of(path: str) -> str:
-  """The SHA-256 of a file, or of those of the files in a folder that decide its numbers: a model's weights, else all weights, else
-  a tokenizer's words. '' where there are none."""
+  """The SHA-256 of a file, or of those of the files in a folder that decide its numbers: a model's
+  weights, else all weights, else a tokenizer's words. '' where there are none."""
   place = pathlib.Path(path)
   if not path or not place.exists():
     return ''
@@ -55,15 +61,18 @@ def mark_of(path: str) -> str:
     return f'sha256 {safe_files.known_sha256(place)}'
   if (place / folder.INDEX).is_file():
     parts = folder.open_model(place)
-    files = [file for part in parts.values() if isinstance(part, folder.Part) for file in tensors.files_of(part.file)]
+    files = [file for part in parts.values() if isinstance(part, folder.Part)
+             for file in tensors.files_of(part.file)]
   else:
-    files = sorted(place.rglob('*.safetensors')) or [place / name for name in clip_tokens.FILES if (place / name).is_file()]
+    files = sorted(place.rglob('*.safetensors')) or [place / name for name in clip_tokens.FILES
+                                                     if (place / name).is_file()]
   named = [[file.relative_to(place).as_posix(), safe_files.known_sha256(file)] for file in files]
   return f'sha256 {hashlib.sha256(json.dumps(named).encode()).hexdigest()}' if named else ''
 
 
 def move(config: Any, prior: str, tokenizers: Sequence[str], *, known: dict[str, str]) -> None:
-  """Lets the config of a run find its prior's weights at `prior` and its tokenizers in these folders, where they are given.
+  """Lets the config of a run find its prior's weights at `prior` and its tokenizers in these
+  folders, where they are given.
   ValueError where there are others than the run was trained with, as far as that is `known`."""
   if prior:
     config.prior.update({'path': prior, 'hub': ''})
@@ -72,14 +81,17 @@ def move(config: Any, prior: str, tokenizers: Sequence[str], *, known: dict[str,
     if not place:
       continue
     if name not in (own or {}):
-      raise ValueError(f'--{name}={place}: config.prior.name={config.prior.name!r} of this run takes none')
+      raise ValueError(f'--{name}={place}: config.prior.name={config.prior.name!r} of this run '
+                       'takes none')
     own[name] = place
   found = contents(config)
   if 'prior.path' in known and 'prior.path' not in found:
-    raise FileNotFoundError(f'config.prior.path={config.prior.path!r} of this run leads nowhere: give --prior, where its weights '
+    raise FileNotFoundError(f'config.prior.path={config.prior.path!r} of this run leads nowhere: '
+                            'give --prior, where its weights '
                             f'({known["prior.path"]}) are now')
   for option in ('prior.path', 'prior.lora'):
     if option in known and option in found and known[option] != found[option]:
       place = config.prior[option.partition('.')[2]]
-      raise ValueError(f'config.{option}={place!r} holds {found[option]}, and this run was trained with {known[option]}: give '
+      raise ValueError(f'config.{option}={place!r} holds {found[option]}, and this run was trained '
+                       f'with {known[option]}: give '
                        '--prior, the place of those')

@@ -1,7 +1,9 @@
-"""python -m jaxdreamer.playground --config=configs/image2d.py --config.prompt="a red car" [--methods="sds; vsd" --every=100]
+"""python -m jaxdreamer.playground --config=configs/image2d.py \\
+    --config.prompt="a red car" [--methods="sds; vsd" --every=100]
 
-Each method distils the prior into a picture of its own, and every `--every` steps its gradient's variance is measured where
-it then is (SteinDreamer, Fig. 2), with its distance from the truth. Writes playground.json, curves.png and pictures.png.
+Each method distils the prior into a picture of its own, and every `--every` steps its gradient's
+variance is measured where it then is (SteinDreamer, Fig. 2), with its distance from the truth.
+Writes playground.json, curves.png and pictures.png.
 """
 import json
 import pathlib
@@ -13,21 +15,24 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from jaxdreamer import build, cameras, cli, evaluate, laboratory, moments, seeds
+from jaxdreamer import build, cameras, cli, evaluate, seeds, statistics, variance_lab
 from jaxdreamer.options import place
 
-METHODS = 'sds; ssd; csd; vsd; asd; sds sampling.design=stratified; sds sampling.design=stratified sampling.draws=4'
+METHODS = ('sds; ssd; csd; vsd; asd; sds sampling.design=stratified; sds '
+           'sampling.design=stratified sampling.draws=4')
 
 
-def follow(key, subject: laboratory.Subject, *, steps: int, every: int, repeats: int):
-  """(step, picture [H, W, 3], gradients [R P]) of one method's own run, every `every` steps and at its start."""
+def follow(key, subject: variance_lab.Method, *, steps: int, every: int, repeats: int):
+  """(step, picture [H, W, 3], gradients [R P]) of one method's own run, every `every` steps and at
+  its start."""
   job, text = subject.job, subject.job.text(0)
   state = job.init(seeds.key(subject.config.seed))
   scene = jax.jit(lambda params: params['field']['image'])
   while True:
     step = int(state.step)
     if step % every == 0:
-      gradients = [subject.whole(k, state.params, job.prior, text, state.step) for k in jax.random.split(key, repeats)]
+      gradients = [subject.whole(k, state.params, job.prior, text, state.step)
+                   for k in jax.random.split(key, repeats)]
       yield step, np.asarray(jax.nn.sigmoid(scene(state.params['scene']))), np.stack(gradients)
     if step >= steps:
       return
@@ -35,7 +40,7 @@ def follow(key, subject: laboratory.Subject, *, steps: int, every: int, repeats:
 
 
 def distance(picture, truth, mask) -> float:
-  """Root mean square error of colour on the object."""
+  """Root mean square error of color on the object."""
   return float(np.sqrt(np.sum(mask[..., None] * (picture - truth) ** 2) / (3. * mask.sum())))
 
 
@@ -43,21 +48,24 @@ def spread(gradients) -> dict:
   """Variance of a step's gradient, and that over its squared mean."""
   gram = gradients.astype(np.float64) @ gradients.T.astype(np.float64)
   n = len(gram)
-  return {'variance': moments.bootstrap(lambda w: moments.variance(gram, w), n)._asdict(),
-          'relative_variance': moments.bootstrap(lambda w: moments.relative_variance(gram, w), n)._asdict()}
+  return {'variance': statistics.bootstrap(lambda w: statistics.variance(gram, w), n)._asdict(),
+          'relative_variance': statistics.bootstrap(lambda w: statistics.relative_variance(gram, w),
+                                                    n)._asdict()}
 
 
 def plot(runs: dict[str, list[dict]], path: pathlib.Path):
   figure = Figure(figsize=(15., 4.5), layout='constrained')
   for axes, (name, of) in zip(figure.subplots(1, 3), (
-      ('variance of a step', 'variance'), ('variance / |mean|^2', 'relative_variance'), ('distance from the truth', 'distance'))):
+      ('variance of a step', 'variance'), ('variance / |mean|^2', 'relative_variance'),
+      ('distance from the truth', 'distance'))):
     for method, rows in runs.items():
       x = [row['step'] for row in rows]
       if of == 'distance':
         axes.plot(x, [row[of] for row in rows], label=method)
       else:
         line, = axes.plot(x, [row[of]['mean'] for row in rows], label=method)
-        axes.fill_between(x, *([row[of][side] for row in rows] for side in ('lower', 'upper')), color=line.get_color(), alpha=.15)
+        axes.fill_between(x, *([row[of][side] for row in rows] for side in ('lower', 'upper')),
+                          color=line.get_color(), alpha=.15)
         axes.set_yscale('log')
     axes.set_xlabel('step')
     axes.set_title(name)
@@ -75,7 +83,8 @@ def gallery(runs: dict[str, list[dict]], pictures: dict[str, list], truth, path:
       one.imshow(np.clip(picture, 0., 1.), interpolation='nearest')
       one.set_title(name if method == next(iter(pictures)) else '', fontsize=8)
       one.set(xticks=[], yticks=[])
-    axes[0].set_ylabel(laboratory.label(method, between='\n'), rotation=0, ha='right', va='center', fontsize=8)
+    axes[0].set_ylabel(variance_lab.label(method, between='\n'), rotation=0, ha='right',
+                       va='center', fontsize=8)
   figure.savefig(path, dpi=100)
 
 
@@ -86,21 +95,28 @@ def main() -> int:
   cli.compile_cache()
   folder = place(options.out)
   folder.mkdir(parents=True, exist_ok=True)
-  camera = jax.tree.map(lambda a: a[None], cameras.from_uniform(jnp.full(4, .5), **build.camera_ranges(config.cameras)))
-  truth, mask = (np.asarray(a[0]) for a in evaluate.true_pictures(config.prompt, camera, size=config.scene.image.size))
+  camera = jax.tree.map(lambda a: a[None], cameras.from_uniform(jnp.full(4, .5),
+                                                                **build.camera_ranges(
+                                                                    config.cameras)))
+  truth, mask = (np.asarray(a[0]) for a in evaluate.true_pictures(config.prompt, camera,
+                                                                  size=config.scene.image.size))
   start, runs, pictures = time.time(), {}, {}
   for method in (m.strip() for m in options.methods.split(';') if m.strip()):
-    subject = laboratory.subject(config, method, times=2, noises=2)
+    subject = variance_lab.subject(config, method, times=2, noises=2)
     runs[method], pictures[method] = [], []
-    for step, picture, gradients in follow(seeds.key(options.seed), subject, steps=config.steps, every=options.every,
+    for step, picture, gradients in follow(seeds.key(options.seed), subject, steps=config.steps,
+                                           every=options.every,
                                            repeats=options.repeats):
-      runs[method].append({'step': step, 'distance': distance(picture, truth, mask), **spread(gradients)})
+      runs[method].append({'step': step, 'distance': distance(picture, truth, mask),
+                           **spread(gradients)})
       pictures[method].append(picture)
-      print(f'{time.time() - start:6.0f} s  {method}: step {step}/{config.steps}  distance {runs[method][-1]["distance"]:.3f}'
+      print(f'{time.time() - start:6.0f} s  {method}: step {step}/{config.steps}  distance '
+            f'{runs[method][-1]["distance"]:.3f}'
             f'  variance {runs[method][-1]["variance"]["mean"]:.3g}', flush=True)
   gallery(runs, pictures, truth, folder / 'pictures.png')
   plot(runs, folder / 'curves.png')
-  (folder / 'playground.json').write_text(json.dumps({'prompt': config.prompt, 'repeats': options.repeats, 'runs': runs}, indent=1)
+  (folder / 'playground.json').write_text(
+      json.dumps({'prompt': config.prompt, 'repeats': options.repeats, 'runs': runs}, indent=1)
                                           + '\n')
   print(folder / 'curves.png', folder / 'pictures.png')
   return 0

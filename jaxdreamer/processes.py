@@ -1,10 +1,12 @@
-"""One run by several processes, one a host: how they find each other, share a mesh, and give up together.
+"""One run by several processes, one a host: how they find each other, share a mesh, and give up
+together.
 
-    join(address, count, index)      before anything is computed; Slurm and JAX's own variables fill in what is not given
+    join(address, count, index)      before anything is computed; Slurm and JAX's own variables fill
+                                     in what is not given
     with together(): ...             what one process refuses, all refuse, with the same line
 
-With one process nothing here communicates. Whoever starts processes by hand gives each its index of 0 to count - 1, and all of
-them the address, HOST:PORT, of a free port on the host of process 0.
+With one process nothing here communicates. Whoever starts processes by hand gives each its index of
+0 to count - 1, and all of them the address, HOST:PORT, of a free port on the host of process 0.
 """
 import atexit
 import hashlib
@@ -23,9 +25,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-VARIABLES = {'coordinator': 'JAX_COORDINATOR_ADDRESS', 'processes': 'JAX_NUM_PROCESSES', 'process': 'JAX_PROCESS_ID'}
+VARIABLES = {'coordinator': 'JAX_COORDINATOR_ADDRESS', 'processes': 'JAX_NUM_PROCESSES',
+             'process': 'JAX_PROCESS_ID'}
 LONGEST = 2048                     # bytes of a refusal that other processes are told
-LOST = 'gloo|nccl|rccl|peer|connection|heartbeat|coordination'         # what is said of a collective that one process has left
+# what is said of a collective that one process has left
+LOST = 'gloo|nccl|rccl|peer|connection|heartbeat|coordination'
 
 
 class Seat(NamedTuple):
@@ -42,63 +46,80 @@ def number(name: str, value: str) -> int:
 
 
 def from_slurm(env: dict[str, str]) -> Seat:
-  """Of a step of Slurm: its first host, at a port that its job's number gives, as JAX chooses it."""
+  """Of a step of Slurm: its first host, at a port that its job's number gives, as JAX chooses
+  it."""
   if not {'SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_NTASKS', 'SLURM_PROCID'} <= env.keys():
     return Seat(None, None, None)
-  host = re.match(r'([^,\[]*)(?:\[([^,\-\]]+))?', env['SLURM_STEP_NODELIST'])       # node001,node7 or node[001-004,7]
-  port = env.get('JAX_COORDINATOR_PORT') or number('SLURM_JOB_ID', env['SLURM_JOB_ID']) % 4096 + 61440
-  return Seat(f'{host[1]}{host[2] or ""}:{port}', *(number(name, env[name]) for name in ('SLURM_NTASKS', 'SLURM_PROCID')))
+  # node001,node7 or node[001-004,7]
+  host = re.match(r'([^,\[]*)(?:\[([^,\-\]]+))?', env['SLURM_STEP_NODELIST'])
+  port = env.get('JAX_COORDINATOR_PORT') or number('SLURM_JOB_ID',
+                                                   env['SLURM_JOB_ID']) % 4096 + 61440
+  return Seat(f'{host[1]}{host[2] or ""}:{port}',
+              *(number(name, env[name]) for name in ('SLURM_NTASKS', 'SLURM_PROCID')))
 
 
 def where(*, coordinator: str, processes: int, process: int, env: dict[str, str]) -> Seat:
-  """Of the options, then of JAX's variables, then of Slurm's. '', 0 and -1 are options that nobody gave."""
-  given = {'coordinator': coordinator or None, 'processes': processes or None, 'process': None if process < 0 else process}
+  """Of the options, then of JAX's variables, then of Slurm's. '', 0 and -1 are options that nobody
+  gave."""
+  given = {'coordinator': coordinator or None, 'processes': processes or None,
+           'process': None if process < 0 else process}
   for option, variable in VARIABLES.items():
     if given[option] is None and env.get(variable):
       given[option] = env[variable] if option == 'coordinator' else number(variable, env[variable])
   slurm = from_slurm(env)
-  seat = Seat(*(known if known is not None else default for known, default in zip(given.values(), slurm)))
+  seat = Seat(*(known if known is not None else default
+                for known, default in zip(given.values(), slurm)))
   if seat.coordinator and not re.fullmatch(r'.+:\d+', seat.coordinator):
     raise ValueError(f'config.mesh.coordinator={seat.coordinator!r}: takes HOST:PORT of process 0')
   if seat.processes is not None and seat.processes < 1:
     raise ValueError(f'config.mesh.processes={seat.processes}: takes a positive number')
   if None not in seat and seat.process >= seat.processes:
-    raise ValueError(f'config.mesh.process={seat.process}: takes 0 to {seat.processes - 1}, for config.mesh.processes='
+    raise ValueError(f'config.mesh.process={seat.process}: takes 0 to {seat.processes - 1}, for '
+                     'config.mesh.processes='
                      f'{seat.processes}')
-  missing = [f'config.mesh.{option} (or {VARIABLES[option]})' for option, value in seat._asdict().items() if value is None]
+  missing = [f'config.mesh.{option} (or {VARIABLES[option]})'
+             for option, value in seat._asdict().items() if value is None]
   if 0 < len(missing) < 3:
-    raise ValueError(f'config.mesh.distributed=True also takes {" and ".join(missing)}: no scheduler tells it here')
+    raise ValueError(f'config.mesh.distributed=True also takes {" and ".join(missing)}: no '
+                     'scheduler tells it here')
   return seat
 
 
 def local_devices(env: dict[str, str]) -> list[int] | None:
-  """Which GPUs of its host a process takes: all ([]), where it is alone there; None is what JAX does, which gives each of several
-  tasks of Slurm one, and heeds JAX_LOCAL_DEVICE_IDS."""
+  """Which GPUs of its host a process takes: all ([]), where it is alone there; None is what JAX
+  does, which gives each of several tasks of Slurm one, and heeds JAX_LOCAL_DEVICE_IDS."""
   alone = env.get('SLURM_NTASKS') == env.get('SLURM_STEP_NUM_NODES')
   return [] if alone and 'JAX_LOCAL_DEVICE_IDS' not in env else None
 
 
-def join(*, coordinator: str = '', processes: int = 0, process: int = -1, wait: float = 300., run: dict):
-  """Joins the processes of a run; ValueError of one line where some have not come within `wait` seconds, which names them.
+def join(*, coordinator: str = '', processes: int = 0, process: int = -1, wait: float = 300.,
+         run: dict):
+  """Joins the processes of a run; ValueError of one line where some have not come within `wait`
+  seconds, which names them.
 
-  `run` holds the options, flat, that must be the same in all. Where nothing tells a process which it is, JAX looks for a scheduler.
+  `run` holds the options, flat, that must be the same in all. Where nothing tells a process which
+  it is, JAX looks for a scheduler.
   """
   env = dict(os.environ)
   seat = where(coordinator=coordinator, processes=processes, process=process, env=env)
   known = None not in seat
   if known:
-    roll_call(seat, wait=wait, run=json.loads(json.dumps(run | {'jax': jax.__version__})))       # JAX would abort, and name nobody
+    # JAX would abort, and name nobody
+    roll_call(seat, wait=wait, run=json.loads(json.dumps(run | {'jax': jax.__version__})))
   try:
     jax.distributed.initialize(*seat, local_device_ids=local_devices(env) if known else None,
                                initialization_timeout=max(30, round(wait)))
   except (RuntimeError, ValueError) as error:
-    options = '; '.join(f'config.mesh.{option} or {variable}' for option, variable in VARIABLES.items())
-    raise ValueError(f'config.mesh.distributed=True: {str(error).splitlines()[0]} Start with a script of launch/, or say where '
+    options = '; '.join(f'config.mesh.{option} or {variable}'
+                        for option, variable in VARIABLES.items())
+    raise ValueError(f'config.mesh.distributed=True: {str(error).splitlines()[0]} Start with a '
+                     'script of launch/, or say where '
                      f'each process stands ({options}), or leave the option out') from error
 
 
 def roll_call(seat: Seat, *, wait: float, run: dict):
-  """Returns in all processes once all are there, and raises in all that are there where one is missing."""
+  """Returns in all processes once all are there, and raises in all that are there where one is
+  missing."""
   host, _, port = seat.coordinator.rpartition(':')
   why = (answer(host.strip('[]'), int(port), seat, wait=wait, run=run) if seat.process else
          call(int(port), seat, wait=wait, run=run))
@@ -107,21 +128,26 @@ def roll_call(seat: Seat, *, wait: float, run: dict):
 
 
 def call(port: int, seat: Seat, *, wait: float, run: dict) -> str:
-  """Process 0's part: hears the others, and tells them, and returns, what is wrong; '' if nothing is."""
+  """Process 0's part: hears the others, and tells them, and returns, what is wrong; '' if nothing
+  is."""
   end, here, why = time.monotonic() + wait, {}, ''
   try:
-    server = (socket.create_server(('', port), family=socket.AF_INET6, dualstack_ipv6=True) if socket.has_dualstack_ipv6() else
+    server = (socket.create_server(('', port), family=socket.AF_INET6, dualstack_ipv6=True)
+              if socket.has_dualstack_ipv6() else
               socket.create_server(('', port)))
   except OSError as error:
-    raise ValueError(f'config.mesh.coordinator={seat.coordinator!r}: port {port} cannot be opened here ({error.strerror}); give '
+    raise ValueError(f'config.mesh.coordinator={seat.coordinator!r}: port {port} cannot be opened '
+                     f'here ({error.strerror}); give '
                      'all processes another') from None
   with server:
-    while not why and (missing := [i for i in range(1, seat.processes) if i not in here or gone(here[i])]):
+    while not why and (missing := [i for i in range(1, seat.processes) if i not in here
+                                   or gone(here[i])]):
       server.settimeout(max(1e-3, end - time.monotonic()))
       try:
         line, _ = server.accept()
       except TimeoutError:
-        names = f'process{"es" if missing[1:] else ""} {", ".join(map(str, missing))} of {seat.processes}'
+        names = (f'process{"es" if missing[1:] else ""} {", ".join(map(str, missing))} of '
+                 f'{seat.processes}')
         why = f'{names} did not come to {seat.coordinator} within {wait:g} s'
         break
       try:
@@ -134,7 +160,8 @@ def call(port: int, seat: Seat, *, wait: float, run: dict) -> str:
       if count != seat.processes:
         why = f'process {index} was told of {count} processes, process 0 of {seat.processes}'
       elif other:
-        why = f'process {index} has {other[0]}={theirs.get(other[0])!r}, process 0 {run.get(other[0])!r}: give all the same command'
+        why = (f'process {index} has {other[0]}={theirs.get(other[0])!r}, process 0 '
+               f'{run.get(other[0])!r}: give all the same command')
       elif index in here and not gone(here[index]):
         why = f'two processes say that they are process {index}'
       here[index] = line
@@ -167,11 +194,12 @@ def answer(host: str, port: int, seat: Seat, *, wait: float, run: dict) -> str:
     try:
       with socket.create_connection((host, port), timeout=max(1., end - time.monotonic())) as line:
         line.sendall(json.dumps([seat.process, seat.processes, run]).encode() + b'\n')
-        line.settimeout(wait + 10.)              # process 0 may have come later, and has its own clock
+        line.settimeout(wait + 10.)  # process 0 may have come later, and has its own clock
         return json.loads(line.makefile('rb').readline())
     except (OSError, ValueError) as error:       # ValueError: something else listens there
       if time.monotonic() > end:
-        return f'process 0 of {seat.processes} did not answer at {seat.coordinator} within {wait:g} s ({error})'
+        return (f'process 0 of {seat.processes} did not answer at {seat.coordinator} within '
+                f'{wait:g} s ({error})')
     time.sleep(.2)
 
 
@@ -181,17 +209,21 @@ def first() -> bool:
 
 
 def shared_out(devices: list, views: int, *, data: int, ring: int) -> list:
-  """`data` of the devices, as many of each process; 0 takes all that are there, or the most that share out the views in rings."""
+  """`data` of the devices, as many of each process; 0 takes all that are there, or the most that
+  share out the views in rings."""
   owned = {}
   for device in devices:
     owned.setdefault(device.process_index, []).append(device)
   count, most = len(owned), len(owned) * min(map(len, owned.values()))
-  data = data or max((n for n in range(count, most + 1, count) if views // ring % n == 0), default=0)
+  data = data or max((n for n in range(count, most + 1, count) if views // ring % n == 0),
+                     default=0)
   if not data:
-    raise ValueError(f'config.sampling.views={views}: {count} processes take a multiple of {count * ring}')
+    raise ValueError(f'config.sampling.views={views}: {count} processes take a multiple of '
+                     f'{count * ring}')
   if data > most or data % count:
     raise ValueError(f'config.mesh.data={data}: there are {most} devices'
-                     + (f', as many in each of {count} processes: takes a multiple of {count}' if count > 1 else ''))
+                     + (f', as many in each of {count} processes: takes a multiple of {count}'
+                        if count > 1 else ''))
   return [device for device in devices if device in owned[device.process_index][:data // count]]
 
 
@@ -209,8 +241,8 @@ def on_cpus(mesh: Mesh) -> bool:
 
 
 def place(tree: PyTree, mesh: Mesh) -> PyTree:
-  """Arrays that have no place on the mesh are copied to all of it: once, and so that all calls look alike. Each process puts its
-  own copy, which must be equal, onto its own devices."""
+  """Arrays that have no place on the mesh are copied to all of it: once, and so that all calls look
+  alike. Each process puts its own copy, which must be equal, onto its own devices."""
   everywhere = NamedSharding(mesh, PartitionSpec())
   def put(x):
     if isinstance(getattr(x, 'sharding', None), NamedSharding):
@@ -226,12 +258,14 @@ def gather(text: str) -> list[str]:
   if jax.process_count() == 1:
     return [text]
   padded = np.frombuffer(text.encode()[:LONGEST].ljust(LONGEST, b'\0'), np.uint8)
-  return [bytes(row).rstrip(b'\0').decode(errors='ignore') for row in multihost_utils.process_allgather(padded)]
+  return [bytes(row).rstrip(b'\0').decode(errors='ignore')
+          for row in multihost_utils.process_allgather(padded)]
 
 
 @contextmanager
 def together() -> Iterator[None]:
-  """What is refused within (ValueError, OSError) by one process is refused by all: none waits for one that left."""
+  """What is refused within (ValueError, OSError) by one process is refused by all: none waits for
+  one that left."""
   refused = None
   try:
     yield
@@ -246,7 +280,8 @@ def together() -> Iterator[None]:
 
 
 def leave(status: int):
-  """Ends the process now; the first one, without which the others abort, a little after they have said why they end."""
+  """Ends the process now; the first one, without which the others abort, a little after they have
+  said why they end."""
   sys.stdout.flush()
   sys.stderr.flush()
   time.sleep(1. if first() else 0.)
@@ -255,15 +290,17 @@ def leave(status: int):
 
 @contextmanager
 def one_for_all() -> Iterator[None]:
-  """After an error within, this process does not wait for the others, which wait for it: jax.distributed and orbax would, for
-  minutes. Where another is gone it says so and ends here and now; all other errors are reported as ever, and it ends then."""
+  """After an error within, this process does not wait for the others, which wait for it:
+  jax.distributed and orbax would, for minutes. Where another is gone it says so and ends here and
+  now; all other errors are reported as ever, and it ends then."""
   try:
     yield
   except BaseException as error:
     if jax.process_count() == 1:
       raise
     if isinstance(error, jax.errors.JaxRuntimeError) and re.search(LOST, str(error), re.IGNORECASE):
-      print(f'jaxdreamer: another process of this run is gone ({str(error).splitlines()[0]}); the same command, given to all '
+      print(f'jaxdreamer: another process of this run is gone ({str(error).splitlines()[0]}); the '
+            'same command, given to all '
             'processes again, goes on from the newest checkpoint', file=sys.stderr)
       leave(1)
     atexit.register(leave, 130 if isinstance(error, KeyboardInterrupt) else 1)
@@ -271,11 +308,13 @@ def one_for_all() -> Iterator[None]:
 
 
 def check_shared(folder: str, look: Callable[[], str], *, tries: int = 20):
-  """ValueError where `look` () does not tell all processes the same of a folder that they should share."""
+  """ValueError where `look` () does not tell all processes the same of a folder that they should
+  share."""
   for left in reversed(range(tries)):
     seen = gather(hashlib.sha256(look().encode()).hexdigest())
     odd = [index for index, mark in enumerate(seen) if mark != seen[0]]
     if not odd:
       return
     time.sleep(min(left, 1.))                    # a network's file system may be behind
-  raise ValueError(f'{folder} is not the same folder for process {odd[0]} as for process 0: give one that all hosts share')
+  raise ValueError(f'{folder} is not the same folder for process {odd[0]} as for process 0: give '
+                   'one that all hosts share')

@@ -1,4 +1,5 @@
-"""Penalties on a Rendering of any batch shape; each is a mean over rays, so its weight does not depend on the image size."""
+"""Penalties on a Rendering of any batch shape; each is a mean over rays, so its weight does not
+depend on the image size."""
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -6,7 +7,8 @@ from jaxdreamer.types import Rendering
 
 
 def orientation(out: Rendering) -> Float[Array, '']:
-  """Normals of visible points face the camera; mean over the rays that hit anything. Ref-NeRF Eq. 11."""
+  """Normals of visible points face the camera; mean over the rays that hit anything. Ref-NeRF Eq.
+  11."""
   return jnp.sum(out.orientation) / jnp.maximum(jnp.sum(out.opacity > 1e-3), 1)
 
 
@@ -21,7 +23,8 @@ def sparsity(out: Rendering) -> Float[Array, '']:
 
 
 def opaque(out: Rendering) -> Float[Array, '']:
-  """Binary entropy: a ray hits or misses. Clamped to [1e-3, 1 - 1e-3], beyond which its gradient is 0."""
+  """Binary entropy: a ray hits or misses. Clamped to [1e-3, 1 - 1e-3], beyond which its gradient is
+  0."""
   o = jnp.clip(out.opacity, 1e-3, 1. - 1e-3)
   return -jnp.mean(o * jnp.log(o) + (1. - o) * jnp.log1p(-o))
 
@@ -37,6 +40,8 @@ def eikonal(out: Rendering) -> Float[Array, '']:
 
 
 def z_variance(out: Rendering) -> Float[Array, '']:
-  """The variance of distance along the rays that mostly hit, over the part of them that does. HiFA Eq. 13."""
+  """The variance of distance along the rays that mostly hit, over the part of them that does. HiFA
+  Eq. 13."""
   hit = out.opacity > .5
-  return jnp.sum(jnp.where(hit, out.z_variance / jnp.maximum(out.opacity, .5), 0.)) / jnp.maximum(jnp.sum(hit), 1)
+  return jnp.sum(jnp.where(hit, out.z_variance / jnp.maximum(out.opacity, .5), 0.)) / jnp.maximum(
+      jnp.sum(hit), 1)

@@ -1,10 +1,12 @@
-"""Scene x rays -> Rendering: sampling, field, compositing, shading; chunks and rematerialisation are here and nowhere else.
+"""Scene x rays -> Rendering: sampling, field, compositing, shading; chunks and rematerialization
+are here and nowhere else.
 
-A ray is sampled only inside the ball of `radius` around 0; rays that miss have opacity 0 and show the background.
-`field` is scene.field with its code bound, `distance` scene.distance likewise, or None; `background` maps a unit direction [3]
-to a colour [3].
-The full record always comes back: what the caller does not use (normals above all) the compiler drops, provided that the
-function under jit, or under jax.vjp, does not return it.
+A ray is sampled only inside the ball of `radius` around 0; rays that miss have opacity 0 and show
+the background.
+`field` is scene.field with its code bound, `distance` scene.distance likewise, or None;
+`background` maps a unit direction [3] to a color [3].
+The full record always comes back: what the caller does not use (normals above all) the compiler
+drops, provided that the function under jit, or under jax.vjp, does not return it.
 """
 from functools import partial
 from typing import Callable, NamedTuple
@@ -17,12 +19,12 @@ from jaxdreamer import cameras, volume
 from jaxdreamer.scenes import fields
 from jaxdreamer.types import Camera, Rays, Rendering
 
-SLOPES = 4                             # the distance's slope is asked at one sample of so many: it costs four distances
+SLOPES = 4  # the distance's slope is asked at one sample of so many: it costs four distances
 
 
 class Light(NamedTuple):
-  """DreamFusion's shading: rho (ambient + diffuse max(0, n . l)), with rho = 1 where textureless = 1; where `normals` = 1, the
-  normal as a colour, (1 + n) / 2."""
+  """DreamFusion's shading: rho (ambient + diffuse max(0, n . l)), with rho = 1 where textureless =
+  1; where `normals` = 1, the normal as a color, (1 + n) / 2."""
   position: Float[Array, '3']
   ambient: Float[Array, '']
   diffuse: Float[Array, '']
@@ -31,76 +33,94 @@ class Light(NamedTuple):
 
 
 def sample_light(key: Key[Array, ''], camera: Camera, *, shaded: Float[Array, ''] | float = .75,
-                 textureless: Float[Array, ''] | float = .5, distance: tuple[float, float] = (.8, 1.5), relative: bool = True,
+                 textureless: Float[Array, ''] | float = .5,
+                 distance: tuple[float, float] = (.8, 1.5), relative: bool = True,
                  jitter: float = 1., normals: bool = False) -> Light:
-  """DreamFusion A.2: direction ~ N(camera position, jitter^2 I), distance U(.8, 1.5), here as parts of the camera's unless
-  `relative` is False; albedo with 1 - `shaded`. `normals` lets the textureless views show those (CSD's released code)."""
+  """DreamFusion A.2: direction ~ N(camera position, jitter^2 I), distance U(.8, 1.5), here as parts
+  of the camera's unless `relative` is False; albedo with 1 - `shaded`. `normals` lets the
+  textureless views show those (CSD's released code)."""
   k_direction, k_distance, k_shaded, k_textureless = jax.random.split(key, 4)
   position = camera.world_from_camera[:3, 3]
   direction = cameras.normalize(position + jitter * jax.random.normal(k_direction, (3,)))
-  far = jax.random.uniform(k_distance, (), minval=distance[0], maxval=distance[1]) * (camera.distance if relative else 1.)
+  far = jax.random.uniform(k_distance, (), minval=distance[0],
+                           maxval=distance[1]) * (camera.distance if relative else 1.)
   lit = jax.random.bernoulli(k_shaded, shaded).astype(jnp.float32)
   plain = lit * jax.random.bernoulli(k_textureless, textureless).astype(jnp.float32)
   return Light(far * direction, 1. - .9 * lit, .9 * lit, plain, plain if normals else None)
 
 
-def shade(light: Light, albedo: Float[Array, '3'], normal: Float[Array, '3'], xyz: Float[Array, '3']) -> Float[Array, '3']:
-  """The colour of one point."""
+def shade(light: Light, albedo: Float[Array, '3'], normal: Float[Array, '3'],
+          xyz: Float[Array, '3']) -> Float[Array, '3']:
+  """The color of one point."""
   toward = cameras.normalize(light.position - xyz)
   rho = light.textureless + (1. - light.textureless) * albedo
   lit = rho * (light.ambient + light.diffuse * jnp.maximum(jnp.sum(normal * toward), 0.))
   return lit if light.normals is None else jnp.where(light.normals > 0., .5 + .5 * normal, lit)
 
 
-def trace(field: Callable, ray: Rays, u: Float[Array, 'S'], u_fine: Float[Array, 'N'], *, radius: float,
-          background: Callable, light: Light | None, normals: Callable, distance: Callable | None) -> Rendering:
-  """One ray. u places a sample in each of S equal intervals. Where N > 0 those only propose (without gradient, density
-  alone) N intervals of equal weight, which u_fine samples."""
+def trace(field: Callable, ray: Rays, u: Float[Array, 'S'], u_fine: Float[Array, 'N'], *,
+          radius: float,
+          background: Callable, light: Light | None, normals: Callable,
+          distance: Callable | None) -> Rendering:
+  """One ray. u places a sample in each of S equal intervals. Where N > 0 those only propose
+  (without gradient, density alone) N intervals of equal weight, which u_fine samples."""
   near, far = volume.ball_interval(ray.origin, ray.direction, radius)
-  along = lambda dist: ray.origin[:, None] + ray.direction[:, None] * dist[None]                  # [3, S]
+  along = lambda dist: ray.origin[:, None] + ray.direction[:, None] * dist[None]  # [3, S]
   dist = near + (far - near) * jnp.linspace(0., 1., u.size + 1)
   if u_fine.size:
     density, _ = jax.vmap(field, 1)(along(near + (far - near) * u))
     weights, _ = volume.alpha_weights(density, dist)
-    dist = volume.invert_cdf(jnp.linspace(0., 1., u_fine.size + 1), dist, volume.spread(weights, dist, share=.25))
+    dist = volume.invert_cdf(jnp.linspace(0., 1., u_fine.size + 1), dist,
+                             volume.spread(weights, dist, share=.25))
     dist, u = jax.lax.stop_gradient(dist), u_fine
   s = u.size
-  point = dist[:-1] + jnp.diff(dist) * (u * s - jnp.arange(s))                     # the place of u in its own stratum
+  point = dist[:-1] + jnp.diff(dist) * (u * s - jnp.arange(s))  # the place of u in its own stratum
   xyz = along(point)
   density, features, normal = jax.vmap(partial(normals, field), 1, (0, 1, 1))(xyz)
   weights, trans = volume.alpha_weights(density, dist)
-  colour = features[:3] if light is None else jax.vmap(partial(shade, light), 1, 1)(features[:3], normal, xyz)
+  color = features[:3] if light is None else jax.vmap(partial(shade, light), 1,
+                                                      1)(features[:3], normal, xyz)
   depth = volume.expected_depth(weights, dist, fields.length(ray.origin) + radius)
   away = jnp.maximum(jnp.sum(normal * ray.direction[:, None], 0), 0.)
   return Rendering(
-    rgb=volume.composite(weights, colour) + trans * background(ray.direction),
+    rgb=volume.composite(weights, color) + trans * background(ray.direction),
     opacity=1. - trans,
     depth=depth,
     normal=volume.composite(weights, normal),
     orientation=volume.composite(jax.lax.stop_gradient(weights), away ** 2),
     distortion=volume.distortion(weights, dist / (2. * radius)),
     z_variance=volume.composite(weights, (volume.midpoints(dist) - depth) ** 2),
-    eikonal=jnp.mean(jax.vmap(partial(fields.eikonal, distance), 1)(xyz[:, ::SLOPES])) if distance else jnp.zeros(()))
+    eikonal=jnp.mean(jax.vmap(partial(fields.eikonal, distance), 1)(xyz[:, ::SLOPES])) if distance
+    else jnp.zeros(()))
 
 
 def white(direction: Float[Array, '3']) -> Float[Array, '3']:
   return jnp.ones(3)
 
 
-def image(key: Key[Array, ''], field: Callable, camera: Camera, *, size: int, samples: int, fine: int = 0,
-          radius: float = 1., jitter: float = 1., background: Callable = white, light: Light | None = None,
-          normals: Callable = fields.gradient_normals, distance: Callable | None = None, chunk: int | None = None,
+def image(key: Key[Array, ''], field: Callable, camera: Camera, *, size: int, samples: int,
+          fine: int = 0,
+          radius: float = 1., jitter: float = 1., background: Callable = white,
+          light: Light | None = None,
+          normals: Callable = fields.gradient_normals, distance: Callable | None = None,
+          chunk: int | None = None,
           remat: bool = False) -> Rendering:
-  """The [size, size] Rendering of one camera; vmap over cameras, keys and lights. `jitter` = 0 makes it deterministic.
+  """The [size, size] Rendering of one camera; vmap over cameras, keys and lights. `jitter` = 0
+  makes it deterministic.
 
-  light None shows the albedo. `chunk` rays at a time bounds memory; `remat` recomputes a ray (a chunk) in the backward pass.
+  light None shows the albedo. `chunk` rays at a time bounds memory; `remat` recomputes a ray (a
+  chunk) in the backward pass.
   """
   k_coarse, k_fine = jax.random.split(key)
   def uniforms(k, n):
-    return jax.vmap(partial(volume.stratified, n=n, jitter=jitter))(jax.random.split(k, size * size))
-  one = partial(trace, field, radius=radius, background=background, light=light, normals=normals, distance=distance)
+    return jax.vmap(partial(volume.stratified, n=n, jitter=jitter))(
+        jax.random.split(k, size * size))
+  one = partial(trace, field, radius=radius, background=background, light=light, normals=normals,
+                distance=distance)
   one = jax.checkpoint(one) if remat else one
-  args = jax.tree.map(lambda a: a.reshape(size * size, 3), cameras.rays(camera, size)), uniforms(k_coarse, samples), \
+  args = jax.tree.map(lambda a: a.reshape(size * size, 3), cameras.rays(camera, size)), uniforms(
+      k_coarse, samples), \
       uniforms(k_fine, fine)
-  out = jax.vmap(one)(*args) if chunk is None else jax.lax.map(lambda a: one(*a), args, batch_size=chunk)
+  out = jax.vmap(one)(*args) if chunk is None else jax.lax.map(lambda a: one(*a), args,
+                                                               batch_size=chunk)
   return jax.tree.map(lambda a: a.reshape(size, size, *a.shape[1:]), out)

@@ -1,10 +1,12 @@
-"""The draws of a step, for any estimator: where in (t, camera) space each view stands, and its noise.
+"""The draws of a step, for any estimator: where in (t, camera) space each view stands, and its
+noise.
 
-A design maps (key, view ids, number of views in the step, dimensions) to u in [0, 1). It sees *all* views of the step,
-whatever device holds them: every device draws the same permutation and picks its own rows, so the numbers do not depend
-on how many devices there are. Most of the variance of a score-distillation gradient comes from t and from the camera, and
-a stratified design removes much of it at no cost and without bias. Several draws for one render share its cost, and the
-pullback's: it is linear, so their residuals are averaged before it (CARV, Bettencourt et al. 2026).
+A design maps (key, view ids, number of views in the step, dimensions) to u in [0, 1). It sees *all*
+views of the step, whatever device holds them: every device draws the same permutation and picks its
+own rows, so the numbers do not depend on how many devices there are. Most of the variance of a
+score-distillation gradient comes from t and from the camera, and a stratified design removes much
+of it at no cost and without bias. Several draws for one render share its cost, and the pullback's:
+it is linear, so their residuals are averaged before it (CARV, Bettencourt et al. 2026).
 """
 import math
 from typing import Callable
@@ -21,30 +23,38 @@ def by_view(key, ids):
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
 
 
-def independent(key: Key[Array, ''], ids: Int[Array, 'V'], *, views: int, dims: int) -> Float[Array, 'V dims']:
+def independent(key: Key[Array, ''], ids: Int[Array, 'V'], *, views: int,
+                dims: int) -> Float[Array, 'V dims']:
   """u ~ U[0, 1), independent: SDS as published."""
   return jax.vmap(lambda k: jax.random.uniform(k, (dims,)))(by_view(key, ids))
 
 
-def stratified(key: Key[Array, ''], ids: Int[Array, 'V'], *, views: int, dims: int) -> Float[Array, 'V dims']:
-  """Latin hypercube (McKay et al. 1979): along every dimension each of `views` equal strata holds exactly one view."""
+def stratified(key: Key[Array, ''], ids: Int[Array, 'V'], *, views: int,
+               dims: int) -> Float[Array, 'V dims']:
+  """Latin hypercube (McKay et al. 1979): along every dimension each of `views` equal strata holds
+  exactly one view."""
   k_cell, k_place = jax.random.split(key)
-  cell = jax.vmap(lambda k: jax.random.permutation(k, views)[ids], out_axes=1)(jax.random.split(k_cell, dims))
+  cell = jax.vmap(lambda k: jax.random.permutation(k, views)[ids],
+                  out_axes=1)(jax.random.split(k_cell, dims))
   return (cell + independent(k_place, ids, views=views, dims=dims)) / views
 
 
-def lattice(key: Key[Array, ''], ids: Int[Array, 'V'], *, views: int, dims: int) -> Float[Array, 'V dims']:
-  """Rank-1 lattice (Korobov 1959), its generators and its shift drawn anew each step: along every dimension the views stand
-  at exactly equal distances, and pairs of dimensions are spread as well where there are views enough."""
+def lattice(key: Key[Array, ''], ids: Int[Array, 'V'], *, views: int,
+            dims: int) -> Float[Array, 'V dims']:
+  """Rank-1 lattice (Korobov 1959), its generators and its shift drawn anew each step: along every
+  dimension the views stand at exactly equal distances, and pairs of dimensions are spread as well
+  where there are views enough."""
   units = jnp.asarray([g for g in range(1, views + 1) if math.gcd(g, views) == 1])
   k_generator, k_shift = jax.random.split(key)
   generator = units[jax.random.randint(k_generator, (dims,), 0, len(units))]
   return (ids[:, None] * generator[None] / views + jax.random.uniform(k_shift, (1, dims))) % 1.
 
 
-def rings(key: Key[Array, ''], ids: Int[Array, 'V'], *, views: int, dims: int) -> Float[Array, 'V dims']:
-  """Each RING successive views are one scene: they share all dimensions (elevation, distance, fov, t) but the first, the
-  azimuth, where they stand at equal distances. The rings of a step are stratified, their azimuths within one such distance.
+def rings(key: Key[Array, ''], ids: Int[Array, 'V'], *, views: int,
+          dims: int) -> Float[Array, 'V dims']:
+  """Each RING successive views are one scene: they share all dimensions (elevation, distance, fov,
+  t) but the first, the azimuth, where they stand at equal distances. The rings of a step are
+  stratified, their azimuths within one such distance.
   Views of a ring must be on one device."""
   k_rings, k_turn = jax.random.split(key)
   u = stratified(k_rings, ids // RING, views=views // RING, dims=dims)
@@ -56,26 +66,32 @@ DESIGNS = {'independent': independent, 'stratified': stratified, 'lattice': latt
 
 
 def shared(v: Float[Array, 'V'], n: int) -> Float[Array, 'V']:
-  """What each view drew, but the n successive views of a scene all take what the first of them drew."""
+  """What each view drew, but the n successive views of a scene all take what the first of them
+  drew."""
   return jnp.repeat(v[::n], n)
 
 
-def inverse_cdf(u: Float[Array, '*n'], density: tuple[float, ...]) -> tuple[Float[Array, '*n'], Float[Array, '*n']]:
-  """u ~ U[0, 1) -> a number in [0, 1) of the histogram `density` (equal bins, any scale), and its weight p / q against the
-  uniform density. Monotonic: what is stratified in u is so in the result."""
+def inverse_cdf(u: Float[Array, '*n'], density: tuple[float, ...]) -> tuple[Float[Array, '*n'],
+                                                                            Float[Array, '*n']]:
+  """u ~ U[0, 1) -> a number in [0, 1) of the histogram `density` (equal bins, any scale), and its
+  weight p / q against the uniform density. Monotonic: what is stratified in u is so in the
+  result."""
   q = jnp.asarray(density) / sum(density)                # mass of each bin
   edges = jnp.concatenate([jnp.zeros(1), jnp.cumsum(q)[:-1], jnp.ones(1)])
   b = jnp.clip(jnp.searchsorted(edges, u, side='right') - 1, 0, len(density) - 1)
   return (b + jnp.clip((u - edges[b]) / q[b], 0., 1.)) / len(density), 1. / (len(density) * q[b])
 
 
-def draws(key: Key[Array, ''], u: Float[Array, 'V M'], ids: Int[Array, 'V'], *, t_min: Float[Array, ''] | float,
-          t_max: Float[Array, ''] | float, shape: tuple[int, ...], density: tuple[float, ...] = (1.,),
+def draws(key: Key[Array, ''], u: Float[Array, 'V M'], ids: Int[Array, 'V'], *,
+          t_min: Float[Array, ''] | float,
+          t_max: Float[Array, ''] | float, shape: tuple[int, ...],
+          density: tuple[float, ...] = (1.,),
           antithetic: bool = False) -> Draws:
-  """The N = V M draws of a step, those of one view side by side; N = 2 V M when `antithetic`: then each (t, eps) is followed
-  by (t, -eps).
+  """The N = V M draws of a step, those of one view side by side; N = 2 V M when `antithetic`: then
+  each (t, eps) is followed by (t, -eps).
 
-  t = t_min + v (t_max - t_min) with v of the histogram `density`: draw j of a view takes u from the j-th of M strata.
+  t = t_min + v (t_max - t_min) with v of the histogram `density`: draw j of a view takes u from the
+  j-th of M strata.
   eps ~ N(0, I) of latent `shape`; `weight` keeps the mean what a uniform density gives.
   """
   k_eps, k_more = jax.random.split(key)
@@ -86,11 +102,14 @@ def draws(key: Key[Array, ''], u: Float[Array, 'V M'], ids: Int[Array, 'V'], *, 
   if antithetic:
     place, weight = (jnp.repeat(a, 2, 1) for a in (place, weight))
     eps = flat(jnp.stack([eps, -eps], 2)).reshape(len(ids), 2 * each, *shape)
-  more = by_view(k_more, ids) if place.shape[1] == 1 else flat(jax.vmap(lambda k: jax.random.split(k, place.shape[1]))(
-    by_view(k_more, ids)))
-  return Draws(t=t_min + flat(place) * (t_max - t_min), eps=flat(eps), weight=flat(weight), key=more)
+  more = by_view(k_more, ids) if place.shape[1] == 1 else flat(
+      jax.vmap(lambda k: jax.random.split(k, place.shape[1]))(
+by_view(k_more, ids)))
+  return Draws(t=t_min + flat(place) * (t_max - t_min), eps=flat(eps), weight=flat(weight),
+               key=more)
 
 
 def make_draw(*, t_min: Callable, t_max: Callable, **options) -> Callable:
   """(key, u, ids, step) -> Draws, with t's range given by two schedules of the step."""
-  return lambda key, u, ids, step: draws(key, u, ids, t_min=t_min(step), t_max=t_max(step), **options)
+  return lambda key, u, ids, step: draws(key, u, ids, t_min=t_min(step), t_max=t_max(step),
+                                         **options)

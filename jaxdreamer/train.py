@@ -1,8 +1,10 @@
-"""python -m jaxdreamer.train --config=configs/toybox.py --config.prompt="a red cube" [--workdir=runs/cube]
+"""python -m jaxdreamer.train --config=configs/toybox.py \\
+    --config.prompt="a red cube" [--workdir=runs/cube]
 
-Text -> 3D. Writes checkpoints, metrics, previews, a film, a mesh, scores and report.html into the workdir, and goes on by
-itself where an earlier start of the same command was stopped or killed. Leaves with status 0 when the object is made, 1 on
-an error or a failed output, 2 on a wrong command line, 75 when it was told to stop and can be started again.
+Text -> 3D. Writes checkpoints, metrics, previews, a film, a mesh, scores and report.html into the
+workdir, and goes on by itself where an earlier start of the same command was stopped or killed.
+Leaves with status 0 when the object is made, 1 on an error or a failed output, 2 on a wrong command
+line, 75 when it was told to stop and can be started again.
 """
 import pathlib
 import re
@@ -16,8 +18,10 @@ from jaxdreamer import build, checkpoints, cli, loop, options, places, processes
 
 def default_workdir(config) -> pathlib.Path:
   """runs/a-red-cube-1a2b3c4d: the same for the same run, however long its prompt."""
-  slug = re.sub(r'[^a-z0-9]+', '-', (config.corpus.path or config.prompt).lower()).strip('-')[:40].rstrip('-')
-  run = checkpoints.fingerprint(config.to_dict(), contents=places.contents(options.expanded(config)))
+  slug = re.sub(r'[^a-z0-9]+', '-', (config.corpus.path or config.prompt).lower()).strip('-')[
+      :40].rstrip('-')
+  run = checkpoints.fingerprint(config.to_dict(),
+                                contents=places.contents(options.expanded(config)))
   return pathlib.Path('runs') / f'{slug or "run"}-{run[:8]}'
 
 
@@ -27,8 +31,10 @@ def main() -> int:
     raise ValueError('give a config: --config=configs/toybox.py')
   if config.mesh.distributed or config.mesh.coordinator:
     own = ('mesh.coordinator', 'mesh.process', 'mesh.wait')
-    alike = {name: value for name, value in checkpoints.flatten(config.to_dict()).items() if name not in own}
-    processes.join(coordinator=config.mesh.coordinator, processes=config.mesh.processes, process=config.mesh.process,
+    alike = {name: value for name, value in checkpoints.flatten(config.to_dict()).items()
+             if name not in own}
+    processes.join(coordinator=config.mesh.coordinator, processes=config.mesh.processes,
+                   process=config.mesh.process,
                    wait=config.mesh.wait, run=alike)
   cli.compile_cache()
   folder = options.place(workdir) if workdir else default_workdir(config)
@@ -36,7 +42,8 @@ def main() -> int:
     mesh = build.make_mesh(config)
     if (said := options.idle(config, mesh)) and processes.first():
       print(f'warning: {said}', flush=True)
-    outcome = loop.run(config, folder, mesh, command=shlex.join(['python', '-m', 'jaxdreamer.train', *sys.argv[1:]]))
+    outcome = loop.run(config, folder, mesh,
+                       command=shlex.join(['python', '-m', 'jaxdreamer.train', *sys.argv[1:]]))
   if outcome.why in loop.SIGNALS:
     return cli.STOPPED
   if processes.first():

@@ -1,22 +1,25 @@
 """The calculus of one ray, as pure functions of arrays along it.
 
-A ray is cut into S intervals by S + 1 sorted edges `dist`; density is constant inside an interval (Max 1995, NeRF Eq. 3).
-`weights` [S] and the final transmittance `trans` sum to 1. Samples are always the last axis; callers vmap over rays.
+A ray is cut into S intervals by S + 1 sorted edges `dist`; density is constant inside an interval
+(Max 1995, NeRF Eq. 3).
+`weights` [S] and the final transmittance `trans` sum to 1. Samples are always the last axis;
+callers vmap over rays.
 """
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 
-def alpha_weights(density: Float[Array, 'S'], dist: Float[Array, 'S+1']) -> tuple[Float[Array, 'S'], Float[Array, '']]:
+def alpha_weights(density: Float[Array, 'S'], dist: Float[Array, 'S+1']) -> tuple[
+    Float[Array, 'S'], Float[Array, '']]:
   """Probability that light ends in each interval, and that it passes all of them."""
-  depth = jnp.cumsum(density * jnp.diff(dist))                             # optical depth at the far edge of an interval
+  depth = jnp.cumsum(density * jnp.diff(dist))  # optical depth at the far edge of an interval
   trans = jnp.exp(-jnp.concatenate([jnp.zeros(1), depth]))
-  return trans[:-1] - trans[1:], trans[-1]                                 # telescopes: the sum is 1 by construction
+  return trans[:-1] - trans[1:], trans[-1]  # telescopes: the sum is 1 by construction
 
 
 def composite(weights: Float[Array, 'S'], values: Float[Array, '*f S']) -> Float[Array, '*f']:
-  """sum_i w_i values_i: what the hit part contributes; the background adds trans * colour."""
+  """sum_i w_i values_i: what the hit part contributes; the background adds trans * color."""
   return jnp.sum(jnp.broadcast_to(weights, values.shape) * values, -1)
 
 
@@ -25,36 +28,44 @@ def midpoints(dist: Float[Array, 'n']) -> Float[Array, 'n-1']:
 
 
 def stratified(key: Key[Array, ''], n: int, *, jitter: float = 1.) -> Float[Array, 'n']:
-  """One number in each of n equal strata of [0, 1], sorted: uniform for jitter = 1, the middle for jitter = 0."""
+  """One number in each of n equal strata of [0, 1], sorted: uniform for jitter = 1, the middle for
+  jitter = 0."""
   return (jnp.arange(n) + .5 + jitter * (jax.random.uniform(key, (n,)) - .5)) / n
 
 
-def invert_cdf(u: Float[Array, 'n'], dist: Float[Array, 'm'], weights: Float[Array, 'm-1']) -> Float[Array, 'n']:
-  """Distances below which a share u of the weight lies; sorted where u is. With no weight at all, intervals count equally."""
-  mass = weights + 1e-6 * jnp.mean(weights) + 1e-20                        # strictly increasing, so it has an inverse
+def invert_cdf(u: Float[Array, 'n'], dist: Float[Array, 'm'],
+               weights: Float[Array, 'm-1']) -> Float[Array, 'n']:
+  """Distances below which a share u of the weight lies; sorted where u is. With no weight at all,
+  intervals count equally."""
+  mass = weights + 1e-6 * jnp.mean(weights) + 1e-20  # strictly increasing, so it has an inverse
   cdf = jnp.concatenate([jnp.zeros(1), jnp.cumsum(mass)])
   return jnp.interp(u, cdf / cdf[-1], dist)
 
 
-def spread(weights: Float[Array, 'S'], dist: Float[Array, 'S+1'], *, share: float) -> Float[Array, 'S']:
-  """Proposal weights: the larger of each interval and its neighbours (mip-NeRF Eq. 18 blurs likewise), mixed with uniform."""
+def spread(weights: Float[Array, 'S'], dist: Float[Array, 'S+1'], *,
+           share: float) -> Float[Array, 'S']:
+  """Proposal weights: the larger of each interval and its neighbors (mip-NeRF Eq. 18 blurs
+  likewise), mixed with uniform."""
   padded = jnp.pad(weights, 1, mode='edge')
   wide = jnp.maximum(weights, jnp.maximum(padded[:-2], padded[2:]))
   length = jnp.diff(dist) / jnp.maximum(dist[-1] - dist[0], 1e-9)
   return (1. - share) * wide / jnp.maximum(jnp.sum(wide), 1e-9) + share * length
 
 
-def expected_depth(weights: Float[Array, 'S'], dist: Float[Array, 'S+1'], far: Float[Array, '']) -> Float[Array, '']:
-  """Mean distance of the hit part; goes to `far` as the opacity goes to 0, with bounded gradients on the way."""
+def expected_depth(weights: Float[Array, 'S'], dist: Float[Array, 'S+1'],
+                   far: Float[Array, '']) -> Float[Array, '']:
+  """Mean distance of the hit part; goes to `far` as the opacity goes to 0, with bounded gradients
+  on the way."""
   opacity = jnp.sum(weights)
   rest = 1e-2 * jnp.maximum(1. - opacity, 0.)
   return (composite(weights, midpoints(dist)) + rest * far) / jnp.maximum(opacity + rest, 1e-2)
 
 
 def distortion(weights: Float[Array, 'S'], dist: Float[Array, 'S+1']) -> Float[Array, '']:
-  """sum_ij w_i w_j |m_i - m_j| + 1/3 sum_i w_i^2 delta_i, mip-NeRF 360 Eq. 15, in O(S) because m is sorted."""
+  """sum_ij w_i w_j |m_i - m_j| + 1/3 sum_i w_i^2 delta_i, mip-NeRF 360 Eq. 15, in O(S) because m is
+  sorted."""
   m = midpoints(dist)
-  m = m - m[0]                                                             # differences of distances: keep the digits
+  m = m - m[0]  # differences of distances: keep the digits
   before = jnp.cumsum(weights) - weights
   moment = jnp.cumsum(weights * m) - weights * m
   return 2. * jnp.sum(weights * (m * before - moment)) + jnp.sum(weights ** 2 * jnp.diff(dist)) / 3.
@@ -62,7 +73,8 @@ def distortion(weights: Float[Array, 'S'], dist: Float[Array, 'S+1']) -> Float[A
 
 def ball_interval(origin: Float[Array, '3'], direction: Float[Array, '3'], radius: float,
                   ) -> tuple[Float[Array, ''], Float[Array, '']]:
-  """Where a ray enters and leaves the ball around 0; an empty interval at the nearest point for a ray that misses."""
+  """Where a ray enters and leaves the ball around 0; an empty interval at the nearest point for a
+  ray that misses."""
   nearest = -jnp.sum(origin * direction)
   chord2 = radius ** 2 - jnp.sum(origin ** 2) + nearest ** 2
   half = jnp.where(chord2 > 0., jnp.sqrt(jnp.maximum(chord2, 1e-12)), 0.)

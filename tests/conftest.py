@@ -1,17 +1,21 @@
-"""Four CPU devices, strict ranks, shapes checked by jaxtyping, and compiling that is quick and kept for a second run."""
+"""Four CPU devices, strict ranks, shapes checked by jaxtyping, and compiling that is quick and kept
+for a second run."""
 import os
 import pathlib
 import subprocess
 import sys
 
-# Most of the suite's time is XLA's: with these a test's programs compile in 60% of it, and run a little slower.
+# Most of the suite's time is XLA's: with these a test's programs compile in 60% of it, and run a
+# little slower.
 QUICK = ('--xla_backend_optimization_level=1', '--xla_cpu_use_fusion_emitters=false')
 
 
 def starts(flags: str) -> bool:
   """Whether XLA takes these flags: a process that gives it one of another version ends."""
-  return not subprocess.run([sys.executable, '-c', 'import jax; jax.devices()'], capture_output=True,
-                            env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags}).returncode
+  return not subprocess.run([sys.executable, '-c', 'import jax; jax.devices()'],
+                            capture_output=True,
+                            env={**os.environ, 'JAX_PLATFORMS': 'cpu',
+                                 'XLA_FLAGS': flags}).returncode
 
 
 def with_quick(given: str) -> str:
@@ -40,7 +44,8 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_compilation_cache_dir', str(caches / f'tests-{jax.__version__}'))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', .5)
 
-# types.py is left out: jax rebuilds its records with specs, shapes or None in place of arrays, and may.
+# types.py is left out: jax rebuilds its records with specs, shapes or None in place of arrays, and
+# may.
 checked = [f'jaxdreamer.{path.stem}' for path in sorted((ROOT / 'jaxdreamer').iterdir())
            if path.stem not in ('types', '__init__', '__pycache__', 'assets')]
 install_import_hook(checked, 'beartype.beartype')

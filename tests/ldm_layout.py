@@ -1,9 +1,11 @@
-"""The original latent-diffusion code's names for diffusers' and transformers' tensors, written from those names: the
-way back from jaxdreamer/nn/single_file.py, built block by block where that reads a file's structure from its keys.
+"""The original latent-diffusion code's names for diffusers' and transformers' tensors, written from
+those names: the way back from jaxdreamer/nn/single_file.py, built block by block where that reads a
+file's structure from its keys.
 parity/test_single_file_parity.py holds it to diffusers' own converter."""
 import numpy as np
 
-RESNET = {'norm1': 'in_layers.0', 'conv1': 'in_layers.2', 'time_emb_proj': 'emb_layers.1', 'norm2': 'out_layers.0',
+RESNET = {'norm1': 'in_layers.0', 'conv1': 'in_layers.2', 'time_emb_proj': 'emb_layers.1',
+          'norm2': 'out_layers.0',
           'conv2': 'out_layers.3', 'conv_shortcut': 'skip_connection'}
 
 
@@ -12,7 +14,8 @@ def unet(tensors, config):
   levels, layers = len(config['block_out_channels']), config['layers_per_block']
   blocks = {'conv_in': 'input_blocks.0.0', 'conv_norm_out': 'out.0', 'conv_out': 'out.2',
             'time_embedding.linear_1': 'time_embed.0', 'time_embedding.linear_2': 'time_embed.2',
-            'class_embedding.linear_1': 'camera_embed.0', 'class_embedding.linear_2': 'camera_embed.2',
+            'class_embedding.linear_1': 'camera_embed.0',
+            'class_embedding.linear_2': 'camera_embed.2',
             'add_embedding.linear_1': 'label_emb.0.0', 'add_embedding.linear_2': 'label_emb.0.2',
             'mid_block.resnets.0': 'middle_block.0', 'mid_block.attentions.0': 'middle_block.1',
             'mid_block.resnets.1': 'middle_block.2'}
@@ -30,7 +33,8 @@ def unet(tensors, config):
       blocks[f'up_blocks.{level}.resnets.{layer}'] = f'output_blocks.{n}.0'
       blocks[f'up_blocks.{level}.attentions.{layer}'] = f'output_blocks.{n}.1'
       n += 1
-    blocks[f'up_blocks.{level}.upsamplers.0'] = f'output_blocks.{n - 1}.{2 if kind == "CrossAttnUpBlock2D" else 1}'
+    last = 2 if kind == 'CrossAttnUpBlock2D' else 1
+    blocks[f'up_blocks.{level}.upsamplers.0'] = f'output_blocks.{n - 1}.{last}'
   out = {}
   for key, value in tensors.items():
     block = max((b for b in blocks if key.startswith(f'{b}.')), key=len)
@@ -43,7 +47,8 @@ def unet(tensors, config):
 
 
 def vae(tensors, config):
-  """{LDM key: tensor} of an autoencoder: the decoder's levels count from the image, the attention is a convolution."""
+  """{LDM key: tensor} of an autoencoder: the decoder's levels count from the image, the attention
+  is a convolution."""
   last = len(config['block_out_channels']) - 1
   attention = {'group_norm': 'norm', 'to_q': 'q', 'to_k': 'k', 'to_v': 'v', 'to_out': 'proj_out'}
   out = {}
@@ -51,8 +56,10 @@ def vae(tensors, config):
     words = key.split('.')
     if words[1] in ('down_blocks', 'up_blocks'):
       side, level, kind, rest = words[1], int(words[2]), words[3], words[4:]
-      head = [words[0], 'down', str(level)] if side == 'down_blocks' else [words[0], 'up', str(last - level)]
-      words = head + (['block', *rest] if kind == 'resnets' else [kind.removesuffix('rs'), *rest[1:]])
+      head = [words[0], 'down', str(level)] if side == 'down_blocks' else [words[0], 'up',
+                                                                           str(last - level)]
+      words = head + (['block', *rest] if kind == 'resnets'
+                      else [kind.removesuffix('rs'), *rest[1:]])
       words = ['nin_shortcut' if w == 'conv_shortcut' else w for w in words]
     elif words[1] == 'mid_block' and words[2] == 'resnets':
       words = [words[0], 'mid', f'block_{int(words[3]) + 1}', *words[4:]]
@@ -68,9 +75,12 @@ def vae(tensors, config):
 
 def open_clip(tensors):
   """{OpenCLIP key: tensor} of a text tower, of whose names `text_model.` has been taken."""
-  names = {'layer_norm1': 'ln_1', 'layer_norm2': 'ln_2', 'fc1': 'c_fc', 'fc2': 'c_proj', 'self_attn': 'attn'}
-  tables = {'embeddings.position_embedding.weight': 'positional_embedding', 'embeddings.token_embedding.weight':
-            'token_embedding.weight', 'final_layer_norm.weight': 'ln_final.weight', 'final_layer_norm.bias': 'ln_final.bias'}
+  names = {'layer_norm1': 'ln_1', 'layer_norm2': 'ln_2', 'fc1': 'c_fc', 'fc2': 'c_proj',
+           'self_attn': 'attn'}
+  tables = {'embeddings.position_embedding.weight': 'positional_embedding',
+            'embeddings.token_embedding.weight':
+            'token_embedding.weight', 'final_layer_norm.weight': 'ln_final.weight',
+            'final_layer_norm.bias': 'ln_final.bias'}
   out = {}
   for key, value in tensors.items():
     words = key.split('.')
@@ -80,7 +90,9 @@ def open_clip(tensors):
       out['text_projection'] = np.ascontiguousarray(value.T)
     elif words[-2] == 'q_proj':
       k, v = (tensors[key.replace('q_proj', name)] for name in ('k_proj', 'v_proj'))
-      out[f'transformer.resblocks.{words[2]}.attn.in_proj_{words[-1]}'] = np.concatenate([value, k, v])
+      out[f'transformer.resblocks.{words[2]}.attn.in_proj_{words[-1]}'] = np.concatenate(
+          [value, k, v])
     elif words[-2] not in ('k_proj', 'v_proj'):
-      out['.'.join(['transformer.resblocks', words[2], *(names.get(w, w) for w in words[3:])])] = value
+      out['.'.join(['transformer.resblocks', words[2],
+                    *(names.get(w, w) for w in words[3:])])] = value
   return out

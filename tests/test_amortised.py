@@ -1,15 +1,19 @@
-"""A generator from corpus to gallery: trained, killed and resumed, asked for prompts it never saw, scored."""
+"""A generator from corpus to gallery: trained, killed and resumed, asked for prompts it never saw,
+scored."""
 import jax
 import numpy as np
 import pytest
 
 from configs import toybox_amortised
-from jaxdreamer import build, generate, loop, prompts, retrieval
+from jaxdreamer import build, generate, generator_eval, loop, prompts
 from jaxdreamer.outputs import gallery
 
-CORPUS = ('a red cube', 'a blue cube', 'a red sphere', 'a blue sphere', 'a green cone on a blue cube')
-SMALL = {'steps': 6, 'preview_every': 3, 'checkpoint_every': 2, 'log_every': 2, 'corpus.prompts': 2, 'sampling.views': 2,
-         'mesh.data': 1, 'render.samples': 4, 'render.fine': 0, 'eval.size': 16, 'eval.samples': 8, 'eval.mesh_resolution': 12,
+CORPUS = ('a red cube', 'a blue cube', 'a red sphere', 'a blue sphere',
+          'a green cone on a blue cube')
+SMALL = {'steps': 6, 'preview_every': 3, 'checkpoint_every': 2, 'log_every': 2, 'corpus.prompts': 2,
+         'sampling.views': 2,
+         'mesh.data': 1, 'render.samples': 4, 'render.fine': 0, 'eval.size': 16, 'eval.samples': 8,
+         'eval.mesh_resolution': 12,
          'scene.name': 'hyper_ingp', 'scene.hyper_ingp.levels': 2}
 
 
@@ -24,7 +28,8 @@ def config(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_generator_killed_in_the_middle_of_an_epoch_sees_the_prompts_of_an_unbroken_run(config, tmp_path, monkeypatch):
+def test_a_generator_killed_in_the_middle_of_an_epoch_sees_the_prompts_of_an_unbroken_run(
+    config, tmp_path, monkeypatch):
   seen, deadly = [], set()
   chosen = prompts.chosen
   def spy(*args, **options):
@@ -38,7 +43,7 @@ def test_a_generator_killed_in_the_middle_of_an_epoch_sees_the_prompts_of_an_unb
   loop.run(config, tmp_path / 'whole', mesh)
   whole = dict(seen)
   seen.clear()
-  deadly.add(5)                        # the newest checkpoint is 4, and both are in the middle of an epoch
+  deadly.add(5)  # the newest checkpoint is 4, and both are in the middle of an epoch
   with pytest.raises(RuntimeError, match='killed'):
     loop.run(config, tmp_path / 'broken', mesh)
   assert not (tmp_path / 'broken' / 'gallery.html').exists()
@@ -54,19 +59,23 @@ def test_a_generator_killed_in_the_middle_of_an_epoch_sees_the_prompts_of_an_unb
 
   _, job, state = build.restore(tmp_path / 'whole')
   splits = {'trained': CORPUS[:2], 'held_out': ('a yellow torus',)}
-  found = list(retrieval.look(job, state.params['scene'], splits))
+  found = list(generator_eval.look(job, state.params['scene'], splits))
   assert [row.split for row in found] == ['trained', 'trained', 'held_out']
-  figures = retrieval.summary(found)
+  figures = generator_eval.summary(found)
   of_two = figures['trained']['iou']
-  assert of_two.lower <= of_two.mean <= of_two.upper and 0. <= of_two.mean <= 1.           # two prompts tell little, but something
+  # two prompts tell little, but something
+  assert of_two.lower <= of_two.mean <= of_two.upper and 0. <= of_two.mean <= 1.
   assert 0. <= figures['held_out']['iou'].mean <= 1. and np.isnan(figures['held_out']['iou'].upper)
-  codes = [jax.tree.leaves(job.code(state.params['scene'], job.told(prompt))) for prompt in CORPUS[:2]]
+  codes = [jax.tree.leaves(job.code(state.params['scene'], job.embed(prompt)))
+           for prompt in CORPUS[:2]]
   assert any((a != b).any() for a, b in zip(*codes))                  # the prompt matters
 
 
 @pytest.mark.parametrize(('changes', 'said'), [
-  ({'corpus.prompts': 3}, 'config.corpus.prompts=3: must be'), ({'corpus.prompts': 8, 'sampling.views': 8}, 'there are 5'),
-  ({'steps_per_call': 2}, 'config.steps_per_call=2: takes 1'), ({'prior.name': 'empirical'}, 'knows one caption'),
+  ({'corpus.prompts': 3}, 'config.corpus.prompts=3: must be'),
+  ({'corpus.prompts': 8, 'sampling.views': 8}, 'there are 5'),
+  ({'steps_per_call': 2}, 'config.steps_per_call=2: takes 1'),
+  ({'prior.name': 'empirical'}, 'knows one caption'),
   ({'corpus.path': 'nowhere.txt'}, "config.corpus.path='nowhere.txt': no such file")])
 def test_a_corpus_that_does_not_fit_is_refused_before_anything_compiles(config, changes, said):
   config.update_from_flattened_dict(changes)
@@ -76,9 +85,12 @@ def test_a_corpus_that_does_not_fit_is_refused_before_anything_compiles(config, 
 
 
 def test_the_gallery_is_one_page_that_needs_no_network(tmp_path):
-  rows = [gallery.Row(prompt, 'trained', np.full((4, 8, 8, 3), .5), {'iou': .5}) for prompt in ('a <b>', 'a red cube')]
+  rows = [gallery.Row(prompt, 'trained', np.full((4, 8, 8, 3), .5), {'iou': .5})
+          for prompt in ('a <b>', 'a red cube')]
   page = gallery.write(tmp_path / 'gallery.html', rows, title='two </script> prompts').read_text()
-  assert 'http' not in page.replace('http-equiv', '') and '</script> prompts' not in page and page.count('data:image/png') == 2
+  assert 'http' not in page.replace('http-equiv',
+                                    '') and '</script> prompts' not in page and page.count(
+                                        'data:image/png') == 2
 
 
 def test_every_prompt_has_a_folder_of_its_own(tmp_path):

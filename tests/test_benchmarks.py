@@ -1,5 +1,5 @@
-"""The toybox benchmark: it goes on after an interruption, says what failed, and sums up what the runs wrote. The UNet's: it
-is fair to both."""
+"""The toybox benchmark: it goes on after an interruption, says what failed, and sums up what the
+runs wrote. The UNet's: it is fair to both."""
 import json
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import amortised, estimators, results, toybox, unet, variance
-from jaxdreamer import laboratory, optim
+from jaxdreamer import optim, variance_lab
 
 WRITES = '''
 import json, pathlib, sys
@@ -19,7 +19,8 @@ workdir = pathlib.Path(options['workdir'])
 if 'fail' in options.get('config.prompt', ''):
   sys.exit('no such thing')
 if 'jaxdreamer.evaluate' in sys.argv:
-  scores = dict.fromkeys(SCORES) | {'silhouette_iou': json.loads((workdir / 'trained').read_text()), 'pose_gap': .1}
+  trained = json.loads((workdir / 'trained').read_text())
+  scores = dict.fromkeys(SCORES) | {'silhouette_iou': trained, 'pose_gap': .1}
   (workdir / 'scores.json').write_text(json.dumps({'scores': scores}))
 else:
   (workdir / 'metrics.jsonl').write_text('{}')
@@ -42,7 +43,8 @@ def test_runs_are_kept_and_an_interrupted_one_starts_anew(trainer):
   assert [row['iou'] for row in rows['default']] == [.5, .5]
   assert [row['iou'] for row in rows['empirical']] == [.75, .75]
   figures = toybox.summary(rows)
-  assert figures['mean_iou'] == .5 and figures['empirical_mean_iou'] == .75 and figures['mean_mesh_iou'] == 0.
+  assert figures['mean_iou'] == .5 and figures['empirical_mean_iou'] == .75 and figures[
+      'mean_mesh_iou'] == 0.
   row = rows['default'][0]
   assert 0 < row['first_step_seconds'] <= row['seconds'] and row['peak_gib'] > 0
   torus = trainer / 'default' / 'a-blue-torus.json'
@@ -54,7 +56,8 @@ def test_runs_are_kept_and_an_interrupted_one_starts_anew(trainer):
 
 
 def test_a_run_that_fails_is_named_with_its_last_words(trainer):
-  with pytest.raises(SystemExit, match='config.prompt=to fail(.|\n)*ended with 1(.|\n)*no such thing'):
+  with pytest.raises(SystemExit, match='config.prompt=to fail(.|\n)*ended with 1(.|\n)*no '
+                     'such thing'):
     toybox.run(('to fail',), trainer, (), toybox.VARIANTS)
 
 
@@ -65,7 +68,8 @@ def test_the_sheet_has_a_captioned_tile_a_prompt(trainer):
   toybox.sheet(('a red cube', 'a blue torus'), trainer, trainer / 'sheet.png')
   picture = Image.open(trainer / 'sheet.png')
   assert picture.size == (80, 35)
-  assert [picture.getpixel((x, 30)) for x in (10, 30, 50)] == [(255, 0, 0), (255, 0, 0), (255, 255, 255)]
+  assert [picture.getpixel((x, 30)) for x in (10, 30, 50)] == [(255, 0, 0), (255, 0, 0),
+                                                               (255, 255, 255)]
 
 
 def test_the_hash_of_the_sources_changes_with_them(tmp_path, monkeypatch):
@@ -84,7 +88,8 @@ def test_the_hash_of_the_sources_changes_with_them(tmp_path, monkeypatch):
 
 def test_functions_that_take_turns_are_timed_without_their_first_call():
   calls = []
-  seconds = unet.medians({'a': lambda: calls.append('a'), 'b': lambda: calls.append('b') or time.sleep(.002)}, repeats=3)
+  seconds = unet.medians({'a': lambda: calls.append('a'), 'b': lambda: calls.append('b')
+                          or time.sleep(.002)}, repeats=3)
   assert calls == ['a', 'b'] * 4 and seconds['a'] < .002 <= seconds['b']
 
 
@@ -93,31 +98,36 @@ def test_the_networks_are_timed_beside_torch():
   for name in ('torch', 'diffusers'):
     pytest.importorskip(name)
   before = sorted(results.RESULTS.iterdir())
-  done = subprocess.run([sys.executable, '-m', 'benchmarks.unet', '--quick'], cwd=results.ROOT, capture_output=True, text=True,
+  done = subprocess.run([sys.executable, '-m', 'benchmarks.unet', '--quick'], cwd=results.ROOT,
+                        capture_output=True, text=True,
                         timeout=300)
   assert done.returncode == 0, done.stderr[-2000:]
   figures = json.loads(done.stdout.splitlines()[-1])
   for kind in ('fp32', 'bf16'):
-    assert figures[f'jax_over_torch_eager_{kind}'] == figures[f'jax_seconds_{kind}'] / figures[f'torch_seconds_{kind}'] > 0
+    assert figures[f'jax_over_torch_eager_{kind}'] == figures[f'jax_seconds_{kind}'] / figures[
+        f'torch_seconds_{kind}'] > 0
   assert sorted(results.RESULTS.iterdir()) == before
 
 
 def test_what_several_processes_measured_is_one_table_with_the_reference_once():
   def part(method, x, over='sds'):
     rows = [{'method': 'sds', 'over': 'sds', 'x': x}, {'method': method, 'over': over, 'x': x}]
-    return {'prompts': ['a red car'], 'all': rows, 'states': [{'step': step, 'rows': rows} for step in (0, 50)],
+    return {'prompts': ['a red car'], 'all': rows, 'states': [{'step': step, 'rows': rows}
+                                                              for step in (0, 50)],
             'by_prompt': [{'prompt': 'a red car', 'rows': rows}]}
   expected = [{'method': 'sds', 'over': 'sds', 'x': 1}, {'method': 'ssd', 'over': 'sds', 'x': 1},
               {'method': 'csd of=measured', 'over': 'csd of=measured', 'x': 2}]
   assert variance.merged([part('ssd', 1), part('csd of=1.5,2', 2, 'csd of=1.5,2')], '1.5,2') == {
-    'prompts': ['a red car'], 'all': expected, 'states': [{'step': 0, 'rows': expected}, {'step': 50, 'rows': expected}],
+    'prompts': ['a red car'], 'all': expected, 'states': [{'step': 0, 'rows': expected},
+                                                          {'step': 50, 'rows': expected}],
     'by_prompt': [{'prompt': 'a red car', 'rows': expected}]}
 
 
 def test_each_process_measures_the_first_of_every_mean_that_it_has():
   methods = [method.format('1,2') for method in variance.METHODS]
   groups = variance.groups(methods)
-  mean = lambda method: laboratory.mean_of(laboratory.configured(estimators.config_file.get_config(), method))
+  mean = lambda method: variance_lab.mean_of(
+      variance_lab.configured(estimators.config_file.get_config(), method))
   first = {}
   for method in methods:
     first.setdefault(mean(method), method)
@@ -138,16 +148,19 @@ def test_what_was_measured_is_kept_by_prompts_and_options(tmp_path, monkeypatch)
   monkeypatch.setattr(variance.subprocess, 'run', run)
   car, cube = ('a red car',), ('a red car', 'a red cube')
   asked = [(car, '--at=0'), (car, '--at=50'), (cube, '--at=0'), (car, '--at=0')]
-  assert [variance.measure(prompts, tmp_path, 'abc', option) for prompts, option in asked] == [1, 2, 3, 1]
+  assert [variance.measure(prompts, tmp_path, 'abc', option) for prompts, option in asked] == [
+      1, 2, 3, 1]
   assert len(ran) == 3 and '--prompts=a red car; a red cube' in ran[2]
 
 
 def test_a_run_of_other_sources_is_in_no_table(tmp_path):
   results.keep(tmp_path / 'a.json', {'iou': .5}, 'abc')
-  assert results.kept(tmp_path / 'a.json', 'abc') == {'iou': .5} and results.kept(tmp_path / 'b.json', 'abc') is None
+  assert results.kept(tmp_path / 'a.json', 'abc') == {'iou': .5} and results.kept(
+      tmp_path / 'b.json', 'abc') is None
   with pytest.raises(SystemExit, match='a.json: a run of the sources abc, and these are def'):
     results.kept(tmp_path / 'a.json', 'def')
-  (tmp_path / 'old.json').write_text('{"iou": 0.5}')           # put there by hand, or by an older benchmark: it does not say
+  # put there by hand, or by an older benchmark: it does not say
+  (tmp_path / 'old.json').write_text('{"iou": 0.5}')
   with pytest.raises(SystemExit, match='of the sources None'):
     results.kept(tmp_path / 'old.json', 'abc')
 
@@ -159,40 +172,50 @@ def test_estimators_are_compared_at_equal_prior_calls(method):
 
 
 def test_published_variants_anneal_over_their_own_run_and_pay_for_their_rows():
-  published = {method.split()[0]: method for method in estimators.METHODS if method.endswith(tuple(estimators.PUBLISHED.values()))}
+  published = {method.split()[0]: method for method in estimators.METHODS
+               if method.endswith(tuple(estimators.PUBLISHED.values()))}
   assert set(published) == {'asd', 'csd', 'vsd'}
-  assert {name: estimators.rows_of(method) for name, method in published.items()} == {'asd': 5, 'csd': 3, 'vsd': 6}
+  assert {name: estimators.rows_of(method) for name, method in published.items()} == {
+      'asd': 5, 'csd': 3, 'vsd': 6}
   for name, method in published.items():
     steps = estimators.steps_of(method, 200)
-    config = laboratory.configured(estimators.config_file.get_config(), estimators.spelled(method, steps))
+    config = variance_lab.configured(estimators.config_file.get_config(),
+                                     estimators.spelled(method, steps))
     high = optim.schedule(config.sampling.t_max)
     assert high(0) == pytest.approx(.98) and high(steps) == pytest.approx(.5)
     assert config.estimator[name].get('guidance', (7.5,)) == (7.5,)
     if name == 'asd':
       low = optim.schedule(config.sampling.t_min)
-      assert low(0) == pytest.approx(.5) and low(steps) == pytest.approx(.02) and config.estimator.asd.negatives == .5
+      assert low(0) == pytest.approx(.5) and low(steps) == pytest.approx(
+          .02) and config.estimator.asd.negatives == .5
       assert high(steps // 2) == pytest.approx(.74)
     if name == 'csd':
       share = optim.schedule(config.estimator.csd.negative)
-      assert [float(share(step)) for step in (0, steps // 2, steps)] == [0., 1., 1.] and config.negative
+      assert [float(share(step)) for step in (0, steps // 2, steps)] == [
+          0., 1., 1.] and config.negative_prompt
       assert config.estimator.csd.weight == 'uniform' and high(steps // 2) == pytest.approx(.98)
 
 
 def a_run(*ious):
-  return {'iou': ious[-1], 'colour': True, 'one_front': None, 'steps': 20, 'relative_variance': 2.,
+  return {'iou': ious[-1], 'color': True, 'one_front': None, 'steps': 20, 'relative_variance': 2.,
           'curve': [{'step': 10 * (i + 1), 'iou': iou} for i, iou in enumerate(ious)]}
 
 
 def test_a_comparison_says_what_each_method_needs_and_makes():
   method, rounds = 'csd sampling.draws=2', np.linspace(.95, 1.05, 9)
-  rows = {('sds', 'cube'): [a_run(.75, .95), a_run(.7, .85)], ('sds', 'torus'): [a_run(.8, .9), a_run(.85, .92)],
-          (method, 'cube'): [a_run(.6, .78), a_run(.6, .8)], (method, 'torus'): [a_run(.9, .95), a_run(.91, .95)]}
-  figures = estimators.summary(rows, ('cube', 'torus'), {'sds': (.2 * rounds, 20.), method: (.3 * rounds[::-1], 25.)})
-  assert figures['prompts_recognisable'] == {'sds': 2, method: 1, 'min': 1, 'of': 2}
+  rows = {('sds', 'cube'): [a_run(.75, .95), a_run(.7, .85)],
+          ('sds', 'torus'): [a_run(.8, .9), a_run(.85, .92)],
+          (method, 'cube'): [a_run(.6, .78), a_run(.6, .8)],
+          (method, 'torus'): [a_run(.9, .95), a_run(.91, .95)]}
+  figures = estimators.summary(rows, ('cube', 'torus'), {'sds': (.2 * rounds, 20.),
+                                                         method: (.3 * rounds[::-1], 25.)})
+  assert figures['prompts_recognizable'] == {'sds': 2, method: 1, 'min': 1, 'of': 2}
   first, second = figures['rows']
   assert first['iou'] == pytest.approx(.905) and first['iou_lower'] < .905 < first['iou_upper']
-  assert (first['steps_to_0.8'], first['one_front']) == (10, None) and first['seconds_to_0.8'] == pytest.approx(2.)
-  assert (second['steps_to_0.8'], second['steps_to_0.9']) == (10, 10) and second['seconds'] == pytest.approx(6.)
+  assert (first['steps_to_0.8'], first['one_front']) == (10, None) and first[
+      'seconds_to_0.8'] == pytest.approx(2.)
+  assert (second['steps_to_0.8'], second['steps_to_0.9']) == (10, 10) and second[
+      'seconds'] == pytest.approx(6.)
   assert second['cost'] == pytest.approx(1.5) and second['cost_lower'] < 1.5 < second['cost_upper']
   assert second['row_over_sds'] == pytest.approx(.75) and second['compile_seconds'] == 25.
   assert second['seconds_lower'] < 6. < second['seconds_upper']
@@ -201,7 +224,8 @@ def test_a_comparison_says_what_each_method_needs_and_makes():
 
 
 def test_seeds_of_one_prompt_make_no_interval_narrower():
-  """Three seeds that say the same thrice say it once: the interval is that of the prompts' means, Student's."""
+  """Three seeds that say the same thrice say it once: the interval is that of the prompts' means,
+  Student's."""
   prompts = tuple('abcdef')
   means = np.array([.7, .75, .8, .85, .9, .95])
   rows = {('sds', p): [a_run(m + d) for d in (-.01, 0., .01)] for p, m in zip(prompts, means)}
@@ -213,11 +237,13 @@ def test_seeds_of_one_prompt_make_no_interval_narrower():
 
 def test_the_best_method_is_chosen_on_some_seeds_and_told_from_others():
   rows = {(method, p): [a_run(x + .01 * i) for x in seeds] for i, p in enumerate('abc')
-          for method, seeds in (('sds', (.8, .8, .8)), ('lucky', (.95, .7, .95)), ('good', (.9, .9, .9)))}
+          for method, seeds in (('sds', (.8, .8, .8)), ('lucky', (.95, .7, .95)),
+                                ('good', (.9, .9, .9)))}
   found = estimators.best(rows, ['sds', 'lucky', 'good'], tuple('abc'))
   assert found['name'] == 'lucky' and found['iou']['mean'] == pytest.approx(.71)
   assert found['iou_above_sds'] == pytest.approx({'mean': -.1, 'lower': -.1, 'upper': -.1})
-  assert estimators.best({key: runs[:1] for key, runs in rows.items()}, ['sds'], tuple('abc')) is None
+  assert estimators.best({key: runs[:1] for key, runs in rows.items()}, ['sds'],
+                         tuple('abc')) is None
 
 
 def test_an_iou_that_most_runs_miss_is_not_reached():
@@ -228,12 +254,14 @@ def test_an_iou_that_most_runs_miss_is_not_reached():
 
 def test_generators_are_compared_prompt_by_prompt(tmp_path):
   for name, better in (('asd', 0.), ('sds', .05)):
-    rows = [{'prompt': str(i), 'split': ('trained', 'held_out')[i % 2], 'iou': .1 * (i // 2) + better * (1 + i % 2)}
+    rows = [{'prompt': str(i), 'split': ('trained', 'held_out')[i % 2],
+             'iou': .1 * (i // 2) + better * (1 + i % 2)}
             for i in range(12)]
     (tmp_path / name).mkdir()
     (tmp_path / name / 'scores.json').write_text(json.dumps({'prompts': rows}))
   assert amortised.differences(tmp_path, ['asd']) == {}
   above = amortised.differences(tmp_path, ['asd', 'sds'])['sds']
   assert above.keys() == {'train_iou', 'heldout_iou'}
-  for score, by in (('train_iou', .05), ('heldout_iou', .1)):        # the prompts' own spread of .5 is in no interval
+  # the prompts' own spread of .5 is in no interval
+  for score, by in (('train_iou', .05), ('heldout_iou', .1)):
     assert list(above[score].values()) == pytest.approx([by] * 3)

@@ -1,4 +1,5 @@
-"""Models without weights: as many parameters as the published ones, and a step whose cost the doctor can tell."""
+"""Models without weights: as many parameters as the published ones, and a step whose cost the
+doctor can tell."""
 import dataclasses
 
 import jax
@@ -18,30 +19,37 @@ def test_blueprints_have_as_many_parameters_as_the_published(name, unet_count):
   more = {'text_embeds': zeros(1, 1280), 'time_ids': zeros(1, 6)} if name == 'sdxl' else {}
   where = [zeros(1, 16)] if name == 'mvdream' else []
   like = jax.eval_shape(lambda key: unet.UNet2DCondition(config).init(
-    key, zeros(1, 8, 8, 4), zeros(1), zeros(1, 77, config.cross_attention_dim), *where, **more)['params'], jax.random.key(0))
+    key, zeros(1, 8, 8, 4), zeros(1), zeros(1, 77, config.cross_attention_dim), *where,
+    **more)['params'], jax.random.key(0))
   assert sum(leaf.size for leaf in jax.tree.leaves(like)) == unet_count
 
 
 def shrunk(name):
   """The blueprint of a network of the same kind, quick to compile."""
   config, _, scale, texts = blueprints.MODELS[name]
-  small = {'block_out_channels': (32, 64), 'layers_per_block': 1, 'down_block_types': ('DownBlock2D', 'CrossAttnDownBlock2D'),
+  small = {'block_out_channels': (32, 64), 'layers_per_block': 1,
+           'down_block_types': ('DownBlock2D', 'CrossAttnDownBlock2D'),
            'up_block_types': ('CrossAttnUpBlock2D', 'UpBlock2D'), 'attention_head_dim': 1}
   return dataclasses.replace(config, **small), 8, scale, texts
 
 
-@pytest.mark.parametrize('make, name', [(dreamfusion_sd, 'sd21-base'), (scaledreamer_mvdream, 'mvdream')])
+@pytest.mark.parametrize('make, name', [(dreamfusion_sd, 'sd21-base'),
+                                        (scaledreamer_mvdream, 'mvdream')])
 def test_a_step_without_weights_has_shapes_and_the_weights_it_wants_a_name(monkeypatch, make, name):
   """All that the doctor does but compiling; its words where nothing is."""
   monkeypatch.setitem(blueprints.MODELS, name, shrunk(name))
-  monkeypatch.setattr(blueprints, 'VAE', blueprints.VAE | {'block_out_channels': (32, 32), 'layers_per_block': 1,
-                                                          'down_block_types': ('DownEncoderBlock2D',) * 2,
-                                                          'up_block_types': ('UpDecoderBlock2D',) * 2})
+  monkeypatch.setattr(blueprints, 'VAE', blueprints.VAE | {'block_out_channels': (32, 32),
+                                                           'layers_per_block': 1,
+                                                          'down_block_types': (
+                                                              'DownEncoderBlock2D',) * 2,
+                                                          'up_block_types': ('UpDecoderBlock2D',)
+                                                           * 2})
   seen = []
 
   def cost(config):
     job = build.job(config, build.make_mesh(config), abstract=True)
-    seen.append(jax.eval_shape(job.stages[0][1], jax.eval_shape(job.init, jax.random.key(0)), job.prior, job.text(0)))
+    seen.append(jax.eval_shape(job.stages[0][1], jax.eval_shape(job.init, jax.random.key(0)),
+                               job.prior, job.text(0)))
     return {'prior': doctor.size(job.prior)}
 
   monkeypatch.setattr(doctor, 'cost', cost)
@@ -49,7 +57,8 @@ def test_a_step_without_weights_has_shapes_and_the_weights_it_wants_a_name(monke
   config.render.update({'samples': 4, 'fine': 0})
   config.steps_per_call = 1
   rows = doctor.cost_without_weights(config)
-  assert rows['no weights'].startswith('config.prior.path: give') and 'config.prior.hub' in rows['no weights']
+  assert rows['no weights'].startswith('config.prior.path: give') and 'config.prior.hub' in rows[
+      'no weights']
   assert 'M numbers' in rows['prior'] and seen[0][1]['gradient_norm'].shape == ()
 
 
@@ -61,15 +70,18 @@ def test_a_path_that_leads_nowhere_is_an_error_still(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('corpus', ['mg15', 'cp100k', 'dl17k'])        # the others' networks are smaller cp100k's
+# the others' networks are smaller cp100k's
+@pytest.mark.parametrize('corpus', ['mg15', 'cp100k', 'dl17k'])
 def test_a_step_of_a_generator_at_full_size_is_one_program(corpus, tmp_path, monkeypatch):
   """Lowered from shapes alone; `doctor` on the same config compiles it and prints its memory."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   (tmp_path / 'corpus.txt').write_text('a red mug\na blue car\n')
   config = scaledreamer_amortised.get_config(f'{corpus},1')
-  config.prior.path, config.corpus.path, config.mesh.data = blueprints.SHAPES, str(tmp_path / 'corpus.txt'), 1
+  config.prior.path, config.corpus.path, config.mesh.data = blueprints.SHAPES, str(
+      tmp_path / 'corpus.txt'), 1
   job = build.job(config, build.make_mesh(config), abstract=True)
   state = jax.eval_shape(job.init, jax.random.key(0))
   (_, step), = job.stages
-  (after, info), told = step.lower(state, job.prior, job.text(0)).out_info, jax.tree.map(jnp.shape, state)
+  (after, info), told = step.lower(state, job.prior, job.text(0)).out_info, jax.tree.map(
+      jnp.shape, state)
   assert jax.tree.map(jnp.shape, after) == told and info['gradient_norm'].shape == ()

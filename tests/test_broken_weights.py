@@ -1,5 +1,6 @@
-"""Three hundred broken or hostile weights files: each ends in one line that names file and cause, soon and in little
-memory. A flip in the header is refused or changes no tensor; a flip in a tensor is seen by its hash alone."""
+"""Three hundred broken or hostile weights files: each ends in one line that names file and cause,
+soon and in little memory. A flip in the header is refused or changes no tensor; a flip in a tensor
+is seen by its hash alone."""
 import contextlib
 import hashlib
 import json
@@ -21,8 +22,10 @@ from hypothesis import strategies as st
 from jaxdreamer.nn import weights
 
 EXAMPLES, SECONDS, MEMORY = 20, 5., 64 * 2 ** 20
-TENSORS = {'conv.0.weight': np.arange(24, dtype=np.float32).reshape(3, 2, 2, 2), 'conv.0.bias': np.arange(3, dtype=np.float32),
-           'norm.weight': np.linspace(-1, 1, 7, dtype=np.float16), 'ids': np.arange(5, dtype=np.int32)}
+TENSORS = {'conv.0.weight': np.arange(24, dtype=np.float32).reshape(3, 2, 2, 2),
+           'conv.0.bias': np.arange(3, dtype=np.float32),
+           'norm.weight': np.linspace(-1, 1, 7, dtype=np.float16),
+           'ids': np.arange(5, dtype=np.int32)}
 LIKE = {'conv_0': {'kernel': np.zeros((2, 2, 2, 3), np.float32), 'bias': np.zeros(3, np.float32)},
         'norm': {'scale': np.zeros(7, np.float32)}, 'ids': np.zeros(5, np.int32)}
 GOOD = safetensors.numpy.save(TENSORS, {'format': 'pt', 'note': 'x'})
@@ -34,7 +37,8 @@ HASH = hashlib.sha256(GOOD).hexdigest()
 def right(params):
   """Whether the parameters are those of TENSORS."""
   conv = params['conv_0']['kernel'].transpose(3, 2, 0, 1)
-  ours = {'conv.0.weight': conv, 'conv.0.bias': params['conv_0']['bias'], 'norm.weight': params['norm']['scale'],
+  ours = {'conv.0.weight': conv, 'conv.0.bias': params['conv_0']['bias'],
+          'norm.weight': params['norm']['scale'],
           'ids': params['ids']}
   return all(np.array_equal(ours[key], TENSORS[key]) for key in TENSORS)
 
@@ -129,7 +133,8 @@ def test_any_flip_is_refused_where_the_hash_is_given(bit):
 
 
 @many
-@given(keys, st.sampled_from(['BOOL', 'U8', 'I8', 'I16', 'U16', 'F64', 'I64', 'U64', 'F8_E4M3', 'f32', '', 'X', None, 3, ['F32']]))
+@given(keys, st.sampled_from(['BOOL', 'U8', 'I8', 'I16', 'U16', 'F64', 'I64', 'U64', 'F8_E4M3',
+                              'f32', '', 'X', None, 3, ['F32']]))
 def test_a_wrong_dtype_is_refused(key, dtype):
   refused(edited(key, dtype=dtype), r'has dtype|bytes for|wrong dtype')
 
@@ -137,7 +142,8 @@ def test_a_wrong_dtype_is_refused(key, dtype):
 @many
 @given(st.sampled_from(['conv.0.weight', 'conv.0.bias', 'ids']))
 def test_another_kind_of_number_of_the_same_size_is_refused(key):
-  refused(edited(key, dtype='F32' if HEADER[key]['dtype'] == 'I32' else 'I32'), rf"wrong dtype \['{key} ")
+  refused(edited(key, dtype='F32' if HEADER[key]['dtype'] == 'I32' else 'I32'),
+          rf"wrong dtype \['{key} ")
 
 
 counts = st.one_of(st.integers(0, 9), st.integers(-2 ** 70, 2 ** 70),
@@ -175,7 +181,8 @@ def test_a_tensor_over_the_bytes_of_another_is_refused(key, shift):
 
 
 @many
-@given(st.one_of(st.integers(DATA - 7, 2 ** 64 - 1), st.sampled_from([2 ** 63, 2 ** 32, 2 ** 31 - 1, 100_000_001])))
+@given(st.one_of(st.integers(DATA - 7, 2 ** 64 - 1),
+                 st.sampled_from([2 ** 63, 2 ** 32, 2 ** 31 - 1, 100_000_001])))
 def test_a_hostile_header_size_is_refused(length):
   refused(length.to_bytes(8, 'little') + GOOD[8:], 'no valid')
 
@@ -211,7 +218,8 @@ def sharded():
   """{name: bytes} of three shards, and the table of their index."""
   names = [f'w-{i}.safetensors' for i in range(3)]
   table = {key: names[i % 3] for i, key in enumerate(TENSORS)}
-  files = {name: safetensors.numpy.save({k: v for k, v in TENSORS.items() if table[k] == name}) for name in names}
+  files = {name: safetensors.numpy.save({k: v for k, v in TENSORS.items() if table[k] == name})
+           for name in names}
   return files, table
 
 
@@ -230,14 +238,17 @@ def test_a_sharded_model_is_read_and_its_hashes_are_checked():
   refused(None, 'one sha256 cannot vouch', name=INDEX, files=FILES | index(TABLE), sha256=HASH)
   refused(None, r"sha256 says nothing of \['w-1", name=INDEX, files=FILES | index(TABLE), sha256={
       name: value for name, value in hashes.items() if '1' not in name})
-  broken = FILES | {'w-2.safetensors': flipped(FILES['w-2.safetensors'], 8 * len(FILES['w-2.safetensors']) - 1)}
-  refused(None, 'w-2.safetensors has sha256', name=INDEX, files=broken | index(TABLE), sha256=hashes)
+  broken = FILES | {'w-2.safetensors': flipped(FILES['w-2.safetensors'],
+                                               8 * len(FILES['w-2.safetensors']) - 1)}
+  refused(None, 'w-2.safetensors has sha256', name=INDEX, files=broken | index(TABLE),
+          sha256=hashes)
 
 
 @settings(many, max_examples=3)
 @given(shards)
 def test_a_missing_shard_is_named(name):
-  refused(None, f'no file at .*{name}', name=INDEX, files={k: v for k, v in FILES.items() if k != name} | index(TABLE))
+  refused(None, f'no file at .*{name}', name=INDEX,
+          files={k: v for k, v in FILES.items() if k != name} | index(TABLE))
 
 
 @many
@@ -250,22 +261,27 @@ def test_an_index_that_disagrees_with_its_shards_is_refused(key, name, without):
 
 @many
 @given(keys, st.one_of(st.text(max_size=20), st.sampled_from([
-    '../outside.safetensors', '/etc/passwd', 'a/../../outside.safetensors', '..', '', 'w-0.safetensors\0', '.safetensors', None,
+    '../outside.safetensors', '/etc/passwd', 'a/../../outside.safetensors', '..', '',
+    'w-0.safetensors\0', '.safetensors', None,
     3, []])))
 def test_a_shard_that_is_no_plain_file_name_is_refused(key, name):
-  refused(None, 'no .safetensors file beside it|no weight_map', name=INDEX, files=FILES | index(TABLE | {key: name}))
+  refused(None, 'no .safetensors file beside it|no weight_map', name=INDEX,
+          files=FILES | index(TABLE | {key: name}))
 
 
 @settings(many, max_examples=10)
-@given(shards, st.sampled_from(['../outside.safetensors', '/dev/zero', '/proc/self/environ', 'w-9.safetensors', '/dev/stdin']))
+@given(shards, st.sampled_from(['../outside.safetensors', '/dev/zero', '/proc/self/environ',
+                                'w-9.safetensors', '/dev/stdin']))
 def test_a_symlink_is_followed_and_what_it_leads_to_is_checked(name, target):
   files = FILES | {name: target}
-  match = 'no file at .*nowhere' if target.startswith('w-9') else 'disagree|a folder or a device|no valid safetensors file'
+  match = 'no file at .*nowhere' if target.startswith(
+      'w-9') else 'disagree|a folder or a device|no valid safetensors file'
   refused(None, match, name=INDEX, files=files | index(TABLE))
 
 
 @pytest.mark.parametrize('text, match', [
-    (b'{"a": 1, "a": 2}', 'repeated'), (b'{"a": NaN}', 'NaN is no JSON'), (b'\xff\xfe', 'no valid JSON'), (b'[]', 'no JSON object'),
+    (b'{"a": 1, "a": 2}', 'repeated'), (b'{"a": NaN}', 'NaN is no JSON'),
+    (b'\xff\xfe', 'no valid JSON'), (b'[]', 'no JSON object'),
     (b'{"a": ' + b'9' * 5000 + b'}', 'no valid JSON'), (b'{"a": {}}', r"entry of 'a' is not"),
     (b'{"__metadata__": {"a": 1}}', 'no table of strings'),
     (b'{"' + b'a' * 600 + b'": {}}', 'a key of 600 characters'), (b'{"a": "\n"}', 'no valid JSON')])
@@ -281,7 +297,8 @@ def test_a_pipe_and_a_folder_are_refused_without_waiting(tmp_path):
 
 
 def test_a_foreign_file_lists_its_keys_up_to_a_limit(tmp_path):
-  safetensors.numpy.save_file({f'x.{i:04d}': np.zeros(1, np.float32) for i in range(3000)}, tmp_path / 'w.safetensors')
+  safetensors.numpy.save_file({f'x.{i:04d}': np.zeros(1, np.float32) for i in range(3000)},
+                              tmp_path / 'w.safetensors')
   with pytest.raises(ValueError, match=r"'x.0099'\] and 2900 more") as caught:
     weights.load(tmp_path / 'w.safetensors', jax.eval_shape(lambda: LIKE))
   assert len(str(caught.value)) < 5_000

@@ -46,7 +46,8 @@ def test_a_bad_option_is_refused_by_name_with_what_it_takes(option):
 
 def test_a_prior_without_an_encoder_takes_renders_of_its_own_size_alone():
   config = base.get_config()
-  config.prior.name, config.prior.empirical.images, config.render.stages = 'empirical', 4, ((0, 32), (100, 64))
+  config.prior.name, config.prior.empirical.images, config.render.stages = 'empirical', 4, (
+      (0, 32), (100, 64))
   with pytest.raises(ValueError, match='config.render.stages.*64 pixels alone') as error:
     build.job(config, build.make_mesh(config))
   assert '\n' not in str(error.value)
@@ -62,10 +63,12 @@ def test_views_that_do_not_divide_by_the_devices_are_refused():
 def test_data_zero_takes_the_most_devices_that_divide_the_views():
   config = base.get_config()
   config.sampling.views = 6
-  assert build.make_mesh(config).devices.size == max(d for d in range(1, len(jax.devices()) + 1) if 6 % d == 0)
+  assert build.make_mesh(config).devices.size == max(d for d in range(1, len(jax.devices()) + 1)
+                                                     if 6 % d == 0)
 
 
-@pytest.mark.parametrize('views, used, all_busy', [(1, 1, 4), (2, 2, 4), (4, 4, None), (6, 3, 8), (8, 4, None)])
+@pytest.mark.parametrize('views, used, all_busy', [(1, 1, 4), (2, 2, 4), (4, 4, None), (6, 3, 8),
+                                                   (8, 4, None)])
 def test_devices_that_idle_are_told_with_the_views_that_would_use_them(views, used, all_busy):
   config = base.get_config()
   config.sampling.views = views
@@ -73,7 +76,8 @@ def test_devices_that_idle_are_told_with_the_views_that_would_use_them(views, us
   if all_busy is None:
     assert said == ''
   else:
-    assert f'{used} of 4 devices' in said and said.endswith(f'config.sampling.views={all_busy} would use all of them')
+    assert f'{used} of 4 devices' in said and said.endswith(f'config.sampling.views={all_busy} '
+                                                            'would use all of them')
     config.mesh.data = used                        # as asked for
     assert options.idle(config, build.make_mesh(config)) == ''
 
@@ -85,14 +89,17 @@ def test_missing_weights_are_named(tmp_path):
     build.job(config, build.make_mesh(config))
 
 
-@pytest.mark.parametrize('name', sorted(p.stem for p in (pathlib.Path(__file__).parents[1] / 'configs').glob('*.py')))
+@pytest.mark.parametrize('name', sorted(p.stem for p in (pathlib.Path(__file__).parents[1]
+                                                         / 'configs').glob('*.py')))
 def test_every_config_is_locked_and_names_only_what_exists(name):
   config = importlib.import_module(f'configs.{name}').get_config()
   with pytest.raises((AttributeError, KeyError)):
     config.step = 1
-  for section, table in (('scene', build.SCENES), ('prior', build.PRIORS), ('estimator', build.ESTIMATORS)):
+  for section, table in (('scene', build.SCENES), ('prior', build.PRIORS),
+                         ('estimator', build.ESTIMATORS)):
     assert config[section].name in table
-    assert set(config[section]) - {'name', 'particles', 'path', 'hub', 'lora', 'lora_scale'} <= set(table)
+    assert set(config[section]) - {'name', 'particles', 'path', 'hub', 'lora',
+                                   'lora_scale'} <= set(table)
   assert set(config.regularizers) == set(build.REGULARIZERS)
 
 
@@ -101,7 +108,8 @@ def test_light_and_blur_reach_the_step():
   def moved(**options):
     config = base.get_config()
     config.scene.mlp.blur = (.1, 0., 10)
-    config.update_from_flattened_dict({'scene.name': 'mlp', 'sampling.views': 1, 'mesh.data': 1, 'render.samples': 4,
+    config.update_from_flattened_dict({'scene.name': 'mlp', 'sampling.views': 1, 'mesh.data': 1,
+                                       'render.samples': 4,
                                        'render.fine': 0} | options)
     built = build.job(config, build.make_mesh(config))
     state, info = built.step(built.init(jax.random.key(0)), built.prior, built.text(0))
@@ -112,25 +120,30 @@ def test_light_and_blur_reach_the_step():
 
 
 def test_schedules_are_given_on_the_command_line_as_one_number_or_more(monkeypatch):
-  monkeypatch.setattr('sys.argv', ['train', '--config.estimator.sds.guidance=5', '--config.sampling.t_max=.98,.5,100'])
+  monkeypatch.setattr('sys.argv', ['train', '--config.estimator.sds.guidance=5',
+                                   '--config.sampling.t_max=.98,.5,100'])
   given = flags.FlagValues()
   config = config_flags.DEFINE_config_dict('config', base.get_config(), flag_values=given)
   given(sys.argv)
-  guidance, t_max = (build.optim.schedule(v) for v in (config.value.estimator.sds.guidance, config.value.sampling.t_max))
+  guidance, t_max = (build.optim.schedule(v) for v in (config.value.estimator.sds.guidance,
+                                                       config.value.sampling.t_max))
   assert guidance(7) == 5. and t_max(50) == pytest.approx(.74)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['csd', 'asd', 'vsd', 'ssd'])
 def test_every_estimator_steps_on_the_toybox(name):
-  """Through the shipped prior: its residual and what it learns for itself are finite, and both move."""
+  """Through the shipped prior: its residual and what it learns for itself are finite, and both
+  move."""
   config = importlib.import_module(f'configs.{name}').get_config()
-  config.update_from_flattened_dict({'sampling.views': 1, 'mesh.data': 1, 'render.samples': 4, 'render.fine': 0})
+  config.update_from_flattened_dict({'sampling.views': 1, 'mesh.data': 1, 'render.samples': 4,
+                                     'render.fine': 0})
   job = build.job(config, build.make_mesh(config))
   before = jax.jit(job.init)(jax.random.key(0))
   after, info = job.step(jax.tree.map(jnp.copy, before), job.prior, job.text(0))
   assert all(np.isfinite(v) for v in jax.tree.leaves(info)) and info['residual_power'] > 0.
-  assert any((a != b).any() for a, b in zip(jax.tree.leaves(before.params['scene']), jax.tree.leaves(after.params['scene'])))
+  assert any((a != b).any() for a, b in zip(jax.tree.leaves(before.params['scene']),
+                                            jax.tree.leaves(after.params['scene'])))
   own = zip(jax.tree.leaves(before.params['est']), jax.tree.leaves(after.params['est']))
   assert name in ('csd', 'asd') or any((a != b).any() for a, b in own)
 
@@ -144,7 +157,8 @@ def any_size(key, prompt, path):
 def staged(*stages):
   config = base.get_config()
   config.update_from_flattened_dict({
-    'sampling.views': 1, 'mesh.data': 1, 'render.samples': 4, 'render.fine': 0, 'render.stages': stages, 'steps_per_call': 2,
+    'sampling.views': 1, 'mesh.data': 1, 'render.samples': 4, 'render.fine': 0,
+    'render.stages': stages, 'steps_per_call': 2,
     'prior.name': f'{__name__}:any_size', 'scene.voxels.levels': (4, 6)})
   return config
 
@@ -165,16 +179,21 @@ def test_renders_change_their_size_where_a_stage_begins():
 
 # option: (value, what of the first stage it must change)
 REACHES = {
-  'cameras.angular': (1., 'sample'), 'cameras.jitter': ((.1, .2, .02), 'sample'), 'cameras.front_back': (10, 'sample'),
-  'cameras.front': (30., 'picture'), 'cameras.back': (30., 'picture'), 'render.normals': ('forward', 'picture'),
-  'render.random_background': (.2, 'picture'), 'render.light.distance': ((1.5, 2.), 'picture'), 'render.radius': (2., 'picture'),
-  'render.light.relative': (False, 'picture'), 'render.light.jitter': (.1, 'picture'), 'render.light.normals': (True, 'picture'),
+  'cameras.angular': (1., 'sample'), 'cameras.jitter': ((.1, .2, .02), 'sample'),
+  'cameras.front_back': (10, 'sample'),
+  'cameras.front': (30., 'picture'), 'cameras.back': (30., 'picture'),
+  'render.normals': ('forward', 'picture'),
+  'render.random_background': (.2, 'picture'), 'render.light.distance': ((1.5, 2.), 'picture'),
+  'render.radius': (2., 'picture'),
+  'render.light.relative': (False, 'picture'), 'render.light.jitter': (.1, 'picture'),
+  'render.light.normals': (True, 'picture'),
   'scene.voxels.levels': ((4, 8), 'picture'),
 }
 
 
 def traced(options, *, without=()):
-  """The first stage's sample and picture as they are traced, at these options: nothing is compiled."""
+  """The first stage's sample and picture as they are traced, at these options: nothing is
+  compiled."""
   config = staged((0, 8))
   with config.unlocked():
     for option in without:
@@ -186,7 +205,8 @@ def traced(options, *, without=()):
   parts, prior, key = job.parts, any_size(None, '', ''), jax.random.key(0)
   params = jax.eval_shape(job.init, key).params['scene']
   camera = jax.eval_shape(lambda: parts.sample(key, jnp.arange(1), 0))[0]
-  picture = lambda params, camera: parts.picture(params, prior, prior.embed(''), camera, jax.random.split(key, 1), 0)[:3]
+  picture = lambda params, camera: parts.picture(params, prior, prior.embed(''), camera,
+                                                 jax.random.split(key, 1), 0)[:3]
   text = {'sample': jax.make_jaxpr(lambda step: parts.sample(key, jnp.arange(1), step)[0])(0),
           'picture': jax.make_jaxpr(picture)(params, camera)}
   return {name: re.sub(r'0x[0-9a-f]+', '', str(jaxpr)) for name, jaxpr in text.items()}
@@ -206,13 +226,15 @@ def test_what_the_published_configs_need_reaches_the_step(option, plain):
 
 
 def test_each_kind_of_normals_is_another(plain):
-  assert len({plain['picture'], *(traced({'render.normals': kind})['picture'] for kind in ('forward', 'central'))}) == 3
+  assert len({plain['picture'], *(traced({'render.normals': kind})['picture']
+                                  for kind in ('forward', 'central'))}) == 3
 
 
 def test_a_map_that_reads_prompts_takes_a_generator():
   config = base.get_config()
   config.render.background = 'hypernet'
-  with pytest.raises(ValueError, match="config.render.background='hypernet'.*config.scene.name='voxels'"):
+  with pytest.raises(ValueError,
+                     match="config.render.background='hypernet'.*config.scene.name='voxels'"):
     build.job(config, build.make_mesh(config))
 
 
@@ -236,11 +258,12 @@ def test_outputs_show_the_ball_that_they_are_told_to():
 
 def test_a_run_saved_before_these_options_is_what_it_was(plain):
   assert plain == traced({}, without=(
-    'cameras.angular', 'cameras.jitter', 'cameras.front_back', 'cameras.front', 'cameras.back', 'eval.radius',
+    'cameras.angular', 'cameras.jitter', 'cameras.front_back', 'cameras.front', 'cameras.back',
+    'eval.radius',
     'render.random_background', 'render.light', 'render.normals'))
 
 
-def test_particles_have_an_optimiser_each():
+def test_particles_have_an_optimizer_each():
   config = staged((0, 8))
   config.scene.particles = 3
   state = jax.eval_shape(build.job(config, build.make_mesh(config)).init, jax.random.key(0))
@@ -277,8 +300,9 @@ def test_an_estimator_from_outside_the_package_is_named_in_a_config(tmp_path, mo
     config.estimator.name, config.estimator.sds.guidance = name, (1.,)
     parts = build.job(config, build.make_mesh(config)).parts
     prior = gaussian(jnp.zeros((2, 2, 1)), std=.5)
-    draws = sampling.draws(jax.random.key(0), jnp.full((3, 1), .5), jnp.arange(3), t_min=.1, t_max=.9, shape=(2, 2, 1))
-    told = train_step.look(prior.embed(''), cameras.orbit(3))
+    draws = sampling.draws(jax.random.key(0), jnp.full((3, 1), .5), jnp.arange(3), t_min=.1,
+                           t_max=.9, shape=(2, 2, 1))
+    told = train_step.condition(prior.embed(''), cameras.orbit(3))
     residuals.append(parts.estimator.residual(draws, (), prior, jnp.ones((3, 2, 2, 1)), told, 0)[0])
   np.testing.assert_allclose(residuals[0], 3. * residuals[1], rtol=1e-6)
   config.estimator.name = 'mine:seventh'

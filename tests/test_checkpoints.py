@@ -1,4 +1,5 @@
-"""Checkpoints: what was saved comes back bit for bit, on any devices, after any death; and only to the run it belongs to."""
+"""Checkpoints: what was saved comes back bit for bit, on any devices, after any death; and only to
+the run it belongs to."""
 import json
 import os
 import pathlib
@@ -17,20 +18,24 @@ from jaxdreamer import checkpoints
 from jaxdreamer.types import TrainState
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-OPTIONS = {'prompt': 'a red cube', 'seed': 0, 'steps': 100, 'optim': {'lr': .1, 'groups': ((('scene/.*', .03),))},
+OPTIONS = {'prompt': 'a red cube', 'seed': 0, 'steps': 100,
+           'optim': {'lr': .1, 'groups': ((('scene/.*', .03),))},
            'mesh': {'data': 0}, 'keep': 2}
 
 
 def make_state(value, *, devices=1):
-  mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
-  params = {'scene': {'grid': np.full((64, 64), value, np.float32), 'half': np.full(5, value, jnp.bfloat16)}, 'est': ()}
+  mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,),
+                       devices=jax.devices()[:devices])
+  params = {'scene': {'grid': np.full((64, 64), value, np.float32),
+                      'half': np.full(5, value, jnp.bfloat16)}, 'est': ()}
   moments = optax.ScaleByAdamState(np.int32(value), params, jax.tree.map(np.zeros_like, params))
   state = TrainState(np.int32(value), params, (moments, optax.EmptyState()), jax.random.key(7))
   return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
 
 
 def same(a, b):
-  bits = lambda x: np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+  bits = lambda x: np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+                              else x)
   assert jax.tree.structure(a) == jax.tree.structure(b)
   return all(bits(x).tobytes() == bits(y).tobytes() and x.dtype == y.dtype
              for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
@@ -60,8 +65,10 @@ def test_a_state_comes_back_bit_for_bit_on_any_number_of_devices(folder, devices
   like = make_state(0, devices=devices)
   (state, running), said = restore(folder, like)
   assert same(state, make_state(5)) and running == {'steps': 3, 'loss': 5.1} and not said
-  assert all(a.sharding == b.sharding for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(like)))
-  assert jnp.array_equal(jax.random.normal(state.key, (3,)), jax.random.normal(jax.random.key(7), (3,)))
+  assert all(a.sharding == b.sharding for a, b in zip(jax.tree.leaves(state),
+                                                      jax.tree.leaves(like)))
+  assert jnp.array_equal(jax.random.normal(state.key, (3,)),
+                         jax.random.normal(jax.random.key(7), (3,)))
 
 
 def test_nothing_saved_restores_to_nothing(folder):
@@ -69,7 +76,8 @@ def test_nothing_saved_restores_to_nothing(folder):
 
 
 def test_donating_a_state_right_after_its_save_changes_nothing_on_disk(folder):
-  advance = jax.jit(lambda s: jax.tree.map(lambda x: x + 1 if jnp.issubdtype(x.dtype, jnp.number) else x, s), donate_argnums=0)
+  advance = jax.jit(lambda s: jax.tree.map(lambda x: x + 1 if jnp.issubdtype(x.dtype, jnp.number)
+                                           else x, s), donate_argnums=0)
   state = make_state(5)
   with checkpoints.manager(folder, keep=9) as saved:
     checkpoints.save(saved, 5, state, {})
@@ -84,7 +92,8 @@ def test_the_newest_are_kept(folder):
 
 
 def damage(folder, step):
-  """Empties the list of arrays. (A torn array is a process's own business below: Orbax leaves reads behind.)"""
+  """Empties the list of arrays. (A torn array is a process's own business below: Orbax leaves reads
+  behind.)"""
   (folder / 'checkpoints' / f'{step:06}' / 'state' / '_METADATA').write_text('')
 
 
@@ -129,7 +138,8 @@ assert t.same(state, t.make_state(1)) and 'checkpoint 2 ' in said[0], said
 
 
 def test_a_torn_array_is_passed_over(tmp_path):
-  done = subprocess.run([sys.executable, '-c', TEARER, tmp_path], cwd=ROOT, capture_output=True, text=True)
+  done = subprocess.run([sys.executable, '-c', TEARER, tmp_path], cwd=ROOT, capture_output=True,
+                        text=True)
   assert done.returncode == 0, done.stderr
   assert checkpoints.finished_steps(tmp_path) == [1]
 
@@ -150,7 +160,8 @@ with checkpoints.manager(folder, keep=3) as saved:
 
 def test_a_run_killed_while_it_saves_leaves_the_newest_finished_step_whole(tmp_path):
   for saves in (4, 7):
-    process = subprocess.Popen([sys.executable, '-c', SAVER, tmp_path / str(saves)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, '-c', SAVER, tmp_path / str(saves)], cwd=ROOT,
+                               stdout=subprocess.PIPE, text=True)
     for _ in range(saves):
       process.stdout.readline()
     process.send_signal(signal.SIGKILL)            # a save runs in the background now
@@ -164,7 +175,8 @@ def test_only_options_that_decide_the_numbers_make_another_run(folder):
   checkpoints.claim(folder, OPTIONS | {'steps': 900, 'keep': 5, 'mesh': {'data': 4}})
   assert checkpoints.read_options(folder)['steps'] == 900
   assert checkpoints.fingerprint(OPTIONS) == checkpoints.fingerprint(OPTIONS | {'steps': 900})
-  with pytest.raises(ValueError, match=r'optim.lr is 0.1 there, 0.2 here; seed is 0 there, 1 here.*--workdir') as error:
+  with pytest.raises(ValueError, match=r'optim.lr is 0.1 there, 0.2 here; seed is 0 there, 1 '
+                     r'here.*--workdir') as error:
     checkpoints.claim(folder, OPTIONS | {'seed': 1, 'optim': OPTIONS['optim'] | {'lr': .2}})
   assert '\n' not in str(error.value) and checkpoints.read_options(folder)['seed'] == 0
 
@@ -195,14 +207,16 @@ sys.stdin.read()
 
 
 def test_a_workdir_has_one_writer_until_that_process_ends_however_it_ends(folder):
-  holder = subprocess.Popen([sys.executable, '-c', HOLDER, folder / 'lock'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+  holder = subprocess.Popen([sys.executable, '-c', HOLDER, folder / 'lock'], stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE)
   assert holder.stdout.readline() == b'held\n'
   for hold in (lambda: checkpoints.alone(folder, new=True), lambda: checkpoints.alone(folder),
                lambda: checkpoints.writing(folder / 'generated', folder)):
-    with pytest.raises(ValueError, match='process 77 on elsewhere .since 2026-01-02 03:04:05. .*--workdir') as error:
+    with pytest.raises(ValueError, match='process 77 on elsewhere .since 2026-01-02 03:04:05. '
+                       '.*--workdir') as error:
       hold().__enter__()
     assert '\n' not in str(error.value)
-  with checkpoints.writing(folder.parent / 'elsewhere', folder):                        # reads alone
+  with checkpoints.writing(folder.parent / 'elsewhere', folder):  # reads alone
     pass
   holder.send_signal(signal.SIGKILL)
   holder.communicate()
@@ -214,7 +228,8 @@ def test_a_workdir_has_one_writer_until_that_process_ends_however_it_ends(folder
     pass
 
 
-def test_what_only_reads_a_run_makes_no_workdir_and_takes_nothing_of_a_save_that_goes_on(tmp_path, folder):
+def test_what_only_reads_a_run_makes_no_workdir_and_takes_nothing_of_a_save_that_goes_on(
+    tmp_path, folder):
   with pytest.raises(ValueError, match='holds no run'):
     checkpoints.alone(tmp_path / 'none').__enter__()
   assert not (tmp_path / 'none').exists()
@@ -239,7 +254,8 @@ def test_a_folder_without_a_run_is_named(tmp_path):
 
 
 def test_config_json_is_never_half_written(folder, monkeypatch):
-  monkeypatch.setattr(os, 'replace', lambda *_: (_ for _ in ()).throw(OSError(28, 'No space left on device', 'config.json')))
+  monkeypatch.setattr(os, 'replace', lambda *_: (_ for _ in ()).throw(
+      OSError(28, 'No space left on device', 'config.json')))
   with pytest.raises(ValueError, match='No space left'):
     checkpoints.claim(folder, OPTIONS | {'seed': 1})
   assert checkpoints.read_options(folder)['seed'] == 0

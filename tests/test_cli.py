@@ -17,11 +17,13 @@ from jaxdreamer.configs import base
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = str(ROOT / 'configs' / 'toybox.py')
 TOYBOX = '--config=configs/toybox.py'
-pytestmark = pytest.mark.filterwarnings('ignore:the load_module')             # by which ml_collections loads a config
+# by which ml_collections loads a config
+pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
 
 
 @pytest.mark.parametrize(('option', 'nearest'), [
-  ('sampling.viewz', 'sampling.views'), ('estimator.sds.guidence', 'estimator.sds.guidance'), ('promt', 'prompt')])
+  ('sampling.viewz', 'sampling.views'), ('estimator.sds.guidence', 'estimator.sds.guidance'),
+  ('promt', 'prompt')])
 def test_an_unknown_option_is_answered_with_the_nearest_ones(option, nearest):
   for file in (CONFIG, f'{CONFIG}:empirical'):
     said = cli.unknown_options(['train', f'--config={file}', f'--config.{option}=3'])
@@ -29,7 +31,8 @@ def test_an_unknown_option_is_answered_with_the_nearest_ones(option, nearest):
 
 
 def test_known_options_are_not_complained_about():
-  assert cli.unknown_options(['train', f'--config={CONFIG}', '--config.prompt=a red cube', '--config.steps=3']) == ''
+  assert cli.unknown_options(['train', f'--config={CONFIG}', '--config.prompt=a red cube',
+                              '--config.steps=3']) == ''
 
 
 @pytest.fixture
@@ -93,7 +96,8 @@ SLIPS = {
 
 
 @pytest.mark.parametrize('slip', SLIPS)
-def test_a_value_that_an_option_does_not_take_is_answered_with_its_name_and_what_it_takes(refuse, slip):
+def test_a_value_that_an_option_does_not_take_is_answered_with_its_name_and_what_it_takes(
+    refuse, slip):
   said = refuse(TOYBOX, f'--config.{slip}')
   name, _, _ = slip.partition('=')
   assert f'config.{name}' in said
@@ -133,7 +137,8 @@ def test_an_option_that_no_config_has_is_refused_where_a_config_file_writes_it()
   ([TOYBOX, '--workdr=x'], '--workdir'),
   ([TOYBOX, '--config.promt=x'], '--config.prompt'),
   (['--config.prompt=x'], 'put --config=configs/toybox.py before it'),
-  (['--config=configs/toybx.py'], 'there is no config file configs/toybx.py; nearest: configs/toybox.py'),
+  (['--config=configs/toybx.py'], 'there is no config file configs/toybx.py; nearest: '
+   'configs/toybox.py'),
   (['--config=configs/toybox_amortised.py:sdss'], 'sdss'),
   ([TOYBOX, 'red', 'cube'], "unexpected argument 'red'"),
   ([TOYBOX, '--config.prompt=a red c\udcffube'], 'no UTF-8'),
@@ -155,7 +160,8 @@ def test_help_tells_how_a_run_is_configured_and_the_options_of_the_config(parse,
     parse('--help', '--config=configs/asd.py')
   said = capsys.readouterr().out
   assert left.value.code == 0 and said.count(' --config=configs/') == 3
-  assert "--config.estimator.name='asd'" in said and '--config.sampling.t_max=(0.98, 0.5, 200)' in said
+  assert ("--config.estimator.name='asd'" in said and '--config.sampling.t_max=(0.98, 0.5, '
+          '200)' in said)
   for name in options.flatten(base.get_config().to_dict()):
     assert f'--config.{name}=' in said
 
@@ -167,40 +173,48 @@ def test_options_may_stand_before_the_config_they_change(parse):
 def test_shipped_configs_are_found_from_any_folder_and_a_file_there_comes_first(parse, tmp_path):
   assert parse('--config=configs/csd.py').estimator.name == 'csd'
   (tmp_path / 'configs').mkdir()
-  (tmp_path / 'configs' / 'csd.py').write_text('from jaxdreamer.configs import vsd\nget_config = vsd.get_config\n')
+  (tmp_path / 'configs' / 'csd.py').write_text('from jaxdreamer.configs import vsd\nget_config = '
+                                               'vsd.get_config\n')
   assert parse('--config=configs/csd.py').estimator.name == 'vsd'
 
 
-def test_a_config_in_another_folder_may_import_its_neighbours_and_the_shipped_ones(parse, tmp_path, monkeypatch):
+def test_a_config_in_another_folder_may_import_its_neighbors_and_the_shipped_ones(
+    parse, tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   (tmp_path / 'far').mkdir()
-  (tmp_path / 'far' / 'a_neighbour_of_it.py').write_text('STEPS = 17\n')
-  (tmp_path / 'far' / 'mine.py').write_text('from configs import toybox\nfrom a_neighbour_of_it import STEPS\n\n\n'
-                                            'def get_config():\n  config = toybox.get_config()\n  config.steps = STEPS\n'
+  (tmp_path / 'far' / 'a_neighbor_of_it.py').write_text('STEPS = 17\n')
+  (tmp_path / 'far' / 'mine.py').write_text('from configs import toybox\nfrom a_neighbor_of_it '
+                                            'import STEPS\n\n\n'
+                                            'def get_config():\n  config = toybox.get_config()\n  '
+                                            'config.steps = STEPS\n'
                                             '  return config\n')
   assert parse('--config=~/far/mine.py').steps == 17
 
 
 FOLLOWING = {
-  'asd.py': ['sampling.t_min', 'sampling.t_max'], 'scaledreamer_sd.py': ['sampling.t_min', 'sampling.t_max'],
+  'asd.py': ['sampling.t_min', 'sampling.t_max'],
+  'scaledreamer_sd.py': ['sampling.t_min', 'sampling.t_max'],
   'scaledreamer_mvdream.py': ['sampling.t_min', 'sampling.t_max'],
   'scaledreamer_amortised.py:df415': ['sampling.t_min', 'sampling.t_max', 'regularizers.opaque'],
   'scaledreamer_amortised.py:dl17k': ['sampling.t_min', 'sampling.t_max', 'regularizers.opaque'],
-  'toybox_amortised.py': ["optim.groups 'scene/field/.*'", "optim.groups 'scene/field/transformer/upsample/.*'"]}
+  'toybox_amortised.py': ["optim.groups 'scene/field/.*'",
+                          "optim.groups 'scene/field/transformer/upsample/.*'"]}
 
 
 @pytest.mark.parametrize('file', FOLLOWING)
 def test_schedules_that_last_as_long_as_the_run_follow_its_steps(parse, file):
   published = options.schedules(parse(f'--config=configs/{file}').to_dict())
   for steps in (30, 1, 60):
-    found = options.schedules(parse(f'--config=configs/{file}', f'--config.steps={steps}').to_dict())
+    found = options.schedules(parse(f'--config=configs/{file}',
+                                    f'--config.steps={steps}').to_dict())
     for name in FOLLOWING[file]:
       assert found[name][:2] == published[name][:2] and sum(found[name][2:]) == steps
       assert optim.schedule(found[name])(steps) == pytest.approx(found[name][1])
 
 
 def test_a_schedule_that_is_given_does_not_follow_and_one_that_outlives_its_run_is_told(parse):
-  config = parse('--config=configs/asd.py', '--config.steps=30', '--config.sampling.t_max=.98,.5,200')
+  config = parse('--config=configs/asd.py', '--config.steps=30',
+                 '--config.sampling.t_max=.98,.5,200')
   assert config.sampling.t_max == (.98, .5, 200) and config.sampling.t_min == (.5, .02, 30)
   said = options.outliving(config)
   assert 'config.steps=30' in said and 'config.sampling.t_max' in said and '0.908' in said
@@ -215,18 +229,21 @@ def test_every_64_bit_seed_is_a_stream_of_its_own():
   data = lambda seed: tuple(map(int, jax.random.key_data(seeds.key(seed))))
   for seed in (0, 1, 2 ** 31, 2 ** 32 - 1):
     assert data(seed) == tuple(map(int, jax.random.key_data(jax.random.key(seed))))
-  many = [0, 1, 2 ** 32, 2 ** 32 + 1, 2 ** 33, 2 ** 40, 2 ** 63, 2 ** 63 + 1, 2 ** 64 - 2, 2 ** 64 - 1]
+  many = [0, 1, 2 ** 32, 2 ** 32 + 1, 2 ** 33, 2 ** 40, 2 ** 63, 2 ** 63 + 1, 2 ** 64 - 2,
+          2 ** 64 - 1]
   assert len(set(map(data, many))) == len(many)
 
 
 def test_paths_begin_at_home_where_they_say_so(monkeypatch, tmp_path):
   monkeypatch.setenv('HOME', str(tmp_path))
   config = base.get_config()
-  names = ['prior.path', 'corpus.path', 'corpus.store', 'prior.mvdream.tokenizer', 'prior.sdxl.tokenizer', 'prior.sdxl.tokenizer_2',
+  names = ['prior.path', 'corpus.path', 'corpus.store', 'prior.mvdream.tokenizer',
+           'prior.sdxl.tokenizer', 'prior.sdxl.tokenizer_2',
            'prior.stable_diffusion.tokenizer', 'estimator.ssd.depth', 'estimator.ssd.normals']
   config.update_from_flattened_dict(dict.fromkeys(names, '~/weights'))
   told = options.flatten(options.expanded(config).to_dict())
-  assert {told[name] for name in names} == {str(tmp_path / 'weights')} and config.prior.path == '~/weights'
+  assert {told[name]
+          for name in names} == {str(tmp_path / 'weights')} and config.prior.path == '~/weights'
   config = base.get_config()
   config.prior.path = '~/none.safetensors'
   with pytest.raises(FileNotFoundError, match=f'{tmp_path}/none.safetensors'):
@@ -238,7 +255,8 @@ def test_commands_find_a_workdir_at_home(monkeypatch, tmp_path, command):
   monkeypatch.setenv('HOME', str(tmp_path))
   (tmp_path / 'a-run').mkdir()
   monkeypatch.setattr(cli, 'compile_cache', lambda: '')
-  given = types.SimpleNamespace(workdir='~/a-run', out='', formats=[], prompt='x', prompts='', config=None, clip='')
+  given = types.SimpleNamespace(workdir='~/a-run', out='', formats=[], prompt='x', prompts='',
+                                config=None, clip='')
   monkeypatch.setattr(flags, 'FLAGS', given)
   with pytest.raises(ValueError, match=f'{tmp_path}/a-run holds no run'):
     importlib.import_module(f'jaxdreamer.{command}').main()
@@ -246,10 +264,12 @@ def test_commands_find_a_workdir_at_home(monkeypatch, tmp_path, command):
 
 def test_memory_that_is_not_there_is_one_line_with_what_makes_it_fit(parse):
   parse(TOYBOX, '--config.sampling.views=16')
-  error = jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 12345 bytes.\nBufferAssignment:\n1\n2')
+  error = jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 12345 '
+                                     'bytes.\nBufferAssignment:\n1\n2')
   for failed in (error, MemoryError('std::bad_alloc')):
     said = cli.explanation(failed)
-    assert said.startswith('out of memory') and 'config.render.chunk' in said and 'config.sampling.views below 16' in said
+    assert said.startswith('out of memory') and 'config.render.chunk' in said
+    assert 'config.sampling.views below 16' in said
     assert 'BufferAssignment' not in said
   assert cli.explanation(RuntimeError('a bug')) == ''
 

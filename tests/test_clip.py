@@ -1,4 +1,5 @@
-"""The text tower: causality, pooling, the closed form of an empty stack. Parity: parity/test_clip_parity.py."""
+"""The text tower: causality, pooling, the closed form of an empty stack. Parity:
+parity/test_clip_parity.py."""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from jaxdreamer.nn.clip import CLIPTextConfig, CLIPTextModel, config_from_transformers
 
 EOS = 3
-SMALL = CLIPTextConfig(vocab_size=30, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+SMALL = CLIPTextConfig(vocab_size=30, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+                       num_attention_heads=4,
                        max_position_embeddings=8, eos_token_id=EOS)
 
 
@@ -45,23 +47,27 @@ def test_word_order_matters(tower):
   assert jnp.abs(tower([[5, 6, EOS]])[1] - tower([[6, 5, EOS]])[1]).max() > 1e-3
 
 
-def test_no_layers_leave_the_normalised_sum_of_token_and_position():
-  model = CLIPTextModel(CLIPTextConfig(vocab_size=30, hidden_size=16, num_hidden_layers=0, num_attention_heads=4))
+def test_no_layers_leave_the_normalized_sum_of_token_and_position():
+  model = CLIPTextModel(CLIPTextConfig(vocab_size=30, hidden_size=16, num_hidden_layers=0,
+                                       num_attention_heads=4))
   ids = jnp.array([[4, 9, 2]])
   params = model.init(jax.random.key(0), ids)['params']
-  token, position = (params['embeddings'][f'{name}_embedding']['embedding'] for name in ('token', 'position'))
+  token, position = (params['embeddings'][f'{name}_embedding']['embedding']
+                     for name in ('token', 'position'))
   x = np.asarray(token)[[4, 9, 2]] + np.asarray(position)[:3]
   expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
   np.testing.assert_allclose(model.apply({'params': params}, ids)[0][0], expected, atol=1e-5)
 
 
 def test_default_config_has_as_many_parameters_as_clip_vit_l_14():
-  like = jax.eval_shape(CLIPTextModel(CLIPTextConfig()).init, jax.random.key(0), jnp.zeros((1, 77), jnp.int32))
+  like = jax.eval_shape(CLIPTextModel(CLIPTextConfig()).init, jax.random.key(0),
+                        jnp.zeros((1, 77), jnp.int32))
   assert sum(leaf.size for leaf in jax.tree.leaves(like)) == 123_060_480
 
 
 def test_old_config_files_mean_the_last_token_by_eos_2():
-  assert config_from_transformers({'vocab_size': 49408, 'eos_token_id': 2, 'dropout': 0.}).eos_token_id == 49407
+  assert config_from_transformers({'vocab_size': 49408, 'eos_token_id': 2,
+                                   'dropout': 0.}).eos_token_id == 49407
   assert config_from_transformers({'vocab_size': 50, 'eos_token_id': 7}).eos_token_id == 7
 
 

@@ -33,9 +33,11 @@ def test_both_towers_are_those_of_the_file(model):
   np.testing.assert_allclose(see(x), expected, atol=1e-5)
   reader = clip.CLIPTextModelWithProjection(clip.config_from_transformers(config))
   like = jax.eval_shape(reader.init, jax.random.key(0), jnp.zeros((1, 77), jnp.int32))['params']
-  weights = weight_files.load(folder / 'model.safetensors', like, rename=clip.TEXT_PROJECTION_RENAME)
+  weights = weight_files.load(folder / 'model.safetensors', like,
+                              rename=clip.TEXT_PROJECTION_RENAME)
   rows, _ = reader.apply({'params': weights}, jnp.asarray(clip_tokens.load(folder)(texts)))
-  np.testing.assert_allclose(read(texts), rows / jnp.linalg.norm(rows, axis=-1, keepdims=True), atol=1e-5)
+  np.testing.assert_allclose(read(texts), rows / jnp.linalg.norm(rows, axis=-1, keepdims=True),
+                             atol=1e-5)
 
 
 def test_a_folder_of_todays_transformers_is_read(model, tmp_path):
@@ -46,7 +48,8 @@ def test_a_folder_of_todays_transformers_is_read(model, tmp_path):
   with pytest.raises(FileNotFoundError, match='tokenizer.json'):
     clip_score.load(str(folder))
   published.write_new_tokenizer(folder)
-  np.testing.assert_array_equal(clip_score.load(str(folder))[1](['a red mug']), clip_score.load(str(model[0]))[1](['a red mug']))
+  np.testing.assert_array_equal(clip_score.load(str(folder))[1](['a red mug']),
+                                clip_score.load(str(model[0]))[1](['a red mug']))
 
 
 def test_similarity_and_recall_of_known_directions():
@@ -63,7 +66,8 @@ def test_a_run_is_scored_under_a_named_protocol(model, tmp_path, monkeypatch):
     seen.append(camera)
     picture = jax.random.uniform(jax.random.key(len(seen)), (24, 24, 3))
     return Rendering(picture, *[jnp.ones((24, 24))] * 2, picture, *[jnp.ones((24, 24))] * 3)
-  scores = evaluate.score_clip(tmp_path, 'a red mug', 7, render, model=str(folder), texts=['a mug', 'a red mug'],
+  scores = evaluate.score_clip(tmp_path, 'a red mug', 7, render, model=str(folder),
+                               texts=['a mug', 'a red mug'],
                                protocol='scaledreamer', size=24, radius=1.)
   written = json.loads((tmp_path / 'clip.json').read_text())
   assert written['scores'] == scores and -1. <= scores['clip_similarity'] <= 1.

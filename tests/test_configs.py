@@ -1,4 +1,5 @@
-"""The published configs hold the released numbers: tables of these as the released files write them, and what they are here."""
+"""The published configs hold the released numbers: tables of these as the released files write
+them, and what they are here."""
 import importlib
 import math
 import re
@@ -13,98 +14,148 @@ CSD = 'Classifier-Score-Distillation@5c65ca7 configs/'
 
 # Of all of threestudio's NeRFs, where a config does not say it.
 COMMON = {
-  'data.width': 64, 'data.elevation_range': [-10, 45], 'data.fovy_range': [40, 70], 'data.elevation uniform in angle': .5,
-  'geometry.radius': 1., 'geometry.density_bias': 'blob_magic3d', 'geometry.density_activation': 'softplus',
-  'geometry.density_blob_scale': 10., 'geometry.density_blob_std': .5, 'encoding.n_levels': 16, 'encoding.log2_hashmap_size': 19,
+  'data.width': 64, 'data.elevation_range': [-10, 45], 'data.fovy_range': [40, 70],
+  'data.elevation uniform in angle': .5,
+  'geometry.radius': 1., 'geometry.density_bias': 'blob_magic3d',
+  'geometry.density_activation': 'softplus',
+  'geometry.density_blob_scale': 10., 'geometry.density_blob_std': .5, 'encoding.n_levels': 16,
+  'encoding.log2_hashmap_size': 19,
   'encoding.base_resolution': 16, 'encoding.per_level_scale': 1.447269237440378, 'mlp.bias': False,
-  'background.random_aug_prob': .5, 'guidance.min_step_percent': .02, 'guidance.posterior': 'sample',
-  'guidance.weighting_strategy': 'sds', 'loss.lambda_orient': 0., 'loss.lambda_opaque': 0., 'loss.lambda_z_variance': 0.,
+  'background.random_aug_prob': .5, 'guidance.min_step_percent': .02,
+  'guidance.posterior': 'sample',
+  'guidance.weighting_strategy': 'sds', 'loss.lambda_orient': 0., 'loss.lambda_opaque': 0.,
+  'loss.lambda_z_variance': 0.,
   'data.camera_perturb': 0., 'data.center_perturb': 0., 'data.up_perturb': 0., 'data.batch_size': 1,
-  'prompt_processor.front_threshold': 30., 'prompt_processor.back_threshold': 30., 'optimizer.eps': 1e-15,
+  'prompt_processor.front_threshold': 30., 'prompt_processor.back_threshold': 30.,
+  'optimizer.eps': 1e-15,
 }
 ASD = {
-  'guidance.guidance_scale': 7.5, 'guidance.plus_ratio': .1, 'guidance.min_step_percent': [0, .5, .02, 25000],
-  'guidance.max_step_percent': [0, .98, .5, 25000], 'trainer.max_steps': 25000, 'optimizer.name': 'AdamW',
+  'guidance.guidance_scale': 7.5, 'guidance.plus_ratio': .1,
+  'guidance.min_step_percent': [0, .5, .02, 25000],
+  'guidance.max_step_percent': [0, .98, .5, 25000], 'trainer.max_steps': 25000,
+  'optimizer.name': 'AdamW',
   'optimizer.betas': [0., .99], 'data.resolution_milestones': [10000], 'data.width': [64, 256],
   'loss.lambda_opaque': [10000, 0., 100., 10001], 'geometry.normal_type': 'finite_difference',
 }
 AMORTISED = {
-  'data.camera_distance_range': [1., 1.5], 'geometry.radius': 2., 'geometry.sdf_bias_params': .8, 'guidance.guidance_scale': 7.5,
-  'guidance.plus_ratio': .1, 'guidance.guidance_perp_neg': -.5, 'renderer.num_samples_per_ray_importance': 128,
-  'renderer intervals trained': 193, 'loss.lambda_sparsity': 20., 'optimizer.name': 'Adam', 'optimizer.betas': [0., .99],
-  'optimizer.eps': 1e-8, 'lr.geometry': .004, 'lr.background': .001, 'trainer.accumulate_grad_batches': 1,
+  'data.camera_distance_range': [1., 1.5], 'geometry.radius': 2., 'geometry.sdf_bias_params': .8,
+  'guidance.guidance_scale': 7.5,
+  'guidance.plus_ratio': .1, 'guidance.guidance_perp_neg': -.5,
+  'renderer.num_samples_per_ray_importance': 128,
+  'renderer intervals trained': 193, 'loss.lambda_sparsity': 20., 'optimizer.name': 'Adam',
+  'optimizer.betas': [0., .99],
+  'optimizer.eps': 1e-8, 'lr.geometry': .004, 'lr.background': .001,
+  'trainer.accumulate_grad_batches': 1,
 }
-GRID = {key: None for key in COMMON if key.startswith(('geometry.density', 'encoding.', 'mlp.'))}      # generators have none
+# generators have none
+GRID = {key: None for key in COMMON if key.startswith(('geometry.density', 'encoding.', 'mlp.'))}
 
 
 def annealed(steps, opaque=10.):
   """What a run of so many steps says of its schedules."""
   return {'trainer.max_steps': steps, 'guidance.min_step_percent': [0, .5, .02, steps],
-          'guidance.max_step_percent': [0, .98, .5, steps], 'loss.lambda_opaque': [steps * 4 // 5, 0., opaque, steps]}
+          'guidance.max_step_percent': [0, .98, .5, steps],
+          'loss.lambda_opaque': [steps * 4 // 5, 0., opaque, steps]}
 
 
 # config, argument: (released file, its numbers)
 RELEASED = {
   ('dreamfusion_sd', ''): (THREESTUDIO + 'dreamfusion-sd.yaml', COMMON | {
-    'data.camera_distance_range': [1.5, 2.], 'data.camera_perturb': .1, 'data.center_perturb': .2, 'data.up_perturb': .02,
-    'data.light_position_perturb': 1., 'data.light_distance_range': [.8, 1.5], 'geometry.radius': 2.,
-    'geometry.normal_type': 'analytic', 'encoding.start_level': 8, 'encoding.start_step': 2000, 'encoding.update_steps': 500,
-    'material.ambient_only_steps': 2001, 'material.diffuse_prob': .75, 'material.textureless_prob': .5,
-    'background.random_aug_prob': 0., 'prompt_processor.front_threshold': 45., 'prompt_processor.back_threshold': 45.,
-    'guidance.guidance_scale': 100., 'guidance.max_step_percent': .98, 'loss.lambda_orient': [0, 10., 1000., 5000],
-    'loss.lambda_sparsity': 1., 'optimizer.name': 'Adam', 'optimizer.betas': [.9, .99], 'lr.geometry.encoding': .01,
-    'lr.geometry.density_network': .01, 'lr.geometry.feature_network': .01, 'lr.background': .001, 'trainer.max_steps': 10000}),
+    'data.camera_distance_range': [1.5, 2.], 'data.camera_perturb': .1, 'data.center_perturb': .2,
+    'data.up_perturb': .02,
+    'data.light_position_perturb': 1., 'data.light_distance_range': [.8, 1.5],
+    'geometry.radius': 2.,
+    'geometry.normal_type': 'analytic', 'encoding.start_level': 8, 'encoding.start_step': 2000,
+    'encoding.update_steps': 500,
+    'material.ambient_only_steps': 2001, 'material.diffuse_prob': .75,
+    'material.textureless_prob': .5,
+    'background.random_aug_prob': 0., 'prompt_processor.front_threshold': 45.,
+    'prompt_processor.back_threshold': 45.,
+    'guidance.guidance_scale': 100., 'guidance.max_step_percent': .98,
+    'loss.lambda_orient': [0, 10., 1000., 5000],
+    'loss.lambda_sparsity': 1., 'optimizer.name': 'Adam', 'optimizer.betas': [.9, .99],
+    'lr.geometry.encoding': .01,
+    'lr.geometry.density_network': .01, 'lr.geometry.feature_network': .01, 'lr.background': .001,
+    'trainer.max_steps': 10000}),
   ('csd_sd', ''): (CSD + 'csd-if.yaml', COMMON | {
-    'data.camera_distance_range': [1.5, 2.], 'data.light_position_perturb': .1, 'data.light_distance_range': [1.5, 2.],
+    'data.camera_distance_range': [1.5, 2.], 'data.light_position_perturb': .1,
+    'data.light_distance_range': [1.5, 2.],
     'data.front_back_only_iters': 1000, 'geometry.normal_type': 'analytic', 'encoding.n_levels': 12,
-    'encoding.per_level_scale': 1.3703509847201236, 'material.ambient_only_steps': 5001, 'material.diffuse_prob': .5,
-    'material.textureless_prob': 1., 'material.textureless_normal': True, 'guidance.weighting_strategy': 'uniform',
-    'guidance.max_step_percent': [5000, .98, .5, 5001], 'guidance.uncond_scale': [0, 0., -1., 5000], 'guidance.perpneg_scale': 3.,
-    'guidance.grad_normalize': True, 'loss.lambda_orient': [0, 1., 100., 5000], 'loss.lambda_sparsity': [0, 10., 1., 5000],
-    'optimizer.name': 'Adam', 'optimizer.betas': [.9, .999], 'lr.geometry.encoding': .001, 'lr.geometry.density_network': .001,
+    'encoding.per_level_scale': 1.3703509847201236, 'material.ambient_only_steps': 5001,
+    'material.diffuse_prob': .5,
+    'material.textureless_prob': 1., 'material.textureless_normal': True,
+    'guidance.weighting_strategy': 'uniform',
+    'guidance.max_step_percent': [5000, .98, .5, 5001], 'guidance.uncond_scale': [0, 0., -1., 5000],
+    'guidance.perpneg_scale': 3.,
+    'guidance.grad_normalize': True, 'loss.lambda_orient': [0, 1., 100., 5000],
+    'loss.lambda_sparsity': [0, 10., 1., 5000],
+    'optimizer.name': 'Adam', 'optimizer.betas': [.9, .999], 'lr.geometry.encoding': .001,
+    'lr.geometry.density_network': .001,
     'lr.geometry.feature_network': .001, 'lr.background': .001, 'trainer.max_steps': 10000,
     'prompt_processor.negative_prompt': 'oversaturated color, ugly, tiling, low quality, noisy'}),
   ('prolificdreamer_sd', ''): (THREESTUDIO + 'prolificdreamer.yaml', COMMON | {
-    'data.width': [64, 512], 'data.resolution_milestones': [5000], 'data.camera_distance_range': [1., 1.5],
-    'guidance.guidance_scale': 7.5, 'guidance.max_step_percent': [5000, .98, .5, 5001], 'loss.lambda_sparsity': 10.,
-    'loss.lambda_opaque': [10000, 0., 1000., 10001], 'optimizer.name': 'AdamW', 'optimizer.betas': [.9, .99],
-    'lr.geometry.encoding': .01, 'lr.geometry.density_network': .001, 'lr.geometry.feature_network': .001, 'lr.background': .001,
+    'data.width': [64, 512], 'data.resolution_milestones': [5000],
+    'data.camera_distance_range': [1., 1.5],
+    'guidance.guidance_scale': 7.5, 'guidance.max_step_percent': [5000, .98, .5, 5001],
+    'loss.lambda_sparsity': 10.,
+    'loss.lambda_opaque': [10000, 0., 1000., 10001], 'optimizer.name': 'AdamW',
+    'optimizer.betas': [.9, .99],
+    'lr.geometry.encoding': .01, 'lr.geometry.density_network': .001,
+    'lr.geometry.feature_network': .001, 'lr.background': .001,
     'lr.guidance': .0001, 'trainer.max_steps': 25000}),
-  ('scaledreamer_sd', ''): (SCALEDREAMER + 'single-prompt_benchmark/asd_sd_nerf.yaml', COMMON | ASD | {
-    'data.camera_distance_range': [1., 1.5], 'guidance.guidance_perp_neg': -.5, 'background.dir_encoding': 'HashGrid',
-    'loss.lambda_sparsity': 30., 'lr.geometry.encoding': .01, 'lr.geometry.density_network': .001,
-    'lr.geometry.feature_network': .001, 'lr.background.encoding': .01, 'lr.background': .001}),
-  ('scaledreamer_mvdream', ''): (SCALEDREAMER + 'single-prompt_benchmark/asd_mv_nerf.yaml', COMMON | ASD | {
-    'data.batch_size': 4, 'data.camera_distance_range': [.8, 1.], 'data.relative_radius': True, 'data.fovy_range': [15, 60],
-    'data.elevation_range': [0, 30], 'guidance.guidance_perp_neg': 0., 'background.dir_encoding': 'HashGrid',
-    'loss.lambda_sparsity': 20., 'loss.lambda_orient': [10000, 0., 100., 10001], 'lr.geometry.encoding': .003,
-    'lr.geometry.density_network': .003, 'lr.geometry.feature_network': .003, 'lr.background.encoding': .003,
-    'lr.background': .003}),
+  ('scaledreamer_sd', ''): (SCALEDREAMER + 'single-prompt_benchmark/asd_sd_nerf.yaml',
+                            COMMON | ASD | {
+'data.camera_distance_range': [1., 1.5], 'guidance.guidance_perp_neg': -.5,
+'background.dir_encoding': 'HashGrid',
+'loss.lambda_sparsity': 30., 'lr.geometry.encoding': .01, 'lr.geometry.density_network': .001,
+'lr.geometry.feature_network': .001, 'lr.background.encoding': .01, 'lr.background': .001}),
+  ('scaledreamer_mvdream', ''): (SCALEDREAMER + 'single-prompt_benchmark/asd_mv_nerf.yaml',
+                                 COMMON | ASD | {
+'data.batch_size': 4, 'data.camera_distance_range': [.8, 1.], 'data.relative_radius': True,
+'data.fovy_range': [15, 60],
+'data.elevation_range': [0, 30], 'guidance.guidance_perp_neg': 0.,
+'background.dir_encoding': 'HashGrid',
+'loss.lambda_sparsity': 20., 'loss.lambda_orient': [10000, 0., 100., 10001],
+'lr.geometry.encoding': .003,
+'lr.geometry.density_network': .003, 'lr.geometry.feature_network': .003,
+'lr.background.encoding': .003,
+'lr.background': .003}),
   ('scaledreamer_amortised', 'mg15,1'): (
-    SCALEDREAMER + 'multi-prompt_benchmark/asd_sd_hyper_iNGP_50k.yaml', COMMON | GRID | AMORTISED | annealed(50000) | {
-      'geometry.sdf_bias_params': .5, 'background.random_aug_prob': .2, 'background.dir_encoding': 'hypernet',
-      'loss.lambda_eikonal': [0, 100., 1., 5000]}),
+    SCALEDREAMER + 'multi-prompt_benchmark/asd_sd_hyper_iNGP_50k.yaml',
+    COMMON | GRID | AMORTISED | annealed(50000) | {
+'geometry.sdf_bias_params': .5, 'background.random_aug_prob': .2,
+'background.dir_encoding': 'hypernet',
+'loss.lambda_eikonal': [0, 100., 1., 5000]}),
   ('scaledreamer_amortised', 'df415,1'): (
-    SCALEDREAMER + 'multi-prompt_benchmark/asd_sd_3dconv_net_100k.yaml', COMMON | GRID | AMORTISED | annealed(100000) | {
-      'loss.lambda_eikonal': [0, 100., 1., 10000]}),
+    SCALEDREAMER + 'multi-prompt_benchmark/asd_sd_3dconv_net_100k.yaml',
+    COMMON | GRID | AMORTISED | annealed(100000) | {
+'loss.lambda_eikonal': [0, 100., 1., 10000]}),
   ('scaledreamer_amortised', 'at2520,1'): (
-    SCALEDREAMER + 'multi-prompt_benchmark/asd_sd_3dconv_net_50k.yaml', COMMON | GRID | AMORTISED | annealed(50000) | {
-      'loss.lambda_eikonal': [0, 100., 1., 5000]}),
+    SCALEDREAMER + 'multi-prompt_benchmark/asd_sd_3dconv_net_50k.yaml',
+    COMMON | GRID | AMORTISED | annealed(50000) | {
+'loss.lambda_eikonal': [0, 100., 1., 5000]}),
   ('scaledreamer_amortised', 'cp100k,1'): (
-    SCALEDREAMER + 'multi-prompt_benchmark/asd_sd_3dconv_net_300k.yaml', COMMON | GRID | AMORTISED | annealed(300000) | {
-      'loss.lambda_eikonal': [0, 100., 1., 30000], 'optimizer.name': 'Adan', 'optimizer.betas': None, 'optimizer.eps': 1e-15}),
+    SCALEDREAMER + 'multi-prompt_benchmark/asd_sd_3dconv_net_300k.yaml',
+    COMMON | GRID | AMORTISED | annealed(300000) | {
+'loss.lambda_eikonal': [0, 100., 1., 30000], 'optimizer.name': 'Adan', 'optimizer.betas': None,
+'optimizer.eps': 1e-15}),
   ('scaledreamer_amortised', 'dl17k,1'): (
-    SCALEDREAMER + 'multi-prompt_benchmark/asd_mv_triplane_transformer_10k.yaml', COMMON | GRID | AMORTISED
+    SCALEDREAMER + 'multi-prompt_benchmark/asd_mv_triplane_transformer_10k.yaml',
+    COMMON | GRID | AMORTISED
     | annealed(100000, opaque=1.) | {
-      'data.batch_size': 4, 'data.camera_distance_range': [.8, 1.], 'data.relative_radius': True, 'data.fovy_range': [15, 60],
-      'data.elevation_range': [0, 30], 'background.random_aug_prob': 0., 'guidance.guidance_perp_neg': 0.,
-      'loss.lambda_eikonal': .01, 'optimizer.name': 'Adan', 'optimizer.betas': None, 'optimizer.eps': 1e-15, 'lr.geometry': .0002,
+      'data.batch_size': 4, 'data.camera_distance_range': [.8, 1.], 'data.relative_radius': True,
+      'data.fovy_range': [15, 60],
+      'data.elevation_range': [0, 30], 'background.random_aug_prob': 0.,
+      'guidance.guidance_perp_neg': 0.,
+      'loss.lambda_eikonal': .01, 'optimizer.name': 'Adan', 'optimizer.betas': None,
+      'optimizer.eps': 1e-15, 'lr.geometry': .0002,
       'lr.background': .0002, 'trainer.accumulate_grad_batches': 2}),
 }
 
 
 def theirs(config, schedule, *, sign=1.):
-  """Our (v,), (v0, v1, steps) or (v0, v1, start, steps) as threestudio's number or [start, v0, v1, end], in updates."""
+  """Our (v,), (v0, v1, steps) or (v0, v1, start, steps) as threestudio's number or [start, v0, v1,
+  end], in updates."""
   if len(schedule) == 1:
     return sign * schedule[0]
   v0, v1, *start, steps = schedule
@@ -124,7 +175,8 @@ def group(config, name):
 
 def optimizer(config):
   rate, *kind = group(config, 'scene/field/tables/0')
-  return 'Adan' if kind == ['adan'] else {0.: 'Adam', .01: 'AdamW'}[config.optim.weight_decay]      # torch's default decay
+  # torch's default decay
+  return 'Adan' if kind == ['adan'] else {0.: 'Adam', .01: 'AdamW'}[config.optim.weight_decay]
 
 
 def rate(name):
@@ -144,7 +196,8 @@ def band(config, scene, estimator):
 # What each of their numbers is here: (config, its scene's options, its estimator's) -> the number.
 HERE = {
   'data.batch_size': lambda c, s, e: c.sampling.views,
-  'data.width': lambda c, s, e: [size for _, size in c.render.stages] or c.prior[c.prior.name].image_size,
+  'data.width': lambda c, s, e: [size for _, size in c.render.stages]
+  or c.prior[c.prior.name].image_size,
   'data.resolution_milestones': lambda c, s, e: [first for first, _ in c.render.stages[1:]],
   'data.camera_distance_range': lambda c, s, e: list(c.cameras.distance),
   'data.relative_radius': lambda c, s, e: c.cameras.relative,
@@ -155,10 +208,12 @@ HERE = {
   'data.center_perturb': lambda c, s, e: c.cameras.jitter[1],
   'data.up_perturb': lambda c, s, e: c.cameras.jitter[2],
   'data.light_position_perturb': lambda c, s, e: c.render.light.jitter,
-  'data.light_distance_range': lambda c, s, e: None if c.render.light.relative else list(c.render.light.distance),
+  'data.light_distance_range': lambda c, s, e: None if c.render.light.relative
+  else list(c.render.light.distance),
   'data.front_back_only_iters': lambda c, s, e: c.cameras.front_back,
   'geometry.radius': lambda c, s, e: s.extent if s.extent == c.render.radius else None,
-  'geometry.normal_type': lambda c, s, e: {'exact': 'analytic', 'forward': 'finite_difference'}[c.render.normals],
+  'geometry.normal_type': lambda c, s, e: {'exact': 'analytic',
+                                           'forward': 'finite_difference'}[c.render.normals],
   'geometry.density_bias': lambda c, s, e: {'cone': 'blob_magic3d'}[s.get('blob', 'cone')],
   'geometry.density_activation': lambda c, s, e: s.get('activation', 'softplus'),
   'geometry.density_blob_scale': lambda c, s, e: s.strength,
@@ -177,13 +232,15 @@ HERE = {
   'material.textureless_prob': lambda c, s, e: c.render.textureless[0],
   'material.textureless_normal': lambda c, s, e: c.render.light.normals,
   'background.random_aug_prob': lambda c, s, e: c.render.random_background,
-  'background.dir_encoding': lambda c, s, e: {'hash_map': 'HashGrid', 'hypernet': 'hypernet'}[c.render.background],
+  'background.dir_encoding': lambda c, s, e: {'hash_map': 'HashGrid',
+                                              'hypernet': 'hypernet'}[c.render.background],
   'renderer.num_samples_per_ray_importance': lambda c, s, e: c.render.samples,
   'renderer intervals trained': lambda c, s, e: c.render.fine,
   'prompt_processor.front_threshold': lambda c, s, e: c.cameras.front,
   'prompt_processor.back_threshold': lambda c, s, e: c.cameras.back,
-  'prompt_processor.negative_prompt': lambda c, s, e: c.negative,
-  'guidance.guidance_scale': lambda c, s, e: theirs(c, e.guidance) - (c.estimator.name == 'sds'),     # theirs is one less for SDS
+  'prompt_processor.negative_prompt': lambda c, s, e: c.negative_prompt,
+  # theirs is one less for SDS
+  'guidance.guidance_scale': lambda c, s, e: theirs(c, e.guidance) - (c.estimator.name == 'sds'),
   'guidance.guidance_perp_neg': lambda c, s, e: -e.negatives,
   'guidance.perpneg_scale': lambda c, s, e: e.negatives,
   'guidance.plus_ratio': lambda c, s, e: e.eta,
@@ -193,9 +250,11 @@ HERE = {
   'guidance.min_step_percent': lambda c, s, e: theirs(c, c.sampling.t_min),
   'guidance.max_step_percent': lambda c, s, e: theirs(c, c.sampling.t_max),
   'guidance.posterior': lambda c, s, e: 'sample' if c.prior[c.prior.name].sample else 'mean',
-  **{f'loss.lambda_{theirs_}': (lambda c, s, e, ours=ours: theirs(c, c.regularizers[ours])) for theirs_, ours in (
-    ('orient', 'orientation'), ('sparsity', 'sparsity'), ('opaque', 'opaque'), ('z_variance', 'z_variance'),
-    ('eikonal', 'eikonal'))},
+  **{f'loss.lambda_{theirs_}': (lambda c, s, e, ours=ours: theirs(c, c.regularizers[ours]))
+     for theirs_, ours in (
+('orient', 'orientation'), ('sparsity', 'sparsity'), ('opaque', 'opaque'),
+('z_variance', 'z_variance'),
+('eikonal', 'eikonal'))},
   'optimizer.name': lambda c, s, e: optimizer(c),
   'optimizer.betas': lambda c, s, e: [c.optim.b1, c.optim.b2],
   'optimizer.eps': lambda c, s, e: c.optim.eps,
@@ -227,7 +286,8 @@ def test_a_published_config_holds_the_released_numbers(name, argument):
     here = HERE[option](config, scene, estimator)
     numbers = (number, here) if isinstance(number, list) else ([number], [here])
     same = len(numbers[0]) == len(numbers[1]) and all(
-      math.isclose(a, b, rel_tol=1e-6) if isinstance(a, float) else a == b for a, b in zip(*numbers))
+      math.isclose(a, b, rel_tol=1e-6) if isinstance(a, float) else a == b
+      for a, b in zip(*numbers))
     assert same, f'{source} {option}: {number}; here {here}'
 
 
@@ -236,15 +296,18 @@ def test_a_published_config_names_its_source_and_says_in_its_head_what_differs(n
   source, _ = RELEASED[name, argument]
   _, head = read(name, argument)
   stem = source.split('/')[-1].removesuffix('.yaml')
-  assert stem in head or f'_{stem.split("_")[-1]}' in head, f'configs/{name}.py does not name {source}'
+  named = stem in head or f'_{stem.split("_")[-1]}' in head
+  assert named, f'configs/{name}.py does not name {source}'
   assert 'configs/sd.py says' in head
   for line in re.findall(r'^- (.*)', head, re.M):
-    assert re.match(r'[^:]+: ', line), f'configs/{name}.py: a difference begins with what it is of: {line!r}'
+    assert re.match(r'[^:]+: ',
+                    line), f'configs/{name}.py: a difference begins with what it is of: {line!r}'
 
 
 @pytest.mark.parametrize('optimizer_name', ['Adam', 'AdamW'])
-def test_weight_decay_is_where_the_released_optimiser_has_it(optimizer_name):
-  decays = {name: read(name, argument)[0].optim.weight_decay for (name, argument), (_, numbers) in RELEASED.items()
+def test_weight_decay_is_where_the_released_optimizer_has_it(optimizer_name):
+  decays = {name: read(name, argument)[0].optim.weight_decay for (name, argument),
+            (_, numbers) in RELEASED.items()
             if numbers['optimizer.name'] == optimizer_name}
   assert decays and set(decays.values()) == {{'Adam': 0., 'AdamW': .01}[optimizer_name]}
 

@@ -1,4 +1,5 @@
-"""CSD and ASD: the algebra that ties them to SDS, and their expectations under the Gaussian prior."""
+"""CSD and ASD: the algebra that ties them to SDS, and their expectations under the Gaussian
+prior."""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 
 from configs import toybox as toybox_config
 from jaxdreamer import build, cameras, train_step
-from jaxdreamer.baselines.constant import constant
+from jaxdreamer.control_variates.constant import constant
 from jaxdreamer.diffusion import against
 from jaxdreamer.estimators.asd import asd
 from jaxdreamer.estimators.csd import csd
@@ -30,7 +31,8 @@ def views(n, *, negative=0.):
 
 
 def residual(estimator, *, n=64, t=.4, z=.2, negative=0.):
-  return train_step.residual(estimator, draws(n, t), (), PRIOR, jnp.full((n, 1, 1, 1), z), views(n, negative=negative), 0)[0]
+  return train_step.residual(estimator, draws(n, t), (), PRIOR, jnp.full((n, 1, 1, 1), z),
+                             views(n, negative=negative), 0)[0]
 
 
 def gain(t):
@@ -51,37 +53,48 @@ def test_csd_is_its_closed_form_whatever_the_noise():
 
 def test_a_negative_prompt_takes_over_from_the_empty_one():
   half = csd(negative=lambda i: .5)
-  np.testing.assert_allclose(residual(half), residual(csd()), rtol=1e-5)              # the negative prompt is the empty one
-  np.testing.assert_allclose(residual(half, negative=1.), .5 * residual(csd()), rtol=1e-4)       # the prompt itself
+  # the negative prompt is the empty one
+  np.testing.assert_allclose(residual(half), residual(csd()), rtol=1e-5)
+  # the prompt itself
+  np.testing.assert_allclose(residual(half, negative=1.), .5 * residual(csd()), rtol=1e-4)
 
 
 def test_a_normalized_residual_has_length_one_and_the_same_direction():
   eps = jax.random.normal(jax.random.key(0), (8, 2, 2, 3))
-  several = gaussian(jax.random.normal(jax.random.key(1), (2, 2, 3)), std=STD, null_mean=jnp.zeros((2, 2, 3)))
-  told = Draws(jnp.linspace(.1, .9, 8), eps, jnp.arange(1., 9.), jax.random.split(jax.random.key(2), 8))
+  several = gaussian(jax.random.normal(jax.random.key(1), (2, 2, 3)), std=STD,
+                     null_mean=jnp.zeros((2, 2, 3)))
+  told = Draws(jnp.linspace(.1, .9, 8), eps, jnp.arange(1., 9.),
+               jax.random.split(jax.random.key(2), 8))
   z = jax.random.normal(jax.random.key(3), eps.shape)
-  of = lambda **kw: train_step.residual(csd(**kw), told, (), several, z, views(8), 0)[0].reshape(8, -1)
+  of = lambda **kw: train_step.residual(csd(**kw), told, (), several, z, views(8),
+                                        0)[0].reshape(8, -1)
   plain, unit = of(), of(normalize=True)
-  np.testing.assert_allclose(np.linalg.norm(unit, axis=1), told.weight, rtol=1e-4)        # the draws' own weight is kept
+  # the draws' own weight is kept
+  np.testing.assert_allclose(np.linalg.norm(unit, axis=1), told.weight, rtol=1e-4)
   np.testing.assert_allclose(unit / np.linalg.norm(unit, axis=1, keepdims=True),
                              plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-5)
-  np.testing.assert_allclose(of(normalize=True, weight='uniform'), unit, atol=1e-5)       # w(t) has no say
+  # w(t) has no say
+  np.testing.assert_allclose(of(normalize=True, weight='uniform'), unit, atol=1e-5)
   alike = gaussian(jnp.zeros((2, 2, 3)), std=STD)
   assert np.isfinite(csd(normalize=True).residual(told, (), alike, z, views(8), 0)[0]).all()
 
 
 def test_perp_neg_of_csd_leads_away_as_seen_from_the_negative_prompt():
-  """Predictions are the texts themselves, so that the formula of the released code can be written down."""
+  """Predictions are the texts themselves, so that the formula of the released code can be written
+  down."""
   rows = {name: jnp.array(row)[None, None] for name, row in (
-    ('front', [1., 0., 2.]), ('side', [0., 1., -1.]), ('back', [2., 1., 0.]), ('above', [0., 0., 1.]), ('null', [.5, .5, 0.]),
+    ('front', [1., 0., 2.]), ('side', [0., 1., -1.]), ('back', [2., 1., 0.]),
+    ('above', [0., 0., 1.]), ('null', [.5, .5, 0.]),
     ('negative', [-1., 2., 1.]))}
-  prior = PRIOR.replace(eps_fn=lambda weights, z_t, t, text, camera: jnp.broadcast_to(text[:, None], (len(t), 1, 1, 3)))
+  prior = PRIOR.replace(eps_fn=lambda weights, z_t, t, text, camera: jnp.broadcast_to(
+      text[:, None], (len(t), 1, 1, 3)))
   camera = jax.tree.map(lambda a: a[None], cameras.orbital(1., .2, 2., .7))
   words = jnp.concatenate([rows[name] for name in ('front', 'side', 'back', 'above')])[None]
   seen = Views(camera, rows['front'], rows['front'], rows['null'], rows['negative'], words)
   z = jnp.zeros((1, 1, 1, 3))
   one = Draws(jnp.full(1, .4), z, jnp.ones(1), jax.random.split(jax.random.key(1), 1))
-  text, others, weights = (np.asarray(a[0]) for a in jax.vmap(against)(words, camera.azimuth, camera.elevation))
+  text, others, weights = (np.asarray(a[0]) for a in jax.vmap(against)(words, camera.azimuth,
+                                                                       camera.elevation))
   for share, base in ((.25, 'negative'), (None, 'null')):
     estimator = csd(negative=share and (lambda i: share), negatives=3., weight='uniform')
     y, null, away = text[0], np.ravel(rows['null']), np.ravel(rows['negative'])
@@ -90,7 +103,8 @@ def test_perp_neg_of_csd_leads_away_as_seen_from_the_negative_prompt():
     for other, weight in zip(others[:, 0], 3. * weights):
       off = other - np.ravel(rows[base])
       expected = expected + weight * (off - off @ direction / (direction @ direction) * direction)
-    np.testing.assert_allclose(np.ravel(estimator.residual(one, (), prior, z, seen, 0)[0]), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.ravel(estimator.residual(one, (), prior, z, seen, 0)[0]),
+                               expected, rtol=1e-5)
 
 
 def test_asd_without_a_shift_is_csd_times_scale_minus_one():
@@ -109,7 +123,8 @@ GUIDED = {
 def test_guidance_away_from_the_prompt_itself_is_none(make):
   estimator = make()
   run = lambda negative, prior=PRIOR: estimator.residual(
-    draws(64, .4), estimator.init(jax.random.key(0)), prior, jnp.full((64, 1, 1, 1), .2), views(64, negative=negative), 0)[0]
+    draws(64, .4), estimator.init(jax.random.key(0)), prior, jnp.full((64, 1, 1, 1), .2),
+    views(64, negative=negative), 0)[0]
   alone = gaussian(jnp.full((1, 1, 1), MEAN), std=STD)           # no prompt changes its prediction
   np.testing.assert_allclose(run(1.), run(0., alone), rtol=1e-4, atol=1e-5)
   assert np.abs(run(1.) - run(0.)).max() > .01
@@ -119,21 +134,26 @@ def test_guidance_away_from_the_prompt_itself_is_none(make):
 def test_perp_neg_leaves_plain_guidance_where_nothing_is_denied(make):
   """From above and straight at the front Perp-Neg denies nothing; between two sides it does."""
   n, words = 3, jnp.linspace(-1., 1., 4)[None, :, None, None]
-  camera = jax.vmap(lambda a, e: cameras.orbital(a, e, 3., .7))(jnp.array([0., 0., .7]), jnp.array([1.4, 0., 0.]))
-  text = jnp.array([1., -1., -1. + 2. * .7 / jnp.pi * 2. / 3.])[:, None, None]         # overhead, front, between front and side
-  seen = Views(camera, text, text, jnp.zeros((n, 1, 1)), jnp.zeros((n, 1, 1)), jnp.broadcast_to(words, (n, 4, 1, 1)))
+  camera = jax.vmap(lambda a, e: cameras.orbital(a, e, 3., .7))(jnp.array([0., 0., .7]),
+                                                                jnp.array([1.4, 0., 0.]))
+  # overhead, front, between front and side
+  text = jnp.array([1., -1., -1. + 2. * .7 / jnp.pi * 2. / 3.])[:, None, None]
+  seen = Views(camera, text, text, jnp.zeros((n, 1, 1)), jnp.zeros((n, 1, 1)),
+               jnp.broadcast_to(words, (n, 4, 1, 1)))
   prior = gaussian(jnp.full((1, 1, 1), MEAN), std=STD)
   prior = prior.replace(eps_fn=lambda w, z_t, t, text, camera: z_t * .1 + text[:, :, :, None] ** 2)
   def of(negatives):
     estimator = make(negatives=negatives)
     est = estimator.init(jax.random.key(0))
-    return estimator.residual(draws(n, .4), est, prior, jnp.full((n, 1, 1, 1), .2), seen, 0)[0].ravel()
+    return estimator.residual(draws(n, .4), est, prior, jnp.full((n, 1, 1, 1), .2), seen,
+                              0)[0].ravel()
   np.testing.assert_allclose(of(.5)[:2], of(0.)[:2], rtol=1e-4)
 
 
 def test_the_expectation_of_asd_is_its_closed_form():
   t, t_min, eta, scale, z = .6, .1, .3, 4., -.9
-  r = residual(asd(guidance=lambda i: scale, t_min=lambda i: t_min, eta=eta, weight='uniform'), n=N, t=t, z=z)
+  r = residual(asd(guidance=lambda i: scale, t_min=lambda i: t_min, eta=eta, weight='uniform'),
+               n=N, t=t, z=z)
   b, alpha, _ = gain(t)
   later_b, later_alpha, _ = gain(t + eta * (t - t_min) * (jnp.arange(10_000) + .5) / 10_000)
   guided_mean = NULL + scale * (MEAN - NULL)
@@ -155,5 +175,5 @@ def test_what_lacks_a_negative_prompt_is_refused(name, option, value):
   config = toybox_config.get_config()
   config.estimator.name = name
   config.estimator[name][option] = value
-  with pytest.raises(ValueError, match='config.negative is empty'):
+  with pytest.raises(ValueError, match='config.negative_prompt is empty'):
     build.check(config, build.make_mesh(config))

@@ -11,7 +11,8 @@ from jaxdreamer.types import Views
 T = jnp.linspace(.001, .998, 64)
 
 
-@pytest.mark.parametrize('schedule', [diffusion.cosine(), diffusion.cosine(shift=.5), diffusion.ddpm()])
+@pytest.mark.parametrize('schedule', [diffusion.cosine(), diffusion.cosine(shift=.5),
+                                      diffusion.ddpm()])
 def test_schedules_preserve_variance_and_only_grow_noisier(schedule):
   alpha, sigma = schedule.alpha(T), schedule.sigma(T)
   np.testing.assert_allclose(alpha ** 2 + sigma ** 2, 1., atol=1e-6)
@@ -21,12 +22,14 @@ def test_schedules_preserve_variance_and_only_grow_noisier(schedule):
 def test_ddpm_schedule_equals_the_published_table():
   schedule = diffusion.ddpm()
   t = jnp.array([20., 200., 500., 750., 980., 999.]) / 999.
-  np.testing.assert_allclose(schedule.alpha(t) ** 2, [.98131, .75369, .27633, .05617, .00584, .00466], atol=2e-5)
+  np.testing.assert_allclose(schedule.alpha(t) ** 2, [.98131, .75369, .27633, .05617, .00584,
+                                                      .00466], atol=2e-5)
 
 
 def test_shift_multiplies_noise_to_signal():
   one, half = diffusion.cosine(), diffusion.cosine(shift=.5)
-  np.testing.assert_allclose(half.sigma(T) / half.alpha(T), 2. * one.sigma(T) / one.alpha(T), rtol=2e-4)
+  np.testing.assert_allclose(half.sigma(T) / half.alpha(T), 2. * one.sigma(T) / one.alpha(T),
+                             rtol=2e-4)
 
 
 def test_predictions_convert_into_one_another():
@@ -42,7 +45,8 @@ def test_predictions_convert_into_one_another():
     np.testing.assert_allclose(prediction.eps(target, z_t, alpha, sigma), eps, atol=1e-5)
     off = .1 * x0 ** 2
     away = prediction.eps(target + off, z_t, alpha, sigma) - eps
-    np.testing.assert_allclose(jnp.abs(off), prediction.error(jnp.float32(alpha), jnp.float32(sigma)) * jnp.abs(away), atol=1e-5)
+    np.testing.assert_allclose(jnp.abs(off), prediction.error(jnp.float32(alpha), jnp.float32(
+        sigma)) * jnp.abs(away), atol=1e-5)
 
 
 def test_guidance_scale_one_is_conditional_and_zero_is_unconditional():
@@ -54,11 +58,13 @@ def test_guidance_scale_one_is_conditional_and_zero_is_unconditional():
 def test_dreamfusion_guidance_is_ours_less_one():
   y, null = jax.random.normal(jax.random.key(1), (2, 3, 4))
   omega = 100.
-  np.testing.assert_allclose((1. + omega) * y - omega * null, diffusion.guide(y, null, 1. + omega), rtol=1e-4, atol=1e-3)
+  np.testing.assert_allclose((1. + omega) * y - omega * null, diffusion.guide(y, null, 1. + omega),
+                             rtol=1e-4, atol=1e-3)
 
 
 def test_rescale_zero_changes_nothing_and_one_restores_the_conditional_deviation():
-  y, guided = jax.random.normal(jax.random.key(2), (2, 3, 8, 8, 4)) * jnp.array([1., 3.])[:, None, None, None, None]
+  y, guided = jax.random.normal(jax.random.key(2), (2, 3, 8, 8, 4)) * jnp.array([1., 3.])[
+      :, None, None, None, None]
   np.testing.assert_array_equal(diffusion.rescale(guided, y, factor=0.), guided)
   np.testing.assert_allclose(jnp.std(diffusion.rescale(guided, y, factor=1.), axis=(1, 2, 3)),
                              jnp.std(y, axis=(1, 2, 3)), rtol=1e-4)
@@ -69,7 +75,8 @@ def test_ddim_carries_noise_to_the_gaussian_data_distribution():
   prior = gaussian(mean, std=std)
   text = jnp.ones((512, 1, 1))
   z = jax.random.normal(jax.random.key(3), (512, 4, 4, 1))
-  x = diffusion.ddim(jax.jit(lambda z, t: prior.eps(z, t, text, None)), z, np.linspace(1., .01, 100),
+  x = diffusion.ddim(jax.jit(lambda z, t: prior.eps(z, t, text, None)), z,
+                     np.linspace(1., .01, 100),
                      schedule=prior.schedule)
   assert abs(float(x.mean()) - .7) < .02 and abs(float(x.std()) - std) < .02
 
@@ -80,7 +87,8 @@ def test_guided_batches_two_rows_and_equals_two_calls():
   t, y, null = jnp.array([.2, .5, .8]), jnp.ones((3, 1, 1)), jnp.zeros((3, 1, 1))
   views = Views(None, y, y, null, null)
   both, later = diffusion.guided(prior, z, t, views, scale=4., later=[(z, .5 * t)])
-  np.testing.assert_allclose(both, diffusion.guide(prior.eps(z, t, y, None), prior.eps(z, t, null, None), 4.), rtol=1e-5)
+  np.testing.assert_allclose(both, diffusion.guide(prior.eps(z, t, y, None),
+                                                   prior.eps(z, t, null, None), 4.), rtol=1e-5)
   np.testing.assert_allclose(later, prior.eps(z, .5 * t, y, None), rtol=1e-5)
 
 
@@ -91,4 +99,5 @@ def test_perp_neg_denies_only_what_is_perpendicular():
   weights = jnp.array([[-.5], [0.]])
   got = diffusion.perp_neg(eps_y, eps_null, [other], weights, 3.)
   np.testing.assert_allclose(got[0, 0, 0], .5 + 3. * np.array([2., -.5, 0.]), rtol=1e-6)
-  np.testing.assert_allclose(got[1], diffusion.guide(eps_y, eps_null, 3.)[1], rtol=1e-6)       # weight 0: plain guidance
+  # weight 0: plain guidance
+  np.testing.assert_allclose(got[1], diffusion.guide(eps_y, eps_null, 3.)[1], rtol=1e-6)

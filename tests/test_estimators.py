@@ -1,5 +1,6 @@
-"""What no estimator may ignore: the other sides that Perp-Neg leads away from, the negative prompt, w(t), and the draws' weights;
-and what the step does for it, whatever the estimator: it weighs draws, and probes parameter space."""
+"""What no estimator may ignore: the other sides that Perp-Neg leads away from, the negative prompt,
+w(t), and the draws' weights; and what the step does for it, whatever the estimator: it weighs
+draws, and probes parameter space."""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +9,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from configs import base
 from jaxdreamer import build, cameras, diffusion, optim, sampling, train_step
-from jaxdreamer.baselines.constant import constant
+from jaxdreamer.control_variates.constant import constant
 from jaxdreamer.estimators.asd import asd
 from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
@@ -30,11 +31,13 @@ every_estimator = pytest.mark.parametrize('name', FIVE)
 
 
 def prior():
-  """One whose prediction, of two channels, tells texts apart, and whose one matrix a LoRA can find."""
+  """One whose prediction, of two channels, tells texts apart, and whose one matrix a LoRA can
+  find."""
   known = gaussian(jnp.zeros(SHAPE), std=.5)
   return known.replace(
     weights=known.weights | {'attn1': {'to_q': {'kernel': jnp.ones((1, 1))}}},
-    eps_fn=lambda weights, z_t, t, text, camera: .3 * z_t + jnp.concatenate([text[..., None], text[..., None] ** 2 + .5], -1))
+    eps_fn=lambda weights, z_t, t, text, camera: .3 * z_t
+    + jnp.concatenate([text[..., None], text[..., None] ** 2 + .5], -1))
 
 
 PRIOR = prior()
@@ -42,7 +45,8 @@ PRIOR = prior()
 
 def draws(*, weight=1.):
   k_eps, k_more = jax.random.split(jax.random.key(0))
-  return Draws(jnp.array([.2, .5, .8]), jax.random.normal(k_eps, (N, *SHAPE)), weight * jnp.ones(N), jax.random.split(k_more, N))
+  return Draws(jnp.array([.2, .5, .8]), jax.random.normal(k_eps, (N, *SHAPE)), weight * jnp.ones(N),
+               jax.random.split(k_more, N))
 
 
 def views():
@@ -58,7 +62,8 @@ Z = jnp.full((N, *SHAPE), .2)
 
 def run(name, *, seen=None, drawn=None, **options):
   estimator = FIVE[name](**options)
-  return train_step.residual(estimator, drawn or draws(), estimator.init(jax.random.key(1)), PRIOR, Z, seen or views(), 0)[0]
+  return train_step.residual(estimator, drawn or draws(), estimator.init(jax.random.key(1)), PRIOR,
+                             Z, seen or views(), 0)[0]
 
 
 def told(name, negatives):
@@ -67,7 +72,8 @@ def told(name, negatives):
   z_t = diffusion.diffuse(Z, d.t, d.eps, schedule=PRIOR.schedule)
   eps = lambda text: PRIOR.eps(z_t, d.t, text, None)
   text, others, weights = diffusion.sides(seen, negatives)
-  follow = lambda away, scale: diffusion.perp_neg(eps(text), eps(away), [eps(other) for other in others], weights, scale)
+  follow = lambda away, scale: diffusion.perp_neg(eps(text), eps(away),
+                                                  [eps(other) for other in others], weights, scale)
   if name == 'csd':
     return follow(seen.negative, 1.) + (SHARE - 1.) * eps(seen.null) - SHARE * eps(seen.negative)
   minus = {'sds': d.eps, 'ssd': d.eps, 'asd': eps(text), 'vsd': eps(seen.plain)}[name]
@@ -78,9 +84,11 @@ def told(name, negatives):
 @pytest.mark.parametrize('negatives', [0., .5])
 def test_perp_neg_and_the_negative_prompt_enter_as_published(name, negatives):
   want = told(name, negatives)
-  np.testing.assert_allclose(run(name, negatives=negatives, weight='uniform'), want, rtol=1e-4, atol=1e-5)
-  assert np.abs(told(name, .5 - negatives) - want).max() > .05                                # so it matters
-  blind = run(name, seen=views()._replace(negative=views().null), negatives=negatives, weight='uniform')
+  np.testing.assert_allclose(run(name, negatives=negatives, weight='uniform'), want,
+                             rtol=1e-4, atol=1e-5)
+  assert np.abs(told(name, .5 - negatives) - want).max() > .05  # so it matters
+  blind = run(name, seen=views()._replace(negative=views().null), negatives=negatives,
+              weight='uniform')
   assert np.abs(blind - want).max() > .05
 
 
@@ -90,7 +98,8 @@ def test_w_of_t_and_the_weights_of_draws_multiply_the_residual(name):
   for weight, w in WEIGHTS.items():
     each = jnp.array([.5, 2., 3.])
     got = run(name, weight=weight, drawn=draws(weight=each))
-    np.testing.assert_allclose(got, (each * w(PRIOR.schedule, t))[:, None, None, None] * plain, rtol=1e-5)
+    np.testing.assert_allclose(got, (each * w(PRIOR.schedule, t))[:, None, None, None] * plain,
+                               rtol=1e-5)
   with pytest.raises(ValueError, match="weight='none': takes one of"):
     FIVE[name](weight='none')
 
@@ -101,26 +110,30 @@ def test_the_config_says_which_w(name):
   config.estimator.name = name
   for weight in ('uniform', 'sigma2'):
     config.estimator[name].weight = weight
-    assert build.pick(build.ESTIMATORS, config.estimator, 'estimator')(PRIOR, lambda i: .02).weight is WEIGHTS[weight]
+    assert build.pick(build.ESTIMATORS, config.estimator,
+                      'estimator')(PRIOR, lambda i: .02).weight is WEIGHTS[weight]
 
 
-# A scene of three numbers that colours the whole picture: of a cotangent its parameters see the mean alone.
+# A scene of three numbers that colors the whole picture: of a cotangent its parameters see the mean
+# alone.
 SIZE = 4
 
 
-def one_colour():
+def one_color():
   def render(code, camera, key, step):
     rgb, flat = jnp.broadcast_to(code[None, None], (SIZE, SIZE, 3)), jnp.ones((SIZE, SIZE))
     return Rendering(rgb, flat, flat, rgb, flat, flat, flat)
   scene = Scene(lambda key: jnp.zeros(3), lambda params, y: params, lambda code, xyz: (0., code))
-  return train_step.make_picture(scene=scene, render=render, regularize=lambda shown, step: jnp.zeros(()))
+  return train_step.make_render_latents(scene=scene, render=render,
+                                        regularize=lambda shown, step: jnp.zeros(()))
 
 
 LOW, HIGH = .6, .98
 
 
 def low_and_high():
-  """A prior that predicts LOW of the noise's mean over the picture, and HIGH of the rest; the picture itself it takes for black."""
+  """A prior that predicts LOW of the noise's mean over the picture, and HIGH of the rest; the
+  picture itself it takes for black."""
   def eps(weights, z_t, t, text, camera):
     mean = jnp.mean(z_t, (1, 2), keepdims=True)
     return (LOW * mean + HIGH * (z_t - mean)) / diffusion.bcast(known.schedule.sigma(t), z_t)
@@ -130,15 +143,18 @@ def low_and_high():
 
 def gradient_of(estimator, *, views=2, each=1):
   """(est, key, step) -> the gradient of est, of `views` random views."""
-  gradient, prior = train_step.make_gradient(picture=one_colour(), estimator=estimator), low_and_high()
+  gradient, prior = train_step.make_gradient(picture=one_color(),
+                                             estimator=estimator), low_and_high()
   camera = jax.vmap(lambda a: cameras.orbital(a, 0., 3., .7))(jnp.linspace(0., 1., views))
   def of(est, key, step, weight, **options):
     k_t, k_eps = jax.random.split(key)
     n = views * each
-    drawn = Draws(jax.random.uniform(k_t, (n,), minval=.05, maxval=.95), jax.random.normal(k_eps, (n, SIZE, SIZE, 3)),
+    drawn = Draws(jax.random.uniform(k_t, (n,), minval=.05, maxval=.95),
+                  jax.random.normal(k_eps, (n, SIZE, SIZE, 3)),
                   weight * jnp.ones(n), jax.random.split(key, n))
     params = {'scene': jnp.zeros(3), 'est': est}
-    return gradient(params, prior, prior.embed(''), camera, drawn, jax.random.split(key, views), step, **options)[0]
+    return gradient(params, prior, prior.embed(''), camera, drawn, jax.random.split(key, views),
+                    step, **options)[0]
   return of
 
 
@@ -149,36 +165,45 @@ def test_the_gradient_of_a_step_is_proportional_to_the_weights_of_its_draws():
 
 
 def test_probes_of_parameter_space_find_the_mu_of_what_parameters_see():
-  """The mean of eps is predicted by LOW, and the rest, nearly all of the picture's second moment, by HIGH."""
-  estimator = ssd(guidance=lambda i: 1., phi=(constant(),), shape=(SIZE, SIZE, 3), mu='parameters', every=3)
-  est, of, tx = estimator.init(jax.random.key(0)), jax.jit(gradient_of(estimator, each=2)), optim.chain((('.*', .05, 'sgd'),))
+  """The mean of eps is predicted by LOW, and the rest, nearly all of the picture's second moment,
+  by HIGH."""
+  estimator = ssd(guidance=lambda i: 1., phi=(constant(),), shape=(SIZE, SIZE, 3),
+                  mu='parameters', every=3)
+  est, of, tx = estimator.init(jax.random.key(0)), jax.jit(
+      gradient_of(estimator, each=2)), optim.chain((('.*', .05, 'sgd'),))
   start, state = est, tx.init(est)
   for step in range(60):
-    updates, state = tx.update(of(est, jax.random.fold_in(jax.random.key(3), step), step, 1.)['est'], state)
+    updates, state = tx.update(of(est, jax.random.fold_in(jax.random.key(3), step), step,
+                                  1.)['est'], state)
     assert (step % 3 == 0) == any(np.any(u) for u in jax.tree.leaves(updates))
     est = jax.tree.map(jnp.add, est, updates)
   z, drawn = jnp.zeros((9, SIZE, SIZE, 3)), jnp.linspace(.1, .9, 9)
   zero = Draws(drawn, jnp.ones(z.shape), jnp.ones(9), jax.random.split(jax.random.key(4), 9))
   text = jnp.zeros((9, 1, 1))
   seen = Views(None, text, text, text, text)
-  mean_of = lambda est: jnp.mean(estimator.residual(zero, est, low_and_high(), z, seen, 0)[0], (1, 2, 3))
+  mean_of = lambda est: jnp.mean(estimator.residual(zero, est, low_and_high(), z, seen, 0)[0],
+                                 (1, 2, 3))
   np.testing.assert_allclose(mean_of(start), LOW - 1., atol=1e-5)                        # SDS
-  np.testing.assert_allclose(mean_of(est), 0., atol=.12)                                 # LOW, of 20 probes and one for SDS
+  np.testing.assert_allclose(mean_of(est), 0., atol=.12)  # LOW, of 20 probes and one for SDS
 
 
 def test_a_probe_is_of_one_view_of_the_step_however_many_devices_there_are():
-  estimator = ssd(guidance=lambda i: 1., phi=(constant(),), shape=(SIZE, SIZE, 3), mu='parameters', every=2)
+  estimator = ssd(guidance=lambda i: 1., phi=(constant(),), shape=(SIZE, SIZE, 3),
+                  mu='parameters', every=2)
   sample = train_step.make_sample(
     design=sampling.independent, views=4, camera_from=lambda u: cameras.orbital(u[0], u[1], 3., .7),
     draw=sampling.make_draw(t_min=lambda i: .1, t_max=lambda i: .9, shape=(SIZE, SIZE, 3)))
   tx, prior = optim.chain((('.*', .05, 'sgd'),)), low_and_high()
-  gradient = train_step.make_gradient(picture=one_colour(), estimator=estimator)
+  gradient = train_step.make_gradient(picture=one_color(), estimator=estimator)
   local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx)
   params, seen = {'scene': jnp.zeros(3), 'est': estimator.init(jax.random.key(0))}, []
   for devices in (1, 4):
-    mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,),
+                         devices=jax.devices()[:devices])
     step = train_step.data_parallel(local_step, mesh)
-    state = jax.tree.map(jnp.copy, TrainState(jnp.int32(0), params, tx.init(params), jax.random.key(2)))         # it is donated
+    # it is donated
+    state = jax.tree.map(jnp.copy, TrainState(jnp.int32(0), params, tx.init(params),
+                                              jax.random.key(2)))
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     for _ in range(3):
       state, _ = step(state, prior, prior.embed(''), jnp.arange(4))
@@ -190,13 +215,15 @@ def test_a_probe_is_of_one_view_of_the_step_however_many_devices_there_are():
 def test_a_probe_is_weighed_as_the_residual_is_and_counts_as_often_as_it_is_told():
   loss = lambda products, drawn, est: est * jnp.sum(products)
   two = lambda draws, est, prior, z, views, step: jnp.stack([draws.eps, 2. * draws.eps], 1)
-  estimator = sds(guidance=lambda i: 1.)._replace(init=lambda key: jnp.ones(()), probe=Probe(2, two, loss))
+  estimator = sds(guidance=lambda i: 1.)._replace(init=lambda key: jnp.ones(()),
+                                                  probe=Probe(2, two, loss))
   of = jax.jit(gradient_of(estimator, each=3))
   got = of(jnp.ones(()), jax.random.key(5), 0, jnp.array([1., 2., 3., 9., 9., 9.]))['est']
-  eps = np.asarray(jax.random.normal(jax.random.split(jax.random.key(5))[1], (6, SIZE, SIZE, 3)))[:3]
+  eps = np.asarray(jax.random.normal(jax.random.split(jax.random.key(5))[1], (6, SIZE, SIZE, 3)))[
+      :3]
   t = jax.random.uniform(jax.random.split(jax.random.key(5))[0], (6,), minval=.05, maxval=.95)[:3]
   w = np.array([1., 2., 3.]) * np.asarray(low_and_high().schedule.sigma(t)) ** 2
   power = (w ** 2 * (eps.sum((1, 2)) ** 2).sum(-1))
-  np.testing.assert_allclose(got, 9. * power.sum(), rtol=1e-4)                           # 1 + 2 + 2 + 4
+  np.testing.assert_allclose(got, 9. * power.sum(), rtol=1e-4)  # 1 + 2 + 2 + 4
   assert of(jnp.ones(()), jax.random.key(5), 1, 1.)['est'] == 0.
   np.testing.assert_allclose(of(jnp.ones(()), jax.random.key(5), 0, 1., probes=0.)['est'], 0.)

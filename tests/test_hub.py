@@ -14,7 +14,8 @@ from jaxdreamer.nn import folder, hub
 
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
-  """Stands in for huggingface_hub: repositories are folders of `tmp_path / remote`. Returns what was asked of it."""
+  """Stands in for huggingface_hub: repositories are folders of `tmp_path / remote`. Returns what
+  was asked of it."""
   requests = []
 
   def snapshot_download(name, *, revision=None, allow_patterns=None):
@@ -29,7 +30,8 @@ def asked(tmp_path, monkeypatch):
         shutil.copy(file, target / path)
     return str(target)
 
-  monkeypatch.setitem(sys.modules, 'huggingface_hub', types.SimpleNamespace(snapshot_download=snapshot_download))
+  monkeypatch.setitem(sys.modules, 'huggingface_hub',
+                      types.SimpleNamespace(snapshot_download=snapshot_download))
   return requests
 
 
@@ -38,7 +40,8 @@ def publish(tmp_path, name):
   published.write_model(home)
   (home / 'safety_checker').mkdir()
   (home / 'safety_checker' / 'model.safetensors').write_bytes(b'large')
-  shutil.copy(home / 'unet' / 'diffusion_pytorch_model.safetensors', home / 'unet' / 'diffusion_pytorch_model.non_ema.safetensors')
+  shutil.copy(home / 'unet' / 'diffusion_pytorch_model.safetensors',
+              home / 'unet' / 'diffusion_pytorch_model.non_ema.safetensors')
   return home
 
 
@@ -50,22 +53,28 @@ def test_repositories_are_tried_in_turn_and_only_what_is_read_is_fetched(tmp_pat
   assert folder.open_model(path).keys() == {'unet', 'vae', 'text_encoder', 'tokenizer', 'scheduler'}
   left = {p.relative_to(home).as_posix() for p in home.rglob('*') if p.is_file()}
   left -= {p.relative_to(path).as_posix() for p in (tmp_path / 'cache' / second).rglob('*')}
-  assert left == {'safety_checker/model.safetensors', 'unet/diffusion_pytorch_model.non_ema.safetensors'}
+  assert left == {'safety_checker/model.safetensors',
+                  'unet/diffusion_pytorch_model.non_ema.safetensors'}
 
 
-def test_half_precision_is_taken_where_there_is_nothing_else_and_a_revision_is_kept(tmp_path, asked):
+def test_half_precision_is_taken_where_there_is_nothing_else_and_a_revision_is_kept(
+    tmp_path, asked):
   home = publish(tmp_path, 'me/mine')
-  for part, stem in (('unet', 'diffusion_pytorch_model'), ('vae', 'diffusion_pytorch_model'), ('text_encoder', 'model')):
+  for part, stem in (('unet', 'diffusion_pytorch_model'), ('vae', 'diffusion_pytorch_model'),
+                     ('text_encoder', 'model')):
     (home / part / f'{stem}.safetensors').rename(home / part / f'{stem}.fp16.safetensors')
-  assert folder.open_model(hub.fetch('me/mine@abc'))['unet'].file.name == 'diffusion_pytorch_model.fp16.safetensors'
+  assert folder.open_model(hub.fetch('me/mine@abc'))[
+      'unet'].file.name == 'diffusion_pytorch_model.fp16.safetensors'
   assert asked == [('me/mine', 'abc')] * 2
 
 
 def test_a_variant_that_is_alone_is_taken(tmp_path, asked):
   home = publish(tmp_path, 'me/mine')
-  (home / 'unet' / 'diffusion_pytorch_model.safetensors').rename(home / 'unet' / 'diffusion_pytorch_model.bf16.safetensors')
+  (home / 'unet' / 'diffusion_pytorch_model.safetensors').rename(
+      home / 'unet' / 'diffusion_pytorch_model.bf16.safetensors')
   (home / 'unet' / 'diffusion_pytorch_model.non_ema.safetensors').unlink()
-  assert folder.open_model(hub.fetch('me/mine'))['unet'].file.name == 'diffusion_pytorch_model.bf16.safetensors'
+  assert folder.open_model(hub.fetch('me/mine'))[
+      'unet'].file.name == 'diffusion_pytorch_model.bf16.safetensors'
   assert len(asked) == 3
 
 

@@ -21,12 +21,14 @@ SCRIPTS = sorted([*LAUNCH.rglob('*.sh'), *LAUNCH.rglob('*.sbatch'), ROOT / '.ci'
 
 
 def bash(*args, **kwargs):
-  return subprocess.run(('bash', *map(str, args)), capture_output=True, text=True, stdin=subprocess.DEVNULL, **kwargs)
+  return subprocess.run(('bash', *map(str, args)), capture_output=True, text=True,
+                        stdin=subprocess.DEVNULL, **kwargs)
 
 
 @pytest.fixture
 def checkout(tmp_path):
-  """A fresh checkout with a space in its name: the launch scripts and setup.cfg, with nothing installed."""
+  """A fresh checkout with a space in its name: the launch scripts and setup.cfg, with nothing
+  installed."""
   root = tmp_path / 'a checkout'
   shutil.copytree(LAUNCH, root / 'launch')
   shutil.copy(ROOT / 'setup.cfg', root)
@@ -35,7 +37,8 @@ def checkout(tmp_path):
 
 @pytest.fixture
 def python(tmp_path):
-  """A stand-in for python: `-m venv` makes one with itself inside, `-m jaxdreamer.train` prints its arguments."""
+  """A stand-in for python: `-m venv` makes one with itself inside, `-m jaxdreamer.train` prints its
+  arguments."""
   fake = tmp_path / 'python'
   fake.write_text('''#!/usr/bin/env bash
 case "$*" in
@@ -58,7 +61,8 @@ def test_script_parses(script):
   assert bash('-n', script).stderr == ''
 
 
-@pytest.mark.parametrize('script', [s for s in SCRIPTS if s.name != 'venv.sh'], ids=lambda path: path.name)
+@pytest.mark.parametrize('script', [s for s in SCRIPTS if s.name != 'venv.sh'],
+                         ids=lambda path: path.name)
 def test_script_stops_at_the_first_error(script):
   assert 'set -euo pipefail' in script.read_text()
 
@@ -91,7 +95,8 @@ def test_local_leaves_a_venv_of_the_users_alone(checkout, python):
   (checkout / '.venv').mkdir()
   (checkout / '.venv' / 'mine').touch()
   out = bash(checkout / 'launch' / 'local.sh', env={**os.environ, 'PYTHON': str(python)})
-  assert out.returncode == 1 and "not this script's" in out.stderr and (checkout / '.venv' / 'mine').exists()
+  assert out.returncode == 1 and "not this script's" in out.stderr and (
+      checkout / '.venv' / 'mine').exists()
 
 
 @pytest.fixture
@@ -124,11 +129,14 @@ def test_the_tests_leave_with_what_failed(tests, env, status):
 def test_a_test_that_hangs_is_ended_with_its_stack(tmp_path):
   (tmp_path / 'test_hung.py').write_text('import time\n\ndef test_hung():\n  time.sleep(60)\n')
   began = time.monotonic()
-  out = subprocess.run([sys.executable, '-m', 'pytest', '-c', ROOT / 'pyproject.toml', f'--rootdir={tmp_path}',
-                        '-o', 'faulthandler_timeout=.5', tmp_path / 'test_hung.py'], capture_output=True, text=True, cwd=tmp_path)
+  out = subprocess.run([sys.executable, '-m', 'pytest', '-c', ROOT / 'pyproject.toml',
+                        f'--rootdir={tmp_path}',
+                        '-o', 'faulthandler_timeout=.5', tmp_path / 'test_hung.py'],
+                       capture_output=True, text=True, cwd=tmp_path)
   assert out.returncode == 1 and time.monotonic() - began < 55
   assert 'line 4 in test_hung' in out.stderr, out.stderr
-  assert tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['pytest']['ini_options']['faulthandler_timeout'] >= 600
+  assert tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['pytest']['ini_options'][
+      'faulthandler_timeout'] >= 600
 
 
 def test_ci_runs_the_commands_of_the_readme_on_every_python():
@@ -136,30 +144,39 @@ def test_ci_runs_the_commands_of_the_readme_on_every_python():
   options = configparser.ConfigParser()
   options.read(ROOT / 'setup.cfg')
   pythons = job['strategy']['matrix']['python']
-  assert f'>={pythons[0]}' == options['options']['python_requires'] and doctor.TESTED['python'] in pythons
+  assert f'>={pythons[0]}' == options['options']['python_requires'] and doctor.TESTED[
+      'python'] in pythons
   runs = [step['run'] for step in job['steps'] if 'run' in step]
-  assert any(run.startswith('bash launch/test.sh') for run in runs) and any(run.startswith('bash launch/local.sh') for run in runs)
+  assert any(run.startswith('bash launch/test.sh')
+             for run in runs) and any(run.startswith('bash launch/local.sh') for run in runs)
   parity, = job['strategy']['matrix']['include']
   assert parity == {'python': pythons[0], 'arguments': '--parity'}
 
 
-@pytest.mark.parametrize('ends, requeued', [('exit 75', True), ('exit 0', False), ('exit 3', False)])
-def test_slurm_passes_the_signal_on_and_queues_again_only_what_was_stopped(tmp_path, ends, requeued):
-  stubs = {'srun': f'echo "$@" >arguments; trap "{ends}" USR1; echo $$ >pid; while :; do sleep .05; done',
-           'scancel': 'echo "$@" >cancelled; kill -USR1 "$(cat pid)"', 'scontrol': 'echo "$@" >requeued'}
+@pytest.mark.parametrize('ends, requeued', [('exit 75', True), ('exit 0', False),
+                                            ('exit 3', False)])
+def test_slurm_passes_the_signal_on_and_queues_again_only_what_was_stopped(tmp_path,
+                                                                           ends, requeued):
+  stubs = {'srun': f'echo "$@" >arguments; trap "{ends}" USR1; echo $$ >pid; while :; do sleep '
+           '.05; done',
+           'scancel': 'echo "$@" >canceled; kill -USR1 "$(cat pid)"',
+           'scontrol': 'echo "$@" >requeued'}
   for name, body in stubs.items():
     (tmp_path / name).write_text(f'#!/usr/bin/env bash\n{body}\n')
     (tmp_path / name).chmod(0o755)
-  env = {**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'SLURM_SUBMIT_DIR': str(tmp_path), 'SLURM_JOB_ID': '7'}
-  job = subprocess.Popen(['bash', LAUNCH / 'slurm' / 'train.sbatch', '--config.prompt=a red cube'], env=env)
+  env = {**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}',
+         'SLURM_SUBMIT_DIR': str(tmp_path), 'SLURM_JOB_ID': '7'}
+  job = subprocess.Popen(['bash', LAUNCH / 'slurm' / 'train.sbatch', '--config.prompt=a red cube'],
+                         env=env)
   while not (tmp_path / 'pid').exists():
     time.sleep(.02)
     assert job.poll() is None
   time.sleep(.2)
   job.send_signal(signal.SIGUSR1)
   assert job.wait(30) == (0 if requeued else int(ends.split()[1]))
-  assert '--config.mesh.distributed=True --config.prompt=a red cube' in (tmp_path / 'arguments').read_text()
-  assert (tmp_path / 'cancelled').read_text() == '--signal=USR1 7.0\n'
+  assert '--config.mesh.distributed=True --config.prompt=a red cube' in (
+      tmp_path / 'arguments').read_text()
+  assert (tmp_path / 'canceled').read_text() == '--signal=USR1 7.0\n'
   assert (tmp_path / 'requeued').exists() == requeued
 
 
@@ -172,7 +189,8 @@ def test_tpu_vm_quotes_for_the_workers_shell(tmp_path):
   assert bash(script, 'pod', env=env).returncode == 2
   assert bash(script, 'pod', 'us-east1-c', '--config.prompt=a red cube', env=env).returncode == 0
   last = (tmp_path / 'calls').read_text().splitlines()[-1]
-  assert last.startswith('--command=cd jaxdreamer && .venv/bin/python -m jaxdreamer.train --config.mesh.distributed=True')
+  assert last.startswith('--command=cd jaxdreamer && .venv/bin/python -m jaxdreamer.train '
+                         '--config.mesh.distributed=True')
   assert r'--config.prompt=a\ red\ cube' in last
 
 
@@ -182,7 +200,8 @@ def test_jobset_starts_one_process_a_host():
   spec = job['spec']['replicatedJobs'][0]['template']['spec']
   container, = spec['template']['spec']['containers']
   chips = container['resources']['limits']['google.com/tpu']
-  rows, columns = spec['template']['spec']['nodeSelector']['cloud.google.com/gke-tpu-topology'].split('x')
+  rows, columns = spec['template']['spec']['nodeSelector'][
+      'cloud.google.com/gke-tpu-topology'].split('x')
   assert spec['parallelism'] == spec['completions'] == int(rows) * int(columns) // chips
   assert container['command'][:3] == ['python', '-m', 'jaxdreamer.train']
 
@@ -193,4 +212,5 @@ def test_launched_modules_and_configs_exist():
     for config in re.findall(r'configs/\w+\.py', text):
       assert (ROOT / config).exists(), f'{path.name}: {config}'
     if path.name != 'venv.sh':
-      assert re.search(r'python -m jaxdreamer\.train|- jaxdreamer\.train|test\.sh|pytest', text), path.name
+      assert re.search(r'python -m jaxdreamer\.train|- jaxdreamer\.train|test\.sh|pytest',
+                       text), path.name

@@ -1,4 +1,5 @@
-"""The loop: an interrupted run equals an unbroken one, and whatever goes wrong is said in one line."""
+"""The loop: an interrupted run equals an unbroken one, and whatever goes wrong is said in one
+line."""
 import errno
 import json
 import os
@@ -17,7 +18,7 @@ from jax.sharding import AxisType
 from ml_collections import ConfigDict
 
 from jaxdreamer import build, checkpoints, loop, metrics
-from jaxdreamer.types import Prior, Rendering, Schedule, TrainState
+from jaxdreamer.types import NoiseSchedule, Prior, Rendering, TrainState
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STRIDE = 2
@@ -25,8 +26,10 @@ STRIDE = 2
 
 def make_config(**changes):
   config = ConfigDict({
-    'prompt': 'a quadratic', 'corpus': {'path': ''}, 'seed': 0, 'steps': 12, 'steps_per_call': STRIDE, 'log_every': 4,
-    'preview_every': 0, 'checkpoint_every': 6, 'keep': 2, 'max_minutes': 0., 'profile_steps': '', 'tensorboard': False, 'lr': .1,
+    'prompt': 'a quadratic', 'corpus': {'path': ''}, 'seed': 0, 'steps': 12,
+    'steps_per_call': STRIDE, 'log_every': 4,
+    'preview_every': 0, 'checkpoint_every': 6, 'keep': 2, 'max_minutes': 0., 'profile_steps': '',
+    'tensorboard': False, 'lr': .1,
     'poison': -1, 'mesh': {'map': 'shard_map', 'data': 1}, 'eval': {'mesh_resolution': 16}})
   config.update(changes)
   return config.lock()
@@ -45,8 +48,10 @@ def make_job(config, mesh):
     grads = {'scene': {'x': state.params['scene']['x'] - prior.weights + noise}, 'est': ()}
     updates, opt = tx.update(grads, state.opt, state.params)
     loss = jnp.sum(grads['scene']['x'] ** 2) + jnp.where(state.step == config.poison, jnp.nan, 0.)
-    info = {'loss': loss, 'noise': noise[0], 'finite': jnp.float32(state.step != config.poison - 100)}
-    return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt=opt), info
+    info = {'loss': loss, 'noise': noise[0],
+            'finite': jnp.float32(state.step != config.poison - 100)}
+    return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates),
+                         opt=opt), info
 
   def several(state, prior, text):
     state, info = jax.lax.scan(lambda s, _: one(s, prior, text), state, None, config.steps_per_call)
@@ -59,15 +64,19 @@ def make_job(config, mesh):
 
   identity = lambda t: t
   nothing = lambda *_: jnp.zeros(())
-  prior = Prior(jnp.ones(3), Schedule(identity, identity), 4, (4, 4, 3), nothing, nothing, nothing, nothing)
+  prior = Prior(jnp.ones(3), NoiseSchedule(identity, identity), 4, (4, 4, 3), nothing, nothing,
+                nothing, nothing)
   text = prior.embed(config.prompt)
-  return build.Job((config.prompt,), jax.jit(init), ((0, jax.jit(several, donate_argnums=0)),), config.steps_per_call, prior,
-                   lambda step: text, lambda prompt: text, lambda params, text: params, jax.jit(render),
+  return build.Job((config.prompt,), jax.jit(init), ((0, jax.jit(several, donate_argnums=0)),),
+                   config.steps_per_call, prior,
+                   lambda step: text, lambda prompt: text, lambda params, text: params,
+                   jax.jit(render),
                    lambda code, xyz: jnp.sum(xyz, -1), lambda code, xyz: xyz, 1., 4, None)
 
 
 def make_mesh(*, devices=1):
-  return jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+  return jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,),
+                       devices=jax.devices()[:devices])
 
 
 @pytest.fixture(autouse=True)
@@ -88,11 +97,13 @@ def last_state(workdir):
 
 def bits(workdir):
   state, running = last_state(workdir)
-  return [np.asarray(x).tobytes() for x in jax.tree.leaves(state.replace(key=jax.random.key_data(state.key)))], running
+  return [np.asarray(x).tobytes()
+          for x in jax.tree.leaves(state.replace(key=jax.random.key_data(state.key)))], running
 
 
 def same_run(a, b):
-  return bits(a) == bits(b) and (a / 'metrics.jsonl').read_bytes() == (b / 'metrics.jsonl').read_bytes()
+  return bits(a) == bits(b) and (a / 'metrics.jsonl').read_bytes() == (
+      b / 'metrics.jsonl').read_bytes()
 
 
 @pytest.fixture
@@ -109,13 +120,15 @@ def test_metrics_are_the_means_since_the_row_before_and_say_nothing_of_the_clock
   assert [row['step'] for row in rows(unbroken)] == [4, 8, 12]
   assert all(set(row) == {'step', 'loss', 'noise'} for row in rows(unbroken))
   noise = [jax.random.normal(jax.random.fold_in(jax.random.key(0), k), (3,))[0] for k in range(12)]
-  np.testing.assert_allclose([row['noise'] for row in rows(unbroken)], np.reshape(noise, (3, 4)).mean(1), rtol=1e-5)
+  np.testing.assert_allclose([row['noise'] for row in rows(unbroken)],
+                             np.reshape(noise, (3, 4)).mean(1), rtol=1e-5)
 
 
 def test_timing_is_kept_apart(unbroken):
   timing = [json.loads(line) for line in (unbroken / 'timing.jsonl').read_text().splitlines()]
   assert [row['step'] for row in timing] == [4, 8, 12]
-  assert {'build', 'init', 'compile', 'steps'} <= set(timing[-1]['seconds']) and timing[-1]['memory'] > 0
+  assert {'build', 'init', 'compile', 'steps'} <= set(timing[-1]['seconds']) and timing[-1][
+      'memory'] > 0
 
 
 def stop_at(monkeypatch, step, act):
@@ -132,7 +145,8 @@ def stop_at(monkeypatch, step, act):
 
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT', 'SIGUSR1'])
 @pytest.mark.parametrize('step', [4, 6, 10])
-def test_a_signal_saves_and_the_same_command_goes_on_as_if_unbroken(tmp_path, monkeypatch, capfd, unbroken, name, step):
+def test_a_signal_saves_and_the_same_command_goes_on_as_if_unbroken(tmp_path, monkeypatch, capfd,
+                                                                    unbroken, name, step):
   with monkeypatch.context() as patch:
     stop_at(patch, step, lambda: os.kill(os.getpid(), getattr(signal, name)))
     assert run(tmp_path / 'broken') == loop.Outcome(step, name, {})
@@ -165,7 +179,7 @@ def test_a_crash_between_two_checkpoints_is_repeated_exactly(tmp_path, monkeypat
   def crash():
     raise RuntimeError('power')
   with monkeypatch.context() as patch:
-    stop_at(patch, 10, crash)                      # rows of steps 4 and 8 stand, the newest checkpoint is 6
+    stop_at(patch, 10, crash)  # rows of steps 4 and 8 stand, the newest checkpoint is 6
     with pytest.raises(RuntimeError, match='power'):
       run(tmp_path / 'broken')
   assert [row['step'] for row in rows(tmp_path / 'broken')] == [4, 8]
@@ -186,17 +200,21 @@ def test_a_second_run_in_a_workdir_is_refused_and_touches_nothing(tmp_path, monk
   assert len(told) == 1 and '\n' not in told[0] and same_run(tmp_path / 'shared', unbroken)
 
 
-FULL = {'a row': OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 'a quota': OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
-        'a checkpoint': ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device [os_error_code='28']")}
+FULL = {'a row': OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        'a quota': OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+        'a checkpoint': ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device "
+                                   "[os_error_code='28']")}
 
 
 @pytest.mark.parametrize('what', FULL)
-def test_a_disk_that_fills_is_one_line_with_the_workdir_and_the_same_command_goes_on(tmp_path, monkeypatch, unbroken, what):
+def test_a_disk_that_fills_is_one_line_with_the_workdir_and_the_same_command_goes_on(
+    tmp_path, monkeypatch, unbroken, what):
   def fail():
     raise RuntimeError('while it was written') from FULL[what]
   with monkeypatch.context() as patch:
     stop_at(patch, 10, fail)
-    with pytest.raises(ValueError, match=f"{tmp_path / 'broken'}: its disk is full.*step 6") as error:
+    with pytest.raises(ValueError, match=f"{tmp_path / 'broken'}: its disk is full.*step "
+                       "6") as error:
       run(tmp_path / 'broken')
   assert '\n' not in str(error.value)
   run(tmp_path / 'broken')
@@ -204,7 +222,8 @@ def test_a_disk_that_fills_is_one_line_with_the_workdir_and_the_same_command_goe
 
 
 @pytest.mark.parametrize('free, what', [(8, 'a picture'), (16, 'the state'), (60, 'a step')])
-def test_memory_that_is_not_there_is_refused_before_the_first_step(tmp_path, monkeypatch, free, what):
+def test_memory_that_is_not_there_is_refused_before_the_first_step(tmp_path, monkeypatch,
+                                                                   free, what):
   monkeypatch.setattr(metrics, 'free_memory', lambda: free)
   monkeypatch.setattr(loop.options, 'ways_to_fit', lambda config: 'fewer views')
   monkeypatch.setattr(loop, 'yet_to_take', lambda compiled: 61)
@@ -233,12 +252,15 @@ def test_a_finished_run_is_not_run_again(unbroken, monkeypatch):
   assert run(unbroken) == loop.Outcome(12, 'done', {})
 
 
-@pytest.mark.parametrize('poison, named', [(8, 'loss is not finite'), (108, 'a gradient or parameter is not finite')])
+@pytest.mark.parametrize('poison, named', [(8, 'loss is not finite'),
+                                           (108, 'a gradient or parameter is not finite')])
 def test_what_is_not_finite_is_named_with_its_steps_and_never_saved(tmp_path, poison, named):
-  with pytest.raises(FloatingPointError, match=f'{named}.* steps 9 to 10.*step 6.*--workdir') as error:
+  with pytest.raises(FloatingPointError, match=f'{named}.* steps 9 to 10.*step '
+                     '6.*--workdir') as error:
     run(tmp_path, poison=poison)
   assert '\n' not in str(error.value)
-  assert checkpoints.finished_steps(tmp_path) == [6] and [row['step'] for row in rows(tmp_path)] == [4, 8]
+  assert checkpoints.finished_steps(tmp_path) == [6] and [row['step']
+                                                          for row in rows(tmp_path)] == [4, 8]
 
 
 def test_time_that_is_up_stops_saves_and_still_writes_the_outputs(tmp_path, monkeypatch, unbroken):
@@ -251,7 +273,8 @@ def test_time_that_is_up_stops_saves_and_still_writes_the_outputs(tmp_path, monk
 
 
 REFUSED = {
-  'steps': (0, 'steps=0'), 'log_every': (0, 'log_every=0'), 'keep': (0, 'keep=0'), 'max_minutes': (-1., 'max_minutes=-1'),
+  'steps': (0, 'steps=0'), 'log_every': (0, 'log_every=0'), 'keep': (0, 'keep=0'),
+  'max_minutes': (-1., 'max_minutes=-1'),
   'profile_steps': ('5', "'a:b'"), 'preview_every': (-1, 'preview_every=-1')}
 
 
@@ -269,7 +292,8 @@ def test_steps_that_do_not_divide_are_refused_with_those_that_do(tmp_path):
     run(tmp_path, steps=13)
 
 
-def test_another_config_and_an_unwritable_workdir_are_refused_before_anything_is_built(unbroken, monkeypatch):
+def test_another_config_and_an_unwritable_workdir_are_refused_before_anything_is_built(
+    unbroken, monkeypatch):
   monkeypatch.setattr(build, 'job', None)
   with pytest.raises(ValueError, match='lr is 0.1 there, 0.2 here.*--workdir'):
     run(unbroken, lr=.2)
@@ -281,7 +305,8 @@ def test_pictures_of_a_corpus_are_of_prompts_evenly_apart():
   for count in (1, 3, 4, 5, 8, 447):
     chosen = [int(prompt) for prompt in loop.spread(tuple(map(str, range(count))), 4)]
     apart = {*np.diff([*chosen, count])[:-1]} or {1}
-    assert chosen[0] == 0 and min(count, 3) <= len(chosen) <= 4 and len(apart) == 1 and count - chosen[-1] <= max(apart)
+    assert chosen[0] == 0 and min(count, 3) <= len(chosen) <= 4 and len(
+        apart) == 1 and count - chosen[-1] <= max(apart)
 
 
 def test_previews_hold_four_views_and_those_of_repeated_steps_are_dropped(tmp_path):
@@ -291,7 +316,8 @@ def test_previews_hold_four_views_and_those_of_repeated_steps_are_dropped(tmp_pa
   assert pictures == ['step_000004.png', 'step_000008.png', 'step_000012.png']
   picture = np.asarray(Image.open(tmp_path / 'previews' / pictures[0]))
   assert picture.shape == (4, 16, 3)
-  assert (picture[:, [0, 8]] == 255).all() and (picture[:, [4, 12]] == 0).all()      # cos of 0, 90, 180, 270 degrees
+  # cos of 0, 90, 180, 270 degrees
+  assert (picture[:, [0, 8]] == 255).all() and (picture[:, [4, 12]] == 0).all()
   loop.drop_previews(tmp_path, 8)
   assert sorted(path.name for path in (tmp_path / 'previews').iterdir()) == pictures[:2]
 
@@ -318,16 +344,19 @@ def test_a_failed_output_is_named_and_takes_no_other_along(tmp_path, monkeypatch
     raise ValueError('no surface')
   monkeypatch.setattr(video, 'turntable', lambda *_, **__: made.append('film'))
   monkeypatch.setattr(mesh, 'write', fail)
-  monkeypatch.setattr(report, 'write', lambda *_, prompt, about, **__: made.append(f'report of {prompt}, {about["devices"][:4]}'))
+  monkeypatch.setattr(report, 'write', lambda *_, prompt, about, **__: made.append(
+      f'report of {prompt}, {about["devices"][:4]}'))
   assert run(tmp_path) == loop.Outcome(12, 'done', {'mesh': 'no surface'})
-  assert made == ['film', 'report of a quadratic, 1 x '] and 'mesh failed: no surface' in capfd.readouterr().out
+  assert made == ['film', 'report of a quadratic, 1 x ']
+  assert 'mesh failed: no surface' in capfd.readouterr().out
   assert 'Traceback' in (tmp_path / 'failed.txt').read_text()
 
 
 def test_a_process_told_to_stop_saves_and_another_goes_on_as_if_unbroken(tmp_path):
   """The same as above, with a process of its own and a signal from outside."""
   environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
-  process = subprocess.Popen([sys.executable, __file__, tmp_path / 'broken'], cwd=ROOT, env=environment,
+  process = subprocess.Popen([sys.executable, __file__, tmp_path / 'broken'], cwd=ROOT,
+                             env=environment,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   while not process.stdout.readline().startswith('step 8/'):
     assert process.poll() is None, process.stderr.read()

@@ -1,4 +1,5 @@
-"""Meshes: analytic solids come back with their volume, area, colour, place and way up; silhouettes are exact discs."""
+"""Meshes: analytic solids come back with their volume, area, color, place and way up; silhouettes
+are exact discs."""
 import json
 import math
 
@@ -16,9 +17,9 @@ SIZE, R = 48, 48
 all_rays = jax.jit(jax.vmap(cameras.rays, (0, None)), static_argnums=1)
 
 
-def ball(radius, centre=(0., 0., 0.), *, edge=40., peak=60.):
+def ball(radius, center=(0., 0., 0.), *, edge=40., peak=60.):
   """Density of a ball whose edge falls off over about 1 / edge."""
-  return lambda xyz: peak * expit(edge * (radius - np.linalg.norm(xyz - np.array(centre), axis=-1)))
+  return lambda xyz: peak * expit(edge * (radius - np.linalg.norm(xyz - np.array(center), axis=-1)))
 
 
 def radius_at(threshold, *, radius=.6, edge=40., peak=60.):
@@ -40,7 +41,8 @@ def disc(camera, radius, *, size=SIZE):
 
 
 def solid_of(density, *, threshold, resolution=R, radius=1.):
-  return mesh.surface(mesh.log_density(density, radius=radius, resolution=resolution), threshold, radius=radius)
+  return mesh.surface(mesh.log_density(density, radius=radius, resolution=resolution), threshold,
+                      radius=radius)
 
 
 def as_trimesh(vertices, faces):
@@ -52,16 +54,18 @@ def test_a_ball_has_the_volume_and_area_of_a_ball_and_faces_outward():
     r = radius_at(threshold)
     found = as_trimesh(*solid_of(ball(.6), threshold=threshold))
     assert found.is_watertight
-    assert found.volume == pytest.approx(4. / 3. * math.pi * r ** 3, rel=.01)        # positive: outward
+    assert found.volume == pytest.approx(4. / 3. * math.pi * r ** 3, rel=.01)  # positive: outward
     assert found.area == pytest.approx(4. * math.pi * r ** 2, rel=.01)
     np.testing.assert_allclose(np.linalg.norm(found.vertices, axis=1), r, atol=.003)
 
 
 def test_moving_and_turning_the_density_moves_and_turns_the_mesh():
   angle, shift = .7, np.array([.1, -.2, .15])
-  turn = np.array([[math.cos(angle), -math.sin(angle), 0.], [math.sin(angle), math.cos(angle), 0.], [0., 0., 1.]])
+  turn = np.array([[math.cos(angle), -math.sin(angle), 0.], [math.sin(angle), math.cos(angle), 0.],
+                   [0., 0., 1.]])
   box = lambda xyz: 60. * expit(40. * (.3 - np.max(np.abs(xyz) / np.array([1.6, 1., .7]), axis=-1)))
-  still, moved = solid_of(box, threshold=3.), solid_of(lambda xyz: box((xyz - shift) @ turn), threshold=3.)
+  still, moved = solid_of(box, threshold=3.), solid_of(lambda xyz: box((xyz - shift) @ turn),
+                                                       threshold=3.)
   assert as_trimesh(*moved).volume == pytest.approx(as_trimesh(*still).volume, rel=.02)
   np.testing.assert_allclose(moved[0].mean(0), still[0].mean(0) @ turn.T + shift, atol=.02)
   wide = lambda vertices: np.cov((vertices - vertices.mean(0)).T)
@@ -73,7 +77,7 @@ def test_cavities_are_filled_and_the_mesh_stays_closed_at_the_border():
   volume = 4. / 3. * math.pi * radius_at(3.) ** 3
   assert as_trimesh(*solid_of(hollow, threshold=3.)).volume == pytest.approx(volume, rel=.01)
   everywhere = as_trimesh(*solid_of(lambda xyz: np.full(len(xyz), 50.), threshold=1.))
-  assert everywhere.is_watertight                                # and cut to the ball in which the renderer looks
+  assert everywhere.is_watertight  # and cut to the ball in which the renderer looks
   assert everywhere.volume == pytest.approx(4. / 3. * math.pi, rel=.06)
 
 
@@ -94,23 +98,27 @@ def test_the_silhouette_of_a_ball_is_the_exact_disc():
 
 
 def test_two_triangles_cover_a_square_once_and_the_nearer_hides_the_other():
-  camera = video.each(video.rings((1, 0.), fov=2. * math.atan(1. / 3.)))[0]   # sees y, z in [-1, 1] at x = 0
+  # sees y, z in [-1, 1] at x = 0
+  camera = video.unbatch(video.rings((1, 0.), fov=2. * math.atan(1. / 3.)))[0]
   square = lambda x, s: np.array([[x, -s, -s], [x, s, -s], [x, s, s], [x, -s, s]])
   vertices = np.concatenate([square(0., .5), square(.5, .2)])
   faces = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
-  face, place = mesh.rasterise(vertices, faces, camera, size=16)
-  np.testing.assert_array_equal(face >= 0, np.pad(np.ones((8, 8), bool), 4))      # half of the picture, no seam
-  assert set(face[6:10, 6:10].ravel()) <= {2, 3} and set(face[4]) == {-1, 0, 1} or set(face[4]) == {-1, 1}
+  face, place = mesh.rasterize(vertices, faces, camera, size=16)
+  # half of the picture, no seam
+  np.testing.assert_array_equal(face >= 0, np.pad(np.ones((8, 8), bool), 4))
+  assert set(face[6:10, 6:10].ravel()) <= {2, 3} and set(face[4]) == {-1, 0, 1} or set(face[4]) == {
+      -1, 1}
   covered = face >= 0
   at = np.sum(place[..., None] * vertices[faces[face]], -2)[covered]
-  rays = jax.tree.map(lambda a: a[0], jax.device_get(all_rays(jax.tree.map(lambda a: a[None], camera), 16)))
+  rays = jax.tree.map(lambda a: a[0],
+                      jax.device_get(all_rays(jax.tree.map(lambda a: a[None], camera), 16)))
   away = np.cross(at - rays.origin[covered], rays.direction[covered])
-  np.testing.assert_allclose(away, 0., atol=1e-6)                # each point lies on the ray of its pixel
+  np.testing.assert_allclose(away, 0., atol=1e-6)  # each point lies on the ray of its pixel
 
 
 def test_the_threshold_search_finds_the_radius_that_was_rendered():
   camera = mesh.lookouts()
-  cone = lambda xyz: np.exp(5. - 8. * np.linalg.norm(xyz, axis=-1))             # density fixes a radius
+  cone = lambda xyz: np.exp(5. - 8. * np.linalg.norm(xyz, axis=-1))  # density fixes a radius
   grid = mesh.log_density(cone, radius=1., resolution=64)
   for radius in (.4, .55, .7):
     threshold, score = mesh.match_threshold(grid, camera, disc(camera, radius), radius=1.)
@@ -118,14 +126,15 @@ def test_the_threshold_search_finds_the_radius_that_was_rendered():
     assert (5. - math.log(threshold)) / 8. == pytest.approx(radius, abs=.02)
 
 
-def test_extract_reports_a_faithful_mesh_with_the_colours_of_the_scene():
+def test_extract_reports_a_faithful_mesh_with_the_colors_of_the_scene():
   camera = mesh.lookouts()
   opacity = disc(camera, .6).astype(np.float32)
   found, facts = mesh.extract(ball(.6), halves, camera, opacity, resolution=R)
-  assert facts['watertight'] and facts['silhouette_iou'] > .97 and facts['faces'] == len(found.faces)
+  assert facts['watertight'] and facts['silhouette_iou'] > .97 and facts['faces'] == len(
+      found.faces)
   front, back = found.vertices[:, 0] > .1, found.vertices[:, 0] < -.1
-  np.testing.assert_allclose(found.colours[front][:, [0, 2]], [[1., 0.]] * front.sum(), atol=.02)
-  np.testing.assert_allclose(found.colours[back][:, [0, 2]], [[0., 1.]] * back.sum(), atol=.02)
+  np.testing.assert_allclose(found.colors[front][:, [0, 2]], [[1., 0.]] * front.sum(), atol=.02)
+  np.testing.assert_allclose(found.colors[back][:, [0, 2]], [[0., 1.]] * back.sum(), atol=.02)
 
 
 def test_fog_has_a_shape_and_emptiness_says_so():
@@ -147,35 +156,39 @@ def painted():
   return mesh.Mesh(vertices, faces, halves(vertices))
 
 
-def test_glb_is_y_up_with_the_front_at_z_and_its_colours_are_linear(painted, tmp_path):
+def test_glb_is_y_up_with_the_front_at_z_and_its_colors_are_linear(painted, tmp_path):
   mesh.save(painted, tmp_path, formats=('glb',))
   back, = trimesh.load_scene(tmp_path / 'mesh.glb').geometry.values()
-  np.testing.assert_allclose(back.vertices, painted.vertices[:, [1, 2, 0]], atol=1e-6)      # x, y, z = right, up, front
-  assert back.volume == pytest.approx(as_trimesh(*painted[:2]).volume, rel=1e-4)             # a turn, not a mirror
-  colours = back.visual.vertex_attributes['color'][:, :3]
-  np.testing.assert_allclose(np.where(colours <= .0031308, 12.92 * colours, 1.055 * colours ** (1. / 2.4) - .055),
-                             painted.colours, atol=1e-4)
+  # x, y, z = right, up, front
+  np.testing.assert_allclose(back.vertices, painted.vertices[:, [1, 2, 0]], atol=1e-6)
+  # a turn, not a mirror
+  assert back.volume == pytest.approx(as_trimesh(*painted[:2]).volume, rel=1e-4)
+  colors = back.visual.vertex_attributes['color'][:, :3]
+  np.testing.assert_allclose(np.where(colors <= .0031308, 12.92 * colors,
+                                      1.055 * colors ** (1. / 2.4) - .055),
+                             painted.colors, atol=1e-4)
   data = (tmp_path / 'mesh.glb').read_bytes()
   tree = json.loads(data[20:20 + int.from_bytes(data[12:16], 'little')])
   assert tree['materials'][0]['pbrMetallicRoughness']['metallicFactor'] == 0.
   assert set(tree['meshes'][0]['primitives'][0]['attributes']) == {'POSITION', 'NORMAL', 'COLOR_0'}
 
 
-def test_obj_and_ply_come_back_with_bytes_of_colour(painted, tmp_path):
+def test_obj_and_ply_come_back_with_bytes_of_color(painted, tmp_path):
   for path in mesh.save(painted, tmp_path, formats=('obj', 'ply')):
     back = trimesh.load_mesh(path, process=False)
     expected = painted.vertices[:, [1, 2, 0]] if path.suffix == '.obj' else painted.vertices
     np.testing.assert_allclose(back.vertices, expected, atol=1e-6)
-    np.testing.assert_allclose(back.visual.vertex_colors[:, :3] / 255., painted.colours, atol=.5 / 255. + 1e-6)
+    np.testing.assert_allclose(back.visual.vertex_colors[:, :3] / 255., painted.colors,
+                               atol=.5 / 255. + 1e-6)
 
 
 def test_points_are_on_the_surface_and_evenly_spread(painted):
-  xyz, colours = mesh.sample_points(painted, 20_000)
+  xyz, colors = mesh.sample_points(painted, 20_000)
   offset = xyz - np.array([.2, .1, .3])
   np.testing.assert_allclose(np.linalg.norm(offset, axis=1), .4, atol=.01)
   np.testing.assert_allclose(offset.mean(0), 0., atol=.01)
   np.testing.assert_allclose((offset ** 2).mean(0), .4 ** 2 / 3., rtol=.03)
-  assert colours.min() >= 0. and colours.max() <= 1. + 1e-9
+  assert colors.min() >= 0. and colors.max() <= 1. + 1e-9
 
 
 def test_write_leaves_everything_in_the_folder(tmp_path):
@@ -184,17 +197,18 @@ def test_write_leaves_everything_in_the_folder(tmp_path):
     rgb = np.repeat(1. - opacity[..., None], 3, -1)
     return Rendering(rgb, opacity, opacity, rgb, opacity, opacity, opacity)
   _, facts = mesh.write(ball(.6), halves, render, tmp_path, resolution=R, points=100)
-  assert {path.name for path in tmp_path.iterdir()} == {'mesh.glb', 'mesh.obj', 'mesh.ply', 'mesh.json', 'mesh.png',
+  assert {path.name for path in tmp_path.iterdir()} == {'mesh.glb', 'mesh.obj', 'mesh.ply',
+                                                        'mesh.json', 'mesh.png',
                                                         'points.ply'}
   assert json.loads((tmp_path / 'mesh.json').read_text()) == facts
   assert len(trimesh.load(tmp_path / 'points.ply').vertices) == 100
 
 
 def test_the_pictured_mesh_shows_its_front_to_the_front_camera(painted):
-  front, back = video.each(video.rings((2, 0.)))
+  front, back = video.unbatch(video.rings((2, 0.)))
   middle = lambda image: image[SIZE // 2 - 8, SIZE // 2]
   halved = painted._replace(vertices=painted.vertices - np.array([.2, .1, 0.]),
-                            colours=halves(painted.vertices - np.array([.2, .1, 0.])))
+                            colors=halves(painted.vertices - np.array([.2, .1, 0.])))
   assert middle(mesh.picture(halved, front, size=SIZE))[0] > .9
   assert middle(mesh.picture(halved, back, size=SIZE))[2] > .9
   np.testing.assert_allclose(mesh.picture(halved, front, size=SIZE)[0, 0], 1.)

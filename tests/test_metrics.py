@@ -45,7 +45,7 @@ def test_a_resumed_file_equals_the_unbroken_one(tmp_path, cut):
   whole, broken = tmp_path / 'whole.jsonl', tmp_path / 'broken.jsonl'
   write(whole, range(10, 70, 10), step=0)
   write(broken, range(10, 60, 10), step=0)
-  broken.write_bytes(broken.read_bytes()[:len(broken.read_bytes()) - cut])       # killed within a line
+  broken.write_bytes(broken.read_bytes()[:len(broken.read_bytes()) - cut])  # killed within a line
   write(broken, range(40, 70, 10), step=35)
   assert broken.read_bytes() == whole.read_bytes()
 
@@ -64,12 +64,14 @@ def test_the_clock_adds_up():
       time.sleep(.02)
   with pytest.raises(KeyError), clock('compile'):
     raise KeyError
-  assert clock.seconds['steps'] >= .04 > 0. < clock.seconds['previews'] and 'compile' in clock.seconds
+  assert clock.seconds['steps'] >= .04 > 0. < clock.seconds[
+      'previews'] and 'compile' in clock.seconds
   assert sum(clock.seconds.values()) <= clock.total()
   assert 'steps 0.' in clock.summary() and 'other 0.' in clock.summary()
 
 
-@pytest.mark.parametrize('seconds, text', [(0.4, '0:00'), (75.2, '1:15'), (3. * 3600. + 61., '3:01:01')])
+@pytest.mark.parametrize('seconds, text', [(0.4, '0:00'), (75.2, '1:15'),
+                                           (3. * 3600. + 61., '3:01:01')])
 def test_spans_read_as_clocks(seconds, text):
   assert metrics.span(seconds) == text
 
@@ -103,25 +105,31 @@ def test_a_pause_is_forgotten_by_the_time_left(monkeypatch):
   for row in range(1, 2 * metrics.RECENT + 1):
     clock[0] += 3600. if row == 3 else 5.
     lines.append(progress.line(10 * row, {}))
-  assert '2 steps/s  8:10 left' in lines[1] and '32:25:23 left' in lines[2] and 'steps/s  5:00 left' in lines[-1]
+  assert '2 steps/s  8:10 left' in lines[1] and '32:25:23 left' in lines[
+      2] and 'steps/s  5:00 left' in lines[-1]
 
 
-@pytest.mark.skipif(not pathlib.Path('/proc/self/status').exists(), reason='only Linux tells what a process holds')
+@pytest.mark.skipif(not pathlib.Path('/proc/self/status').exists(),
+                    reason='only Linux tells what a process holds')
 def test_memory_counts_what_the_process_holds_and_remembers_the_most():
   held, most = metrics.process_memory()
   large = np.ones(2 ** 25)
-  assert metrics.process_memory()[0] - held > .9 * large.nbytes and metrics.memory() >= held + .9 * large.nbytes
+  assert metrics.process_memory()[
+      0] - held > .9 * large.nbytes and metrics.memory() >= held + .9 * large.nbytes
   del large
   assert metrics.memory() >= max(most, held + 2 ** 27)
 
 
-@pytest.mark.skipif(not pathlib.Path('/proc/meminfo').exists(), reason='only Linux tells what is free')
-def test_free_memory_is_the_least_of_what_the_machine_its_group_and_the_process_may_take(monkeypatch):
+@pytest.mark.skipif(not pathlib.Path('/proc/meminfo').exists(),
+                    reason='only Linux tells what is free')
+def test_free_memory_is_the_least_of_what_the_machine_its_group_and_the_process_may_take(
+    monkeypatch):
   assert 2 ** 20 < metrics.free_memory() <= metrics.machine_memory()
   monkeypatch.setattr(metrics, 'group_memory', lambda: 2 ** 21)
   assert metrics.free_memory() == 2 ** 21
   held = 1024 * metrics.table_of('/proc/self/status')['VmSize']
-  monkeypatch.setattr(metrics.resource, 'getrlimit', lambda _: (held + 2 ** 20, resource.RLIM_INFINITY))
+  monkeypatch.setattr(metrics.resource, 'getrlimit',
+                      lambda _: (held + 2 ** 20, resource.RLIM_INFINITY))
   assert metrics.free_memory() < 2 ** 21
   class Full:
     def memory_stats(self):

@@ -58,14 +58,16 @@ def test_clipping_bounds_the_global_norm_before_adam():
 def test_a_plain_group_keeps_a_running_mean_beside_adam():
   tx = optim.chain((('mean', .25, 'sgd'), ('.*', .1)))
   params = {'mean': jnp.float32(2.), 'other': jnp.float32(0.)}
-  updates, _ = tx.update({'mean': params['mean'] - 6., 'other': jnp.float32(1e-3)}, tx.init(params), params)
+  updates, _ = tx.update({'mean': params['mean'] - 6., 'other': jnp.float32(1e-3)},
+                         tx.init(params), params)
   np.testing.assert_allclose([updates['mean'], updates['other']], [1., -.1], rtol=1e-4)
   with pytest.raises(ValueError, match="takes one of .'adam', 'adan', 'sgd'., got 'lamb'"):
     optim.chain((('.*', .1, 'lamb'),))
 
 
 def adan(grads, *, rate, eps, b1=.98, b2=.92, b3=.99):
-  """The parameters after each of `grads` [K, n] from 0 on, by Algorithm 1 of Xie et al. (2022) in their code's betas."""
+  """The parameters after each of `grads` [K, n] from 0 on, by Algorithm 1 of Xie et al. (2022) in
+  their code's betas."""
   m = v = n = x = np.zeros(grads.shape[1])
   out, before = [], grads[0]
   for k, g in enumerate(grads, 1):
@@ -92,15 +94,18 @@ def test_a_group_may_descend_by_adan_as_published(eps):
 
 @pytest.mark.parametrize('kind', ['adam', 'adan'])
 @pytest.mark.parametrize('accumulate', [1, 2])
-def test_particles_are_as_many_optimisers_that_know_nothing_of_each_other(kind, accumulate):
-  """Each takes its turn, and the background, which all share, moves at every one. A rate that changes is the run's."""
+def test_particles_are_as_many_optimizers_that_know_nothing_of_each_other(kind, accumulate):
+  """Each takes its turn, and the background, which all share, moves at every one. A rate that
+  changes is the run's."""
   n, rate = 3, (.1, .01, 12)
   groups = (('scene/field/a', rate, kind), ('scene/.*', .05, kind), ('never', .1))
   tx = optim.chain(groups, particles=n, weight_decay=.1, accumulate=accumulate)
   rng = np.random.default_rng(1)
-  params = {'scene': {'field': {'a': rng.normal(size=(n, 2)), 'b': rng.normal(size=(n, 2, 2))}, 'background': rng.normal(size=2)}}
+  params = {'scene': {'field': {'a': rng.normal(size=(n, 2)), 'b': rng.normal(size=(n, 2, 2))},
+                      'background': rng.normal(size=2)}}
   params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
-  scale = {'adam': lambda: optax.scale_by_adam(b1=.9, b2=.99, eps=1e-15), 'adan': lambda: optim.scale_by_adan(eps=1e-15)}[kind]
+  scale = {'adam': lambda: optax.scale_by_adam(b1=.9, b2=.99, eps=1e-15),
+           'adan': lambda: optim.scale_by_adan(eps=1e-15)}[kind]
   alone = optax.chain(scale(), optax.add_decayed_weights(.1))
   own = [jax.tree.map(lambda x: x[i], params['scene']['field']) for i in range(n)]
   kept = [alone.init(p) for p in own]
@@ -109,7 +114,8 @@ def test_particles_are_as_many_optimisers_that_know_nothing_of_each_other(kind, 
   for k in range(4 * n):
     turn, before = k % n, params['scene']
     g = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), own[0])
-    grads = {'scene': {'field': jax.tree.map(lambda x, full: jnp.zeros_like(full).at[turn].set(x), g, before['field']),
+    grads = {'scene': {'field': jax.tree.map(lambda x, full: jnp.zeros_like(full).at[turn].set(x),
+                                             g, before['field']),
                        'background': jnp.ones(2)}}
     for _ in range(accumulate):
       updates, state = step(grads, state, params)
@@ -127,8 +133,10 @@ def test_particles_are_as_many_optimisers_that_know_nothing_of_each_other(kind, 
 
 def test_prolificdreamers_lora_is_warmed_up_over_its_first_500_steps():
   groups = prolificdreamer_sd.get_config().optim.groups
-  rate = optim.schedule(next(rate for pattern, rate, *_ in groups if re.fullmatch(pattern, 'est/unet/to_q/kernel/up')))
-  np.testing.assert_allclose([rate(0), rate(250), rate(500), rate(9000)], [0., 5e-5, 1e-4, 1e-4], atol=1e-9)
+  rate = optim.schedule(next(rate for pattern, rate, *_ in groups
+                             if re.fullmatch(pattern, 'est/unet/to_q/kernel/up')))
+  np.testing.assert_allclose([rate(0), rate(250), rate(500), rate(9000)], [0., 5e-5, 1e-4, 1e-4],
+                             atol=1e-9)
 
 
 def test_accumulated_steps_make_one_update_of_their_mean():

@@ -28,9 +28,11 @@ def test_the_gaussian_prediction_is_the_mean_of_the_noise_given_the_noisy_image(
 def test_the_posterior_mean_is_a_bayes_average_of_the_images():
   images, log_prior = jnp.array([[0., 0.], [1., 1.], [3., -1.]]), jnp.log(jnp.array([.2, .5, .3]))
   z_t, alpha, sigma = jnp.array([.4, .1]), .8, .6
-  likelihood = np.exp(-np.sum((np.asarray(z_t) - alpha * np.asarray(images)) ** 2, -1) / (2. * sigma ** 2))
+  likelihood = np.exp(-np.sum((np.asarray(z_t) - alpha * np.asarray(images)) ** 2,
+                              -1) / (2. * sigma ** 2))
   w = np.array([.2, .5, .3]) * likelihood
-  np.testing.assert_allclose(posterior_mean(z_t, images, log_prior, alpha, sigma), (w / w.sum()) @ np.asarray(images),
+  np.testing.assert_allclose(posterior_mean(z_t, images, log_prior, alpha, sigma),
+                             (w / w.sum()) @ np.asarray(images),
                              rtol=1e-5)
 
 
@@ -48,17 +50,20 @@ def test_the_empirical_prior_returns_its_image_when_there_is_little_noise():
 
 def test_the_empirical_priors_images_come_in_pairs_over_black_and_white_that_tell_the_mask():
   prior = empirical(jax.random.key(1), 'a red cube', images=3)
-  black, white = jnp.moveaxis(network.decode(prior.weights['images'].reshape(6, *network.LATENT)).reshape(3, 2, 64, 64, 3), 1, 0)
+  black, white = jnp.moveaxis(network.decode(prior.weights['images'].reshape(
+      6, *network.LATENT)).reshape(3, 2, 64, 64, 3), 1, 0)
   mask = 1. - (white - black)
   np.testing.assert_allclose(mask, jnp.broadcast_to(mask[..., :1], mask.shape), atol=1e-6)
-  assert (black[:, 0, 0] == 0.).all() and (white[:, 0, 0] == 1.).all() and (mask[:, 32, 32] > .999).all()
+  assert (black[:, 0, 0] == 0.).all() and (white[:, 0, 0] == 1.).all() and (
+      mask[:, 32, 32] > .999).all()
   np.testing.assert_array_equal(prior.weights['position'][::2], prior.weights['position'][1::2])
 
 
 def test_pixel_patches_come_back_and_white_noise_stays_white():
   x = jax.random.uniform(jax.random.key(3), (2, 64, 64, 3))
   np.testing.assert_allclose(network.decode(network.encode(x)), x, atol=1e-6)
-  np.testing.assert_allclose(jnp.sort(network.encode(x).ravel()), jnp.sort((2. * x - 1.).ravel()), atol=1e-6)
+  np.testing.assert_allclose(jnp.sort(network.encode(x).ravel()), jnp.sort((2. * x - 1.).ravel()),
+                             atol=1e-6)
 
 
 def test_the_prior_is_told_the_camera_only_where_it_is_given():
@@ -73,13 +78,15 @@ def test_the_prior_is_told_the_camera_only_where_it_is_given():
 
 def test_camera_features_turn_with_the_camera_and_vanish_untold():
   def features(azimuth, elevation=.4, distance=3.1):
-    camera = cameras.orbital(jnp.float32(azimuth), jnp.float32(elevation), jnp.float32(distance), jnp.float32(.7))
+    camera = cameras.orbital(jnp.float32(azimuth), jnp.float32(elevation), jnp.float32(distance),
+                             jnp.float32(.7))
     return network.camera_features(cameras.camera_vector(camera)[None])[0]
   here = features(.3)
   assert here.shape == (network.FEATURES,)
   harmonics = [f(k * .3) for k in (1, 2, 3, 4) for f in (np.cos, np.sin)]
   np.testing.assert_allclose(here[:8], 2. * np.array(harmonics), atol=1e-5)
-  np.testing.assert_allclose(features(.3 + np.pi / 2)[6:11], here[6:11], atol=1e-5)      # a cube looks the same
+  # a cube looks the same
+  np.testing.assert_allclose(features(.3 + np.pi / 2)[6:11], here[6:11], atol=1e-5)
   np.testing.assert_allclose(here[8:11], [4. * np.sin(.4), 8. * (np.cos(.4) - .85), 1.], atol=1e-5)
   np.testing.assert_allclose(here[11:], 2. * np.sin(.4) * here[:4], atol=1e-5)
   assert not network.camera_features(jnp.zeros((1, network.CAMERA))).any()
@@ -93,14 +100,16 @@ def test_the_map_of_rays_is_the_cameras_own_and_vanishes_untold():
   np.testing.assert_allclose(seen[..., :6], jnp.concatenate([nearest, direction], -1), atol=1e-5)
   waves = np.concatenate([f(k * np.pi * nearest) for k in (1, 2) for f in (np.sin, np.cos)], -1)
   np.testing.assert_allclose(seen[..., 6:], waves, atol=1e-4)
-  assert seen.shape[-1] == network.RAYS and not network.ray_map(jnp.zeros((1, network.CAMERA))).any()
+  assert seen.shape[-1] == network.RAYS and not network.ray_map(
+      jnp.zeros((1, network.CAMERA))).any()
 
 
 def test_the_shipped_prior_enlarges_smaller_renders_and_leaves_its_own_size_as_it_is():
   prior = toybox()
   x = jax.random.uniform(jax.random.key(0), (1, network.SIZE, network.SIZE, 3))
   assert (prior.encode(x) == network.encode(x)).all()
-  np.testing.assert_allclose(prior.decode(prior.encode(jnp.full((1, 32, 32, 3), .3))), .3, atol=1e-6)
+  np.testing.assert_allclose(prior.decode(prior.encode(jnp.full((1, 32, 32, 3), .3))),
+                             .3, atol=1e-6)
 
 
 def test_a_caption_outside_the_vocabulary_is_refused_in_one_line():

@@ -1,4 +1,5 @@
-"""Two processes are one with all their devices: the same numbers, one set of outputs; and what goes wrong is said by all."""
+"""Two processes are one with all their devices: the same numbers, one set of outputs; and what goes
+wrong is said by all."""
 import functools
 import hashlib
 import os
@@ -23,8 +24,10 @@ from jaxdreamer import build, checkpoints, loop, processes, train_step
 from jaxdreamer.priors.gaussian import gaussian
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SMALL = {'prior.name': 'test_processes:grey', 'render.background': 'white', 'scene.voxels.levels': (4,), 'render.samples': 4,
-         'render.fine': 0, 'log_every': 2, 'checkpoint_every': 2, 'preview_every': 0, 'eval.size': 8}
+SMALL = {'prior.name': 'test_processes:grey', 'render.background': 'white',
+         'scene.voxels.levels': (4,), 'render.samples': 4,
+         'render.fine': 0, 'log_every': 2, 'checkpoint_every': 2, 'preview_every': 0,
+         'eval.size': 8}
 
 
 def grey(key, prompt, path):
@@ -38,19 +41,24 @@ def free_port():
 
 
 def start(workdir, index, *, port, steps, count=2, **environment):
-  """One of `count` processes of two devices each, told where it stands by options, or by the environment."""
-  given = {} if environment else {'mesh.coordinator': f'localhost:{port}', 'mesh.processes': count, 'mesh.process': index}
+  """One of `count` processes of two devices each, told where it stands by options, or by the
+  environment."""
+  given = {} if environment else {'mesh.coordinator': f'localhost:{port}', 'mesh.processes': count,
+                                  'mesh.process': index}
   options = SMALL | given | {'steps': steps, 'mesh.wait': 120, 'mesh.distributed': True}
-  known = {name: value for name, value in os.environ.items() if not name.startswith(('SLURM_', 'JAX_NUM_', 'JAX_PROCESS'))}
+  known = {name: value for name, value in os.environ.items()
+           if not name.startswith(('SLURM_', 'JAX_NUM_', 'JAX_PROCESS'))}
   return subprocess.Popen(
     [sys.executable, __file__, '--config=configs/toybox.py', f'--workdir={workdir}',
      *(f'--config.{name}={value}' for name, value in options.items())],
     cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    env=known | {'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}', 'JAX_NUM_CPU_DEVICES': '2'} | environment)
+    env=known | {'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}', 'JAX_NUM_CPU_DEVICES': '2'}
+    | environment)
 
 
 def slurm(index, port):
-  return {'SLURM_JOB_ID': '7', 'SLURM_STEP_NODELIST': 'localhost', 'SLURM_NTASKS': '2', 'SLURM_PROCID': str(index),
+  return {'SLURM_JOB_ID': '7', 'SLURM_STEP_NODELIST': 'localhost', 'SLURM_NTASKS': '2',
+          'SLURM_PROCID': str(index),
           'SLURM_LOCALID': str(index), 'JAX_COORDINATOR_PORT': str(port)}
 
 
@@ -66,7 +74,8 @@ def test_two_processes_give_the_numbers_of_one_and_go_on_when_one_was_killed(tmp
     assert first.poll() is None, first.stderr.read()
   second.kill()
   _, err = first.communicate(timeout=240)
-  if first.returncode == -signal.SIGABRT:          # it stood in a barrier of JAX, which aborts itself when heartbeats are missed
+  # it stood in a barrier of JAX, which aborts itself when heartbeats are missed
+  if first.returncode == -signal.SIGABRT:
     assert 'another task died' in err, err
   else:
     assert first.returncode == 1, err
@@ -75,10 +84,12 @@ def test_two_processes_give_the_numbers_of_one_and_go_on_when_one_was_killed(tmp
 
   steps = checkpoints.finished_steps(tmp_path / 'two')[-1] + 2
   port = free_port()
-  ran = [start(tmp_path / 'two', index, port=port, steps=steps, **slurm(index, port)) for index in range(2)]
+  ran = [start(tmp_path / 'two', index, port=port, steps=steps, **slurm(index, port))
+         for index in range(2)]
   (out, err), (out_2, err_2) = [process.communicate(timeout=240) for process in ran]
   assert [process.returncode for process in ran] == [0, 0], err + err_2
-  assert f'going on from step {steps - 2}' in out and said(out)[-1] == f'{tmp_path}/two/report.html' and said(out_2) == []
+  assert f'going on from step {steps - 2}' in out and said(out)[
+      -1] == f'{tmp_path}/two/report.html' and said(out_2) == []
   assert (tmp_path / 'two' / 'finished').read_text() == f'process 0 at {steps}\n'
 
   config = toybox.get_config()
@@ -91,7 +102,8 @@ def test_two_processes_give_the_numbers_of_one_and_go_on_when_one_was_killed(tmp
     loop.finish = loop_finish
   one, two = (build.restore(tmp_path / name)[2].params for name in ('one', 'two'))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), one, two)
-  assert (tmp_path / 'one' / 'metrics.jsonl').read_bytes() == (tmp_path / 'two' / 'metrics.jsonl').read_bytes()
+  assert (tmp_path / 'one' / 'metrics.jsonl').read_bytes() == (tmp_path / 'two'
+                                                               / 'metrics.jsonl').read_bytes()
 
 
 HERE = {'coordinator': '', 'processes': 0, 'process': -1}
@@ -102,15 +114,18 @@ def test_options_go_before_variables_and_variables_before_slurm():
   assert processes.where(**HERE, env=slurm(1, 5)) == ('localhost:5', 2, 1)
   assert processes.where(**HERE, env=env) == ('localhost:5', 4, 1)
   assert processes.where(coordinator='here:1', processes=3, process=0, env=env) == ('here:1', 3, 0)
-  variables = {'JAX_COORDINATOR_ADDRESS': '[::1]:7', 'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': '0'}
+  variables = {'JAX_COORDINATOR_ADDRESS': '[::1]:7', 'JAX_NUM_PROCESSES': '2',
+               'JAX_PROCESS_ID': '0'}
   assert processes.where(**HERE, env=variables) == ('[::1]:7', 2, 0)
   assert processes.where(**HERE, env={}) == (None, None, None)
 
 
-@pytest.mark.parametrize(('nodes', 'host'), [('node7', 'node7'), ('node1,node2', 'node1'), ('gpu[003-007,9]', 'gpu003'),
+@pytest.mark.parametrize(('nodes', 'host'), [('node7', 'node7'), ('node1,node2', 'node1'),
+                                             ('gpu[003-007,9]', 'gpu003'),
                                              ('gpu[4,6],cpu1', 'gpu4')])
 def test_the_first_host_of_slurm_is_the_coordinator_at_a_port_of_the_job(nodes, host):
-  env = slurm(0, 0) | {'SLURM_STEP_NODELIST': nodes, 'SLURM_JOB_ID': '4103', 'JAX_COORDINATOR_PORT': ''}
+  env = slurm(0, 0) | {'SLURM_STEP_NODELIST': nodes, 'SLURM_JOB_ID': '4103',
+                       'JAX_COORDINATOR_PORT': ''}
   assert processes.where(**HERE, env=env).coordinator == f'{host}:61447'
 
 
@@ -118,8 +133,10 @@ def test_the_first_host_of_slurm_is_the_coordinator_at_a_port_of_the_job(nodes, 
   ({'coordinator': 'host'}, {}, "config.mesh.coordinator='host'"),
   ({'coordinator': 'host:x'}, {}, "config.mesh.coordinator='host:x'"),
   ({'coordinator': 'host:1', 'processes': 2}, {}, 'config.mesh.process .or JAX_PROCESS_ID'),
-  ({'coordinator': 'host:1'}, {}, 'config.mesh.processes .or JAX_NUM_PROCESSES. and config.mesh.process '),
-  ({'coordinator': 'host:1', 'processes': 2, 'process': 2}, {}, 'config.mesh.process=2: takes 0 to 1'),
+  ({'coordinator': 'host:1'}, {}, 'config.mesh.processes .or JAX_NUM_PROCESSES. and '
+   'config.mesh.process '),
+  ({'coordinator': 'host:1', 'processes': 2, 'process': 2}, {},
+   'config.mesh.process=2: takes 0 to 1'),
   ({'coordinator': 'host:1', 'processes': -2, 'process': 2}, {}, 'config.mesh.processes=-2'),
   ({}, {'JAX_NUM_PROCESSES': 'two'}, "JAX_NUM_PROCESSES='two'"),
 ])
@@ -157,15 +174,18 @@ def test_processes_begin_once_all_are_there():
   assert called((2, 3, {'steps': 1}), (0, 3, {'steps': 1}), (1, 3, {'steps': 1})) == ['', '', '']
 
 
-@pytest.mark.parametrize(('there', 'missing'), [((0, 2, 3), 'process 1 of 4'), ((0,), 'processes 1, 2, 3 of 4')])
+@pytest.mark.parametrize(('there', 'missing'), [((0, 2, 3), 'process 1 of 4'),
+                                                ((0,), 'processes 1, 2, 3 of 4')])
 def test_those_that_are_missing_are_named_to_all_that_are_there(there, missing):
   for why in called(*((process, 4, {}) for process in there), wait=.5):
-    assert f'{missing} did not come to localhost:' in why and 'within 0.5 s' in why and '\n' not in why
+    assert (f'{missing} did not come to localhost:' in why and 'within 0.5 s' in why
+            and '\n' not in why)
 
 
 def test_a_missing_first_process_is_named():
   why, = called((1, 2, {}), wait=.3)
-  assert 'process 0 of 2 did not answer at localhost:' in why and 'within 0.3 s' in why and '\n' not in why
+  assert ('process 0 of 2 did not answer at localhost:' in why and 'within 0.3 s' in why
+          and '\n' not in why)
 
 
 @pytest.mark.parametrize(('other', 'named'), [
@@ -177,7 +197,8 @@ def test_processes_that_were_told_otherwise_are_refused_by_all(other, named):
 
 
 def test_a_port_that_is_taken_is_refused():
-  with socket.create_server(('', 0)) as taken, pytest.raises(ValueError, match='cannot be opened here.*in use'):
+  with socket.create_server(('', 0)) as taken, pytest.raises(ValueError,
+                                                             match='cannot be opened here.*in use'):
     port = taken.getsockname()[1]
     processes.roll_call(processes.Seat(f'localhost:{port}', 2, 0), wait=1., run={})
 
@@ -185,7 +206,8 @@ def test_a_port_that_is_taken_is_refused():
 def test_a_stranger_at_the_port_is_passed_over():
   port, heard = free_port(), []
   seat = processes.Seat(f'localhost:{port}', 2, 0)
-  first = threading.Thread(target=lambda: heard.append(processes.call(port, seat, wait=20., run={})))
+  first = threading.Thread(target=lambda: heard.append(processes.call(port, seat,
+                                                                      wait=20., run={})))
   first.start()
   while True:
     try:
@@ -205,7 +227,8 @@ def two(monkeypatch):
   said = []
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   monkeypatch.setattr(multihost_utils, 'process_allgather',
-                      lambda mine: np.stack([mine, np.frombuffer(said[0].encode().ljust(mine.size, b'\0'), np.uint8)]))
+                      lambda mine: np.stack([
+                          mine, np.frombuffer(said[0].encode().ljust(mine.size, b'\0'), np.uint8)]))
   return said
 
 
@@ -234,15 +257,18 @@ class Device(NamedTuple):
 
 
 @pytest.mark.parametrize(('views', 'data', 'ring', 'chosen'), [
-  (4, 0, 1, [0, 1, 3, 4]), (6, 0, 1, [0, 1, 2, 3, 4, 5]), (2, 0, 1, [0, 3]), (8, 0, 4, [0, 3]), (4, 2, 1, [0, 3])])
+  (4, 0, 1, [0, 1, 3, 4]), (6, 0, 1, [0, 1, 2, 3, 4, 5]), (2, 0, 1, [0, 3]), (8, 0, 4, [0, 3]),
+  (4, 2, 1, [0, 3])])
 def test_a_mesh_has_as_many_devices_of_each_process(views, data, ring, chosen):
   for more in ([], [Device(6, 1)]):
-    devices = processes.shared_out([Device(i, i // 3) for i in range(6)] + more, views, data=data, ring=ring)
+    devices = processes.shared_out([Device(i, i // 3) for i in range(6)] + more, views,
+                                   data=data, ring=ring)
     assert [device.id for device in devices] == chosen
 
 
 @pytest.mark.parametrize(('views', 'data', 'named'), [
-  (3, 0, 'config.sampling.views=3: 2 processes take a multiple of 2'), (4, 1, 'config.mesh.data=1: .* multiple of 2'),
+  (3, 0, 'config.sampling.views=3: 2 processes take a multiple of 2'),
+  (4, 1, 'config.mesh.data=1: .* multiple of 2'),
   (8, 8, 'config.mesh.data=8: there are 6')])
 def test_a_mesh_that_processes_cannot_share_is_refused(views, data, named):
   with pytest.raises(ValueError, match=named):
@@ -257,10 +283,13 @@ def test_pmap_is_of_one_process(two):
 @pytest.mark.parametrize(('devices', 'how'), [(3, 'shard_map'), (4, 'pmap')])
 def test_the_mean_over_devices_is_added_in_their_order(devices, how):
   mesh = processes.make_mesh(devices, data=devices, ring=1, how='shard_map')
-  x = jax.random.normal(jax.random.key(0), (devices, 7, 5)) * 10. ** jnp.arange(devices)[:, None, None]
+  x = jax.random.normal(jax.random.key(0), (devices, 7, 5)) * 10. ** jnp.arange(devices)[
+      :, None, None]
   mean = lambda x: train_step.average({'a': x[0], 'b': x[0, 0, 0]}, ordered=True)
-  mapped = (jax.shard_map(mean, mesh=mesh, in_specs=PartitionSpec('data'), out_specs=PartitionSpec()) if how == 'shard_map' else
-            jax.pmap(lambda x: mean(x[None]), axis_name='data', out_axes=None, devices=list(mesh.devices.flat)))
+  mapped = (jax.shard_map(mean, mesh=mesh, in_specs=PartitionSpec('data'),
+                          out_specs=PartitionSpec()) if how == 'shard_map' else
+            jax.pmap(lambda x: mean(x[None]), axis_name='data', out_axes=None,
+                     devices=list(mesh.devices.flat)))
   mean = mapped(x)
   expected = functools.reduce(np.add, np.asarray(x)) / np.float32(devices)
   np.testing.assert_allclose(mean['a'], expected, rtol=3e-7)

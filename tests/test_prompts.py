@@ -13,7 +13,8 @@ def against(degrees, *, elevation=0.):
 
 
 def test_the_text_turns_with_the_camera():
-  for degrees, want in ((0., [1, 0, 0, 0]), (45., [.5, .5, 0, 0]), (-90., [0, 1, 0, 0]), (135., [0, .5, .5, 0]),
+  for degrees, want in ((0., [1, 0, 0, 0]), (45., [.5, .5, 0, 0]), (-90., [0, 1, 0, 0]),
+                        (135., [0, .5, .5, 0]),
                         (180., [0, 0, 1, 0]), (-180., [0, 0, 1, 0])):
     np.testing.assert_allclose(against(degrees)[0][0], want, atol=1e-6)
   np.testing.assert_allclose(against(20., elevation=70.)[0][0], [0, 0, 0, 1])
@@ -22,10 +23,11 @@ def test_the_text_turns_with_the_camera():
 def test_what_a_view_is_not_is_denied_the_more_the_less_it_is_that():
   _, texts, weights = against(10.)
   np.testing.assert_array_equal(texts[:, 0], np.eye(4)[[0, 1]])
-  assert weights[1] < weights[0] <= 0.           # nearly the front: the side is denied, the front is not
+  assert weights[1] < weights[0] <= 0.  # nearly the front: the side is denied, the front is not
   _, texts, weights = against(170.)
   np.testing.assert_array_equal(texts[:, 0], np.eye(4)[[1, 0]])
   assert (weights < 0.).all()                    # the back is neither
   np.testing.assert_array_equal(against(20., elevation=70.)[2], [0., 0.])
-  turning = jax.vmap(lambda a: diffusion.against(WORDS, a, jnp.zeros(()))[2])(jnp.linspace(-jnp.pi, jnp.pi, 721))
+  turning = jax.vmap(lambda a: diffusion.against(WORDS, a, jnp.zeros(()))[2])(
+      jnp.linspace(-jnp.pi, jnp.pi, 721))
   assert (turning <= 0.).all()

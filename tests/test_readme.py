@@ -26,7 +26,8 @@ def test_every_marker_in_readme_is_closed():
 
 def test_links_and_commands_in_readme_exist():
   text = readme.README.read_text()
-  for target in re.findall(r'\]\((?!http)([^)#]+)', text) + re.findall(r'src="(?!http)([^"]+)"', text):
+  for target in re.findall(r'\]\((?!http)([^)#]+)',
+                           text) + re.findall(r'src="(?!http)([^"]+)"', text):
     assert (results.ROOT / target).exists(), target
   for module in re.findall(r'python -m ((?:jaxdreamer|benchmarks)[\w.]*)', text):
     assert results.ROOT.joinpath(*module.split('.')).with_suffix('.py').exists(), module
@@ -66,10 +67,13 @@ def test_the_config_in_readme_takes_an_estimator_of_its_own(monkeypatch):
 def test_the_estimator_in_readme_meets_the_closed_form_whatever_the_density_of_t():
   names = run_blocks(readme.README)
   n, std = 20_000, .5
-  z, text, prior = jnp.full((n, 1, 1, 1), .3), jnp.ones((n, 1, 1)), gaussian.gaussian(jnp.full((1, 1, 1), -.2), std=std)
+  z, text, prior = jnp.full((n, 1, 1, 1), .3), jnp.ones((n, 1, 1)), gaussian.gaussian(
+      jnp.full((1, 1, 1), -.2), std=std)
   u = jax.random.uniform(jax.random.key(0), (n, 1))
-  draws = sampling.draws(jax.random.key(1), u, jnp.arange(n), t_min=.02, t_max=.98, shape=(1, 1, 1), density=(4., 1., .25))
-  r, _ = train_step.residual(names['plain'](scale=2.), draws, (), prior, z, types.Views(None, text, text, text, text), 0)
+  draws = sampling.draws(jax.random.key(1), u, jnp.arange(n), t_min=.02, t_max=.98, shape=(1, 1, 1),
+                         density=(4., 1., .25))
+  r, _ = train_step.residual(names['plain'](scale=2.), draws, (), prior, z,
+                             types.Views(None, text, text, text, text), 0)
   t = jnp.linspace(.02, .98, 1001)
   alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
   expected = jnp.mean(2. * sigma * alpha * .5 / (alpha ** 2 * std ** 2 + sigma ** 2))

@@ -7,7 +7,8 @@ import pytest
 from jaxdreamer import regularizers
 from jaxdreamer.types import Rendering
 
-ALL = [regularizers.orientation, regularizers.opacity, regularizers.sparsity, regularizers.opaque, regularizers.distortion,
+ALL = [regularizers.orientation, regularizers.opacity, regularizers.sparsity, regularizers.opaque,
+       regularizers.distortion,
        regularizers.z_variance]
 
 
@@ -15,14 +16,17 @@ def shown(opacity, **rest):
   """A row of rays."""
   opacity = jnp.asarray(opacity, jnp.float32)
   zero = jnp.zeros_like(opacity)
-  blank = dict(rgb=jnp.zeros((opacity.size, 3)), normal=jnp.zeros((opacity.size, 3)), depth=zero, orientation=zero,
+  blank = dict(rgb=jnp.zeros((opacity.size, 3)), normal=jnp.zeros((opacity.size, 3)), depth=zero,
+               orientation=zero,
                distortion=zero, z_variance=zero)
-  return Rendering(opacity=opacity, **blank | {k: jnp.asarray(v, jnp.float32) for k, v in rest.items()})
+  return Rendering(opacity=opacity, **blank | {k: jnp.asarray(v, jnp.float32)
+                                               for k, v in rest.items()})
 
 
 def test_opaque_is_the_entropy_of_a_coin_and_vanishes_for_clear_and_solid_rays():
   np.testing.assert_allclose(regularizers.opaque(shown([.5, .5])), np.log(2.), rtol=1e-6)
-  np.testing.assert_allclose(regularizers.opaque(shown([.2])), -.2 * np.log(.2) - .8 * np.log(.8), rtol=1e-5)
+  np.testing.assert_allclose(regularizers.opaque(shown([.2])), -.2 * np.log(.2) - .8 * np.log(.8),
+                             rtol=1e-5)
   assert regularizers.opaque(shown([0., 1.])) < .01
 
 
@@ -39,11 +43,13 @@ def test_opacity_sparsity_and_distortion_are_their_means():
 
 
 def test_orientation_is_a_mean_over_the_rays_that_hit():
-  np.testing.assert_allclose(regularizers.orientation(shown([0., .5, 1.], orientation=[0., .2, .4])), .3, rtol=1e-6)
+  np.testing.assert_allclose(regularizers.orientation(
+      shown([0., .5, 1.], orientation=[0., .2, .4])), .3, rtol=1e-6)
 
 
 def test_z_variance_looks_at_solid_rays_alone_and_at_the_part_of_them_that_hits():
-  np.testing.assert_allclose(regularizers.z_variance(shown([.2, .9, .6], z_variance=[5., .3, .3])), (.3 / .9 + .3 / .6) / 2.,
+  np.testing.assert_allclose(regularizers.z_variance(shown([.2, .9, .6], z_variance=[5., .3, .3])),
+                             (.3 / .9 + .3 / .6) / 2.,
                              rtol=1e-6)
 
 
@@ -58,13 +64,15 @@ def test_z_variance_of_two_half_hit_shells_is_that_of_a_coin():
 def test_the_size_of_the_picture_does_not_matter(regularizer):
   values = dict(orientation=[.1, .3], distortion=[.2, .1], z_variance=[.3, .6])
   twice = {k: 2 * v for k, v in values.items()}
-  np.testing.assert_allclose(regularizer(shown([.7, .9], **values)), regularizer(shown(2 * [.7, .9], **twice)), rtol=1e-6)
+  np.testing.assert_allclose(regularizer(shown([.7, .9], **values)),
+                             regularizer(shown(2 * [.7, .9], **twice)), rtol=1e-6)
 
 
 @pytest.mark.parametrize('regularizer', ALL)
 @pytest.mark.parametrize('value', [0., .5, 1.])
 def test_gradients_are_finite_for_clear_half_and_solid_pictures(regularizer, value):
   def f(opacity, integrand):
-    return regularizer(shown(opacity, orientation=integrand, distortion=integrand, z_variance=integrand))
+    return regularizer(shown(opacity, orientation=integrand, distortion=integrand,
+                             z_variance=integrand))
   grads = jax.grad(f, (0, 1))(jnp.full(4, value), jnp.zeros(4))
   assert all(np.isfinite(g).all() for g in grads)

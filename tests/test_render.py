@@ -23,27 +23,31 @@ def fog(xyz):
   return jnp.float32(.8), jnp.array([.2, .4, .6])
 
 
-def ball(xyz, centre=0., size=.6):
-  """A hard ball, coloured by place."""
-  return 300. * jax.nn.sigmoid(100. * (size - fields.length(xyz - centre))), .5 + .5 * jnp.tanh(2. * xyz)
+def ball(xyz, center=0., size=.6):
+  """A hard ball, colored by place."""
+  return 300. * jax.nn.sigmoid(100. * (size - fields.length(xyz - center))), .5 + .5 * jnp.tanh(
+      2. * xyz)
 
 
-image = partial(jax.jit, static_argnums=1, static_argnames=('size', 'samples', 'fine', 'jitter', 'background'))(render.image)
+image = partial(jax.jit, static_argnums=1, static_argnames=('size', 'samples', 'fine', 'jitter',
+                                                            'background'))(render.image)
 draw = partial(image, size=16, samples=96)
 
 
 def test_fog_in_the_ball_is_as_opaque_as_its_chord_is_long():
   out = image(KEY, fog, FRONT, size=16, samples=8)
   rays = cameras.rays(FRONT, 16)
-  near, far = jax.vmap(jax.vmap(partial(volume.ball_interval, radius=1.)))(rays.origin, rays.direction)
+  near, far = jax.vmap(jax.vmap(partial(volume.ball_interval, radius=1.)))(rays.origin,
+                                                                           rays.direction)
   hit = 1. - jnp.exp(-.8 * (far - near))
   np.testing.assert_allclose(out.opacity, hit, atol=1e-5)
-  colour = hit[..., None] * jnp.array([.2, .4, .6])[None, None] + (1. - hit[..., None])
-  np.testing.assert_allclose(out.rgb, colour, atol=1e-5)
+  color = hit[..., None] * jnp.array([.2, .4, .6])[None, None] + (1. - hit[..., None])
+  np.testing.assert_allclose(out.rgb, color, atol=1e-5)
 
 
 def test_rays_that_miss_the_ball_show_the_background():
-  out = image(KEY, fog, FRONT, size=16, samples=8, fine=8, background=lambda direction: jnp.array([.1, .5, .3]))
+  out = image(KEY, fog, FRONT, size=16, samples=8, fine=8,
+              background=lambda direction: jnp.array([.1, .5, .3]))
   assert out.opacity[0, 0] == 0.
   np.testing.assert_allclose(out.rgb[0, 0], [.1, .5, .3], atol=1e-6)
   np.testing.assert_allclose(out.depth[0, 0], 4., rtol=1e-5)
@@ -52,7 +56,8 @@ def test_rays_that_miss_the_ball_show_the_background():
 def test_depth_and_normal_of_a_ball_are_those_of_its_surface():
   out = image(KEY, ball, FRONT, size=17, samples=64, fine=64)
   rays = cameras.rays(FRONT, 17)
-  near, _ = jax.vmap(jax.vmap(partial(volume.ball_interval, radius=.6)))(rays.origin, rays.direction)
+  near, _ = jax.vmap(jax.vmap(partial(volume.ball_interval, radius=.6)))(rays.origin,
+                                                                         rays.direction)
   inner = np.asarray(out.opacity > .999) & (np.hypot(*np.mgrid[-8:9, -8:9]) < 4.)
   assert inner.sum() > 40
   np.testing.assert_allclose(out.depth[inner], near[inner], atol=.03)
@@ -64,7 +69,8 @@ def test_depth_and_normal_of_a_ball_are_those_of_its_surface():
 
 @pytest.mark.parametrize('angle', [.4, 2.])
 def test_rotating_scene_and_camera_together_changes_nothing(angle):
-  turn = jnp.array([[math.cos(angle), -math.sin(angle), 0.], [math.sin(angle), math.cos(angle), 0.], [0., 0., 1.]])
+  turn = jnp.array([[math.cos(angle), -math.sin(angle), 0.], [math.sin(angle), math.cos(angle), 0.],
+                    [0., 0., 1.]])
   field = partial(SCENE.field, CODE)
   still = draw(KEY, field, cameras.orbital(.3, .5, 3., FOV))
   turned = draw(KEY, lambda xyz: field(turn.T @ xyz), cameras.orbital(.3 + angle, .5, 3., FOV))
@@ -74,7 +80,7 @@ def test_rotating_scene_and_camera_together_changes_nothing(angle):
 
 
 def test_what_stands_on_the_right_is_drawn_on_the_right_and_up_is_up():
-  field = partial(ball, centre=jnp.array([0., .5, .5]), size=.3)
+  field = partial(ball, center=jnp.array([0., .5, .5]), size=.3)
   opacity = draw(KEY, field, FRONT).opacity
   assert opacity[:8, 8:].sum() > .98 * opacity.sum() > 0.
 
@@ -92,10 +98,12 @@ def test_jitter_of_nothing_ignores_the_key():
   np.testing.assert_array_equal(*shots)
 
 
-@pytest.mark.parametrize('options', [dict(chunk=7), dict(chunk=64), dict(remat=True), dict(chunk=16, remat=True)])
-def test_chunks_and_rematerialisation_change_nothing(options):
+@pytest.mark.parametrize('options', [dict(chunk=7), dict(chunk=64), dict(remat=True),
+                                     dict(chunk=16, remat=True)])
+def test_chunks_and_rematerialization_change_nothing(options):
   def loss(params, **kw):
-    out = render.image(KEY, partial(SCENE.field, SCENE.prepare(params, None)), FRONT, size=8, samples=6, fine=6, **kw)
+    out = render.image(KEY, partial(SCENE.field, SCENE.prepare(params, None)), FRONT, size=8,
+                       samples=6, fine=6, **kw)
     return jnp.sum(out.rgb ** 2) + jnp.sum(out.distortion)
   plain, other = (jax.jit(jax.value_and_grad(partial(loss, **kw)))(PARAMS) for kw in ({}, options))
   for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other)):
@@ -105,7 +113,8 @@ def test_chunks_and_rematerialisation_change_nothing(options):
 def test_gradients_agree_with_finite_differences_along_random_directions():
   camera = cameras.orbital(.4, .2, 3., FOV)
   def loss(params):
-    out = render.image(KEY, partial(SCENE.field, SCENE.prepare(params, None)), camera, size=6, samples=12)
+    out = render.image(KEY, partial(SCENE.field, SCENE.prepare(params, None)), camera,
+                       size=6, samples=12)
     return jnp.mean(out.rgb ** 2) + jnp.mean(out.distortion) + jnp.mean(out.opacity)
   loss = jax.jit(loss)
   grad = jax.jit(jax.grad(loss))(PARAMS)
@@ -122,7 +131,8 @@ def test_gradients_agree_with_finite_differences_along_random_directions():
 def test_gradients_are_finite_in_vacuum_and_in_solids_with_light_and_every_regularizer(raw, fine):
   light = render.Light(jnp.array([3., 1., 1.]), jnp.float32(.1), jnp.float32(.9), jnp.float32(0.))
   def loss(params):
-    out = render.image(KEY, partial(SCENE.field, SCENE.prepare(params, None)), FRONT, size=6, samples=6, fine=fine,
+    out = render.image(KEY, partial(SCENE.field, SCENE.prepare(params, None)), FRONT, size=6,
+                       samples=6, fine=fine,
                        light=light)
     return sum(jnp.sum(v) for v in out)
   params = jax.tree.map(lambda p: p.at[..., 0].set(raw), PARAMS)
@@ -133,9 +143,11 @@ def test_gradients_are_finite_in_vacuum_and_in_solids_with_light_and_every_regul
 def test_light_follows_lamberts_law():
   albedo, up, here = jnp.array([.2, .5, .8]), jnp.array([0., 0., 1.]), jnp.zeros(3)
   for angle in (0., 1., 2.):
-    light = render.Light(5. * jnp.array([math.sin(angle), 0., math.cos(angle)]), jnp.float32(.1), jnp.float32(.9),
+    light = render.Light(5. * jnp.array([math.sin(angle), 0., math.cos(angle)]), jnp.float32(.1),
+                         jnp.float32(.9),
                          jnp.float32(0.))
-    np.testing.assert_allclose(render.shade(light, albedo, up, here), albedo * (.1 + .9 * max(math.cos(angle), 0.)), rtol=1e-5)
+    np.testing.assert_allclose(render.shade(light, albedo, up, here),
+                               albedo * (.1 + .9 * max(math.cos(angle), 0.)), rtol=1e-5)
   plain = light._replace(textureless=jnp.float32(1.))
   np.testing.assert_allclose(render.shade(plain, albedo, up, here), .1, rtol=1e-5)
 
@@ -148,7 +160,8 @@ def test_a_fully_ambient_light_shows_the_albedo():
 
 
 def test_sampled_lights_are_shaded_and_textureless_as_often_as_asked():
-  lights = jax.vmap(lambda k: render.sample_light(k, FRONT, shaded=.75, textureless=.5))(jax.random.split(KEY, 2000))
+  lights = jax.vmap(lambda k: render.sample_light(k, FRONT, shaded=.75, textureless=.5))(
+      jax.random.split(KEY, 2000))
   spread = 4. * math.sqrt(.25 / 2000)
   assert abs((lights.diffuse > .5).mean() - .75) < spread
   assert abs(lights.textureless.mean() - .375) < spread
@@ -159,28 +172,32 @@ def test_sampled_lights_are_shaded_and_textureless_as_often_as_asked():
 
 def test_a_lamp_stands_as_far_as_asked_and_as_near_to_the_camera():
   def lamps(camera, **options):
-    made = jax.vmap(lambda k: render.sample_light(k, camera, **options).position)(jax.random.split(KEY, 500))
+    made = jax.vmap(lambda k: render.sample_light(k, camera, **options).position)(
+        jax.random.split(KEY, 500))
     far = np.linalg.norm(made, axis=-1)
     return far, np.asarray(made) / far[:, None]
   far, toward = lamps(FRONT, distance=(1.5, 2.), relative=False, jitter=.1)
   assert 1.5 <= far.min() < 1.55 and 1.95 < far.max() <= 2.
-  np.testing.assert_allclose(np.std(toward[:, 1:], axis=0), .1 / 3., rtol=.1)             # seen from 3 away
+  np.testing.assert_allclose(np.std(toward[:, 1:], axis=0), .1 / 3., rtol=.1)  # seen from 3 away
   np.testing.assert_allclose(toward[:, 0], 1., atol=.02)
   relative, same = lamps(FRONT, distance=(1.5, 2.), jitter=.1)
   np.testing.assert_allclose(relative, 3. * far, rtol=1e-5)
   np.testing.assert_allclose(same, toward, atol=1e-5)
 
 
-def test_textureless_views_may_show_normals_as_colours():
+def test_textureless_views_may_show_normals_as_colors():
   always = partial(render.sample_light, KEY, FRONT, shaded=1., textureless=1.)
   normal, here = jnp.array([.6, 0., -.8]), jnp.zeros(3)
-  np.testing.assert_allclose(render.shade(always(normals=True), jnp.array([.2, .5, .8]), normal, here), [.8, .5, .1], rtol=1e-6)
-  for coloured in (render.sample_light(KEY, FRONT, shaded=0., textureless=1., normals=True),
+  np.testing.assert_allclose(render.shade(always(normals=True), jnp.array([.2, .5, .8]), normal,
+                                          here), [.8, .5, .1], rtol=1e-6)
+  for colored in (render.sample_light(KEY, FRONT, shaded=0., textureless=1., normals=True),
                    render.sample_light(KEY, FRONT, shaded=1., textureless=0., normals=True)):
-    plain = coloured._replace(normals=None)
-    np.testing.assert_array_equal(*(render.shade(light, jnp.array([.2, .5, .8]), normal, here) for light in (coloured, plain)))
+    plain = colored._replace(normals=None)
+    np.testing.assert_array_equal(*(render.shade(light, jnp.array([.2, .5, .8]), normal, here)
+                                    for light in (colored, plain)))
   assert always().normals is None
-  out = image(KEY, ball, FRONT, size=16, samples=64, light=always(normals=True), background=lambda direction: jnp.full(3, .5))
+  out = image(KEY, ball, FRONT, size=16, samples=64, light=always(normals=True),
+              background=lambda direction: jnp.full(3, .5))
   np.testing.assert_allclose(out.rgb, .5 + .5 * out.normal, atol=1e-5)
 
 

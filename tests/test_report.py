@@ -1,4 +1,5 @@
-"""The report: one file without network, in which text stays text; what the folder lacks is left out, not an error."""
+"""The report: one file without network, in which text stays text; what the folder lacks is left
+out, not an error."""
 import base64
 import json
 import math
@@ -10,10 +11,11 @@ import pytest
 
 from jaxdreamer.outputs import mesh, report, video
 
-NASTY = '</script><script>alert("1")</script> & <img src=x onerror=\'alert(2)\'> {{data}} \u2028 ünïcode'
+NASTY = ('</script><script>alert("1")</script> & <img src=x onerror=\'alert(2)\'> {{data}} '
+         '\u2028 ünïcode')
 VERTICES = np.array([[0., 0., 0.], [1., 0., 0.], [0., .5, 0.], [0., 0., .25]])
 FACES = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
-COLOURS = np.array([[1., 0., 0.], [0., 1., 0.], [0., 0., 1.], [1., 1., 1.]])
+COLORS = np.array([[1., 0., 0.], [0., 1., 0.], [0., 0., 1.], [1., 1., 1.]])
 
 
 class Parsed(HTMLParser):
@@ -38,7 +40,8 @@ class Parsed(HTMLParser):
 
 
 def page(**more):
-  told = {'prompt': 'a red cube', 'settings': {'steps': 3}, 'command': 'python -m x', 'about': {'device': 'cpu'}}
+  told = {'prompt': 'a red cube', 'settings': {'steps': 3}, 'command': 'python -m x',
+          'about': {'device': 'cpu'}}
   return report.page(**told | more)
 
 
@@ -52,17 +55,20 @@ def folder(tmp_path):
   for step in (100, 20, 3):
     picture = np.full((4, 4, 3), step / 100.)
     (tmp_path / 'previews' / f'step_{step}.png').write_bytes(video.png(picture))
-  (tmp_path / 'metrics.jsonl').write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0, "late": 5}\n')
-  mesh.save(mesh.Mesh(VERTICES, FACES, COLOURS), tmp_path, formats=('ply',))
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0, '
+                                          '"late": 5}\n')
+  mesh.save(mesh.Mesh(VERTICES, FACES, COLORS), tmp_path, formats=('ply',))
   (tmp_path / 'mesh.json').write_text('{"faces": 4, "watertight": true}')
-  (tmp_path / 'scores.json').write_text('{"scores": {"psnr": 21.5, "front": null}, "meaning": {"psnr": "dB"}}')
+  (tmp_path / 'scores.json').write_text('{"scores": {"psnr": 21.5, "front": null}, "meaning": '
+                                        '{"psnr": "dB"}}')
   video.save_video(tmp_path / 'turntable.mp4', [np.full((16, 16, 3), .5)] * 2)
   return tmp_path
 
 
 def test_nothing_is_fetched_from_anywhere(folder):
   text = report.write(folder, prompt='x', settings={}, command='y', about={}).read_text()
-  assert set(re.findall(r'https?://[^\s\'"]+', text)) == {'http://www.w3.org/2000/svg'}      # a name, never fetched
+  # a name, never fetched
+  assert set(re.findall(r'https?://[^\s\'"]+', text)) == {'http://www.w3.org/2000/svg'}
   assert not re.search(r'@import|url\(|fetch\(|XMLHttpRequest|\bimport\b', text)
   for tag, attrs in Parsed(text).tags:
     for name in ('src', 'href', 'poster', 'data'):
@@ -70,18 +76,21 @@ def test_nothing_is_fetched_from_anywhere(folder):
 
 
 def test_text_stays_text(folder):
-  told = {'prompt': NASTY, 'settings': {NASTY: {NASTY: NASTY}}, 'command': NASTY, 'about': {NASTY: NASTY}}
+  told = {'prompt': NASTY, 'settings': {NASTY: {NASTY: NASTY}}, 'command': NASTY,
+          'about': {NASTY: NASTY}}
   text = report.write(folder, **told).read_text()
   found, plain = Parsed(text), Parsed(page())
   assert found.texts['h1'] == found.texts['command'] == NASTY
-  assert [tag for tag, _ in found.tags].count('script') == [tag for tag, _ in plain.tags].count('script') == 2
+  assert [tag for tag, _ in found.tags].count('script') == [tag for tag, _ in plain.tags].count(
+      'script') == 2
   assert not [attrs for _, attrs in found.tags if 'onerror' in attrs]
   rows = [{'step': 1, NASTY: 1.}, {'step': 2, NASTY: 2.}]
   assert data_of(page(rows=rows))['curves'][0]['name'] == NASTY
 
 
 def test_the_page_is_built_from_the_folder(folder):
-  text = report.write(folder, prompt='a red cube', settings={'optim': {'rate': .03}}, command='c', about={}).read_text()
+  text = report.write(folder, prompt='a red cube', settings={'optim': {'rate': .03}}, command='c',
+                      about={}).read_text()
   data = data_of(text)
   assert [step for step, _ in data['previews']] == [3, 20, 100]
   assert data['curves'] == [{'name': 'loss', 'steps': [1., 2.], 'values': [2., 1.]},
@@ -104,12 +113,15 @@ def test_what_is_not_there_is_left_out(tmp_path):
 
 
 def test_the_mesh_travels_within_16_bits_of_itself():
-  packed = report.arrays(VERTICES, FACES, COLOURS * 255.)
+  packed = report.arrays(VERTICES, FACES, COLORS * 255.)
   places = np.frombuffer(base64.b64decode(packed['places']), '<u2').reshape(-1, 4)[:, :3]
-  np.testing.assert_allclose(packed['low'] + packed['size'] * places / 65535., VERTICES, atol=packed['size'] / 65535.)
-  np.testing.assert_array_equal(np.frombuffer(base64.b64decode(packed['faces']), '<u4').reshape(-1, 3), FACES)
-  colours = np.frombuffer(base64.b64decode(packed['colours']), np.uint8).reshape(-1, 4)
-  np.testing.assert_array_equal(colours, np.pad(COLOURS * 255., ((0, 0), (0, 1)), constant_values=255.))
+  np.testing.assert_allclose(packed['low'] + packed['size'] * places / 65535., VERTICES,
+                             atol=packed['size'] / 65535.)
+  np.testing.assert_array_equal(np.frombuffer(base64.b64decode(packed['faces']),
+                                              '<u4').reshape(-1, 3), FACES)
+  colors = np.frombuffer(base64.b64decode(packed['colors']), np.uint8).reshape(-1, 4)
+  np.testing.assert_array_equal(colors, np.pad(COLORS * 255., ((0, 0), (0, 1)),
+                                               constant_values=255.))
 
 
 def test_long_curves_are_averaged_and_what_is_not_finite_becomes_a_gap():
@@ -124,7 +136,8 @@ def test_long_curves_are_averaged_and_what_is_not_finite_becomes_a_gap():
 
 
 def test_many_previews_are_thinned_evenly_and_both_ends_stay():
-  found = [step for step, _ in data_of(page(previews=[(step, b'png') for step in range(1000)]))['previews']]
+  found = [step for step, _ in data_of(page(previews=[(step, b'png') for step in range(1000)]))[
+      'previews']]
   assert len(found) == report.PREVIEWS and found[0] == 0 and found[-1] == 999
   assert np.ptp(np.diff(found)) <= 1
 

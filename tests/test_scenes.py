@@ -13,28 +13,31 @@ from jaxdreamer import cameras, render
 from jaxdreamer.scenes import backgrounds, fields, hashgrid, image, mlp, particles, voxels
 from jaxdreamer.types import Text
 
-SCENES = {'voxels': voxels.voxels(levels=(5, 9)), 'hashgrid': hashgrid.hashgrid(levels=3, log2_table=8, finest=32),
+SCENES = {'voxels': voxels.voxels(levels=(5, 9)),
+          'hashgrid': hashgrid.hashgrid(levels=3, log2_table=8, finest=32),
           'mlp': mlp.mlp(width=16)}
 
 
 @pytest.mark.parametrize('name', sorted(SCENES))
-def test_a_scene_starts_as_a_grey_blob_at_the_origin(name):
+def test_a_scene_starts_as_a_gray_blob_at_the_origin(name):
   scene = SCENES[name]
   code = scene.prepare(scene.init(jax.random.key(0)), None)
-  centre, far = (scene.field(code, jnp.array(p)) for p in ([.01, 0., 0.], [.9, .2, 0.]))
-  assert centre[0] > 4. and far[0] < .02
-  np.testing.assert_allclose(centre[1], .5, atol=.15)
+  center, far = (scene.field(code, jnp.array(p)) for p in ([.01, 0., 0.], [.9, .2, 0.]))
+  assert center[0] > 4. and far[0] < .02
+  np.testing.assert_allclose(center[1], .5, atol=.15)
 
 
 @pytest.mark.parametrize('name', sorted(SCENES))
 def test_gradients_with_respect_to_parameters_agree_with_finite_differences(name):
   scene = SCENES[name]
-  params = jax.tree.map(lambda p: p + .3 * jax.random.normal(jax.random.key(2), p.shape), scene.init(jax.random.key(1)))
-  def f(params):                       # away from the start, where hidden units sit at the kink of ReLU
+  params = jax.tree.map(lambda p: p + .3 * jax.random.normal(jax.random.key(2), p.shape),
+                        scene.init(jax.random.key(1)))
+  def f(params):  # away from the start, where hidden units sit at the kink of ReLU
     params = jax.tree.map(jnp.asarray, params)
     density, features = scene.field(scene.prepare(params, None), jnp.array([.13, -.27, .31]))
     return density + features.sum()
-  check_grads(f, (params,), order=1, modes=['rev'], atol=.05, rtol=.05, eps=1e-3)           # small: ReLU has kinks
+  # small: ReLU has kinks
+  check_grads(f, (params,), order=1, modes=['rev'], atol=.05, rtol=.05, eps=1e-3)
 
 
 def slow_hashgrid(tables, sizes, xyz):
@@ -59,14 +62,17 @@ def slow_hashgrid(tables, sizes, xyz):
 
 def test_hash_grid_equals_a_dict_of_corners():
   sizes = [4, 16, 40]
-  tables = [jax.random.normal(jax.random.key(i), (min((n + 1) ** 3, 256), 2)) for i, n in enumerate(sizes)]
+  tables = [jax.random.normal(jax.random.key(i), (min((n + 1) ** 3, 256), 2))
+            for i, n in enumerate(sizes)]
   for xyz in jax.random.uniform(jax.random.key(9), (20, 3), minval=-.99, maxval=.99):
     fast = jnp.concatenate([hashgrid.lookup(t, xyz, size=n) for t, n in zip(tables, sizes)])
-    np.testing.assert_allclose(fast, slow_hashgrid([np.asarray(t) for t in tables], sizes, np.asarray(xyz)), atol=1e-4)
+    np.testing.assert_allclose(fast, slow_hashgrid([np.asarray(t) for t in tables], sizes,
+                                                   np.asarray(xyz)), atol=1e-4)
 
 
 def test_hash_grid_of_the_published_size_has_its_parameters():
-  rows = [min((hashgrid.resolution(i, levels=16, base=16, finest=4096) + 1) ** 3, 2 ** 19) for i in range(16)]
+  rows = [min((hashgrid.resolution(i, levels=16, base=16, finest=4096) + 1) ** 3, 2 ** 19)
+          for i in range(16)]
   assert abs(2 * sum(rows) / 12.6e6 - 1.) < .01              # methods: 12.60 M
 
 
@@ -98,7 +104,8 @@ def test_difference_normals_are_the_quotients_of_their_steps():
   field = lambda xyz: (xyz[0] ** 2 + 3. * xyz[1] * xyz[0] - xyz[2], xyz)
   xyz, step = jnp.array([.2, -.3, .4]), .01
   exact = np.array([2. * .2 - .9, .6, -1.])
-  for normals, slope in ((fields.forward_normals, exact + [step, 0., 0.]), (fields.difference_normals, exact)):
+  for normals, slope in ((fields.forward_normals, exact + [step, 0., 0.]),
+                         (fields.difference_normals, exact)):
     density, features, normal = normals(field, xyz, step=step)
     np.testing.assert_allclose(normal, -slope / np.linalg.norm(slope), atol=1e-4)
     np.testing.assert_allclose([density, *features], [field(xyz)[0], *xyz], rtol=1e-6)
@@ -111,11 +118,14 @@ def test_separate_networks_are_bias_free_and_density_does_not_see_the_one_of_fea
   assert {name: [k.shape for k in params[name]] for name in ('density', 'features')} == {
     'density': [(2, 64), (64, 1)], 'features': [(2, 64), (64, 3)]}
   slope = jax.grad(lambda p: scene.field(p, xyz)[0])(params)
-  assert not any(jnp.any(k) for k in slope['features']) and all(jnp.any(k) for k in slope['density'])
-  empty = params | {'tables': [jnp.zeros_like(t) for t in params['tables']]}              # no biases: the blob and grey remain
-  density, colour = scene.field(empty, xyz)
-  np.testing.assert_allclose(density, jax.nn.softplus(10. * (1. - np.linalg.norm(xyz) / .5)), rtol=1e-5)
-  np.testing.assert_array_equal(colour, jnp.full(3, .5))
+  assert not any(jnp.any(k) for k in slope['features']) and all(jnp.any(k)
+                                                                for k in slope['density'])
+  # no biases: the blob and grey remain
+  empty = params | {'tables': [jnp.zeros_like(t) for t in params['tables']]}
+  density, color = scene.field(empty, xyz)
+  np.testing.assert_allclose(density, jax.nn.softplus(10. * (1. - np.linalg.norm(xyz) / .5)),
+                             rtol=1e-5)
+  np.testing.assert_array_equal(color, jnp.full(3, .5))
   h = hashgrid.encode(params['tables'], xyz, sizes=[8])
   raw = np.maximum(h @ params['features'][0], 0.) @ params['features'][1]
   np.testing.assert_allclose(scene.field(params, xyz)[1], 1. / (1. + np.exp(-raw)), rtol=1e-4)
@@ -129,11 +139,13 @@ def test_kernels_start_uniform_within_one_over_the_root_of_their_inputs():
 
 
 def test_a_field_of_twice_the_extent_is_the_field_at_half_the_place_but_for_its_blob():
-  raw = dict(levels=1, log2_table=8, strength=0.)                               # a cone of strength 0 is no blob
+  raw = dict(levels=1, log2_table=8, strength=0.)  # a cone of strength 0 is no blob
   one, two = hashgrid.hashgrid(**raw), hashgrid.hashgrid(extent=2., **raw)
-  params = jax.tree.map(lambda p: p + .3 * jax.random.normal(jax.random.key(2), p.shape), one.init(jax.random.key(1)))
+  params = jax.tree.map(lambda p: p + .3 * jax.random.normal(jax.random.key(2), p.shape),
+                        one.init(jax.random.key(1)))
   xyz = jnp.array([1.3, -.7, .2])
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), two.field(params, xyz), one.field(params, xyz / 2.))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), two.field(params, xyz),
+               one.field(params, xyz / 2.))
 
 
 def test_normals_and_their_gradients_are_finite_in_empty_space():
@@ -193,45 +205,55 @@ def test_a_picture_hangs_before_its_camera():
   params = {'image': jax.random.normal(jax.random.key(6), (16, 16, 3))}
   code = scene.prepare(params, None)
   camera = cameras.orbital(0., 0., 200., 2. * math.atan(1. / 200.))
-  shown = render.image(jax.random.key(7), partial(scene.field, code), camera, size=16, samples=64, radius=1.5, jitter=0.)
+  shown = render.image(jax.random.key(7), partial(scene.field, code), camera, size=16, samples=64,
+                       radius=1.5, jitter=0.)
   np.testing.assert_allclose(shown.rgb, jax.nn.sigmoid(params['image']), atol=.03)
   np.testing.assert_array_equal(image.picture(code).rgb, code)
 
 
-@pytest.mark.parametrize('background', [backgrounds.constant(), backgrounds.random(), backgrounds.black_or_white(),
-                                        backgrounds.learnt(), backgrounds.environment(), backgrounds.hash_map(levels=1),
+@pytest.mark.parametrize('background', [backgrounds.constant(), backgrounds.random(),
+                                        backgrounds.black_or_white(),
+                                        backgrounds.learned(), backgrounds.environment(),
+                                        backgrounds.hash_map(levels=1),
                                         backgrounds.mixed(backgrounds.environment())])
-def test_backgrounds_are_colours_and_depend_on_nothing_but_their_arguments(background):
+def test_backgrounds_are_colors_and_depend_on_nothing_but_their_arguments(background):
   params = background.init(jax.random.key(0))
   direction = jnp.array([0., .6, .8])
-  first, again = (background.colour(params, jax.random.key(1), direction) for _ in range(2))
+  first, again = (background.color(params, jax.random.key(1), direction) for _ in range(2))
   assert ((first >= 0.) & (first <= 1.)).all()
   np.testing.assert_array_equal(first, again)
 
 
 def test_harmonics_are_orthonormal_on_the_sphere():
-  height, weights = np.polynomial.legendre.leggauss(8)                 # exact for these polynomials, with equal steps of azimuth
+  # exact for these polynomials, with equal steps of azimuth
+  height, weights = np.polynomial.legendre.leggauss(8)
   azimuth = np.arange(8) * (2. * math.pi / 8)
   z, a = (v.ravel() for v in np.meshgrid(height, azimuth, indexing='ij'))
   around = np.sqrt(1. - z ** 2)
-  rows = jax.vmap(backgrounds.harmonics)(jnp.asarray(np.stack([around * np.cos(a), around * np.sin(a), z], 1), jnp.float32))
+  rows = jax.vmap(backgrounds.harmonics)(
+      jnp.asarray(np.stack([around * np.cos(a), around * np.sin(a), z], 1), jnp.float32))
   area = np.repeat(weights, 8) * (2. * math.pi / 8)
   np.testing.assert_allclose(np.einsum('n,na,nb->ab', area, rows, rows), np.eye(9), atol=1e-5)
 
 
 def test_maps_of_the_background_differ_by_direction_and_that_of_a_hypernetwork_by_prompt():
   one, other = jnp.array([0., .6, .8]), jnp.array([.8, 0., -.6])
-  away = lambda params: jax.tree.map(lambda p: p + .3 * jax.random.normal(jax.random.key(5), p.shape), params)
+  away = lambda params: jax.tree.map(lambda p: p + .3 * jax.random.normal(jax.random.key(5),
+                                                                          p.shape), params)
   for background in (backgrounds.environment(), backgrounds.hash_map(levels=1)):
     params = away(background.init(jax.random.key(0)))
-    seen = jax.jit(jax.vmap(lambda d: background.colour(params, jax.random.key(1), d)))(jnp.stack([one, other]))
+    seen = jax.jit(jax.vmap(lambda d: background.color(params, jax.random.key(1), d)))(
+        jnp.stack([one, other]))
     assert jnp.abs(seen[0] - seen[1]).max() > 1e-3
-  background = backgrounds.mixed(backgrounds.hypernet(text=6, levels=1, size=4, width=8, hidden=5), probability=0.)
+  background = backgrounds.mixed(backgrounds.hypernet(text=6, levels=1, size=4, width=8, hidden=5),
+                                 probability=0.)
   params = away(background.init(jax.random.key(0)))
-  told = lambda seed: Text(None, None, None, None, pooled=jax.random.normal(jax.random.key(seed), (6,)))
+  told = lambda seed: Text(None, None, None, None,
+                           pooled=jax.random.normal(jax.random.key(seed), (6,)))
   def show(y):
     code = background.prepare(params, y)
-    return code['network'], jax.vmap(lambda d: background.colour(code, jax.random.key(1), d))(jnp.stack([one, other]))
+    return code['network'], jax.vmap(lambda d: background.color(code, jax.random.key(1), d))(
+        jnp.stack([one, other]))
   show = jax.jit(show)
   ((first, last), shown), (_, others) = show(told(0)), show(told(1))
   assert jnp.abs(shown[0] - shown[1]).max() > 1e-3 and jnp.abs(shown[0] - others[0]).max() > 1e-3
@@ -240,7 +262,8 @@ def test_maps_of_the_background_differ_by_direction_and_that_of_a_hypernetwork_b
 
 
 def test_the_backgrounds_code_is_made_of_the_prompt_beside_the_scenes():
-  background = backgrounds.constant()._replace(init=lambda key: 2., prepare=lambda params, y: params * y)
+  background = backgrounds.constant()._replace(init=lambda key: 2.,
+                                               prepare=lambda params, y: params * y)
   scene = backgrounds.with_background(voxels.voxels(levels=(4,)), background)
   code = scene.prepare(scene.init(jax.random.key(0)), 3.)
   assert code['background'] == 6. and scene.focus(code, 5)['background'] == 6.
@@ -249,42 +272,48 @@ def test_the_backgrounds_code_is_made_of_the_prompt_beside_the_scenes():
 def test_a_mixed_background_is_random_in_its_share_of_the_views():
   background = backgrounds.mixed(backgrounds.constant(rgb=(0., 0., 0.)), probability=.3)
   keys = jax.random.split(jax.random.key(0), 2000)
-  drawn = jax.vmap(lambda k: background.colour((), k, jnp.array([1., 0., 0.])))(keys)
+  drawn = jax.vmap(lambda k: background.color((), k, jnp.array([1., 0., 0.])))(keys)
   assert abs((drawn.sum(1) > 0.).mean() - .3) < 4. * math.sqrt(.21 / 2000)
 
 
 def test_half_of_the_views_are_over_black_and_half_over_white():
   keys = jax.random.split(jax.random.key(0), 2000)
-  drawn = jax.vmap(lambda k: backgrounds.black_or_white().colour((), k, jnp.array([1., 0., 0.])))(keys)
+  drawn = jax.vmap(lambda k: backgrounds.black_or_white().color((), k, jnp.array([1., 0., 0.])))(
+      keys)
   assert set(np.unique(drawn)) == {0., 1.} and (drawn == drawn[:, :1]).all()
   assert abs(drawn[:, 0].mean() - .5) < 4. * math.sqrt(.25 / 2000)
 
 
-def test_a_learnt_background_starts_at_its_colour():
-  background = backgrounds.learnt(rgb=(.2, .5, .7))
-  colour = background.colour(background.init(jax.random.key(0)), jax.random.key(0), jnp.zeros(3))
-  np.testing.assert_allclose(colour, [.2, .5, .7], rtol=1e-5)
+def test_a_learned_background_starts_at_its_color():
+  background = backgrounds.learned(rgb=(.2, .5, .7))
+  color = background.color(background.init(jax.random.key(0)), jax.random.key(0), jnp.zeros(3))
+  np.testing.assert_allclose(color, [.2, .5, .7], rtol=1e-5)
 
 
 def test_hash_levels_join_and_blur_fades_as_their_schedules_say():
   scene = hashgrid.hashgrid(levels=3, log2_table=8, active=lambda step: jnp.float32(1. + step))
   params = scene.init(jax.random.key(0))
-  seen = [[bool(jnp.any(table != 0.)) for table in scene.focus(params, step)['tables']] for step in (0., .5, 2.)]
+  seen = [[bool(jnp.any(table != 0.)) for table in scene.focus(params, step)['tables']]
+          for step in (0., .5, 2.)]
   assert seen == [[True, False, False], [True, True, False], [True, True, True]]
   scene = mlp.mlp(variance=lambda step: jnp.float32(.1 * (1. - step)))
   params = scene.init(jax.random.key(0))
-  np.testing.assert_array_equal(scene.focus(params, 1.)['encode']['kernel'], params['encode']['kernel'])
-  assert jnp.all(jnp.abs(scene.focus(params, 0.)['encode']['kernel']) < jnp.abs(params['encode']['kernel']))
+  np.testing.assert_array_equal(scene.focus(params, 1.)['encode']['kernel'],
+                                params['encode']['kernel'])
+  assert jnp.all(jnp.abs(scene.focus(params, 0.)['encode']['kernel']) < jnp.abs(
+      params['encode']['kernel']))
 
 
 def test_particles_take_turns_and_each_is_a_scene_of_its_own():
   one = voxels.voxels(levels=(4,))
-  three = particles.several(one, 3)
+  three = particles.stacked(one, 3)
   params = three.init(jax.random.key(0))
   assert params['grid_4'].shape == (3, 4, 4, 4, 4)
   point = jnp.array([.1, -.2, .3])
   for step in range(5):
     alone = one.field(one.prepare(jax.tree.map(lambda a: a[step % 3], params), None), point)
-    jax.tree.map(np.testing.assert_allclose, three.field(three.focus(three.prepare(params, None), step), point), alone)
-  slope = jax.grad(lambda p: three.field(three.focus(three.prepare(p, None), 1), point)[0])(params)['grid_4']
+    jax.tree.map(np.testing.assert_allclose,
+                 three.field(three.focus(three.prepare(params, None), step), point), alone)
+  slope = jax.grad(lambda p: three.field(three.focus(three.prepare(p, None), 1), point)[0])(params)[
+      'grid_4']
   assert not slope[0].any() and slope[1].any() and not slope[2].any()

@@ -26,7 +26,8 @@ def views(n):
 def test_expectation_equals_the_closed_form():
   prior = gaussian(jnp.full((1, 1, 1), MEAN), std=STD)
   z, t = jnp.full((N, 1, 1, 1), -.9), .5
-  r, _ = residual(sds(guidance=lambda i: 1., weight='uniform'), draws(N, t), (), prior, z, views(N), 0)
+  r, _ = residual(sds(guidance=lambda i: 1., weight='uniform'), draws(N, t), (), prior, z,
+                  views(N), 0)
   alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
   exact = sigma * alpha * (-.9 - MEAN) / (alpha ** 2 * STD ** 2 + sigma ** 2)
   assert abs(float(r.mean() - exact)) < 3. * float(r.std()) / N ** .5
@@ -35,7 +36,8 @@ def test_expectation_equals_the_closed_form():
 def test_guidance_beyond_one_adds_the_classifier_score():
   prior = gaussian(jnp.full((1, 1, 1), MEAN), std=STD, null_mean=jnp.zeros((1, 1, 1)))
   z = jnp.full((16, 1, 1, 1), .2)
-  one, five = (residual(sds(guidance=lambda i, s=s: s), draws(16, .4), (), prior, z, views(16), 0)[0] for s in (1., 5.))
+  one, five = (residual(sds(guidance=lambda i, s=s: s), draws(16, .4), (), prior, z, views(16),
+                        0)[0] for s in (1., 5.))
   d, v = draws(16, .4), views(16)
   alpha, sigma = prior.schedule.alpha(.4), prior.schedule.sigma(.4)
   z_t = alpha * z + sigma * d.eps
@@ -54,5 +56,6 @@ def test_importance_weights_scale_each_draw():
   d, z = draws(4, .5), jnp.zeros((4, 1, 1, 1))
   estimator = sds(guidance=lambda i: 1.)
   r, _ = residual(estimator, d, (), prior, z, views(4), 0)
-  r2, _ = residual(estimator, d._replace(weight=jnp.array([0., 1., 2., 3.])), (), prior, z, views(4), 0)
+  r2, _ = residual(estimator, d._replace(weight=jnp.array([0., 1., 2., 3.])), (), prior, z,
+                   views(4), 0)
   np.testing.assert_allclose(r2, r * jnp.arange(4.)[:, None, None, None], rtol=1e-5)

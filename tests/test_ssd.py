@@ -1,4 +1,5 @@
-"""Stein control variates: zero mean for any phi, and only in the exact form; their weights; and the limits of SSD."""
+"""Stein control variates: zero mean for any phi, and only in the exact form; their weights; and the
+limits of SSD."""
 from functools import partial
 
 import jax
@@ -7,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxdreamer import train_step
-from jaxdreamer.baselines.constant import constant
-from jaxdreamer.baselines.neighbours import neighbours
+from jaxdreamer.control_variates.constant import constant
+from jaxdreamer.control_variates.neighbors import neighbors
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd, variate
 from jaxdreamer.priors.gaussian import gaussian
@@ -25,9 +26,11 @@ def pearson(x, t, view):
   return a @ b / jnp.sqrt((a @ a) * (b @ b))
 
 
-PHI = {'linear': lambda x, t, view: jnp.sum(W * x), 'quadratic': lambda x, t, view: .5 * jnp.sum(x ** 2),
+PHI = {'linear': lambda x, t, view: jnp.sum(W * x),
+       'quadratic': lambda x, t, view: .5 * jnp.sum(x ** 2),
        'mlp': lambda x, t, view: jnp.sum(B * jnp.tanh(A @ x.ravel() / 2.)), 'pearson': pearson}
-WRONG = {'printed': lambda eps, value, slope: eps * value + slope, 'no sigma': lambda eps, value, slope: eps * value - slope,
+WRONG = {'printed': lambda eps, value, slope: eps * value + slope,
+         'no sigma': lambda eps, value, slope: eps * value - slope,
          'sign': lambda eps, value, slope: eps * value + SIGMA * slope}
 
 
@@ -56,19 +59,23 @@ def test_the_variate_has_mean_zero_and_the_three_wrong_forms_do_not(name):
 def test_a_phi_that_does_not_look_at_its_own_place_needs_no_slope():
   with jax.enable_x64(True):
     eps, x = sample()
-    own = jnp.diagonal(jax.jacobian(lambda x: neighbours()(None, x, 0., None).ravel())(jnp.asarray(X0)).reshape(D, D))
+    own = jnp.diagonal(jax.jacobian(lambda x: neighbors()(None, x, 0., None).ravel())(
+        jnp.asarray(X0)).reshape(D, D))
     np.testing.assert_array_equal(own, 0.)
-    h = variate(partial(neighbours(), None), x, jnp.zeros(N), eps, jnp.full(N, SIGMA), None)
+    h = variate(partial(neighbors(), None), x, jnp.zeros(N), eps, jnp.full(N, SIGMA), None)
     assert abs(chi2(h) - D) < 5. * (2. * D) ** .5
-    whole = lambda x, t, view: neighbours()(None, x, t, view) + x              # it sees itself: now the slope is missed
-    assert chi2(variate(whole, x, jnp.zeros(N), eps, jnp.full(N, SIGMA), None)) > D + 10. * (2. * D) ** .5
+    # it sees itself: now the slope is missed
+    whole = lambda x, t, view: neighbors()(None, x, t, view) + x
+    assert chi2(variate(whole, x, jnp.zeros(N), eps, jnp.full(N, SIGMA), None)) > D + 10. * (
+        2. * D) ** .5
 
 
 def test_closed_form_for_half_the_squared_length():
   with jax.enable_x64(True):
     eps, x = sample()
     h = variate(PHI['quadratic'], x, jnp.zeros(N), eps, jnp.full(N, SIGMA), None)
-    np.testing.assert_allclose(h, .5 * eps * jnp.sum(x ** 2, (1, 2, 3), keepdims=True) - SIGMA * x, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(h, .5 * eps * jnp.sum(x ** 2, (1, 2, 3), keepdims=True) - SIGMA * x,
+                               rtol=1e-9, atol=1e-9)
     weighted = eps * .5 * jnp.sum(x ** 2, (1, 2, 3), keepdims=True)
     error = weighted.std(0) / N ** .5
     assert (abs(weighted.mean(0) - SIGMA * ALPHA * X0) < 4.5 * error).all()
@@ -78,13 +85,15 @@ def test_the_slope_is_that_by_the_noise():
   x0, eps = jnp.asarray(X0, jnp.float32), jax.random.normal(jax.random.key(1), SHAPE)
   phi = lambda x: PHI['mlp'](x, 0., None)
   by_noise = jax.grad(lambda e: phi(ALPHA * x0 + SIGMA * e))(eps)
-  np.testing.assert_allclose(by_noise, SIGMA * jax.grad(phi)(ALPHA * x0 + SIGMA * eps), rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(by_noise, SIGMA * jax.grad(phi)(ALPHA * x0 + SIGMA * eps),
+                             rtol=1e-4, atol=1e-6)
 
 
 def test_the_printed_form_is_biased_by_one_plus_sigma_times_the_mean_slope():
   with jax.enable_x64(True):
     eps, x = sample()
-    h = np.asarray(variate(PHI['mlp'], x, jnp.zeros(N), eps, jnp.full(N, SIGMA), None, form='printed'))
+    h = np.asarray(variate(PHI['mlp'], x, jnp.zeros(N), eps, jnp.full(N, SIGMA), None,
+                           form='printed'))
     slope = np.asarray(jax.vmap(jax.grad(PHI['mlp']), (0, None, None))(x, 0., None))
     gap = h - (1. + SIGMA) * slope
     assert chi2(gap) < D + 5. * (2. * D) ** .5
@@ -95,7 +104,8 @@ PRIOR = gaussian(jnp.full(SHAPE, .4), std=.5, null_mean=jnp.full(SHAPE, -.3))
 
 def draws(n, key=0):
   k_eps, k_t = jax.random.split(jax.random.key(key))
-  return Draws(jax.random.uniform(k_t, (n,), minval=.1, maxval=.9), jax.random.normal(k_eps, (n, *SHAPE)), jnp.ones(n),
+  return Draws(jax.random.uniform(k_t, (n,), minval=.1, maxval=.9),
+               jax.random.normal(k_eps, (n, *SHAPE)), jnp.ones(n),
                jax.random.split(jax.random.key(1), n))
 
 
@@ -109,22 +119,25 @@ def residual(estimator, est, n=64):
   return train_step.residual(estimator, draws(n), est, PRIOR, z, views(n), 0)[0]
 
 
-@pytest.mark.parametrize('mu', ['learnt', 'moments', 'parameters'])
+@pytest.mark.parametrize('mu', ['learned', 'moments', 'parameters'])
 @pytest.mark.parametrize('more', [(), (lambda prior, z_t, t, view: jnp.mean(z_t),)])
 def test_it_starts_as_sds_behind_a_constant_and_nothing_at_all_is_the_raw_score(mu, more):
   estimator = ssd(guidance=lambda i: 3., phi=(constant(), *more), shape=SHAPE, mu=mu)
   est = estimator.init(jax.random.key(0))
-  np.testing.assert_allclose(residual(estimator, est), residual(sds(guidance=lambda i: 3.), ()), atol=2e-5)
+  np.testing.assert_allclose(residual(estimator, est), residual(sds(guidance=lambda i: 3.), ()),
+                             atol=2e-5)
   if mu == 'parameters':                           # whose probes alone say other than SDS
     return
-  none = {'mu': 0. * est['mu']} if mu == 'learnt' else {'moments': est['moments'] | {'b': 0. * est['moments']['b']}}
+  none = {'mu': 0. * est['mu']} if mu == 'learned' else {'moments': est['moments']
+                                                         | {'b': 0. * est['moments']['b']}}
   d, z = draws(64), jnp.broadcast_to(jnp.asarray(X0, jnp.float32), (64, *SHAPE))
-  raw = residual(sds(guidance=lambda i: 3.), ()) + (PRIOR.schedule.sigma(d.t) ** 2)[:, None, None, None] * d.eps
+  raw = residual(sds(guidance=lambda i: 3.), ()) + (PRIOR.schedule.sigma(d.t) ** 2)[
+      :, None, None, None] * d.eps
   np.testing.assert_allclose(residual(estimator, none), raw, atol=2e-5)
   assert z.shape == d.eps.shape
 
 
-def learnt(estimator, *, rate, steps, n=256):
+def learned(estimator, *, rate, steps, n=256):
   """mu after plain descent on fresh draws."""
   z = jnp.broadcast_to(jnp.asarray(X0, jnp.float32), (n, *SHAPE))
   @jax.jit
@@ -139,21 +152,24 @@ def learnt(estimator, *, rate, steps, n=256):
 
 
 def best(t):
-  """mu of a constant phi for the Gaussian prior: eps_hat = b (z_t - ...), so cov(eps_hat, eps) = b sigma."""
+  """mu of a constant phi for the Gaussian prior: eps_hat = b (z_t - ...), so cov(eps_hat, eps) = b
+  sigma."""
   alpha, sigma = PRIOR.schedule.alpha(t), PRIOR.schedule.sigma(t)
   return sigma ** 2 / (alpha ** 2 * .25 + sigma ** 2)
 
 
-def test_learnt_weights_reach_the_optimum_of_each_time_bin():
-  estimator = ssd(guidance=lambda i: 1., phi=(constant(),), shape=SHAPE, mu='learnt', weight='uniform', bins=1)
+def test_learned_weights_reach_the_optimum_of_each_time_bin():
+  estimator = ssd(guidance=lambda i: 1., phi=(constant(),), shape=SHAPE, mu='learned',
+                  weight='uniform', bins=1)
   t = np.asarray(draws(256).t)
-  found = learnt(estimator, rate=.2, steps=300)['mu'].ravel()[0]
-  np.testing.assert_allclose(found, np.mean(best(t)), rtol=.02)       # w = 1: the mean over t of the optimum
+  found = learned(estimator, rate=.2, steps=300)['mu'].ravel()[0]
+  # w = 1: the mean over t of the optimum
+  np.testing.assert_allclose(found, np.mean(best(t)), rtol=.02)
 
 
 def test_moments_reach_the_optimum_of_each_time_bin():
   estimator = ssd(guidance=lambda i: 1., phi=(constant(),), shape=SHAPE, mu='moments', bins=4)
-  moments = learnt(estimator, rate=.0004, steps=1000)['moments']
+  moments = learned(estimator, rate=.0004, steps=1000)['moments']
   t = np.asarray(draws(256).t)
   for i in range(4):
     inside = t[(t * 4).astype(int) == i]
@@ -163,21 +179,24 @@ def test_moments_reach_the_optimum_of_each_time_bin():
 
 def test_ssd_is_unbiased_for_any_phi_and_any_weights():
   phi = (constant(), lambda prior, *rest: PHI['mlp'](*rest))
-  estimator = ssd(guidance=lambda i: 3., phi=phi, shape=SHAPE, mu='learnt', per=('h', 'w'))
-  est = jax.tree.map(lambda m: m + .5 * jax.random.normal(jax.random.key(3), m.shape), estimator.init(jax.random.key(0)))
+  estimator = ssd(guidance=lambda i: 3., phi=phi, shape=SHAPE, mu='learned', per=('h', 'w'))
+  est = jax.tree.map(lambda m: m + .5 * jax.random.normal(jax.random.key(3), m.shape),
+                     estimator.init(jax.random.key(0)))
   gap = residual(estimator, est, N) - residual(sds(guidance=lambda i: 3.), (), N)
   assert chi2(gap) < D + 5. * (2. * D) ** .5
 
 
-@pytest.mark.parametrize(('option', 'value'), [('mu', 'best'), ('form', 'paper'), ('per', ('z',)), ('every', 0)])
+@pytest.mark.parametrize(('option', 'value'), [('mu', 'best'), ('form', 'paper'), ('per', ('z',)),
+                                               ('every', 0)])
 def test_what_it_does_not_know_is_refused(option, value):
   with pytest.raises(ValueError, match=option):
     ssd(guidance=lambda i: 1., phi=(constant(),), shape=SHAPE, **{option: value})
 
 
 def test_the_second_moment_that_is_descended_is_of_what_the_step_weighs():
-  estimator = ssd(guidance=lambda i: 3., phi=(constant(),), shape=SHAPE, mu='learnt')
-  est, weight, z = estimator.init(jax.random.key(0)), jnp.linspace(.1, 2., 8), jnp.zeros((8, *SHAPE))
+  estimator = ssd(guidance=lambda i: 3., phi=(constant(),), shape=SHAPE, mu='learned')
+  est, weight, z = estimator.init(jax.random.key(0)), jnp.linspace(.1, 2.,
+                                                                   8), jnp.zeros((8, *SHAPE))
   r, _ = estimator.residual(draws(8), est, PRIOR, z, views(8), 0)
   got = estimator.loss(draws(8)._replace(weight=weight), est, PRIOR, z, views(8), 0)
   np.testing.assert_allclose(got, np.mean((weight[:, None, None, None] * r) ** 2), rtol=1e-5)
@@ -185,31 +204,38 @@ def test_the_second_moment_that_is_descended_is_of_what_the_step_weighs():
 
 @pytest.mark.parametrize('mu', ['moments', 'parameters'])
 def test_solved_weights_are_scalars(mu):
-  with pytest.raises(ValueError, match="needs mu='learnt'"):
+  with pytest.raises(ValueError, match="needs mu='learned'"):
     ssd(guidance=lambda i: 1., phi=(constant(),), shape=SHAPE, mu=mu, per=('c',))
 
 
 def test_a_probe_without_power_says_nothing():
-  """Of a view that shows nothing all inner products are 0: mu stays SDS's, before probes and after one."""
-  estimator = ssd(guidance=lambda i: 1., phi=(constant(), lambda prior, z_t, t, view: jnp.mean(z_t)), shape=SHAPE, mu='parameters')
+  """Of a view that shows nothing all inner products are 0: mu stays SDS's, before probes and after
+  one."""
+  estimator = ssd(guidance=lambda i: 1., phi=(constant(), lambda prior, z_t, t, view: jnp.mean(
+      z_t)), shape=SHAPE, mu='parameters')
   est = estimator.init(jax.random.key(0))
   slope = jax.grad(lambda est: estimator.probe.loss(jnp.zeros((8, 3, 3)), draws(8), est))(est)
   jax.tree.map(lambda g: np.testing.assert_array_equal(g, 0.), slope)
-  np.testing.assert_allclose(residual(estimator, est), residual(sds(guidance=lambda i: 1.), ()), atol=2e-5)
+  np.testing.assert_allclose(residual(estimator, est), residual(sds(guidance=lambda i: 1.), ()),
+                             atol=2e-5)
 
 
 def test_probes_weigh_two_variates_as_their_normal_equations_do():
-  """Inner products of known vectors at one time: the mu that leaves least of the first, but for one part in a hundred of SDS."""
+  """Inner products of known vectors at one time: the mu that leaves least of the first, but for one
+  part in a hundred of SDS."""
   k = np.array([[1., 0., 2.], [.8, .1, 1.], [.1, .9, -.2]])                      # eps_hat, h_1, h_2
   products = jnp.asarray(np.broadcast_to(k @ k.T, (4, 3, 3)), jnp.float32)
-  estimator = ssd(guidance=lambda i: 1., phi=(constant(), lambda prior, z_t, t, view: jnp.mean(z_t)), shape=SHAPE, mu='parameters')
+  estimator = ssd(guidance=lambda i: 1., phi=(constant(), lambda prior, z_t, t, view: jnp.mean(
+      z_t)), shape=SHAPE, mu='parameters')
   d, est = draws(4)._replace(t=jnp.full(4, .5)), estimator.init(jax.random.key(0))
   step = jax.jit(jax.grad(lambda est: estimator.probe.loss(products, d, est)))
   for _ in range(400):
     est = jax.tree.map(lambda m, g: m - .05 * g, est, step(est))
   none = PRIOR.replace(eps_fn=lambda weights, z_t, t, text, camera: 0. * z_t)
-  r, _ = estimator.residual(d, est, none, jnp.zeros((4, *SHAPE)), views(4), 0)       # -mu_1 h_1 - mu_2 h_2
-  mu_1, mu_2 = np.linalg.solve(k[1:] @ k[1:].T + .01 * np.diag((k[1:] ** 2).sum(1)), k[1:] @ k[0] + [.01 * (k[1] ** 2).sum(), 0.])
+  # -mu_1 h_1 - mu_2 h_2
+  r, _ = estimator.residual(d, est, none, jnp.zeros((4, *SHAPE)), views(4), 0)
+  mu_1, mu_2 = np.linalg.solve(k[1:] @ k[1:].T + .01 * np.diag((k[1:] ** 2).sum(1)),
+                               k[1:] @ k[0] + [.01 * (k[1] ** 2).sum(), 0.])
   sigma = PRIOR.schedule.sigma(.5)
   second = d.eps * (sigma * d.eps).mean((1, 2, 3), keepdims=True) - sigma * sigma / D / sigma
   np.testing.assert_allclose(r, -mu_1 * d.eps - mu_2 * second, atol=.05)

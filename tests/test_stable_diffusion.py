@@ -1,4 +1,5 @@
-"""A published checkpoint as a prior: files of its layout, made here, in; latents, predictions and a trained scene out."""
+"""A published checkpoint as a prior: files of its layout, made here, in; latents, predictions and a
+trained scene out."""
 import json
 import pathlib
 import subprocess
@@ -18,11 +19,11 @@ from jaxdreamer.nn import clip_tokens, lora, safe_files, unet, vae
 from jaxdreamer.priors import latent
 from jaxdreamer.priors.latent import schedule_of
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
-from jaxdreamer.toybox import compiler
+from jaxdreamer.toybox import xla_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KEY = jax.random.key(0)
-QUICK = compiler.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})
+QUICK = xla_flags.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})
 
 
 @pytest.fixture(scope='module')
@@ -37,16 +38,19 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def two_views():
-  return jax.vmap(lambda a: cameras.orbital(a, jnp.float32(.3), jnp.float32(2.), jnp.float32(.8)))(jnp.array([0., 1.]))
+  return jax.vmap(lambda a: cameras.orbital(a, jnp.float32(.3), jnp.float32(2.), jnp.float32(.8)))(
+      jnp.array([0., 1.]))
 
 
 def test_the_tokenizer_merges_cuts_and_pads(tmp_path):
   words = published.write_tokenizer(tmp_path)
-  with pytest.warns(UserWarning, match="100 tokens.* takes 75: it is cut at letter 299, after .*red red'"):
+  with pytest.warns(UserWarning, match="100 tokens.* takes 75: it is cut at letter 299, after "
+                    ".*red red'"):
     ids = clip_tokens.load(tmp_path)(['A  red MUG', '', 'red ' * 100])
   start, end = words['<|startoftext|>'], words['<|endoftext|>']
   assert ids.shape == (3, 77) and ids.dtype == np.int32
-  assert ids[0].tolist() == [start, words['a</w>'], words['red</w>'], words['mug</w>'], end] + [end] * 72
+  assert ids[0].tolist() == [start, words['a</w>'], words['red</w>'], words['mug</w>'],
+                             end] + [end] * 72
   assert ids[1].tolist() == [start] + [end] * 76
   assert ids[2].tolist() == [start] + [words['red</w>']] * 75 + [end]
   published.write_tokenizer(tmp_path, pad={'content': '!', 'lstrip': False})
@@ -59,30 +63,36 @@ def test_both_published_forms_of_a_tokenizer_give_the_same_ids(tmp_path, pad):
   words = published.write_tokenizer(tmp_path / 'old', pad=pad)
   published.write_new_tokenizer(tmp_path / 'new', pad=pad)
   new = tmp_path / 'new' / 'tokenizer.json'
-  np.testing.assert_array_equal(clip_tokens.load(tmp_path / 'new')(texts), clip_tokens.load(tmp_path / 'old')(texts))
+  np.testing.assert_array_equal(clip_tokens.load(tmp_path / 'new')(texts),
+                                clip_tokens.load(tmp_path / 'old')(texts))
   told = json.loads(new.read_text())
-  told['model']['merges'] = list(published.MERGES)                  # as releases before 5 wrote them
+  told['model']['merges'] = list(published.MERGES)  # as releases before 5 wrote them
   new.write_text(json.dumps(told))
-  np.testing.assert_array_equal(clip_tokens.load(tmp_path / 'new')(texts), clip_tokens.load(tmp_path / 'old')(texts))
+  np.testing.assert_array_equal(clip_tokens.load(tmp_path / 'new')(texts),
+                                clip_tokens.load(tmp_path / 'old')(texts))
   published.write_new_tokenizer(tmp_path / 'new', pad=pad, more=['<cat-toy>'])
   ids = clip_tokens.load(tmp_path / 'new')(['a <cat-toy>'])[0]
   assert ids[:3].tolist() == [words['<|startoftext|>'], words['a</w>'], len(words)]
 
 
 def test_the_map_of_special_tokens_says_what_pads_where_two_files_differ(tmp_path):
-  """As in transformers: Stable Diffusion 2.1 is published with both, and was trained on the map's."""
+  """As in transformers: Stable Diffusion 2.1 is published with both, and was trained on the
+  map's."""
   words = published.write_tokenizer(tmp_path, pad='!')
-  published.write_json(tmp_path / 'tokenizer_config.json', {'pad_token': '<|endoftext|>', 'model_max_length': 77})
+  published.write_json(tmp_path / 'tokenizer_config.json', {'pad_token': '<|endoftext|>',
+                                                            'model_max_length': 77})
   assert clip_tokens.load(tmp_path)([''])[0, 2] == words['!']
 
 
 def test_words_of_views_are_kept_and_one_warning_says_what_was_lost(model, monkeypatch):
   folder, _ = model
-  rows = lambda network, part, ids: (jnp.tile(ids[..., None] * 1., 32), jnp.zeros((len(ids), 32)), None)
+  rows = lambda network, part, ids: (jnp.tile(ids[..., None] * 1., 32), jnp.zeros((len(ids), 32)),
+                                     None)
   monkeypatch.setattr(latent, 'encode_text', rows)
   with pytest.warns(UserWarning, match='cut at letter') as said:
     text = stable_diffusion(path=str(folder), image_size=8).embed('red mug ' * 45 + 'zebra')
-  assert len([w for w in said if 'cut at letter' in str(w.message)]) == 1 and "zebra'" in str(said[0].message)
+  assert len([w for w in said if 'cut at letter' in str(w.message)]) == 1 and "zebra'" in str(
+      said[0].message)
   assert len({np.asarray(row).tobytes() for row in (*text.views, text.plain)}) == 5
   tokenize = clip_tokens.load(folder / 'tokenizer')
   with pytest.warns(UserWarning, match='cut'):
@@ -102,8 +112,9 @@ def test_a_broken_tokenizer_is_named(tmp_path):
 
 
 def test_predictions_are_the_networks_own(model):
-  """encode is scaling_factor times the posterior's mean of the enlarged picture, sample a draw of it, decode undoes the scaling,
-  eps is the UNet's at the step of that time, and the frozen model does not see the camera."""
+  """encode is scaling_factor times the posterior's mean of the enlarged picture, sample a draw of
+  it, decode undoes the scaling, eps is the UNet's at the step of that time, and the frozen model
+  does not see the camera."""
   folder, params = model
   prior = stable_diffusion(path=str(folder), image_size=8, dtype='float32', sample=True)
   assert prior.latent == (8, 8, 4) and prior.image_size == 8
@@ -112,23 +123,28 @@ def test_predictions_are_the_networks_own(model):
   x, keys = jax.random.uniform(KEY, (2, 8, 8, 3)), jax.random.split(KEY, 2)
   large = jax.image.resize(x, (2, 16, 16, 3), 'bilinear')
   posterior = coder.apply({'params': params['vae']}, 2. * large - 1., method='encode')
-  z, noise = .18215 * posterior.mean, jnp.stack([jax.random.normal(key, (1, 8, 8, 4))[0] for key in keys])
+  z, noise = .18215 * posterior.mean, jnp.stack([jax.random.normal(key, (1, 8, 8, 4))[0]
+                                                 for key in keys])
   mean, drawn = jax.jit(lambda x: (prior.encode(x), prior.sample(keys, x)))(x)
   np.testing.assert_allclose(mean, z, rtol=2e-4, atol=2e-5)
-  np.testing.assert_allclose(drawn, z + .18215 * jnp.exp(.5 * posterior.logvar) * noise, rtol=2e-4, atol=2e-5)
+  np.testing.assert_allclose(drawn, z + .18215 * jnp.exp(.5 * posterior.logvar) * noise,
+                             rtol=2e-4, atol=2e-5)
   back = .5 + .5 * coder.apply({'params': params['vae']}, z / .18215, method='decode')
   np.testing.assert_allclose(jax.jit(prior.decode)(z), back, rtol=2e-4, atol=2e-4)
   t, text = jnp.array([200., 700.]) / 999., jax.random.normal(KEY, (2, 77, 32))
   expected = network.apply({'params': params['unet']}, z, jnp.array([200., 700.]), text)
   for camera in (None, two_views()):
-    np.testing.assert_allclose(jax.jit(prior.eps)(z, t, text, camera), expected, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(jax.jit(prior.eps)(z, t, text, camera), expected,
+                               rtol=2e-3, atol=2e-4)
 
 
 def test_v_prediction_becomes_noise(model, tmp_path):
   params = published.write_model(tmp_path, scheduler={'prediction_type': 'v_prediction'})
   prior = stable_diffusion(path=str(tmp_path), image_size=8, dtype='float32')
-  z_t, t, text = jax.random.normal(KEY, (2, 8, 8, 4)), jnp.array([300., 900.]) / 999., jax.random.normal(KEY, (2, 77, 32))
-  v = unet.UNet2DCondition(unet.config_from_diffusers(published.UNET)).apply({'params': params['unet']}, z_t, 999. * t, text)
+  z_t, t, text = jax.random.normal(KEY, (2, 8, 8, 4)), jnp.array(
+      [300., 900.]) / 999., jax.random.normal(KEY, (2, 77, 32))
+  v = unet.UNet2DCondition(unet.config_from_diffusers(published.UNET)).apply(
+      {'params': params['unet']}, z_t, 999. * t, text)
   bar = np.cumprod(1. - np.linspace(.00085 ** .5, .012 ** .5, 1000) ** 2)[[300, 900]]
   expected = bcast(jnp.sqrt(1. - bar), z_t) * z_t + bcast(jnp.sqrt(bar), z_t) * v
   np.testing.assert_allclose(jax.jit(prior.eps)(z_t, t, text, None), expected, rtol=2e-3, atol=2e-4)
@@ -140,7 +156,8 @@ def test_text_is_embedded_once(model, monkeypatch):
   first = prior.embed('a red mug')
   assert first.views.shape == (4, 77, 32) and np.isfinite(first.views).all()
   np.testing.assert_array_equal(first.null, first.negative)
-  assert np.abs(first.plain - first.null).max() > 1e-3 and np.abs(first.views[0] - first.views[1]).max() > 1e-3
+  assert np.abs(first.plain - first.null).max() > 1e-3 and np.abs(first.views[0]
+                                                                  - first.views[1]).max() > 1e-3
   with monkeypatch.context() as m:
     m.setattr(latent, 'encode_text', lambda *_: pytest.fail('embedded twice'))
     again = prior.embed('a red mug')
@@ -158,27 +175,36 @@ def test_a_store_that_is_damaged_or_cannot_be_written_only_costs_time(tmp_path, 
   assert prompts.stored('a', make).tolist() == [0., 1., 2.]
 
 
-def test_vsd_trains_a_lora_and_the_whole_way_in_of_the_camera_that_the_frozen_model_does_not_see(model):
+def test_vsd_trains_a_lora_and_the_whole_way_in_of_the_camera_that_the_frozen_model_does_not_see(
+    model):
   folder, _ = model
   prior = stable_diffusion(path=str(folder), image_size=8, dtype='bfloat16')
   est = vsd(weights=prior.weights, guidance=lambda i: 7.5).init(KEY)
-  mlp = flatten_dict({'unet': {'class_embedding': prior.weights['unet']['class_embedding']}}, sep='/')
-  assert {path: w['change'].shape for path, w in est.items() if 'change' in w} == {path: x.shape for path, x in mlp.items()}
-  assert est['unet/down_blocks_0/attentions_0/transformer_blocks_0/attn1/to_q/kernel']['down'].shape == (32, 4)
+  mlp = flatten_dict({'unet': {'class_embedding': prior.weights['unet']['class_embedding']}},
+                     sep='/')
+  assert {path: w['change'].shape for path, w in est.items() if 'change' in w} == {
+      path: x.shape for path, x in mlp.items()}
+  assert est['unet/down_blocks_0/attentions_0/transformer_blocks_0/attn1/to_q/kernel'][
+      'down'].shape == (32, 4)
   assert not any(path.startswith('vae') for path in est)
   twice = lambda *shape: jnp.repeat(jax.random.normal(KEY, (1, *shape)), 2, 0)
   eps = jax.jit(lambda est: prior.replace(weights=lora.beside(prior.weights, est)).eps(
     twice(8, 8, 4), jnp.full(2, .3), twice(77, 32), two_views()), compiler_options=QUICK)
-  assert prior.branches and np.ptp(eps(est), 0).max() == 0.                    # the last layer is zero at first
-  assert np.ptp(eps(est | {path: {'change': w['change'] + .3} for path, w in est.items() if 'change' in w}), 0).max() > .01
-  attention = {path: w if 'change' in w else {'down': w['down'], 'up': w['up'] + .3} for path, w in est.items()}
+  assert prior.branches and np.ptp(eps(est), 0).max() == 0.  # the last layer is zero at first
+  assert np.ptp(eps(est | {path: {'change': w['change'] + .3} for path, w in est.items()
+                           if 'change' in w}), 0).max() > .01
+  attention = {path: w if 'change' in w else {'down': w['down'], 'up': w['up'] + .3}
+               for path, w in est.items()}
   assert np.abs(eps(attention) - eps(est)).max() > .01
 
 
 @pytest.mark.parametrize('change, said', [
-  ({'beta_schedule': 'squaredcos_cap_v2'}, 'squaredcos_cap_v2'), ({'prediction_type': 'flow_prediction'}, 'flow_prediction'),
-  ({'use_flow_sigmas': True}, 'use_flow_sigmas'), ({'trained_betas': [.1]}, 'trained_betas'), ({'beta_end': 1.2}, 'beta_end'),
-  ({'timestep_type': 'continuous'}, 'timestep_type'), ({'variance_type': 'learned_range'}, 'variance_type'),
+  ({'beta_schedule': 'squaredcos_cap_v2'}, 'squaredcos_cap_v2'),
+  ({'prediction_type': 'flow_prediction'}, 'flow_prediction'),
+  ({'use_flow_sigmas': True}, 'use_flow_sigmas'), ({'trained_betas': [.1]}, 'trained_betas'),
+  ({'beta_end': 1.2}, 'beta_end'),
+  ({'timestep_type': 'continuous'}, 'timestep_type'), ({'variance_type': 'learned_range'},
+                                                       'variance_type'),
   ({'_class_name': 'CogVideoXDDIMScheduler', 'snr_shift_scale': 3.}, 'snr_shift_scale')])
 def test_a_scheduler_that_asks_for_more_is_refused(change, said):
   schedule_of(published.SCHEDULER)
@@ -197,19 +223,25 @@ def test_a_scheduler_without_betas_is_refused(told):
 
 # What each sampler adds to the fields of the forward process, as diffusers 0.42 saves it.
 SAMPLERS = {
-  'DDIMScheduler': {'clip_sample_range': 1., 'dynamic_thresholding_ratio': .995, 'thresholding': True,
+  'DDIMScheduler': {'clip_sample_range': 1., 'dynamic_thresholding_ratio': .995,
+                    'thresholding': True,
                     'timestep_spacing': 'leading'},
   'PNDMScheduler': {'skip_prk_steps': True, 'set_alpha_to_one': False, 'steps_offset': 1},
-  'LMSDiscreteScheduler': {'use_beta_sigmas': False, 'use_exponential_sigmas': True, 'use_karras_sigmas': False},
-  'EulerDiscreteScheduler': {'final_sigmas_type': 'zero', 'interpolation_type': 'linear', 'sigma_max': None, 'sigma_min': None,
+  'LMSDiscreteScheduler': {'use_beta_sigmas': False, 'use_exponential_sigmas': True,
+                           'use_karras_sigmas': False},
+  'EulerDiscreteScheduler': {'final_sigmas_type': 'zero', 'interpolation_type': 'linear',
+                             'sigma_max': None, 'sigma_min': None,
                              'timestep_type': 'discrete', 'use_beta_sigmas': True},
   'KDPM2AncestralDiscreteScheduler': {'use_exponential_sigmas': False, 'steps_offset': 0},
   'HeunDiscreteScheduler': {'clip_sample': False, 'use_beta_sigmas': False},
-  'DPMSolverMultistepScheduler': {'algorithm_type': 'sde-dpmsolver++', 'lambda_min_clipped': -np.inf, 'variance_type': None,
-                                  'use_flow_sigmas': False, 'flow_shift': 1., 'use_dynamic_shifting': False, 'use_lu_lambdas': True,
+  'DPMSolverMultistepScheduler': {'algorithm_type': 'sde-dpmsolver++',
+                                  'lambda_min_clipped': -np.inf, 'variance_type': None,
+                                  'use_flow_sigmas': False, 'flow_shift': 1.,
+                                  'use_dynamic_shifting': False, 'use_lu_lambdas': True,
                                   'time_shift_type': 'exponential'},
   'DEISMultistepScheduler': {'solver_type': 'logrho', 'use_flow_sigmas': False},
-  'UniPCMultistepScheduler': {'disable_corrector': [0, 1], 'predict_x0': True, 'solver_p': None, 'shift_terminal': None,
+  'UniPCMultistepScheduler': {'disable_corrector': [0, 1], 'predict_x0': True, 'solver_p': None,
+                              'shift_terminal': None,
                               'sigma_max': None},
   'LCMScheduler': {'original_inference_steps': 50, 'timestep_scaling': 10.},
   'TCDScheduler': {'eta_of_tomorrow': [None, {}]}}
@@ -217,12 +249,14 @@ SAMPLERS = {
 
 @pytest.mark.parametrize('name', SAMPLERS)
 def test_no_field_of_a_sampler_refuses_a_model(tmp_path, name):
-  published.write_json(tmp_path / 'scheduler_config.json', {'_class_name': name, '_diffusers_version': '0.42.1', **SAMPLERS[name],
-                                                            **published.FORWARD, 'prediction_type': 'v_prediction'})
+  published.write_json(tmp_path / 'scheduler_config.json',
+                       {'_class_name': name, '_diffusers_version': '0.42.1', **SAMPLERS[name],
+                        **published.FORWARD, 'prediction_type': 'v_prediction'})
   forward = schedule_of(safe_files.read_json(tmp_path / 'scheduler_config.json'))
   assert (forward.steps, forward.predicted) == (1000, 'v_prediction')
   bar = np.cumprod(1. - np.linspace(.00085 ** .5, .012 ** .5, 1000) ** 2)
-  np.testing.assert_allclose(forward.schedule.alpha(jnp.array([0., .5, 1.])) ** 2, [bar[0], (bar[499] * bar[500]) ** .5, bar[999]],
+  np.testing.assert_allclose(forward.schedule.alpha(jnp.array([0., .5, 1.])) ** 2,
+                             [bar[0], (bar[499] * bar[500]) ** .5, bar[999]],
                              rtol=1e-4)
 
 
@@ -263,7 +297,8 @@ def test_what_is_missing_is_named(model, tmp_path):
 def test_a_model_that_wants_more_is_refused(tmp_path):
   published.write_model(tmp_path)
   path = tmp_path / 'unet' / 'config.json'
-  larger = json.loads(path.read_text()) | {'addition_embed_type': 'text_time', 'addition_time_embed_dim': 8,
+  larger = json.loads(path.read_text()) | {'addition_embed_type': 'text_time',
+                                           'addition_time_embed_dim': 8,
                                            'projection_class_embeddings_input_dim': 80}
   path.write_text(json.dumps(larger))
   with pytest.raises(ValueError, match='sdxl'):
@@ -274,14 +309,19 @@ def test_a_model_that_wants_more_is_refused(tmp_path):
 def test_steindreamer_trains_on_a_published_checkpoint(model, tmp_path):
   """The command of the config's own head, twenty steps of it, on the small model."""
   folder, _ = model
-  small = {'prior.path': folder, 'prior.stable_diffusion.image_size': 16, 'steps': 20, 'render.samples': 8, 'render.fine': 0,
-           'scene.hashgrid.log2_table': 8, 'scene.hashgrid.levels': 4, 'scene.hashgrid.finest': 32, 'steps_per_call': 1,
-           'log_every': 5, 'preview_every': 20, 'checkpoint_every': 20, 'eval.size': 16, 'eval.samples': 16,
+  small = {'prior.path': folder, 'prior.stable_diffusion.image_size': 16, 'steps': 20,
+           'render.samples': 8, 'render.fine': 0,
+           'scene.hashgrid.log2_table': 8, 'scene.hashgrid.levels': 4, 'scene.hashgrid.finest': 32,
+           'steps_per_call': 1,
+           'log_every': 5, 'preview_every': 20, 'checkpoint_every': 20, 'eval.size': 16,
+           'eval.samples': 16,
            'eval.mesh_resolution': 16, 'mesh.data': 1}
   options = ['--config=configs/steindreamer_sd.py', f'--workdir={tmp_path / "run"}']
   options += [f'--config.{k}={v}' for k, v in small.items()]
-  done = subprocess.run([sys.executable, '-m', 'jaxdreamer.train', *options], cwd=ROOT, capture_output=True, text=True, timeout=300)
+  done = subprocess.run([sys.executable, '-m', 'jaxdreamer.train', *options], cwd=ROOT,
+                        capture_output=True, text=True, timeout=300)
   assert done.returncode == 0, done.stderr[-2000:]
-  rows = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
+  rows = [json.loads(line)
+          for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
   assert rows[-1]['step'] == 20 and all(np.isfinite(row['gradient_norm']) for row in rows)
   assert (tmp_path / 'run' / 'mesh.glb').exists() or 'mesh' in done.stdout + done.stderr

@@ -20,10 +20,11 @@ DRAW = dict(t_min=lambda i: .02, t_max=lambda i: .98, shape=(SIZE, SIZE, 3))
 RANGES = dict(azimuth=(-math.pi, math.pi), elevation=(-.2, 1.), distance=(2.8, 3.3), fov=(.7, .7))
 
 
-def make_picture(scene):
-  return train_step.make_picture(
+def make_render_latents(scene):
+  return train_step.make_render_latents(
     scene=scene, regularize=lambda shown, i: .1 * jnp.mean(shown.opacity),
-    render=lambda code, camera, key, step: render.image(key, partial(scene.field, code), camera, size=SIZE, samples=8))
+    render=lambda code, camera, key, step: render.image(key, partial(scene.field, code), camera,
+                                                        size=SIZE, samples=8))
 
 
 def setup(**override):
@@ -34,17 +35,19 @@ def setup(**override):
   tx = optim.chain((('scene/.*', .01), ('est/.*', .01)), eps=1e-3)
   parts = dict(estimator=sds(guidance=lambda i: 2.), tx=tx, dims=1) | override
   estimator, tx = parts['estimator'], parts['tx']
-  gradient = train_step.make_gradient(picture=make_picture(scene), estimator=estimator)
+  gradient = train_step.make_gradient(picture=make_render_latents(scene), estimator=estimator)
   params = {'scene': scene.init(jax.random.key(0)), 'est': estimator.init(jax.random.key(1))}
   state = TrainState(jnp.int32(0), params, tx.init(params), jax.random.key(2))
-  sample = train_step.make_sample(views=VIEWS, design=sampling.stratified, draw=sampling.make_draw(**DRAW), dims=parts['dims'],
+  sample = train_step.make_sample(views=VIEWS, design=sampling.stratified,
+                                  draw=sampling.make_draw(**DRAW), dims=parts['dims'],
                                   camera_from=partial(cameras.from_uniform, **RANGES))
   local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx)
   return local_step, state, prior, prior.embed('')
 
 
 def run(local_step, state, prior, text, *, devices, how='shard_map', steps=20):
-  mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+  mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,),
+                       devices=jax.devices()[:devices])
   step = train_step.data_parallel(local_step, mesh, how=how)
   state = jax.tree.map(jnp.copy, state)                # the state is donated
   if how == 'shard_map':
@@ -54,7 +57,8 @@ def run(local_step, state, prior, text, *, devices, how='shard_map', steps=20):
   return jax.device_get(state.params), jax.device_get(info)
 
 
-@pytest.mark.parametrize(('devices', 'how', 'draws'), [(4, 'shard_map', 1), (4, 'pmap', 1), (1, 'pmap', 1), (4, 'shard_map', 3)])
+@pytest.mark.parametrize(('devices', 'how', 'draws'), [(4, 'shard_map', 1), (4, 'pmap', 1),
+                                                       (1, 'pmap', 1), (4, 'shard_map', 3)])
 def test_devices_and_the_kind_of_map_do_not_change_the_result(devices, how, draws):
   parts = setup(dims=draws)
   want, info = run(*parts, devices=1)
@@ -79,8 +83,9 @@ def test_the_pullback_is_the_gradient_of_residual_times_rendering_plus_regulariz
     return tx_seen['grads'], info
   mesh = jax.make_mesh((1,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
   P = PartitionSpec
-  seen, _ = jax.jit(jax.shard_map(body, mesh=mesh, in_specs=(P(), P(), P(), P('data')), out_specs=(P(), P())))(
-    state, prior, text, jnp.arange(VIEWS))
+  seen, _ = jax.jit(jax.shard_map(body, mesh=mesh, in_specs=(P(), P(), P(), P('data')),
+                                  out_specs=(P(), P())))(
+state, prior, text, jnp.arange(VIEWS))
 
   key = jax.random.fold_in(state.key, 0)
   k_where, k_draw, k_render = jax.random.split(key, 3)
@@ -93,22 +98,28 @@ def test_the_pullback_is_the_gradient_of_residual_times_rendering_plus_regulariz
     field = partial(scene.field, scene.prepare(params, None))
     return jax.vmap(lambda c, k: render.image(k, field, c, size=SIZE, samples=8))(
       camera, sampling.by_view(k_render, ids))
-  told = train_step.look(text, camera)
-  r, _ = sds(guidance=lambda i: 2.).residual(draws, (), prior, pictures(state.params['scene']).rgb, told, 0)
+  told = train_step.condition(text, camera)
+  r, _ = sds(guidance=lambda i: 2.).residual(draws, (), prior, pictures(state.params['scene']).rgb,
+                                             told, 0)
   r = prior.schedule.sigma(draws.t)[:, None, None, None] ** 2 * r
-  def surrogate(params):               # the fake loss that other libraries use: its gradient is the same
+  def surrogate(params):  # the fake loss that other libraries use: its gradient is the same
     shown = pictures(params)
     return jnp.sum(r * shown.rgb) / VIEWS + .1 * jnp.mean(shown.opacity)
   want = jax.jit(jax.grad(surrogate))(state.params['scene'])
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), want, seen['scene'])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), want,
+               seen['scene'])
 
 
 def test_the_draws_of_a_view_act_as_their_mean_would():
   local_step, state, prior, text = setup(dims=3)
-  gradient = jax.jit(train_step.make_gradient(picture=make_picture(voxels(levels=(5, 9))), estimator=sds(guidance=lambda i: 2.)))
-  camera = jax.vmap(partial(cameras.from_uniform, **RANGES))(jax.random.uniform(jax.random.key(3), (2, 4)))
+  gradient = jax.jit(train_step.make_gradient(picture=make_render_latents(voxels(levels=(5, 9))),
+                                              estimator=sds(guidance=lambda i: 2.)))
+  camera = jax.vmap(partial(cameras.from_uniform,
+                            **RANGES))(jax.random.uniform(jax.random.key(3), (2, 4)))
   keys = jax.random.split(jax.random.key(4), 2)
-  draws = sampling.make_draw(**DRAW)(jax.random.key(5), jax.random.uniform(jax.random.key(6), (2, 3)), jnp.arange(2), 0)
+  draws = sampling.make_draw(**DRAW)(jax.random.key(5),
+                                     jax.random.uniform(jax.random.key(6), (2, 3)),
+                                     jnp.arange(2), 0)
   grads, _ = gradient(state.params, prior, text, camera, draws, keys, 0)
   alone = []
   for view in range(2):
@@ -123,7 +134,8 @@ def test_the_draws_of_a_view_act_as_their_mean_would():
 
 def test_an_estimators_own_parameters_are_trained_by_its_own_loss():
   base = sds(guidance=lambda i: 1.)
-  estimator = base._replace(init=lambda key: {'mu': jnp.float32(1.)}, loss=lambda draws, est, *_: (est['mu'] - 3.) ** 2)
+  estimator = base._replace(init=lambda key: {'mu': jnp.float32(1.)},
+                            loss=lambda draws, est, *_: (est['mu'] - 3.) ** 2)
   local_step, state, prior, text = setup(estimator=estimator)
   params, info = run(local_step, state, prior, text, devices=1, steps=30)
   assert params['est']['mu'] > 1.25 and info['estimator_loss'] < 4.
@@ -133,20 +145,24 @@ def test_view_words_follow_the_camera():
   _, _, prior, _ = setup()
   rows = jnp.arange(4.)[:, None, None]
   text = prior.embed('')._replace(views=rows)
-  camera = jax.vmap(lambda a, e: cameras.orbital(a, e, 3., .7))(jnp.radians(jnp.array([0., 90., 180., 0.])),
-                                                             jnp.radians(jnp.array([0., 0., 0., 80.])))
-  np.testing.assert_array_equal(train_step.look(text, camera).text[:, 0, 0], [0., 1., 2., 3.])
+  camera = jax.vmap(lambda a, e: cameras.orbital(a, e, 3.,
+                                                 .7))(jnp.radians(jnp.array([0., 90., 180., 0.])),
+                                                   jnp.radians(jnp.array([0., 0., 0., 80.])))
+  np.testing.assert_array_equal(train_step.condition(text, camera).text[:, 0, 0], [0., 1., 2., 3.])
 
 
 def test_where_the_view_words_change_can_be_told():
   _, _, prior, _ = setup()
   text = prior.embed('')._replace(views=jnp.arange(4.)[:, None, None])
-  camera = jax.vmap(lambda a: cameras.orbital(a, 0., 3., .7))(jnp.radians(jnp.array([0., 40., 140., 180.])))
+  camera = jax.vmap(lambda a: cameras.orbital(a, 0., 3.,
+                                              .7))(jnp.radians(jnp.array([0., 40., 140., 180.])))
   narrow = partial(cameras.view_bin, front=math.radians(30.), back=math.radians(35.))
   several = jax.tree.map(lambda a: jnp.stack([a, a]), text)
-  np.testing.assert_array_equal(train_step.look(text, camera, words=narrow).text[:, 0, 0], [0., 1., 1., 2.])
-  np.testing.assert_array_equal(train_step.look(several, camera, words=narrow).text[:, 0, 0], [0., 1., 1., 2.])
-  np.testing.assert_array_equal(train_step.look(text, camera).text[:, 0, 0], [0., 0., 2., 2.])
+  np.testing.assert_array_equal(train_step.condition(text, camera, words=narrow).text[:, 0, 0],
+                                [0., 1., 1., 2.])
+  np.testing.assert_array_equal(train_step.condition(several, camera, words=narrow).text[:, 0, 0],
+                                [0., 1., 1., 2.])
+  np.testing.assert_array_equal(train_step.condition(text, camera).text[:, 0, 0], [0., 0., 2., 2.])
 
 
 def test_each_camera_moves_by_a_key_of_its_own_and_nothing_else_changes():
@@ -155,18 +171,23 @@ def test_each_camera_moves_by_a_key_of_its_own_and_nothing_else_changes():
   shift = lambda key, camera, step: camera._replace(fov=step + jax.random.uniform(key))
   still, moved = train_step.make_sample(**parts), train_step.make_sample(**parts, move=shift)
   key, ids = jax.random.key(3), jnp.arange(VIEWS)
-  numbers = lambda made: (*made[:1], made[1]._replace(key=jax.random.key_data(made[1].key)), jax.random.key_data(made[2]))
-  before, after, half = jax.jit(lambda: tuple(map(numbers, (still(key, ids, 7), moved(key, ids, 7), moved(key, ids[2:], 7)))))()
+  numbers = lambda made: (*made[:1], made[1]._replace(key=jax.random.key_data(made[1].key)),
+                          jax.random.key_data(made[2]))
+  before, after, half = jax.jit(lambda: tuple(map(numbers, (still(key, ids, 7), moved(key, ids, 7),
+                                                            moved(key, ids[2:], 7)))))()
   fov = after[0].fov
   assert len(set(np.asarray(fov))) == VIEWS and ((fov >= 7.) & (fov < 8.)).all()
-  jax.tree.map(np.testing.assert_array_equal, (after[0]._replace(fov=before[0].fov), *after[1:]), before)
+  jax.tree.map(np.testing.assert_array_equal, (after[0]._replace(fov=before[0].fov), *after[1:]),
+               before)
   np.testing.assert_array_equal(half[0].fov, fov[2:])                  # whatever device it is on
 
 
 def test_a_prior_that_draws_its_latents_draws_for_each_view_and_passes_the_gradient_on():
   prior = gaussian(jnp.zeros((6, 6, 3)), std=.5)
-  noisy = prior.replace(sample_fn=lambda weights, keys, x: x + jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys))
-  see = train_step.make_picture(scene=image.image(size=6), render=lambda code, camera, key, step: image.picture(code),
+  noisy = prior.replace(sample_fn=lambda weights, keys, x: x
+                        + jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys))
+  see = train_step.make_render_latents(scene=image.image(size=6),
+                                       render=lambda code, camera, key, step: image.picture(code),
                                 regularize=lambda shown, step: jnp.mean(shown.opacity))
   params = {'image': jax.random.normal(jax.random.key(5), (6, 6, 3))}
   camera = jax.vmap(lambda a: cameras.orbital(a, 0., 3., .7))(jnp.array([0., 0.]))
@@ -174,7 +195,8 @@ def test_a_prior_that_draws_its_latents_draws_for_each_view_and_passes_the_gradi
     z, _, _, pullback = see(params, prior, prior.embed(''), camera, keys, 0)
     return z, pullback(jnp.ones_like(z), jnp.zeros(()))['image']
   keys = jax.random.split(jax.random.key(4), 2)
-  (z, slope), (drawn, same), (turned, _) = jax.jit(lambda: (look(prior, keys), look(noisy, keys), look(noisy, keys[::-1])))()
+  (z, slope), (drawn, same), (turned, _) = jax.jit(lambda: (look(prior, keys), look(noisy, keys),
+                                                            look(noisy, keys[::-1])))()
   noise = np.asarray(drawn - z)
   assert .8 < noise.std() < 1.2 and abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < .3
   np.testing.assert_array_equal(turned, drawn[::-1])                   # by the key of the view
@@ -197,14 +219,18 @@ def generator():
 def amortised():
   """`setup` with PROMPTS prompts, one view each."""
   scene, (_, _, prior, text) = generator(), setup()
-  gradient = train_step.make_gradient(picture=make_picture(scene), estimator=sds(guidance=lambda i: 2.))
+  gradient = train_step.make_gradient(picture=make_render_latents(scene),
+                                      estimator=sds(guidance=lambda i: 2.))
   tx = optim.chain((('scene/.*', .01), ('est/.*', .01)), eps=1e-3)
   params = {'scene': scene.init(jax.random.key(0)), 'est': ()}
-  text = jax.tree.map(lambda a: jnp.broadcast_to(a, (PROMPTS, *a.shape)), text)._replace(pooled=jnp.eye(PROMPTS))
-  sample = train_step.make_sample(views=VIEWS, design=sampling.stratified, draw=sampling.make_draw(**DRAW), dims=1,
+  text = jax.tree.map(lambda a: jnp.broadcast_to(a, (PROMPTS, *a.shape)),
+                      text)._replace(pooled=jnp.eye(PROMPTS))
+  sample = train_step.make_sample(views=VIEWS, design=sampling.stratified,
+                                  draw=sampling.make_draw(**DRAW), dims=1,
                                   camera_from=partial(cameras.from_uniform, **RANGES))
   local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx)
-  return local_step, gradient, TrainState(jnp.int32(0), params, tx.init(params), jax.random.key(2)), prior, text
+  return local_step, gradient, TrainState(jnp.int32(0), params, tx.init(params),
+                                          jax.random.key(2)), prior, text
 
 
 @pytest.mark.parametrize('how', ['shard_map', 'pmap'])
@@ -212,8 +238,10 @@ def test_prompts_are_shared_out_over_devices_without_a_change_of_the_result(how)
   local_step, _, state, prior, text = amortised()
   seen = []
   for devices in (1, 4):
-    mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
-    step, at = train_step.data_parallel(local_step, mesh, how=how, many=True), jax.tree.map(jnp.copy, state)
+    mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,),
+                         devices=jax.devices()[:devices])
+    step, at = train_step.data_parallel(local_step, mesh, how=how,
+                                        many=True), jax.tree.map(jnp.copy, state)
     for _ in range(20):
       at, _ = step(at, prior, text, jnp.arange(VIEWS))
     seen.append(jax.device_get(at.params))
@@ -223,14 +251,18 @@ def test_prompts_are_shared_out_over_devices_without_a_change_of_the_result(how)
 def test_the_gradient_of_many_prompts_is_the_mean_of_theirs_and_none_leaks_into_another():
   _, gradient, state, prior, text = amortised()
   gradient = jax.jit(gradient)
-  camera = jax.vmap(partial(cameras.from_uniform, **RANGES))(jax.random.uniform(jax.random.key(3), (2 * PROMPTS, 4)))
+  camera = jax.vmap(partial(cameras.from_uniform,
+                            **RANGES))(jax.random.uniform(jax.random.key(3), (2 * PROMPTS, 4)))
   keys, ids = jax.random.split(jax.random.key(4), 2 * PROMPTS), jnp.arange(2 * PROMPTS)
-  draws = sampling.make_draw(**DRAW)(jax.random.key(5), jax.random.uniform(jax.random.key(6), (2 * PROMPTS, 1)), ids, 0)
+  draws = sampling.make_draw(**DRAW)(jax.random.key(5),
+                                     jax.random.uniform(jax.random.key(6), (2 * PROMPTS, 1)), ids,
+                                     0)
   together, _ = gradient(state.params, prior, text, camera, draws, keys, 0)
   alone = []
   for p in range(PROMPTS):
     own = lambda tree: jax.tree.map(lambda a: a[2 * p:2 * p + 2], tree)
-    g, _ = gradient(state.params, prior, jax.tree.map(lambda a: a[p], text), own(camera), own(draws), own(keys), 0)
+    g, _ = gradient(state.params, prior, jax.tree.map(lambda a: a[p], text), own(camera),
+                    own(draws), own(keys), 0)
     alone.append(g['scene']['w'])
-    assert (np.delete(np.asarray(g['scene']['w']), p, 0) == 0.).all()        # its pooled row is one-hot
+    assert (np.delete(np.asarray(g['scene']['w']), p, 0) == 0.).all()  # its pooled row is one-hot
   np.testing.assert_allclose(together['scene']['w'], sum(alone) / PROMPTS, atol=2e-6)

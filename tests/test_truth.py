@@ -8,11 +8,11 @@ from jaxdreamer import cameras
 from jaxdreamer.toybox import truth, world
 
 
-def test_the_distance_and_colour_of_a_caption():
+def test_the_distance_and_color_of_a_caption():
   shape = truth.shape('a blue cube')
   xyz = jnp.array([[0., 0., 0.], [1., 0., 0.], [0., 0., -.6]])
   np.testing.assert_allclose(shape.distance(xyz), [-.51, .49, .09], atol=1e-6)
-  np.testing.assert_allclose(shape.colour(xyz), np.tile(world.COLOURS['blue'], (3, 1)), atol=1e-6)
+  np.testing.assert_allclose(shape.color(xyz), np.tile(world.COLORS['blue'], (3, 1)), atol=1e-6)
   assert not shape.has_front and truth.shape('a blue car').has_front
   assert not truth.shape('a blue cube beside a red ball').has_front
 
@@ -30,7 +30,8 @@ def test_grid_is_indexed_x_y_z():
   assert mug[:, 21].sum() + mug[:, 20].sum() > 0 and mug[21].sum() == 0
 
 
-@pytest.mark.parametrize('caption', ['a red sphere', 'a red cube', 'a red torus', 'a red chair', 'a red cone on a blue cylinder'])
+@pytest.mark.parametrize('caption', ['a red sphere', 'a red cube', 'a red torus', 'a red chair',
+                                     'a red cone on a blue cylinder'])
 def test_surface_points_lie_on_the_surface(caption):
   points = truth.surface_points(jax.random.key(0), caption, 2000)
   assert np.abs(truth.shape(caption).distance(points)).max() < 2e-3
@@ -41,8 +42,9 @@ def test_surface_points_are_uniform_in_area():
   cube = np.asarray(truth.surface_points(jax.random.key(1), 'a red cube', 4000))
   face = np.abs(cube).argmax(1) * 2 + (cube[np.arange(4000), np.abs(cube).argmax(1)] > 0)
   assert np.abs(np.bincount(face, minlength=6) / 4000 - 1 / 6).max() < .03
-  cap = np.asarray(truth.surface_points(jax.random.key(2), 'a red sphere', 4000))[:, 2] / world.toys.BALL
-  assert abs(cap.mean()) < .04 and abs(cap.var() - 1 / 3) < .03          # Archimedes: uniform in height
+  cap = np.asarray(truth.surface_points(jax.random.key(2), 'a red sphere',
+                                        4000))[:, 2] / world.toys.BALL
+  assert abs(cap.mean()) < .04 and abs(cap.var() - 1 / 3) < .03  # Archimedes: uniform in height
 
 
 def test_the_silhouette_of_the_sphere_is_the_cone_around_it():
@@ -54,8 +56,8 @@ def test_the_silhouette_of_the_sphere_is_the_cone_around_it():
   assert (mask != inside).sum() < .02 * inside.sum()
 
 
-def test_colour_error_is_zero_for_the_truth_and_sees_a_wrong_colour():
+def test_color_error_is_zero_for_the_truth_and_sees_a_wrong_color():
   camera = cameras.orbit(4)
   red, blue = (truth.views(f'a {c} mug', camera, size=32) for c in ('red', 'blue'))
-  assert truth.colour_error(red.rgb, red.mask, red) == 0.
-  assert truth.colour_error(blue.rgb, blue.mask, red) > .2
+  assert truth.color_error(red.rgb, red.mask, red) == 0.
+  assert truth.color_error(blue.rgb, blue.mask, red) > .2

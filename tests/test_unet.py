@@ -1,4 +1,5 @@
-"""The UNet's parts against slow references, its wiring by its derivatives. Parity: parity/test_unet_parity.py."""
+"""The UNet's parts against slow references, its wiring by its derivatives. Parity:
+parity/test_unet_parity.py."""
 import dataclasses
 import functools
 import math
@@ -11,11 +12,12 @@ from jax.sharding import AxisType, PartitionSpec
 
 from jaxdreamer.nn import layers
 from jaxdreamer.nn.unet import UNet2DCondition, UNetConfig, config_from_diffusers
-from jaxdreamer.toybox import compiler
+from jaxdreamer.toybox import xla_flags
 
 # Compiling is what takes time here.
-QUICK = compiler.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})
-SMALL = UNetConfig(in_channels=3, out_channels=3, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+QUICK = xla_flags.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})
+SMALL = UNetConfig(in_channels=3, out_channels=3, block_out_channels=(8, 16), layers_per_block=1,
+                   norm_num_groups=4,
                    down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D'),
                    up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D'),
                    cross_attention_dim=6, attention_head_dim=2, class_embed_type='projection',
@@ -25,14 +27,16 @@ SMALL = UNetConfig(in_channels=3, out_channels=3, block_out_channels=(8, 16), la
 def inputs(key):
   """sample, timesteps, text, class labels for SMALL."""
   k = jax.random.split(key, 3)
-  return [jax.random.normal(k[0], (2, 4, 8, 3)), jnp.array([10., 700.]), jax.random.normal(k[1], (2, 5, 6)),
+  return [jax.random.normal(k[0], (2, 4, 8, 3)), jnp.array([10., 700.]),
+          jax.random.normal(k[1], (2, 5, 6)),
           jax.random.normal(k[2], (2, 2))]
 
 
 def perturbed(tree, scale):
   """The tree plus noise, so that no parameter is zero."""
   noise = np.random.RandomState(0)
-  return jax.tree.map(lambda p: np.asarray(p) + scale * noise.standard_normal(p.shape).astype(np.float32), tree)
+  return jax.tree.map(lambda p: np.asarray(p) + scale * noise.standard_normal(p.shape).astype(
+      np.float32), tree)
 
 
 init = jax.jit(UNet2DCondition(SMALL).init, compiler_options=QUICK)
@@ -53,7 +57,8 @@ def apply(params, args, *, dtype=jnp.float32):
 @functools.partial(jax.jit, compiler_options=QUICK)
 def value_and_grads(params, args):
   """A scalar of the first example's output, and its derivatives by all parameters and inputs."""
-  scalar = lambda p, a: jnp.sin(jnp.arange(96.)) @ UNet2DCondition(SMALL).apply({'params': p}, *a)[0].ravel()
+  scalar = lambda p, a: jnp.sin(jnp.arange(96.)) @ UNet2DCondition(SMALL).apply({'params': p}, *a)[
+      0].ravel()
   return jax.value_and_grad(scalar, (0, 1))(params, args)
 
 
@@ -70,7 +75,8 @@ def test_group_norm_is_the_loop_over_groups_even_far_from_zero():
   for b in range(2):
     for g in (0, 2, 4):
       group = x[b, ..., g:g + 2]
-      expected = (group - group.mean()) / np.sqrt(group.var() + 1e-5) * p['scale'][g:g + 2] + p['bias'][g:g + 2]
+      expected = (group - group.mean()) / np.sqrt(group.var() + 1e-5) * p['scale'][g:g + 2] + p[
+          'bias'][g:g + 2]
       np.testing.assert_allclose(y[b, ..., g:g + 2], expected, atol=2e-3)
 
 
@@ -84,7 +90,8 @@ def test_inner_products_of_timestep_features_depend_on_the_difference_alone():
 
 
 def test_attention_is_the_softmax_written_out_head_by_head():
-  x, context = jax.random.normal(jax.random.key(1), (2, 3, 4)), jax.random.normal(jax.random.key(2), (2, 5, 6))
+  x, context = jax.random.normal(jax.random.key(1),
+                                 (2, 3, 4)), jax.random.normal(jax.random.key(2), (2, 5, 6))
   y, p = init_and_apply(layers.Attention(2), x, context)
   x, context = np.asarray(x), np.asarray(context)
   q, k, v = x @ p['to_q']['kernel'], context @ p['to_k']['kernel'], context @ p['to_v']['kernel']
@@ -94,7 +101,8 @@ def test_attention_is_the_softmax_written_out_head_by_head():
       for n in range(3):
         score = np.exp(k[b, :, h] @ q[b, n, h] / math.sqrt(2))
         mixed[b, n, h] = score @ v[b, :, h] / score.sum()
-  np.testing.assert_allclose(y, mixed @ p['to_out_0']['kernel'] + p['to_out_0']['bias'], rtol=1e-3, atol=1e-4)
+  np.testing.assert_allclose(y, mixed @ p['to_out_0']['kernel'] + p['to_out_0']['bias'],
+                             rtol=1e-3, atol=1e-4)
 
 
 def test_the_order_of_text_tokens_does_not_matter(params):
@@ -144,7 +152,8 @@ def test_every_parameter_and_every_input_has_its_say(params):
 
 def test_examples_of_a_batch_do_not_mix(params):
   args = inputs(jax.random.key(1))
-  np.testing.assert_allclose(apply(params, [a[::-1] for a in args])[::-1], apply(params, args), rtol=1e-3, atol=1e-4)
+  np.testing.assert_allclose(apply(params, [a[::-1] for a in args])[::-1], apply(params, args),
+                             rtol=1e-3, atol=1e-4)
   assert all((g[1] == 0).all() for g in value_and_grads(params, args)[1][1])
 
 
@@ -167,33 +176,48 @@ def test_bfloat16_stays_inside_and_near(params):
 
 def count(config):
   """Parameters of a config, without making them."""
-  args = (jnp.zeros((1, 8, 8, config.in_channels)), jnp.zeros(1), jnp.zeros((1, 2, config.cross_attention_dim)))
-  xl = {'text_embeds': jnp.zeros((1, 1280)), 'time_ids': jnp.zeros((1, 6))} if config.addition_embed_type else {}
+  args = (jnp.zeros((1, 8, 8, config.in_channels)), jnp.zeros(1),
+          jnp.zeros((1, 2, config.cross_attention_dim)))
+  xl = {'text_embeds': jnp.zeros((1, 1280)),
+        'time_ids': jnp.zeros((1, 6))} if config.addition_embed_type else {}
   like = jax.eval_shape(UNet2DCondition(config).init, jax.random.key(0), *args, **xl)
   return sum(leaf.size for leaf in jax.tree.leaves(like))
 
 
 CROSS_DOWN, CROSS_UP = 'CrossAttnDownBlock2D', 'CrossAttnUpBlock2D'
 SD15 = {
-    '_class_name': 'UNet2DConditionModel', '_diffusers_version': '0.6.0', 'act_fn': 'silu', 'attention_head_dim': 8,
-    'block_out_channels': [320, 640, 1280, 1280], 'center_input_sample': False, 'cross_attention_dim': 768,
-    'down_block_types': [CROSS_DOWN, CROSS_DOWN, CROSS_DOWN, 'DownBlock2D'], 'downsample_padding': 1, 'flip_sin_to_cos': True,
-    'freq_shift': 0, 'in_channels': 4, 'layers_per_block': 2, 'mid_block_scale_factor': 1, 'norm_eps': 1e-5,
+    '_class_name': 'UNet2DConditionModel', '_diffusers_version': '0.6.0', 'act_fn': 'silu',
+    'attention_head_dim': 8,
+    'block_out_channels': [320, 640, 1280, 1280], 'center_input_sample': False,
+    'cross_attention_dim': 768,
+    'down_block_types': [CROSS_DOWN, CROSS_DOWN, CROSS_DOWN, 'DownBlock2D'],
+    'downsample_padding': 1, 'flip_sin_to_cos': True,
+    'freq_shift': 0, 'in_channels': 4, 'layers_per_block': 2, 'mid_block_scale_factor': 1,
+    'norm_eps': 1e-5,
     'norm_num_groups': 32, 'out_channels': 4, 'sample_size': 64,
     'up_block_types': ['UpBlock2D', CROSS_UP, CROSS_UP, CROSS_UP]}
 SD21_BASE = SD15 | {
-    '_diffusers_version': '0.10.0.dev0', 'attention_head_dim': [5, 10, 20, 20], 'cross_attention_dim': 1024,
-    'dual_cross_attention': False, 'num_class_embeds': None, 'only_cross_attention': False, 'use_linear_projection': True}
+    '_diffusers_version': '0.10.0.dev0', 'attention_head_dim': [5, 10, 20, 20],
+    'cross_attention_dim': 1024,
+    'dual_cross_attention': False, 'num_class_embeds': None, 'only_cross_attention': False,
+    'use_linear_projection': True}
 SD21 = SD21_BASE | {'sample_size': 96, 'upcast_attention': True}
 SDXL = SD21 | {
-    '_diffusers_version': '0.19.0.dev0', 'addition_embed_type': 'text_time', 'addition_embed_type_num_heads': 64,
-    'addition_time_embed_dim': 256, 'attention_head_dim': [5, 10, 20], 'block_out_channels': [320, 640, 1280],
-    'class_embed_type': None, 'class_embeddings_concat': False, 'conv_in_kernel': 3, 'conv_out_kernel': 3,
-    'cross_attention_dim': 2048, 'cross_attention_norm': None, 'down_block_types': ['DownBlock2D', CROSS_DOWN, CROSS_DOWN],
+    '_diffusers_version': '0.19.0.dev0', 'addition_embed_type': 'text_time',
+    'addition_embed_type_num_heads': 64,
+    'addition_time_embed_dim': 256, 'attention_head_dim': [5, 10, 20],
+    'block_out_channels': [320, 640, 1280],
+    'class_embed_type': None, 'class_embeddings_concat': False, 'conv_in_kernel': 3,
+    'conv_out_kernel': 3,
+    'cross_attention_dim': 2048, 'cross_attention_norm': None,
+    'down_block_types': ['DownBlock2D', CROSS_DOWN, CROSS_DOWN],
     'encoder_hid_dim': None, 'encoder_hid_dim_type': None, 'mid_block_only_cross_attention': None,
-    'mid_block_type': 'UNetMidBlock2DCrossAttn', 'num_attention_heads': None, 'projection_class_embeddings_input_dim': 2816,
-    'resnet_out_scale_factor': 1.0, 'resnet_skip_time_act': False, 'resnet_time_scale_shift': 'default', 'sample_size': 128,
-    'time_cond_proj_dim': None, 'time_embedding_act_fn': None, 'time_embedding_dim': None, 'time_embedding_type': 'positional',
+    'mid_block_type': 'UNetMidBlock2DCrossAttn', 'num_attention_heads': None,
+    'projection_class_embeddings_input_dim': 2816,
+    'resnet_out_scale_factor': 1.0, 'resnet_skip_time_act': False,
+    'resnet_time_scale_shift': 'default', 'sample_size': 128,
+    'time_cond_proj_dim': None, 'time_embedding_act_fn': None, 'time_embedding_dim': None,
+    'time_embedding_type': 'positional',
     'timestep_post_act': None, 'transformer_layers_per_block': [1, 2, 10],
     'up_block_types': [CROSS_UP, CROSS_UP, 'UpBlock2D'], 'upcast_attention': None}
 
@@ -232,7 +256,8 @@ def test_wrong_shapes_are_named(params, i, shape, message):
 
 
 def test_the_inputs_of_xl_are_asked_for_and_no_others():
-  xl = dataclasses.replace(SMALL, class_embed_type=None, addition_embed_type='text_time', addition_time_embed_dim=4,
+  xl = dataclasses.replace(SMALL, class_embed_type=None, addition_embed_type='text_time',
+                           addition_time_embed_dim=4,
                            projection_class_embeddings_input_dim=5 + 6 * 4)
   args, pooled, sizes = inputs(jax.random.key(1))[:3], jnp.zeros((2, 5)), jnp.zeros((2, 6))
   init = functools.partial(jax.eval_shape, UNet2DCondition(xl).init, jax.random.key(0), *args)
@@ -250,7 +275,8 @@ def test_less_memory_changes_no_number(params):
 
   @functools.partial(jax.jit, compiler_options=QUICK)
   def value_and_slopes(args):
-    return jax.value_and_grad(lambda a: jnp.sin(jnp.arange(96.)) @ thrifty.apply({'params': params}, *a)[0].ravel())(args)
+    return jax.value_and_grad(lambda a: jnp.sin(jnp.arange(96.))
+                              @ thrifty.apply({'params': params}, *a)[0].ravel())(args)
 
   value, slopes = value_and_slopes(args)
   expected, (_, expected_slopes) = value_and_grads(params, args)
@@ -270,9 +296,11 @@ def test_gelu_is_exact_and_its_slope_passes_a_mesh():
   x = jnp.linspace(-6., 6., 64)
   theirs = lambda x: jax.nn.gelu(x, approximate=False)
   np.testing.assert_allclose(layers.gelu(x), theirs(x), atol=1e-6)
-  np.testing.assert_allclose(jax.vmap(jax.grad(layers.gelu))(x), jax.vmap(jax.grad(theirs))(x), atol=1e-6)
+  np.testing.assert_allclose(jax.vmap(jax.grad(layers.gelu))(x), jax.vmap(jax.grad(theirs))(x),
+                             atol=1e-6)
   assert layers.gelu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
   mesh = jax.make_mesh((2,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
   slope = jax.grad(jax.remat(lambda x: jnp.sum(layers.gelu(x))))
-  over = jax.jit(jax.shard_map(slope, mesh=mesh, in_specs=PartitionSpec('data'), out_specs=PartitionSpec('data')))
+  over = jax.jit(jax.shard_map(slope, mesh=mesh, in_specs=PartitionSpec('data'),
+                               out_specs=PartitionSpec('data')))
   np.testing.assert_allclose(over(x), slope(x), atol=1e-6)

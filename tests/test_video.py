@@ -1,4 +1,5 @@
-"""Films play and have the right size; panels show near as bright and up as green; sheets have rows and columns."""
+"""Films play and have the right size; panels show near as bright and up as green; sheets have rows
+and columns."""
 import re
 import subprocess
 from functools import partial
@@ -30,7 +31,8 @@ def ball(camera, *, radius=.6, size=16):
 
 def read(path):
   """What ffmpeg says of a film, and its frames [T, H, W, 3]."""
-  command = [imageio_ffmpeg.get_ffmpeg_exe(), '-i', str(path), '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-']
+  command = [imageio_ffmpeg.get_ffmpeg_exe(), '-i', str(path), '-f', 'rawvideo', '-pix_fmt',
+             'rgb24', '-']
   done = subprocess.run(command, capture_output=True, check=True)
   facts = done.stderr.decode()
   w, h = map(int, re.search(r'Video: .*?, (\d+)x(\d+)', facts).groups())
@@ -42,13 +44,13 @@ def test_rings_are_orbits_one_after_another():
   for part, (n, elevation) in ((slice(0, 4), (4, .2)), (slice(4, 7), (3, .8))):
     expected = jax.jit(partial(cameras.orbit, n, elevation=elevation, distance=2.5))()
     np.testing.assert_allclose(found.world_from_camera[part], expected.world_from_camera, atol=1e-6)
-  assert len(video.each(found)) == 7
+  assert len(video.unbatch(found)) == 7
 
 
 def test_depth_is_bright_where_near_and_spans_the_map():
   camera = video.rings((2, .3))
-  shown = video.show_depth(video.shoot(ball, camera)).sum(-1)
-  depth, hit = video.shoot(ball, camera).depth, video.shoot(ball, camera).opacity > .5
+  shown = video.show_depth(video.render_views(ball, camera)).sum(-1)
+  depth, hit = video.render_views(ball, camera).depth, video.render_views(ball, camera).opacity > .5
   order = np.argsort(depth[hit])
   assert np.all(np.diff(shown[hit][order]) < .02)                # brightness falls with depth
   assert np.all(shown[~hit] == 3.)                               # white background
@@ -56,7 +58,7 @@ def test_depth_is_bright_where_near_and_spans_the_map():
 
 def test_normals_are_in_the_frame_of_the_camera():
   camera = video.rings((3, .5))
-  for image in video.show_normals(video.shoot(ball, camera), camera):
+  for image in video.show_normals(video.render_views(ball, camera), camera):
     right, left, top, bottom = image[8, 11], image[8, 4], image[4, 8], image[11, 8]
     assert right[0] > .7 > .3 > left[0] and top[1] > .7 > .3 > bottom[1]
     np.testing.assert_allclose(image[7:9, 7:9].mean((0, 1)), [.5, .5, 1.], atol=.02)
@@ -66,7 +68,7 @@ def test_normals_are_in_the_frame_of_the_camera():
 def test_a_view_without_object_is_all_background():
   nothing = lambda camera: jax.tree.map(np.zeros_like, ball(camera))
   camera = video.rings((1, 0.))
-  empty = video.shoot(nothing, camera)
+  empty = video.render_views(nothing, camera)
   np.testing.assert_allclose(video.show_depth(empty, background=.5), .5)
   np.testing.assert_allclose(video.show_normals(empty, camera, background=.5), .5)
 
@@ -90,7 +92,7 @@ def test_sheets_put_images_in_rows():
   assert video.strip(row, count=4)[0, 4, 0] == pytest.approx(2. / 8.)
 
 
-def test_films_are_h264_with_even_sides_and_true_colours(tmp_path):
+def test_films_are_h264_with_even_sides_and_true_colors(tmp_path):
   frames = [np.full((33, 35, 3), [.8, .3, .1])] * 5 + [np.full((33, 35, 3), [.1, .3, .8])] * 5
   facts, found = read(video.save_video(tmp_path / 'a.mp4', frames))
   assert 'Video: h264' in facts and 'yuv420p' in facts and '30 fps' in facts
@@ -108,4 +110,5 @@ def test_a_turntable_is_one_turn_beside_depth_and_normals(tmp_path):
   np.testing.assert_allclose(frames[4, 32, 32] / 255., [1., 0., 0.], atol=.06)
   np.testing.assert_allclose(frames[4, 32, 160] / 255., [.5, .5, 1.], atol=.06)
   with Image.open(strip) as found:
-    assert found.height == video.STRIP and found.width / found.height == pytest.approx((8 * 18 - 2) / (3 * 18 - 2), rel=.01)
+    assert found.height == video.STRIP and found.width / found.height == pytest.approx(
+        (8 * 18 - 2) / (3 * 18 - 2), rel=.01)

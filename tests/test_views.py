@@ -1,4 +1,5 @@
-"""Pictures of the world against ray casting in closed form, against each other, and against a slow tracer."""
+"""Pictures of the world against ray casting in closed form, against each other, and against a slow
+tracer."""
 from functools import partial
 
 import jax
@@ -18,20 +19,24 @@ def rows(caption, n):
   """The item, and the standard light, n times."""
   item = world.parse(caption)
   repeat = lambda v: jnp.broadcast_to(v, (n, *jnp.shape(v)))
-  return item._replace(colour=repeat(item.colour), pattern=repeat(item.pattern)), jax.tree.map(repeat, views.LIGHT)
+  return item._replace(color=repeat(item.color), pattern=repeat(item.pattern)), jax.tree.map(
+      repeat, views.LIGHT)
 
 
 def see(caption, azimuth, elevation):
   item, light = rows(caption, 4)
-  return render(item, ring(jnp.asarray(azimuth, jnp.float32), jnp.asarray(elevation, jnp.float32)), light)
+  return render(item, ring(jnp.asarray(azimuth, jnp.float32), jnp.asarray(elevation, jnp.float32)),
+                light)
 
 
 AROUND = (np.radians([0., 90., 180., 37.]), np.radians([10., 10., 10., 70.]))
 
 
 def cast(caption):
-  """(camera rays, distance along each in closed form, inf where missed) for the sphere and the cube."""
-  r = jax.jit(jax.vmap(lambda c: cameras.rays(c, SIZE)))(ring(*(jnp.asarray(a, jnp.float32) for a in AROUND)))
+  """(camera rays, distance along each in closed form, inf where missed) for the sphere and the
+  cube."""
+  r = jax.jit(jax.vmap(lambda c: cameras.rays(c, SIZE)))(ring(*(jnp.asarray(a, jnp.float32)
+                                                                for a in AROUND)))
   o, d = np.asarray(r.origin, np.float64), np.asarray(r.direction, np.float64)
   if 'sphere' in caption:
     b, c = (o * d).sum(-1), (o * o).sum(-1) - world.toys.BALL ** 2
@@ -50,7 +55,8 @@ def test_depth_and_mask_agree_with_the_closed_form(caption):
   mask, hit = np.asarray(view.mask) > .5, np.isfinite(true)
   assert (mask != hit).sum() <= .01 * hit.sum()
   error = np.abs(np.asarray(view.depth) - true)[mask & hit]
-  assert np.quantile(error, .99) < 1e-3 and np.median(error) < 1e-5         # the rest of the cube's graze an edge
+  # the rest of the cube's graze an edge
+  assert np.quantile(error, .99) < 1e-3 and np.median(error) < 1e-5
   assert 'cube' in caption or error.max() < 1e-3
   assert np.all(np.asarray(view.depth)[~mask] == 0.)
 
@@ -71,7 +77,8 @@ def test_every_kind_is_seen_whole_from_all_sides(caption):
   view = see(caption, *AROUND)
   share = np.asarray(view.mask.mean((1, 2)))
   assert share.min() > .03 and share.max() < .6
-  edge = np.concatenate([np.asarray(view.mask)[:, [0, -1]].ravel(), np.asarray(view.mask)[:, :, [0, -1]].ravel()])
+  edge = np.concatenate([np.asarray(view.mask)[:, [0, -1]].ravel(),
+                         np.asarray(view.mask)[:, :, [0, -1]].ravel()])
   assert edge.max() == 0. and np.asarray(view.rgb).min() >= 0. and np.asarray(view.rgb).max() <= 1.
   assert np.all(np.asarray(view.rgb)[np.asarray(view.mask) == 0.] == 0.)
 
@@ -94,7 +101,8 @@ def test_symmetric_solids_look_the_same_after_a_turn():
 
 def test_the_right_hand_of_a_front_view_is_plus_y():
   pair = np.asarray(see('a green ball beside a red cube', *AROUND).rgb)[0]
-  assert pair[:, :SIZE // 2, 1].sum() > pair[:, :SIZE // 2, 0].sum() and pair[:, SIZE // 2:, 0].sum() > pair[:, SIZE // 2:, 1].sum()
+  assert pair[:, :SIZE // 2, 1].sum() > pair[:, :SIZE // 2, 0].sum() and pair[
+      :, SIZE // 2:, 0].sum() > pair[:, SIZE // 2:, 1].sum()
 
 
 def test_skipping_tiles_changes_nothing():
@@ -106,7 +114,7 @@ def test_skipping_tiles_changes_nothing():
   r = jax.vmap(lambda c: cameras.rays(c, SIZE))(camera)
 
   @jax.jit
-  def march(t):                                                  # every ray by itself, from the camera
+  def march(t):  # every ray by itself, from the camera
     at = tuple(r.origin[..., i] + t * r.direction[..., i] for i in range(3))
     return jnp.minimum(t + world.distance(item, at), 9.)
   t = jnp.zeros(r.origin.shape[:-1])
@@ -122,9 +130,12 @@ def test_one_picture_equals_its_row_of_a_batch_and_supersampling_averages_it():
   item, light = rows('a striped yellow car', 4)
   camera = ring(*(jnp.asarray(a, jnp.float32) for a in AROUND))
   row = lambda tree: jax.tree.map(lambda v: v[3], tree)
-  alone = jax.jit(partial(views.render, size=SIZE, steps=96))(world.parse('a striped yellow car'), row(camera), row(light))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), alone, row(render(item, camera, light)))
-  half = jax.jit(partial(views.render_batch, size=SIZE // 2, supersample=2, steps=96))(item, camera, light)
+  alone = jax.jit(partial(views.render, size=SIZE, steps=96))(world.parse('a striped yellow car'),
+                                                              row(camera), row(light))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), alone,
+               row(render(item, camera, light)))
+  half = jax.jit(partial(views.render_batch, size=SIZE // 2, supersample=2,
+                         steps=96))(item, camera, light)
   full = render(item, camera, light)
   pooled = lambda v: np.asarray(v).reshape(4, SIZE // 2, 2, SIZE // 2, 2, -1).mean((2, 4))
   assert np.abs(pooled(full.rgb) - np.asarray(half.rgb)).mean() < 1e-3

@@ -20,7 +20,8 @@ lengths = arrays(np.float32, 6, elements=st.floats(0., 2., width=32))
 def ray(seed, n):
   """Random density and sorted edges."""
   k_density, k_dist = jax.random.split(jax.random.key(seed))
-  return 3. * jax.random.uniform(k_density, (n,)), 2. + jnp.sort(jax.random.uniform(k_dist, (n + 1,)))
+  return 3. * jax.random.uniform(k_density,
+                                 (n,)), 2. + jnp.sort(jax.random.uniform(k_dist, (n + 1,)))
 
 
 def edges(length):
@@ -53,13 +54,14 @@ def test_fog_is_the_same_however_it_is_cut():
 
 def test_compositing_equals_painting_back_to_front():
   density, dist = ray(2, 9)
-  colour, background = jax.random.uniform(jax.random.key(3), (3, 9)), np.array([.2, .9, .4])
+  color, background = jax.random.uniform(jax.random.key(3), (3, 9)), np.array([.2, .9, .4])
   weights, trans = volume.alpha_weights(density, dist)
   painted = background
   for i in reversed(range(9)):
     alpha = 1. - math.exp(-density[i] * (dist[i + 1] - dist[i]))
-    painted = alpha * np.asarray(colour[:, i]) + (1. - alpha) * painted
-  np.testing.assert_allclose(volume.composite(weights, colour) + trans * background, painted, atol=1e-5)
+    painted = alpha * np.asarray(color[:, i]) + (1. - alpha) * painted
+  np.testing.assert_allclose(volume.composite(weights, color) + trans * background,
+                             painted, atol=1e-5)
 
 
 @quick
@@ -80,22 +82,26 @@ def test_distortion_is_the_mean_distance_between_two_points_of_the_ray():
   rng = np.random.default_rng(0)
   share = np.asarray(weights, np.float64)
   interval = rng.choice(6, (2, 200_000), p=share / share.sum())
-  place = np.asarray(dist)[interval] + rng.random(interval.shape) * np.asarray(jnp.diff(dist))[interval]
+  place = np.asarray(dist)[interval] + rng.random(interval.shape) * np.asarray(jnp.diff(dist))[
+      interval]
   apart = np.abs(place[0] - place[1])
-  assert abs(volume.distortion(weights, dist) - apart.mean()) < 4. * apart.std() / math.sqrt(apart.size)
+  assert abs(volume.distortion(weights, dist) - apart.mean()) < 4. * apart.std() / math.sqrt(
+      apart.size)
 
 
 @pytest.mark.parametrize('far', [3., 700.])
 def test_distortion_does_not_lose_its_digits_far_from_the_eye(far):
   weights, dist = jnp.array([.1, .6, .3]), jnp.array([0., .25, .5, .75])
-  np.testing.assert_allclose(volume.distortion(weights, dist + far), volume.distortion(weights, dist), rtol=1e-4)
+  np.testing.assert_allclose(volume.distortion(weights, dist + far),
+                             volume.distortion(weights, dist), rtol=1e-4)
 
 
 def test_stratified_numbers_fall_one_into_each_stratum():
   for seed in range(20):
     u = volume.stratified(jax.random.key(seed), 8)
     np.testing.assert_array_equal(jnp.floor(u * 8), np.arange(8))
-  np.testing.assert_allclose(volume.stratified(jax.random.key(0), 4, jitter=0.), [.125, .375, .625, .875])
+  np.testing.assert_allclose(volume.stratified(jax.random.key(0), 4, jitter=0.),
+                             [.125, .375, .625, .875])
 
 
 def test_the_inverse_cdf_inverts_the_cdf():
@@ -110,7 +116,8 @@ def test_the_inverse_cdf_inverts_the_cdf():
 
 
 def test_without_weight_the_inverse_cdf_is_uniform():
-  np.testing.assert_allclose(volume.invert_cdf(jnp.linspace(0., 1., 9), jnp.linspace(2., 4., 5), jnp.zeros(4)),
+  np.testing.assert_allclose(volume.invert_cdf(jnp.linspace(0., 1., 9), jnp.linspace(2., 4., 5),
+                                               jnp.zeros(4)),
                              jnp.linspace(2., 4., 9), atol=1e-5)
 
 
@@ -118,7 +125,7 @@ def test_importance_samples_gather_where_the_weight_is():
   weights, dist = jnp.zeros(16).at[5].set(.9), jnp.linspace(0., 1., 17)
   found = volume.invert_cdf(jnp.linspace(0., 1., 65), dist, volume.spread(weights, dist, share=.25))
   inside = ((found >= 4 / 16) & (found <= 7 / 16)).mean()
-  assert .7 < inside < .85                                       # the interval and its neighbours, and a fifth of the rest
+  assert .7 < inside < .85  # the interval and its neighbors, and a fifth of the rest
   np.testing.assert_allclose(volume.spread(weights, dist, share=.25).sum(), 1., rtol=1e-5)
 
 
@@ -132,19 +139,22 @@ def test_depth_is_that_of_the_hit_part_and_far_where_nothing_is_hit():
 def test_a_ray_crosses_the_ball_where_geometry_says():
   eye, ahead = jnp.array([3., 0., 0.]), jnp.array([-1., 0., 0.])
   np.testing.assert_allclose(volume.ball_interval(eye, ahead, 1.), (2., 4.))
-  np.testing.assert_allclose(volume.ball_interval(eye + jnp.array([0., .6, 0.]), ahead, 1.), (2.2, 3.8), rtol=1e-6)
-  np.testing.assert_allclose(volume.ball_interval(jnp.zeros(3), ahead, 1.), (0., 1.))         # an eye inside
+  np.testing.assert_allclose(volume.ball_interval(eye + jnp.array([0., .6, 0.]), ahead, 1.),
+                             (2.2, 3.8), rtol=1e-6)
+  # an eye inside
+  np.testing.assert_allclose(volume.ball_interval(jnp.zeros(3), ahead, 1.), (0., 1.))
   near, far = volume.ball_interval(eye, -ahead, 1.)
-  assert near == far == 0.                                                                      # the ball is behind
+  assert near == far == 0.  # the ball is behind
   near, far = volume.ball_interval(eye + jnp.array([0., 1.5, 0.]), ahead, 1.)
-  assert near == far                                                                            # a miss
+  assert near == far  # a miss
 
 
 def test_gradients_of_a_ray_agree_with_finite_differences():
   density, dist = ray(5, 5)
   def f(density):
     weights, trans = volume.alpha_weights(jnp.asarray(density), dist)
-    return trans + volume.distortion(weights, dist) + volume.expected_depth(weights, dist, jnp.float32(4.))
+    return trans + volume.distortion(weights, dist) + volume.expected_depth(weights, dist,
+                                                                            jnp.float32(4.))
   check_grads(f, (density,), order=1, modes=['rev'], atol=1e-2, rtol=1e-2, eps=1e-2)
 
 
@@ -153,9 +163,12 @@ def test_gradients_of_a_ray_agree_with_finite_differences():
 def test_gradients_are_finite_in_vacuum_in_solids_and_on_empty_intervals(density, length):
   def f(density, dist):
     weights, trans = volume.alpha_weights(density, dist)
-    return (trans + volume.distortion(weights, dist) + volume.expected_depth(weights, dist, jnp.float32(4.))
+    return (trans + volume.distortion(weights, dist)
+            + volume.expected_depth(weights, dist, jnp.float32(4.))
             + volume.composite(weights, volume.midpoints(dist)))
-  value, grads = jax.value_and_grad(f, (0, 1))(jnp.full(4, density), 2. + length * jnp.linspace(0., 1., 5))
+  value, grads = jax.value_and_grad(f, (0, 1))(jnp.full(4, density),
+                                               2. + length * jnp.linspace(0., 1., 5))
   assert np.isfinite(value) and all(np.isfinite(g).all() for g in grads)
-  grad = jax.grad(lambda o: sum(volume.ball_interval(o, jnp.array([-1., 0., 0.]), 1.)))(jnp.array([3., 1., 0.]))
+  grad = jax.grad(lambda o: sum(volume.ball_interval(o, jnp.array([-1., 0., 0.]), 1.)))(
+      jnp.array([3., 1., 0.]))
   assert np.isfinite(grad).all()                                 # a ray that just touches the ball

@@ -1,4 +1,5 @@
-"""LoRA as a transform of weights, and VSD between its two limits: CSD while the LoRA knows nothing, SDS once it knows all."""
+"""LoRA as a transform of weights, and VSD between its two limits: CSD while the LoRA knows nothing,
+SDS once it knows all."""
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,8 @@ from jaxdreamer.priors.gaussian import gaussian
 from jaxdreamer.types import Draws, Views
 
 KEY = jax.random.key(0)
-WEIGHTS = {'block': {'attn1': {'to_q': {'kernel': jnp.ones((4, 6))}, 'to_out_0': {'kernel': jnp.ones((6, 4)), 'bias': jnp.ones(4)}},
+WEIGHTS = {'block': {'attn1': {'to_q': {'kernel': jnp.ones((4, 6))},
+                               'to_out_0': {'kernel': jnp.ones((6, 4)), 'bias': jnp.ones(4)}},
                      'conv': {'kernel': jnp.ones((3, 3, 4, 4))}}}
 Z0, N = .7, 64
 BASE = gaussian(jnp.full((1, 1, 1), .4), std=.5, null_mean=jnp.full((1, 1, 1), -.3))
@@ -23,12 +25,14 @@ def with_attention(eps):
   """BASE with a matrix that can be adapted: eps(base's prediction, kernel [1, 1], z_t, t)."""
   weights = BASE.weights | {'attn1': {'to_q': {'kernel': jnp.ones((1, 1))}}}
   def eps_fn(weights, z_t, t, text, camera):
-    return eps(BASE.eps_fn(weights, z_t, t, text, camera), weights['attn1']['to_q']['kernel'], z_t, t)
+    return eps(BASE.eps_fn(weights, z_t, t, text, camera), weights['attn1']['to_q']['kernel'], z_t,
+               t)
   return BASE.replace(weights=weights, eps_fn=eps_fn)
 
 
 def draws(n=N):
-  return Draws(jnp.linspace(.1, .9, n), jax.random.normal(KEY, (n, 1, 1, 1)), jnp.ones(n), jax.random.split(jax.random.key(1), n))
+  return Draws(jnp.linspace(.1, .9, n), jax.random.normal(KEY, (n, 1, 1, 1)), jnp.ones(n),
+               jax.random.split(jax.random.key(1), n))
 
 
 def views(n=N):
@@ -37,14 +41,16 @@ def views(n=N):
 
 
 def residual(estimator, prior, est=()):
-  return train_step.residual(estimator, draws(), est, prior, jnp.full((N, 1, 1, 1), Z0), views(), 0)[0]
+  return train_step.residual(estimator, draws(), est, prior, jnp.full((N, 1, 1, 1), Z0),
+                             views(), 0)[0]
 
 
 def test_only_matching_matrices_are_adapted_and_merging_is_undone():
   small = lora.init(KEY, WEIGHTS, rank=2)
   assert {path: (w['down'].shape, w['up'].shape) for path, w in small.items()} == {
     'block/attn1/to_q/kernel': ((4, 2), (2, 6)), 'block/attn1/to_out_0/kernel': ((6, 2), (2, 4))}
-  jax.tree.map(np.testing.assert_array_equal, lora.merge(WEIGHTS, small), WEIGHTS)       # `up` is zero at first
+  # `up` is zero at first
+  jax.tree.map(np.testing.assert_array_equal, lora.merge(WEIGHTS, small), WEIGHTS)
   small = jax.tree.map(lambda x: x + .1, small)
   merged = lora.merge(WEIGHTS, small, scale=3.)
   want = 1. + 3. * small['block/attn1/to_q/kernel']['down'] @ small['block/attn1/to_q/kernel']['up']
@@ -64,10 +70,13 @@ def test_what_cameras_alone_enter_by_is_trained_whole_and_what_holds_more_by_a_l
   small = lora.init(KEY, camera_mlp(16), rank=2)
   assert {path: set(w) for path, w in small.items()} == {
     'unet/attn1/to_q/kernel': {'down', 'up'},
-    **{f'unet/class_embedding/linear_{i}/{part}': {'change'} for i in (1, 2) for part in ('kernel', 'bias')}}
+    **{f'unet/class_embedding/linear_{i}/{part}': {'change'} for i in (1, 2)
+       for part in ('kernel', 'bias')}}
   assert not any(np.any(w['change']) for w in small.values() if 'change' in w)
-  merged = lora.merge(camera_mlp(16), jax.tree.map(lambda x: x + .5, small))['unet']['class_embedding']
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b + .5, rtol=1e-6), merged, camera_mlp(16)['unet']['class_embedding'])
+  merged = lora.merge(camera_mlp(16), jax.tree.map(lambda x: x + .5, small))['unet'][
+      'class_embedding']
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b + .5, rtol=1e-6), merged,
+               camera_mlp(16)['unet']['class_embedding'])
   mixed = lora.init(KEY, camera_mlp(40), rank=2)
   assert set(mixed['unet/class_embedding/linear_2/kernel']) == {'down', 'up'} and len(mixed) == 2
 
@@ -75,9 +84,11 @@ def test_what_cameras_alone_enter_by_is_trained_whole_and_what_holds_more_by_a_l
 @pytest.mark.parametrize('kind', [jnp.bfloat16, jnp.float16])
 def test_a_tiny_step_is_not_lost_in_a_merged_kernel(kind):
   weights = jax.tree.map(lambda x: (x * jax.random.normal(KEY, x.shape)).astype(kind), WEIGHTS)
-  small = jax.tree.map(lambda x: x + 1e-4 * jax.random.normal(KEY, x.shape), lora.init(KEY, WEIGHTS, rank=2))
+  small = jax.tree.map(lambda x: x + 1e-4 * jax.random.normal(KEY, x.shape),
+                       lora.init(KEY, WEIGHTS, rank=2))
   path = 'block/attn1/to_q/kernel'
-  old, new = (w['block']['attn1']['to_q']['kernel'].astype(jnp.float32) for w in (weights, lora.merge(weights, small)))
+  old, new = (w['block']['attn1']['to_q']['kernel'].astype(jnp.float32)
+              for w in (weights, lora.merge(weights, small)))
   want = small[path]['down'] @ small[path]['up']
   assert jnp.linalg.norm(new - old - want) < .01 * jnp.linalg.norm(want)
 
@@ -86,12 +97,14 @@ def test_a_branch_beside_a_kernel_adds_the_same_and_loses_no_tiny_step():
   """What a bfloat16 layer of nn/layers makes of kernel and branch, against the sum in float64."""
   layer, like = layers.Dense(48, dtype=jnp.bfloat16), layers.Dense(48)
   x = jax.random.normal(KEY, (4096, 32)).astype(jnp.bfloat16)
-  weights = jax.tree.map(lambda a: a.astype(jnp.bfloat16), like.init(KEY, jnp.zeros((1, 32)))['params'])
+  weights = jax.tree.map(lambda a: a.astype(jnp.bfloat16),
+                         like.init(KEY, jnp.zeros((1, 32)))['params'])
   tiny = 1e-3 * jax.random.normal(jax.random.key(1), (4, 48))
   small = {'to_q/kernel': {'down': jax.random.normal(KEY, (32, 4)) / 4., 'up': tiny}}
   apply = lambda w: np.asarray(layer.apply({'params': w['to_q']}, x), np.float64)
   moved = apply(lora.beside({'to_q': weights}, small)) - apply({'to_q': weights})
-  # Rounding its output adds noise, which does not lean: the change of the kernel that explains the outputs best is the LoRA's.
+  # Rounding its output adds noise, which does not lean: the change of the kernel that explains the
+  # outputs best is the LoRA's.
   found, *_ = np.linalg.lstsq(np.asarray(x, np.float64), moved, rcond=None)
   want = np.asarray(small['to_q/kernel']['down'], np.float64) @ np.asarray(tiny, np.float64)
   lossy = weights['kernel'] + jnp.asarray(want, jnp.bfloat16)
@@ -99,48 +112,59 @@ def test_a_branch_beside_a_kernel_adds_the_same_and_loses_no_tiny_step():
   error = lambda a: np.linalg.norm(a - want) / np.linalg.norm(want)
   assert error(found) < .1 < .3 < error(rounded)
   same = {'to_q': jax.tree.map(lambda a: a.astype(jnp.float32), weights)}
-  big = {path: {'down': w['down'], 'up': 100. * w['up']} for path, w in small.items()} | {'to_q/bias': {'change': jnp.arange(48.)}}
+  big = {path: {'down': w['down'], 'up': 100. * w['up']} for path, w in small.items()} | {
+      'to_q/bias': {'change': jnp.arange(48.)}}
   of = lambda w: like.apply({'params': w['to_q']}, x.astype(jnp.float32))
-  np.testing.assert_allclose(of(lora.beside(same, big)), of(lora.merge(same, big)), rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(of(lora.beside(same, big)), of(lora.merge(same, big)),
+                             rtol=1e-4, atol=1e-4)
   whole = {'to_q/kernel': {'change': .1 * jnp.ones((32, 48))}}
-  np.testing.assert_allclose(of(lora.beside(same, whole)), of(lora.merge(same, whole)), rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(of(lora.beside(same, whole)), of(lora.merge(same, whole)),
+                             rtol=1e-4, atol=1e-4)
 
 
 def test_a_lora_that_knows_nothing_gives_csd_times_scale_minus_one():
   prior = with_attention(lambda eps, kernel, z_t, t: eps * kernel[0, 0])
   estimator = vsd(weights=prior.weights, guidance=lambda i: 7.5)
-  np.testing.assert_allclose(residual(estimator, prior, estimator.init(KEY)), 6.5 * residual(csd(), prior), rtol=1e-3, atol=1e-6)
+  np.testing.assert_allclose(residual(estimator, prior, estimator.init(KEY)),
+                             6.5 * residual(csd(), prior), rtol=1e-3, atol=1e-6)
 
 
 def test_perp_neg_turns_what_vsd_follows_and_not_its_lora():
-  """Between two sides the guided prediction moves as diffusion.perp_neg says, and the LoRA's, told no side, does not."""
+  """Between two sides the guided prediction moves as diffusion.perp_neg says, and the LoRA's, told
+  no side, does not."""
   n, words = 3, jnp.linspace(-1., 1., 4)[None, :, None, None]
   camera = jax.vmap(lambda azimuth: cameras.orbital(azimuth, 0., 3., .7))(jnp.array([.4, .9, 2.]))
   one = jnp.ones((n, 1, 1))
   seen = Views(camera, one, one, 0. * one, 0. * one, jnp.broadcast_to(words, (n, 4, 1, 1)))
   prior = with_attention(lambda eps, w, z_t, t: eps)
-  prior = prior.replace(eps_fn=lambda w, z_t, t, text, camera: jnp.concatenate([text[..., None], text[..., None] ** 2], -1))
+  prior = prior.replace(eps_fn=lambda w, z_t, t, text, camera: jnp.concatenate(
+      [text[..., None], text[..., None] ** 2], -1))
   z, when = jnp.zeros((n, 1, 1, 2)), jnp.full(n, .4)
   drawn = Draws(when, z, jnp.ones(n), jax.random.split(KEY, n))
   def of(negatives):
-    estimator = vsd(weights=prior.weights, guidance=lambda i: 5., negatives=negatives, weight='uniform')
+    estimator = vsd(weights=prior.weights, guidance=lambda i: 5., negatives=negatives,
+                    weight='uniform')
     return estimator.residual(drawn, estimator.init(KEY), prior, z, seen, 0)[0]
   def followed(scale):
     text, others, weights = diffusion.sides(seen, scale)
     eps = lambda text: prior.eps(z, when, text, None)
-    return diffusion.perp_neg(eps(text), eps(seen.negative), [eps(other) for other in others], weights, 5.)
-  np.testing.assert_allclose(of(.5), followed(.5) - 1., rtol=1e-4, atol=1e-5)            # 1: the LoRA's, of `plain`
+    return diffusion.perp_neg(eps(text), eps(seen.negative), [eps(other) for other in others],
+                              weights, 5.)
+  # 1: the LoRA's, of `plain`
+  np.testing.assert_allclose(of(.5), followed(.5) - 1., rtol=1e-4, atol=1e-5)
   assert np.abs(of(.5) - of(0.)).max() > .01
 
 
 def test_a_lora_that_knows_the_scenes_score_gives_sds():
-  def eps(base, kernel, z_t, t):                 # merged, the kernel is not 1: the exact score of the one scene there is
+  # merged, the kernel is not 1: the exact score of the one scene there is
+  def eps(base, kernel, z_t, t):
     alpha, sigma = (f(t)[:, None, None, None] for f in (BASE.schedule.alpha, BASE.schedule.sigma))
     return jnp.where(kernel[0, 0] == 1., base, (z_t - alpha * Z0) / sigma)
   prior = with_attention(eps)
   estimator = vsd(weights=prior.weights, guidance=lambda i: 7.5)
   known = jax.tree.map(lambda x: x + 1., estimator.init(KEY))
-  np.testing.assert_allclose(residual(estimator, prior, known), residual(sds(guidance=lambda i: 7.5), prior), rtol=1e-3, atol=1e-4)
+  np.testing.assert_allclose(residual(estimator, prior, known),
+                             residual(sds(guidance=lambda i: 7.5), prior), rtol=1e-3, atol=1e-4)
 
 
 def test_the_lora_learns_the_score_of_the_scene_and_the_prior_is_left_alone():
@@ -176,8 +200,10 @@ def test_the_lora_learns_by_the_distance_in_what_its_network_predicts(predicted,
   eps = jax.vmap(lambda key: jax.random.normal(key, (1, 1, 1)))(keys[:, 1])
   z_t = diffusion.diffuse(z, t, eps, schedule=BASE.schedule)
   alpha, sigma = (f(t)[:, None, None, None] for f in (BASE.schedule.alpha, BASE.schedule.sigma))
-  want = np.mean((convert(BASE.eps(z_t, t, jnp.ones((N, 1, 1)), None), z_t, alpha, sigma) - convert(eps, z_t, alpha, sigma)) ** 2)
-  np.testing.assert_allclose(estimator.loss(draws(), estimator.init(KEY), prior, z, views(), 0), want, rtol=1e-3)
+  want = np.mean((convert(BASE.eps(z_t, t, jnp.ones((N, 1, 1)), None), z_t, alpha, sigma)
+                  - convert(eps, z_t, alpha, sigma)) ** 2)
+  np.testing.assert_allclose(estimator.loss(draws(), estimator.init(KEY), prior, z, views(), 0),
+                             want, rtol=1e-3)
 
 
 def test_a_prior_without_attention_is_refused_in_one_line():

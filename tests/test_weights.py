@@ -1,4 +1,5 @@
-"""The safetensors reader and writer: names, transposes, strictness. Parity: parity/test_unet_parity.py."""
+"""The safetensors reader and writer: names, transposes, strictness. Parity:
+parity/test_unet_parity.py."""
 import pickle
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from jaxdreamer.nn import weights
 def model(key, width):
   """A tree with one parameter of every kind."""
   k = jax.random.split(key, 5)
-  return {'conv_in': {'kernel': jax.random.normal(k[0], (3, 1, 4, width)), 'bias': jnp.arange(1. * width)},
+  return {'conv_in': {'kernel': jax.random.normal(k[0], (3, 1, 4, width)),
+                      'bias': jnp.arange(1. * width)},
           'norm': {'scale': jax.random.normal(k[1], (width,))},
           'layers_0': {'linear_1': {'kernel': jax.random.normal(k[2], (width, 2))}},
           'token_embedding': {'embedding': jax.random.normal(k[3], (7, width))},
@@ -59,7 +61,8 @@ def test_a_stored_kernel_computes_torchs_formula(tmp_path, tree):
   dense = tree['unet']['layers_0']['linear_1']['kernel']
   np.testing.assert_allclose(file['unet.layers.0.linear_1.weight'] @ x, x @ dense, rtol=1e-5)
   conv, stored = tree['unet']['conv_in']['kernel'], file['unet.conv_in.weight']
-  assert all(stored[o, i, y, 0] == conv[y, 0, i, o] for o in range(5) for i in range(4) for y in range(3))
+  assert all(stored[o, i, y, 0] == conv[y, 0, i, o] for o in range(5) for i in range(4)
+             for y in range(3))
 
 
 def test_one_message_lists_every_missing_unused_and_misshapen_key(tmp_path, tree):
@@ -69,7 +72,8 @@ def test_one_message_lists_every_missing_unused_and_misshapen_key(tmp_path, tree
   tree['text_model']['conv_in']['kernel'] = jnp.zeros((3, 3, 4, 6))
   with pytest.raises(ValueError) as error:
     weights.load(tmp_path / 'w.safetensors', tree)
-  for part in ('w.safetensors', "missing ['unet.extra.weight']", "unused ['text_model.norm.weight']",
+  for part in ('w.safetensors', "missing ['unet.extra.weight']",
+               "unused ['text_model.norm.weight']",
                'text_model.conv_in.weight (6, 4, 3, 1) for (6, 4, 3, 3)'):
     assert part in str(error.value)
 
@@ -91,7 +95,8 @@ def test_a_pickle_is_refused_with_the_line_that_converts_it(tmp_path, name):
 
   with zipfile.ZipFile(tmp_path / name, 'w') as archive:
     archive.writestr('archive/data.pkl', pickle.dumps(Evil()))
-  with pytest.raises(ValueError, match='no valid safetensors file .* Convert one you trust by: python -c'):
+  with pytest.raises(ValueError, match='no valid safetensors file .* Convert one you trust by: '
+                     'python -c'):
     weights.load(tmp_path / name, {})
 
 
@@ -112,9 +117,11 @@ def test_a_value_too_large_for_half_precision_is_refused_and_the_old_file_stays(
 
 
 def test_metadata_comes_back_as_strings_and_json(tmp_path, tree):
-  weights.save(tmp_path / 'w.safetensors', tree, metadata={'seed': 3, 'command': 'python -m x', 'config': {'a': [1, 2]}})
+  weights.save(tmp_path / 'w.safetensors', tree, metadata={'seed': 3, 'command': 'python -m x',
+                                                           'config': {'a': [1, 2]}})
   metadata = weights.read_metadata(tmp_path / 'w.safetensors')
-  assert metadata == {'format': 'pt', 'seed': '3', 'command': 'python -m x', 'config': '{"a": [1, 2]}'}
+  assert metadata == {'format': 'pt', 'seed': '3', 'command': 'python -m x',
+                      'config': '{"a": [1, 2]}'}
 
 
 def test_integers_stay_integers(tmp_path):
@@ -126,7 +133,8 @@ def test_integers_stay_integers(tmp_path):
 
 def test_two_parameters_of_one_name_are_refused(tmp_path):
   with pytest.raises(ValueError, match='2 parameters share 1'):
-    weights.save(tmp_path / 'w.safetensors', {'a': {'scale': jnp.ones(2), 'kernel': jnp.ones((2, 2))}})
+    weights.save(tmp_path / 'w.safetensors',
+                 {'a': {'scale': jnp.ones(2), 'kernel': jnp.ones((2, 2))}})
 
 
 def test_sharding_puts_each_part_on_its_device(tmp_path, tree):
@@ -134,7 +142,8 @@ def test_sharding_puts_each_part_on_its_device(tmp_path, tree):
   rows, whole = (jax.NamedSharding(mesh, jax.P(*spec)) for spec in (('model',), ()))
   big = {'dense': {'kernel': jnp.arange(96.).reshape(8, 12), 'bias': jnp.arange(12.)}}
   weights.save(tmp_path / 'w.safetensors', big)
-  back = weights.load(tmp_path / 'w.safetensors', big, sharding={'dense': {'kernel': rows, 'bias': whole}})
+  back = weights.load(tmp_path / 'w.safetensors', big,
+                      sharding={'dense': {'kernel': rows, 'bias': whole}})
   assert back['dense']['kernel'].sharding == rows and back['dense']['bias'].sharding == whole
   for i, shard in enumerate(back['dense']['kernel'].addressable_shards):
     np.testing.assert_array_equal(shard.data, big['dense']['kernel'][2 * i:2 * i + 2])
@@ -145,15 +154,19 @@ def test_sharding_puts_each_part_on_its_device(tmp_path, tree):
 
 def test_rename_cuts_and_turns_tensors(tmp_path):
   fused = np.arange(36, dtype=np.float32).reshape(9, 4)
-  safetensors.numpy.save_file({'in_proj_weight': fused, 'projection': fused}, tmp_path / 'w.safetensors')
-  like = {name: {'kernel': jnp.zeros((4, 3))} for name in 'qkv'} | {'out': {'kernel': jnp.zeros((9, 4))}}
-  rows = ((r'^in_proj_weight$', ('q.weight', 'k.weight', 'v.weight')), (r'^projection$', 'out.weight', np.transpose))
+  safetensors.numpy.save_file({'in_proj_weight': fused, 'projection': fused},
+                              tmp_path / 'w.safetensors')
+  like = {name: {'kernel': jnp.zeros((4, 3))}
+          for name in 'qkv'} | {'out': {'kernel': jnp.zeros((9, 4))}}
+  rows = ((r'^in_proj_weight$', ('q.weight', 'k.weight', 'v.weight')),
+          (r'^projection$', 'out.weight', np.transpose))
   back = weights.load(tmp_path / 'w.safetensors', like, rename=rows)
   for name, stored in zip('qkv', (fused[:3], fused[3:6], fused[6:])):
     np.testing.assert_array_equal(back[name]['kernel'], stored.T)
   np.testing.assert_array_equal(back['out']['kernel'], fused)
   for wrong in (fused[:8], fused[0, 0]):
-    safetensors.numpy.save_file({'in_proj_weight': np.asarray(wrong), 'projection': fused}, tmp_path / 'w.safetensors')
+    safetensors.numpy.save_file({'in_proj_weight': np.asarray(wrong), 'projection': fused},
+                                tmp_path / 'w.safetensors')
     with pytest.raises(ValueError, match=r'wrong shape \[.k.weight \(.*\) for \(3, 4\)'):
       weights.load(tmp_path / 'w.safetensors', like, rename=rows)
 
@@ -164,14 +177,17 @@ def test_values_that_are_not_finite_are_refused_by_name(tmp_path, value):
   bad[299, 7] = value                                # in the last of the blocks that are cast
   safetensors.numpy.save_file({'a.weight': good, 'b.weight': bad}, tmp_path / 'w.safetensors')
   like = {name: {'kernel': jnp.zeros((300, 300))} for name in 'ab'}
-  with pytest.raises(ValueError, match=r"w.safetensors: .* too large for float16 .* in \['b.weight'\]"):
+  with pytest.raises(ValueError, match=r"w.safetensors: .* too large for float16 .* in "
+                     r"\['b.weight'\]"):
     weights.load(tmp_path / 'w.safetensors', like, dtype=jnp.float16)
 
 
-@pytest.mark.parametrize('stored, wanted', [(jnp.int32, jnp.float32), (jnp.float32, jnp.int32), (jnp.bool_, jnp.int32)])
+@pytest.mark.parametrize('stored, wanted', [(jnp.int32, jnp.float32), (jnp.float32, jnp.int32),
+                                            (jnp.bool_, jnp.int32)])
 def test_another_kind_of_number_is_refused(tmp_path, stored, wanted):
   safetensors.numpy.save_file({'ids': np.ones(3, stored)}, tmp_path / 'w.safetensors')
-  with pytest.raises(ValueError, match=rf"wrong dtype \['ids {jnp.dtype(stored).name} for {jnp.dtype(wanted).name}'\]"):
+  with pytest.raises(ValueError, match=rf"wrong dtype \['ids {jnp.dtype(stored).name} for "
+                     rf"{jnp.dtype(wanted).name}'\]"):
     weights.load(tmp_path / 'w.safetensors', {'ids': jnp.ones(3, wanted)})
 
 
@@ -185,7 +201,8 @@ def test_integers_that_do_not_fit_are_refused(tmp_path):
 def test_loading_takes_the_memory_of_the_model_and_of_one_tensor(tmp_path):
   tensors = {f'conv.{i}.weight': np.ones((512, 512, 3, 3), np.float32) for i in range(20)}
   safetensors.numpy.save_file(tensors, tmp_path / 'w.safetensors')
-  safetensors.numpy.save_file({'conv.0.weight': np.ones((2, 2, 3, 3), np.float32)}, tmp_path / 'small.safetensors')
+  safetensors.numpy.save_file({'conv.0.weight': np.ones((2, 2, 3, 3), np.float32)},
+                              tmp_path / 'small.safetensors')
   size, largest = (tmp_path / 'w.safetensors').stat().st_size, 512 * 512 * 9 * 4
   code = f"""
 import pathlib, re
@@ -195,11 +212,13 @@ def kib(what):
   return int(re.search(what + r':\\s+(\\d+) kB', pathlib.Path('/proc/self/status').read_text())[1])
 def load(name, n, width):
   leaf = {{'kernel': jax.ShapeDtypeStruct((3, 3, width, width), 'float32')}}
-  return weights.load(pathlib.Path({str(tmp_path)!r}) / name, {{f'conv_{{i}}': leaf for i in range(n)}})
+  return weights.load(pathlib.Path({str(tmp_path)!r}) / name,
+                      {{f'conv_{{i}}': leaf for i in range(n)}})
 load('small.safetensors', 1, 2)
 before = kib('VmRSS')
 params = load('w.safetensors', 20, 512)
 print((kib('VmHWM') - before) * 1024)
 """
-  used = int(subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True).stdout)
+  used = int(subprocess.run([sys.executable, '-c', code], check=True, capture_output=True,
+                            text=True).stdout)
   assert size < used < size + 1.5 * largest, (size, used)

@@ -1,11 +1,15 @@
-"""SDS with Stable Diffusion 2.1-base: threestudio's configs/dreamfusion-sd.yaml. Its scale 100 is 101 here.
+"""SDS with Stable Diffusion 2.1-base: threestudio's configs/dreamfusion-sd.yaml. Its scale 100 is
+101 here.
 
-  python -m jaxdreamer.train --config=configs/dreamfusion_sd.py --config.prior.path=FOLDER --config.prompt="a delicious hamburger"
+  python -m jaxdreamer.train --config=configs/dreamfusion_sd.py --config.prior.path=FOLDER \\
+      --config.prompt="a delicious hamburger"
 
 Beside what configs/sd.py says, this differs:
-- hash levels: each new one fades in over its 500 steps, which has no jump; there it appears at their end.
+- hash levels: each new one fades in over its 500 steps, which has no jump; there it appears at
+  their end.
 - view words: of the jittered camera, as it stands; there of the camera before the jitter.
-- outputs: films and meshes show the ball of radius 1.4, what threestudio's evaluation cameras see, not the scene's 2.
+- outputs: films and meshes show the ball of radius 1.4, what threestudio's evaluation cameras see,
+  not the scene's 2.
 """
 from jaxdreamer.configs import sd
 

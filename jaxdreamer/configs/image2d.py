@@ -1,4 +1,5 @@
-"""The 2D playground: the prior is distilled into one picture, seen from one place. Cheap, and the truth is known.
+"""The 2D playground: the prior is distilled into one picture, seen from one place. Cheap, and the
+truth is known.
 
   python -m jaxdreamer.playground --config=configs/image2d.py --config.prompt="a red car"
 """

@@ -1,8 +1,10 @@
 """The default: a caption of the toybox world becomes a 3D object, by SDS on the shipped prior.
 
-  python -m jaxdreamer.train --config=configs/toybox.py --config.prompt="a green cone on a yellow cylinder"
+  python -m jaxdreamer.train --config=configs/toybox.py \\
+      --config.prompt="a green cone on a yellow cylinder"
 
-`configs/toybox.py:empirical` distils the exact posterior mean over renders of the caption instead: the perfect prior.
+`configs/toybox.py:empirical` distils the exact posterior mean over renders of the caption instead:
+the perfect prior.
 Device, time and scores to expect: README.md, which the benchmarks write.
 """
 from jaxdreamer.configs import base

@@ -1,18 +1,23 @@
-"""Stein score distillation (SteinDreamer, Wang et al. 2023): control variates from any function phi of the noisy image.
+"""Stein score distillation (SteinDreamer, Wang et al. 2023): control variates from any function phi
+of the noisy image.
 
 Stein's identity (Stein 1981; Gorham & Mackey 2015) for z_t = alpha z + sigma eps:
 
-    h = eps phi(z_t) - sigma grad phi(z_t),   E[h | z, t, camera] = 0,   r = eps_hat - sum_k mu_k h_k
+    h = eps phi(z_t) - sigma grad phi(z_t),   E[h | z, t, camera] = 0,   r = eps_hat - sum_k mu_k
+    h_k
 
-has the mean of the raw score eps_hat whatever phi and mu are, as long as mu does not see the draw that it weights: it is
-what earlier steps have learnt. phi = 1 and mu = 1 is SDS, mu = 0 the raw score. Three ways to learn mu, of the paper's and ours:
-`learnt` descends the second moment |w r|^2, whose mean differs from the variance by what no mu can change; `moments` keeps
-running means of G_kl = <h_k, h_l> and b_k = <eps_hat, h_k> and solves G mu = b; `parameters` does so with the inner products that
-count, those of w J^T h_k and w J^T eps_hat, pulled back to the scene's parameters every few steps, for one view. Parameters see
-low frequencies, of which a network that knows the picture makes less noise than there is: mu falls far below 1 there at small t.
+has the mean of the raw score eps_hat whatever phi and mu are, as long as mu does not see the draw
+that it weights: it is what earlier steps have learned. phi = 1 and mu = 1 is SDS, mu = 0 the raw
+score. Three ways to learn mu, of the paper's and ours:
+`learned` descends the second moment |w r|^2, whose mean differs from the variance by what no mu can
+change; `moments` keeps running means of G_kl = <h_k, h_l> and b_k = <eps_hat, h_k> and solves G mu
+= b; `parameters` does so with the inner products that count, those of w J^T h_k and w J^T eps_hat,
+pulled back to the scene's parameters every few steps, for one view. Parameters see low frequencies,
+of which a network that knows the picture makes less noise than there is: mu falls far below 1 there
+at small t.
 
-The paper prints eps phi + grad phi. Under its own z_t that is not zero-mean: it adds the force mu (1 + sigma) E[grad phi], a
-hidden regularizer. `form='printed'` is that, for ablation alone.
+The paper prints eps phi + grad phi. Under its own z_t that is not zero-mean: it adds the force mu
+(1 + sigma) E[grad phi], a hidden regularizer. `form='printed'` is that, for ablation alone.
 """
 from functools import partial
 from typing import Callable
@@ -29,7 +34,7 @@ FORMS = {'stein': lambda sigma, eps, phi, slope: eps * phi - sigma * slope,
 RIDGE = 1e-6                     # times the trace of G: phi may be constant, or two of them alike
 NODES = 5                        # of mu in t, linear between them
 MEMORY = .2                      # of a group's rate: a probe is one view, and noisy
-PRIOR = .01                      # SDS's mu counts as this share of all probes, and early on as about one of them
+PRIOR = .01  # SDS's mu counts as this share of all probes, and early on as about one of them
 
 
 def bins_of(t, bins):
@@ -39,48 +44,58 @@ def bins_of(t, bins):
 
 def hats(t):
   """How much of mu at t [N] each node holds: [N, NODES], rows that sum to 1."""
-  return jnp.maximum(1. - jnp.abs(t[:, None] * (NODES - 1) - jnp.arange(NODES, dtype=jnp.float32)[None]), 0.)
+  return jnp.maximum(1. - jnp.abs(t[:, None] * (NODES - 1) - jnp.arange(NODES, dtype=jnp.float32)[
+      None]), 0.)
 
 
 def variate(phi: Callable, z_t, t, eps, sigma, views, *, form: str = 'stein'):
-  """h [N, h, w, c] of one phi for N draws; `sigma` is [N]. A phi that returns [h, w, c] must not see z_t[i] in its entry i."""
+  """h [N, h, w, c] of one phi for N draws; `sigma` is [N]. A phi that returns [h, w, c] must not
+  see z_t[i] in its entry i."""
   if jax.eval_shape(jax.vmap(phi), z_t, t, views).ndim > 1:
     return eps * jax.vmap(phi)(z_t, t, views)
   value, slope = jax.vmap(jax.value_and_grad(phi))(z_t, t, views)
   return FORMS[form](bcast(sigma, eps), eps, bcast(value, eps), slope)
 
 
-def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int, int], mu: str = 'learnt',
-        every: int = 10, bins: int = 10, per: tuple[str, ...] = (), form: str = 'stein', negatives: float = 0.,
+def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int, int],
+        mu: str = 'learned',
+        every: int = 10, bins: int = 10, per: tuple[str, ...] = (), form: str = 'stein',
+        negatives: float = 0.,
         weight: str = 'sigma2') -> Estimator:
-  """`phi`: each (prior, z_t [h, w, c], t [], view) -> [], or -> [h, w, c] where no entry sees its own place
-  (baselines/neighbours.py); view.shown is what the scene rendered there, held fixed.
+  """`phi`: each (prior, z_t [h, w, c], t [], view) -> [], or -> [h, w, c] where no entry sees its
+  own place (control_variates/neighbors.py); view.rendering is what the scene rendered there, held
+  fixed.
 
-  mu is a number for each phi: of 'parameters' one for each of NODES times, probed at one step in `every`; else one a time bin of
-  `bins`, or with 'learnt' more: `per` names the axes of the latent `shape` ('h', 'w', 'c') that it also varies along. It starts at
-  1 for the first phi and 0 for the others: with a constant first, at SDS.
-  `negatives` scales the weights of Perp-Neg. ValueError for an unknown mu, form or axis, for per with a mu of scalars, and for
-  `every` below 1.
+  mu is a number for each phi: of 'parameters' one for each of NODES times, probed at one step in
+  `every`; else one a time bin of `bins`, or with 'learned' more: `per` names the axes of the latent
+  `shape` ('h', 'w', 'c') that it also varies along. It starts at 1 for the first phi and 0 for the
+  others: with a constant first, at SDS.
+  `negatives` scales the weights of Perp-Neg. ValueError for an unknown mu, form or axis, for per
+  with a mu of scalars, and for `every` below 1.
   """
-  if mu not in ('learnt', 'moments', 'parameters') or form not in FORMS or not set(per) <= {'h', 'w', 'c'}:
-    raise ValueError(f"ssd: mu={mu!r} takes 'learnt', 'moments' or 'parameters', form={form!r} one of {sorted(FORMS)}, per={per} "
+  if mu not in ('learned', 'moments', 'parameters') or form not in FORMS or not set(per) <= {
+      'h', 'w', 'c'}:
+    raise ValueError(f"ssd: mu={mu!r} takes 'learned', 'moments' or 'parameters', form={form!r} "
+                     f"one of {sorted(FORMS)}, per={per} "
                      'of h, w, c')
-  if per and mu != 'learnt':
-    raise ValueError(f"ssd: mu={mu!r} is one number a time; per={per} needs mu='learnt'")
+  if per and mu != 'learned':
+    raise ValueError(f"ssd: mu={mu!r} is one number a time; per={per} needs mu='learned'")
   if every < 1:
     raise ValueError(f'ssd: every={every}: takes a positive number of steps')
   k, grid = len(phi), tuple(n if axis in per else 1 for n, axis in zip(shape, 'hwc'))
 
   def init(key):
     first = jnp.zeros((bins, k)).at[:, 0].set(1.)
-    if mu == 'learnt':
+    if mu == 'learned':
       return {'mu': jnp.broadcast_to(first[..., None, None, None], (bins, k, *grid))}
     if mu == 'parameters':
-      return {'moments': {'G': jnp.zeros((k * NODES, k * NODES)), 'b': jnp.zeros(k * NODES), 'seen': jnp.zeros(())}}
+      return {'moments': {'G': jnp.zeros((k * NODES, k * NODES)), 'b': jnp.zeros(k * NODES),
+                          'seen': jnp.zeros(())}}
     return {'moments': {'G': jnp.broadcast_to(jnp.eye(k), (bins, k, k)), 'b': first}}
 
   def at_nodes(G, b, seen):
-    """mu of each phi at each node [K, NODES]: G mu = b with a ridge that draws to SDS, and is all there is before a probe."""
+    """mu of each phi at each node [K, NODES]: G mu = b with a ridge that draws to SDS, and is all
+    there is before a probe."""
     power = jnp.repeat(jnp.diagonal(G).reshape(k, NODES).sum(1), NODES)
     ridge = jnp.where(power > 0., PRIOR * power / jnp.maximum(seen, 1e-6), 1.)
     first = (jnp.arange(k * NODES) < NODES).astype(b.dtype)
@@ -88,7 +103,7 @@ def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int,
 
   def weights_of(est, t):
     """mu of each draw [N, K, h or 1, w or 1, c or 1]."""
-    if mu == 'learnt':
+    if mu == 'learned':
       return est['mu'][bins_of(t, bins)]
     if mu == 'parameters':
       return (hats(t) @ at_nodes(**est['moments']).T).reshape(len(t), k, 1, 1, 1)
@@ -101,37 +116,43 @@ def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int,
     z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
     eps_hat, = guided(prior, z_t, draws.t, views, scale=guidance(step), negatives=negatives)
     sigma = prior.schedule.sigma(draws.t)
-    return eps_hat, jnp.stack([variate(partial(f, prior), z_t, draws.t, draws.eps, sigma, views, form=form) for f in phi], 1)
+    return eps_hat, jnp.stack([variate(partial(f, prior), z_t, draws.t, draws.eps, sigma, views,
+                                       form=form) for f in phi], 1)
 
   def corrected(draws, est, eps_hat, h):
     return eps_hat - jnp.sum(weights_of(est, draws.t) * h, 1)
 
   def residual(draws, est, prior, z, views, step):
-    return corrected(draws, est, *parts(draws, prior, z, views, step)), {'mu': jnp.mean(weights_of(est, draws.t))}
+    return corrected(draws, est, *parts(draws, prior, z, views,
+                                        step)), {'mu': jnp.mean(weights_of(est, draws.t))}
 
   def loss(draws, est, prior, z, views, step):
-    """|w r|^2, or half the squared distance to this draw's moments: a step of plain descent on it is a running mean."""
+    """|w r|^2, or half the squared distance to this draw's moments: a step of plain descent on it
+    is a running mean."""
     if mu == 'parameters':
       return jnp.zeros(())
     eps_hat, h = parts(draws, prior, z, views, step)
-    if mu == 'learnt':
+    if mu == 'learned':
       return jnp.mean((bcast(draws.weight, eps_hat) * corrected(draws, est, eps_hat, h)) ** 2)
     inner = lambda a, b: jnp.mean(a * b, (-3, -2, -1))
     now = {'G': inner(h[:, :, None], h[:, None]), 'b': inner(eps_hat[:, None], h)}
     kept = jax.tree.map(lambda m: m[bins_of(draws.t, bins)], est['moments'])
-    return .5 * sum(jnp.sum((a - b) ** 2) for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(now)))
+    return .5 * sum(jnp.sum((a - b) ** 2) for a, b in zip(jax.tree.leaves(kept),
+                                                          jax.tree.leaves(now)))
 
   def vectors(draws, est, prior, z, views, step):
     eps_hat, h = parts(draws, prior, z, views, step)
     return jnp.concatenate([eps_hat[:, None], h], 1)
 
   def of_probe(products, draws, est):
-    """The same distance to the moments of a probe, each draw's in units of its own sum of <h_k, h_k>: else a few draws, of views
-    that show much at a time that weighs much, would decide alone."""
+    """The same distance to the moments of a probe, each draw's in units of its own sum of <h_k,
+    h_k>: else a few draws, of views that show much at a time that weighs much, would decide
+    alone."""
     power = jnp.trace(products[:, 1:, 1:], axis1=1, axis2=2)
     unit = jnp.where(power > 0., power, 1.)[:, None, None]
     psi, n = hats(draws.t), len(draws.t)
-    now = {'G': jnp.einsum('nkl,ni,nj->kilj', products[:, 1:, 1:] / unit, psi, psi).reshape(k * NODES, k * NODES) / n,
+    now = {'G': jnp.einsum('nkl,ni,nj->kilj', products[:, 1:, 1:] / unit, psi,
+                           psi).reshape(k * NODES, k * NODES) / n,
            'b': jnp.einsum('nk,ni->ki', products[:, 0, 1:] / unit[..., 0], psi).reshape(-1) / n,
            'seen': jnp.mean((power > 0.).astype(psi.dtype))}
     return .5 * MEMORY * sum(jnp.sum((est['moments'][name] - now[name]) ** 2) for name in now)

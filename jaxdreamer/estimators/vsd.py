@@ -1,11 +1,12 @@
 """Variational score distillation (ProlificDreamer, Wang et al. 2023).
 
-w(t) r = w(t) (eps_s(z_t; y^c) - eps_phi(z_t; c, y)), Eq. 9: phi is the prior with a LoRA, learning the score of the scene's own
-renders by ordinary denoising, |eps_phi(z_t') - eps'|^2 at fresh (t', eps'), beside the scene's step (Algorithm 1). The distance
-is taken in what the network itself predicts, as its own training was: eps for Stable Diffusion, v or x0 for others, whose eps
-errors would leave nearly all of the loss to the least t. It is told the prompt without view words, and the camera. A LoRA that
-knew the score of one scene exactly would give SDS; one that knows nothing yet gives CSD times (scale - 1), but for the view
-words.
+w(t) r = w(t) (eps_s(z_t; y^c) - eps_phi(z_t; c, y)), Eq. 9: phi is the prior with a LoRA, learning
+the score of the scene's own renders by ordinary denoising, |eps_phi(z_t') - eps'|^2 at fresh (t',
+eps'), beside the scene's step (Algorithm 1). The distance is taken in what the network itself
+predicts, as its own training was: eps for Stable Diffusion, v or x0 for others, whose eps errors
+would leave nearly all of the loss to the least t. It is told the prompt without view words, and the
+camera. A LoRA that knew the score of one scene exactly would give SDS; one that knows nothing yet
+gives CSD times (scale - 1), but for the view words.
 """
 from typing import Callable
 
@@ -20,13 +21,15 @@ from jaxdreamer.sampling import shared
 from jaxdreamer.types import Estimator
 
 
-def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, dropped: float = .1, negatives: float = 0.,
+def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, dropped: float = .1,
+        negatives: float = 0.,
         weight: str = 'sigma2') -> Estimator:
-  """`weights` are the prior's: `est` is a LoRA of their attention matrices, and a change of what cameras enter by. It is not told
-  the camera in a share `dropped` of its training. `negatives` scales the weights of Perp-Neg. ValueError where there are no such
-  matrices."""
+  """`weights` are the prior's: `est` is a LoRA of their attention matrices, and a change of what
+  cameras enter by. It is not told the camera in a share `dropped` of its training. `negatives`
+  scales the weights of Perp-Neg. ValueError where there are no such matrices."""
   if not lora.matching(weights):
-    raise ValueError("config.estimator.name='vsd': this prior has no attention matrices for a LoRA; sds, csd and asd need none")
+    raise ValueError("config.estimator.name='vsd': this prior has no attention matrices for a "
+                     "LoRA; sds, csd and asd need none")
 
   def own(est, prior, z_t, t, views):
     adapted = (lora.beside if prior.branches else lora.merge)(prior.weights, est)
@@ -39,10 +42,10 @@ def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, dropped: float = 
 
   def loss(draws, est, prior, z, views, step):
     keys = jax.vmap(lambda key: jax.random.split(key, 3))(draws.key)
-    t = shared(jax.vmap(jax.random.uniform)(keys[:, 0]), prior.together)
+    t = shared(jax.vmap(jax.random.uniform)(keys[:, 0]), prior.views_per_scene)
     eps = jax.vmap(lambda key: jax.random.normal(key, z.shape[1:]))(keys[:, 1])
     if views.camera is not None:
-      told = shared(jax.vmap(jax.random.uniform)(keys[:, 2]), prior.together) >= dropped
+      told = shared(jax.vmap(jax.random.uniform)(keys[:, 2]), prior.views_per_scene) >= dropped
       views = views._replace(camera=views.camera._replace(fov=views.camera.fov * told))
     away = own(est, prior, diffuse(z, t, eps, schedule=prior.schedule), t, views) - eps
     unit = PREDICTIONS[prior.predicted].error(prior.schedule.alpha(t), prior.schedule.sigma(t))

@@ -1,4 +1,5 @@
-"""w(t), the weight of a residual at time t: each (schedule, t [N]) -> [N]. An estimator names it, the step multiplies by it."""
+"""w(t), the weight of a residual at time t: each (schedule, t [N]) -> [N]. An estimator names it,
+the step multiplies by it."""
 from typing import Callable
 
 import jax.numpy as jnp

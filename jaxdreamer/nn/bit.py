@@ -1,7 +1,9 @@
-"""BiT (Kolesnikov et al. 2020) as DPT-Hybrid's stem: a ResNet whose convolutions standardise their weights, with group
-normalisation after each and TensorFlow's 'SAME' padding; transformers' BitBackbone with layer_type 'bottleneck'.
+"""BiT (Kolesnikov et al. 2020) as DPT-Hybrid's stem: a ResNet whose convolutions standardise their
+weights, with group normalization after each and TensorFlow's 'SAME' padding; transformers'
+BitBackbone with layer_type 'bottleneck'.
 
-NHWC in; maps of stage1, stage2, stage3 out, at strides 4, 8, 16. Normalisation, of weights and of pixels, is float32.
+NHWC in; maps of stage1, stage2, stage3 out, at strides 4, 8, 16. Normalization, of weights and of
+pixels, is float32.
 """
 import dataclasses
 from typing import Any
@@ -24,29 +26,36 @@ class BitConfig:
 
   def __post_init__(self):
     if len(self.hidden_sizes) != 3 or len(self.depths) != 3:
-      raise ValueError(f'BitConfig: hidden_sizes {self.hidden_sizes} and depths {self.depths}; both need 3 stages')
-    if any(n % 32 for n in self.hidden_sizes):           # a bottleneck has a quarter of it, in multiples of 8
+      raise ValueError(f'BitConfig: hidden_sizes {self.hidden_sizes} and depths {self.depths}; '
+                       'both need 3 stages')
+    # a bottleneck has a quarter of it, in multiples of 8
+    if any(n % 32 for n in self.hidden_sizes):
       raise ValueError(f'BitConfig: hidden_sizes {self.hidden_sizes} are not multiples of 32')
 
 
-FIXED = dict(model_type='bit', layer_type='bottleneck', hidden_act='relu', global_padding='same', width_factor=1,
+FIXED = dict(model_type='bit', layer_type='bottleneck', hidden_act='relu', global_padding='same',
+             width_factor=1,
              embedding_dynamic_padding=True, output_stride=32)
-DEFAULTS = dict(layer_type='preactivation', global_padding=None, embedding_dynamic_padding=False, depths=(3, 4, 6, 3),
+DEFAULTS = dict(layer_type='preactivation', global_padding=None, embedding_dynamic_padding=False,
+                depths=(3, 4, 6, 3),
                 hidden_sizes=(256, 512, 1024, 2048))
 
 
 def config_from_transformers(config: dict) -> BitConfig:
-  """The BitConfig of a backbone_config. ValueError lists every field that asks for maths this class lacks."""
+  """The BitConfig of a backbone_config. ValueError lists every field that asks for maths this class
+  lacks."""
   values = published.fields_of(config, BitConfig, defaults=DEFAULTS, fixed=FIXED,
                                ignored=('out_features', 'out_indices', 'num_channels'))
   stages = len(values['depths'])
   if published.stage_indices('BitConfig', config, stages) != (1, 2, 3):
-    raise ValueError(f'BitConfig: out_features {config.get("out_features")} must be stage1, stage2 and stage3')
+    raise ValueError(f'BitConfig: out_features {config.get("out_features")} must be stage1, stage2 '
+                     'and stage3')
   return BitConfig(**values | {'hidden_sizes': values['hidden_sizes'][:stages]})
 
 
 class StandardConv(nn.Module):
-  """Convolution whose kernel has mean 0 and variance 1 over each output's inputs (Qiao et al. 2019). No bias."""
+  """Convolution whose kernel has mean 0 and variance 1 over each output's inputs (Qiao et al.
+  2019). No bias."""
   channels: int
   size: int
   stride: int = 1
@@ -58,7 +67,8 @@ class StandardConv(nn.Module):
     kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
     kernel = kernel - kernel.mean((0, 1, 2), keepdims=True)
     kernel = kernel * jax.lax.rsqrt((kernel * kernel).mean((0, 1, 2), keepdims=True) + 1e-8)
-    return jax.lax.conv_general_dilated(x.astype(self.dtype), kernel.astype(self.dtype), (self.stride,) * 2, 'SAME',
+    return jax.lax.conv_general_dilated(x.astype(self.dtype), kernel.astype(self.dtype),
+                                        (self.stride,) * 2, 'SAME',
                                         dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
 
 
@@ -87,7 +97,8 @@ class Bottleneck(nn.Module):
   def __call__(self, x: Float[Array, 'B h w C']) -> Float[Array, 'B h2 w2 channels']:
     h = x
     for i, (channels, size, stride) in enumerate(
-        ((self.channels // 4, 1, 1), (self.channels // 4, 3, self.stride), (self.channels, 1, 1)), 1):
+        ((self.channels // 4, 1, 1), (self.channels // 4, 3, self.stride), (self.channels, 1, 1)),
+        1):
       h = StandardConv(channels, size, stride, self.dtype, name=f'conv{i}')(h)
       h = layers.GroupNorm(self.groups, dtype=self.dtype, name=f'norm{i}')(h)
       h = nn.relu(h) if i < 3 else h
@@ -107,12 +118,13 @@ class Stage(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'B h w C']) -> Float[Array, 'B h2 w2 channels']:
     for i in range(self.depth):
-      x = Bottleneck(self.channels, self.stride if i == 0 else 1, self.groups, i == 0, self.dtype, name=f'layers_{i}')(x)
+      x = Bottleneck(self.channels, self.stride if i == 0 else 1, self.groups, i == 0, self.dtype,
+                     name=f'layers_{i}')(x)
     return x
 
 
 class Embedder(nn.Module):
-  """7x7 convolution, normalisation, 3x3 maximum, each but the second at stride 2."""
+  """7x7 convolution, normalization, 3x3 maximum, each but the second at stride 2."""
   config: BitConfig
   dtype: Any = jnp.float32
 
@@ -120,7 +132,8 @@ class Embedder(nn.Module):
   def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B h w D']:
     x = StandardConv(self.config.embedding_size, 7, 2, self.dtype, name='convolution')(x)
     x = nn.relu(layers.GroupNorm(self.config.num_groups, dtype=self.dtype, name='norm')(x))
-    return nn.max_pool(x, (3, 3), (2, 2), 'SAME')        # torch pads with 0, here -inf: equal, as no pixel is negative
+    # torch pads with 0, here -inf: equal, as no pixel is negative
+    return nn.max_pool(x, (3, 3), (2, 2), 'SAME')
 
 
 class Encoder(nn.Module):
@@ -132,7 +145,8 @@ class Encoder(nn.Module):
   def __call__(self, x: Float[Array, 'B h w D']) -> list[Float[Array, 'B _ _ _']]:
     cfg, maps = self.config, []
     for i, (channels, depth) in enumerate(zip(cfg.hidden_sizes, cfg.depths)):
-      x = Stage(channels, depth, 1 if i == 0 else 2, cfg.num_groups, self.dtype, name=f'stages_{i}')(x)
+      x = Stage(channels, depth, 1 if i == 0 else 2, cfg.num_groups, self.dtype,
+                name=f'stages_{i}')(x)
       maps.append(x)
     return maps
 

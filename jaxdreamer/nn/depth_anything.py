@@ -1,10 +1,12 @@
-"""Depth Anything V1 and V2 (Yang et al. 2024): DINOv2 and DPT's decoder; transformers' DepthAnythingForDepthEstimation.
+"""Depth Anything V1 and V2 (Yang et al. 2024): DINOv2 and DPT's decoder; transformers'
+DepthAnythingForDepthEstimation.
 
-`DepthAnythingConfig` has the names of the published config.json; weights.load(path, like, rename=DINOV2_RENAME) reads the
-published weights. Images [B, H, W, 3] normalised by interpolate.preprocess ('imagenet'), H and W multiples of patch_size
-(torch's class crops others in silence). Output [B, H, W], float32: relative inverse depth, large is near and never
-negative; or, for 'metric', depth in metres up to max_depth. ValueError for other sizes and for configs the class does
-not know.
+`DepthAnythingConfig` has the names of the published config.json; weights.load(path, like,
+rename=DINOV2_RENAME) reads the published weights. Images [B, H, W, 3] normalized by
+interpolate.preprocess ('imagenet'), H and W multiples of patch_size (torch's class crops others in
+silence). Output [B, H, W], float32: relative inverse depth, large is near and never negative; or,
+for 'metric', depth in metres up to max_depth. ValueError for other sizes and for configs the class
+does not know.
 """
 import dataclasses
 from typing import Any
@@ -31,27 +33,35 @@ class DepthAnythingConfig:
 
   def __post_init__(self):
     if self.depth_estimation_type not in ACTIVATIONS:
-      raise ValueError(f'DepthAnythingConfig: depth_estimation_type {self.depth_estimation_type!r}; known are {[*ACTIVATIONS]}')
+      raise ValueError(f'DepthAnythingConfig: depth_estimation_type '
+                       f'{self.depth_estimation_type!r}; known are {[*ACTIVATIONS]}')
     maps = len(self.backbone_config.out_indices)
     if not maps == len(self.neck_hidden_sizes) == len(self.reassemble_factors):
-      raise ValueError(f'DepthAnythingConfig: {maps} out_indices, neck_hidden_sizes {self.neck_hidden_sizes}, '
+      raise ValueError(f'DepthAnythingConfig: {maps} out_indices, neck_hidden_sizes '
+                       f'{self.neck_hidden_sizes}, '
                        f'reassemble_factors {self.reassemble_factors}; one of each per map')
     if any(f != round(f) and 1 / f != round(1 / f) for f in self.reassemble_factors):
-      raise ValueError(f'DepthAnythingConfig: reassemble_factors {self.reassemble_factors} or their inverses must be whole')
+      raise ValueError(f'DepthAnythingConfig: reassemble_factors {self.reassemble_factors} or '
+                       'their inverses must be whole')
 
 
 FIXED = dict(model_type='depth_anything', head_in_index=-1, use_timm_backbone=False)
 IGNORED = ('patch_size', 'reassemble_hidden_size', 'use_pretrained_backbone')
 V1_SMALL = dict(image_size=518, hidden_size=384, num_attention_heads=6, out_indices=(9, 10, 11, 12),
-                reshape_hidden_states=False)             # transformers' backbone where a file names none
+                reshape_hidden_states=False)  # transformers' backbone where a file names none
 
 
 def config_from_transformers(config: dict) -> DepthAnythingConfig:
-  """The DepthAnythingConfig of a published config.json. ValueError lists every field that asks for maths this class lacks."""
-  values = published.fields_of(config, DepthAnythingConfig, defaults={}, fixed=FIXED, ignored=IGNORED)
+  """The DepthAnythingConfig of a published config.json. ValueError lists every field that asks for
+  maths this class lacks."""
+  values = published.fields_of(config, DepthAnythingConfig, defaults={}, fixed=FIXED,
+                               ignored=IGNORED)
   backbone = dinov2.config_from_transformers(values.pop('backbone_config', None) or V1_SMALL)
-  for name, ours in (('patch_size', backbone.patch_size), ('reassemble_hidden_size', backbone.hidden_size)):
-    theirs = published.side('DepthAnythingConfig', name, config.get(name, {'patch_size': 14, 'reassemble_hidden_size': 384}[name]))
+  for name, ours in (('patch_size', backbone.patch_size), ('reassemble_hidden_size',
+                                                           backbone.hidden_size)):
+    theirs = published.side('DepthAnythingConfig', name,
+                            config.get(name,
+                                       {'patch_size': 14, 'reassemble_hidden_size': 384}[name]))
     if theirs != ours:
       raise ValueError(f'DepthAnythingConfig: {name} {theirs}, but {ours} in the backbone')
   values['max_depth'] = float(values.get('max_depth') or 1)
@@ -74,7 +84,7 @@ class Head(nn.Module):
 
 
 class DepthAnythingForDepthEstimation(nn.Module):
-  """Normalised images -> inverse depth or depth; see the module's docstring."""
+  """Normalized images -> inverse depth or depth; see the module's docstring."""
   config: DepthAnythingConfig
   dtype: Any = jnp.float32
 
@@ -84,9 +94,11 @@ class DepthAnythingForDepthEstimation(nn.Module):
     _, h, w, channels = pixel_values.shape
     patch = cfg.backbone_config.patch_size
     if h % patch or w % patch or channels != cfg.backbone_config.num_channels:
-      raise ValueError(f'DepthAnythingForDepthEstimation: images of {h} x {w} x {channels}; sides must be multiples of '
+      raise ValueError(f'DepthAnythingForDepthEstimation: images of {h} x {w} x {channels}; sides '
+                       'must be multiples of '
                        f'{patch}, with {cfg.backbone_config.num_channels} channels')
     features = dinov2.Dinov2Backbone(cfg.backbone_config, self.dtype, name='backbone')(pixel_values)
-    x = dpt.Neck(cfg.neck_hidden_sizes, cfg.reassemble_factors, cfg.fusion_hidden_size, False, True, self.dtype,
+    x = dpt.Neck(cfg.neck_hidden_sizes, cfg.reassemble_factors, cfg.fusion_hidden_size, False,
+                 True, self.dtype,
                  name='neck')(features, (h // patch, w // patch))
     return Head(cfg, self.dtype, name='head')(x, (h, w))

@@ -1,7 +1,9 @@
-"""DINOv2 (Oquab et al. 2024) as a backbone: transformers' Dinov2Backbone, whose hidden states feed Depth Anything.
+"""DINOv2 (Oquab et al. 2024) as a backbone: transformers' Dinov2Backbone, whose hidden states feed
+Depth Anything.
 
-NHWC in, sides multiples of patch_size; a list of tokens [B, 1 + h w, D] out, one per out_indices (0 is the embedding, i
-the output of layer i), normalised if apply_layernorm. Positions are resized with torch's bicubic kernel.
+NHWC in, sides multiples of patch_size; a list of tokens [B, 1 + h w, D] out, one per out_indices (0
+is the embedding, i the output of layer i), normalized if apply_layernorm. Positions are resized
+with torch's bicubic kernel.
 The tree has the names of published files; DINOV2_RENAME reads those of transformers 5 too.
 """
 import dataclasses
@@ -15,8 +17,10 @@ from jaxdreamer.nn import published, vit
 from jaxdreamer.nn.layers import gelu
 
 # For weights.load: transformers 5 gave the attention layers shorter names.
-DINOV2_RENAME = ((r'\.attention\.q_proj\.', '.attention.attention.query.'), (r'\.attention\.k_proj\.', '.attention.attention.key.'),
-                 (r'\.attention\.v_proj\.', '.attention.attention.value.'), (r'\.attention\.o_proj\.', '.attention.output.dense.'))
+DINOV2_RENAME = ((r'\.attention\.q_proj\.', '.attention.attention.query.'),
+                 (r'\.attention\.k_proj\.', '.attention.attention.key.'),
+                 (r'\.attention\.v_proj\.', '.attention.attention.value.'),
+                 (r'\.attention\.o_proj\.', '.attention.output.dense.'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,34 +31,39 @@ class Dinov2Config:
   num_attention_heads: int = 6
   mlp_ratio: int = 4
   layer_norm_eps: float = 1e-6
-  image_size: int = 518                                  # the size whose patches have one position each
+  image_size: int = 518  # the size whose patches have one position each
   patch_size: int = 14
   num_channels: int = 3
   qkv_bias: bool = True
-  use_mask_token: bool = True                            # held by the checkpoint, needed by no output
+  use_mask_token: bool = True  # held by the checkpoint, needed by no output
   apply_layernorm: bool = True
   out_indices: tuple[int, ...] = (3, 6, 9, 12)
 
   def __post_init__(self):
     if self.hidden_size % self.num_attention_heads:
-      raise ValueError(f'Dinov2Config: {self.hidden_size} is no multiple of {self.num_attention_heads} heads')
+      raise ValueError(f'Dinov2Config: {self.hidden_size} is no multiple of '
+                       f'{self.num_attention_heads} heads')
     steps = (-1, *self.out_indices, self.num_hidden_layers + 1)
     if any(a >= b for a, b in zip(steps, steps[1:])):
-      raise ValueError(f'Dinov2Config: out_indices {self.out_indices} must ascend within 0..{self.num_hidden_layers}')
+      raise ValueError(f'Dinov2Config: out_indices {self.out_indices} must ascend within '
+                       f'0..{self.num_hidden_layers}')
 
 
-FIXED = dict(model_type='dinov2', hidden_act='gelu', use_swiglu_ffn=False, reshape_hidden_states=False)
+FIXED = dict(model_type='dinov2', hidden_act='gelu', use_swiglu_ffn=False,
+             reshape_hidden_states=False)
 DEFAULTS = dict(hidden_size=768, num_attention_heads=12, image_size=224, reshape_hidden_states=True)
 
 
 def config_from_transformers(config: dict) -> Dinov2Config:
-  """The Dinov2Config of a backbone_config. ValueError lists every field that asks for maths this class lacks."""
+  """The Dinov2Config of a backbone_config. ValueError lists every field that asks for maths this
+  class lacks."""
   values = published.fields_of(config, Dinov2Config, defaults=DEFAULTS, fixed=FIXED,
-                               ignored=('out_features', 'layerscale_value'))            # an initial value
+                               ignored=('out_features', 'layerscale_value'))  # an initial value
   depth = values.get('num_hidden_layers', Dinov2Config.num_hidden_layers)
   values['out_indices'] = published.stage_indices('Dinov2Config', config, depth)
   for name in ('image_size', 'patch_size'):
-    values[name] = published.side('Dinov2Config', name, values.get(name, getattr(Dinov2Config, name)))
+    values[name] = published.side('Dinov2Config', name,
+                                  values.get(name, getattr(Dinov2Config, name)))
   return Dinov2Config(**values)
 
 
@@ -66,7 +75,8 @@ class PatchEmbeddings(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B h w D']:
     patch = (self.config.patch_size,) * 2
-    return nn.Conv(self.config.hidden_size, patch, patch, 'VALID', dtype=self.dtype, name='projection')(x)
+    return nn.Conv(self.config.hidden_size, patch, patch, 'VALID', dtype=self.dtype,
+                   name='projection')(x)
 
 
 class Embeddings(nn.Module):
@@ -78,14 +88,16 @@ class Embeddings(nn.Module):
   def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B N D']:
     cfg = self.config
     cls_token = self.param('cls_token', vit.normal, (1, 1, cfg.hidden_size))
-    positions = self.param('position_embeddings', vit.normal, (1, (cfg.image_size // cfg.patch_size) ** 2 + 1, cfg.hidden_size))
+    positions = self.param('position_embeddings', vit.normal,
+                           (1, (cfg.image_size // cfg.patch_size) ** 2 + 1, cfg.hidden_size))
     if cfg.use_mask_token:
       self.param('mask_token', nn.initializers.zeros_init(), (1, cfg.hidden_size))
-    return vit.tokens(PatchEmbeddings(cfg, self.dtype, name='patch_embeddings')(x), cls_token, positions, method='cubic')
+    return vit.tokens(PatchEmbeddings(cfg, self.dtype, name='patch_embeddings')(x), cls_token,
+                      positions, method='cubic')
 
 
 class LayerScale(nn.Module):
-  """A learnt factor per channel (Touvron et al. 2021)."""
+  """A learned factor per channel (Touvron et al. 2021)."""
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -146,5 +158,5 @@ class Dinov2Backbone(nn.Module):
     states = Encoder(cfg, self.dtype, name='encoder')(x)
     norm = vit.layer_norm(cfg.layer_norm_eps, self.dtype, 'layernorm')
     if self.is_initializing() or cfg.apply_layernorm:    # the checkpoint holds it in any case
-      normalised = [norm(states[i]) for i in cfg.out_indices]
-    return normalised if cfg.apply_layernorm else [states[i] for i in cfg.out_indices]
+      normalized = [norm(states[i]) for i in cfg.out_indices]
+    return normalized if cfg.apply_layernorm else [states[i] for i in cfg.out_indices]

@@ -1,11 +1,14 @@
-"""DPT-Hybrid (Ranftl et al. 2021): one image to a map of disparity (Intel/dpt-hybrid-midas) or of normals (Omnidata).
+"""DPT-Hybrid (Ranftl et al. 2021): one image to a map of disparity (Intel/dpt-hybrid-midas) or of
+normals (Omnidata).
 
-transformers' DPTForDepthEstimation with is_hybrid: BiT's first three stages, a ViT on the last, a convolutional decoder
-over two maps of the one and two of the other. `DPTConfig` has the names of the published config.json and the parameter
-tree those of the published weights. Images [B, H, W, 3] normalised by interpolate.preprocess ('midas', or
-'omnidata_normal'), H and W multiples of 32 (torch's class takes image_size alone; other sizes resize the positions).
-Output float32, never negative: [B, H, W], relative inverse depth, large is near; or [B, H, W, head_channels] where that
-is more than 1. ValueError for other sizes, and for configs the class does not know. The decoder is Depth Anything's too.
+transformers' DPTForDepthEstimation with is_hybrid: BiT's first three stages, a ViT on the last, a
+convolutional decoder over two maps of the one and two of the other. `DPTConfig` has the names of
+the published config.json and the parameter tree those of the published weights. Images [B, H, W, 3]
+normalized by interpolate.preprocess ('midas', or 'omnidata_normal'), H and W multiples of 32
+(torch's class takes image_size alone; other sizes resize the positions).
+Output float32, never negative: [B, H, W], relative inverse depth, large is near; or [B, H, W,
+head_channels] where that is more than 1. ValueError for other sizes, and for configs the class does
+not know. The decoder is Depth Anything's too.
 """
 import dataclasses
 from typing import Any, Sequence
@@ -26,11 +29,12 @@ class DPTConfig:
   num_attention_heads: int = 12
   intermediate_size: int = 3072
   layer_norm_eps: float = 1e-12
-  image_size: int = 384                                  # the size whose patches have one position each
+  image_size: int = 384  # the size whose patches have one position each
   num_channels: int = 3
   qkv_bias: bool = True
-  backbone_out_indices: tuple[int, ...] = (2, 5, 8, 11)  # the last two are layers, from 0; the first two are not read
-  reassemble_factors: tuple[float | int, ...] = (1, 1, 1, .5)              # the first two are not read
+  # the last two are layers, from 0; the first two are not read
+  backbone_out_indices: tuple[int, ...] = (2, 5, 8, 11)
+  reassemble_factors: tuple[float | int, ...] = (1, 1, 1, .5)  # the first two are not read
   neck_hidden_sizes: tuple[int, ...] = (256, 512, 768, 768)
   fusion_hidden_size: int = 256
   use_bias_in_fusion_residual: bool = True
@@ -39,36 +43,49 @@ class DPTConfig:
 
   def __post_init__(self):
     if self.hidden_size % self.num_attention_heads:
-      raise ValueError(f'DPTConfig: {self.hidden_size} is no multiple of {self.num_attention_heads} heads')
-    if not len(self.neck_hidden_sizes) == len(self.reassemble_factors) == len(self.backbone_out_indices) == 4:
-      raise ValueError(f'DPTConfig: neck_hidden_sizes {self.neck_hidden_sizes}, reassemble_factors {self.reassemble_factors}, '
+      raise ValueError(f'DPTConfig: {self.hidden_size} is no multiple of '
+                       f'{self.num_attention_heads} heads')
+    if not len(self.neck_hidden_sizes) == len(self.reassemble_factors) == len(
+        self.backbone_out_indices) == 4:
+      raise ValueError(f'DPTConfig: neck_hidden_sizes {self.neck_hidden_sizes}, reassemble_factors '
+                       f'{self.reassemble_factors}, '
                        f'backbone_out_indices {self.backbone_out_indices}; four of each')
     if self.neck_hidden_sizes[:2] != self.backbone_config.hidden_sizes[:2]:
-      raise ValueError(f'DPTConfig: neck_hidden_sizes {self.neck_hidden_sizes} must begin with the widths of the '
+      raise ValueError(f'DPTConfig: neck_hidden_sizes {self.neck_hidden_sizes} must begin with the '
+                       'widths of the '
                        f'backbone, {self.backbone_config.hidden_sizes[:2]}')
     if tuple(self.reassemble_factors[2:]) != (1, .5):
-      raise ValueError(f'DPTConfig: reassemble_factors {self.reassemble_factors} must end with 1, 0.5')
+      raise ValueError(f'DPTConfig: reassemble_factors {self.reassemble_factors} must end '
+                       'with 1, 0.5')
     first, second = self.backbone_out_indices[2:]
     if not 0 <= first < second < self.num_hidden_layers:
-      raise ValueError(f'DPTConfig: backbone_out_indices {self.backbone_out_indices} must ascend below {self.num_hidden_layers}')
+      raise ValueError(f'DPTConfig: backbone_out_indices {self.backbone_out_indices} must ascend '
+                       f'below {self.num_hidden_layers}')
 
 
-FIXED = dict(model_type='dpt', is_hybrid=True, hidden_act='gelu', patch_size=16, readout_type='project', head_in_index=-1,
-             use_batch_norm_in_fusion_residual=False, add_projection=False, neck_ignore_stages=(0, 1),
+FIXED = dict(model_type='dpt', is_hybrid=True, hidden_act='gelu', patch_size=16,
+             readout_type='project', head_in_index=-1,
+             use_batch_norm_in_fusion_residual=False, add_projection=False,
+             neck_ignore_stages=(0, 1),
              use_timm_backbone=False)
-DEFAULTS = dict(is_hybrid=False, reassemble_factors=(4, 2, 1, .5), neck_hidden_sizes=(96, 192, 384, 768))
-IGNORED = ('use_auxiliary_head', 'auxiliary_loss_weight', 'semantic_loss_ignore_index', 'semantic_classifier_dropout',
+DEFAULTS = dict(is_hybrid=False, reassemble_factors=(4, 2, 1, .5),
+                neck_hidden_sizes=(96, 192, 384, 768))
+IGNORED = ('use_auxiliary_head', 'auxiliary_loss_weight', 'semantic_loss_ignore_index',
+           'semantic_classifier_dropout',
            'backbone_featmap_shape', 'pooler_output_size', 'pooler_act', 'use_pretrained_backbone')
 
 
 def config_from_transformers(config: dict) -> DPTConfig:
-  """The DPTConfig of a published config.json. ValueError lists every field that asks for maths this class lacks."""
+  """The DPTConfig of a published config.json. ValueError lists every field that asks for maths this
+  class lacks."""
   values = published.fields_of(config, DPTConfig, defaults=DEFAULTS, fixed=FIXED, ignored=IGNORED)
   if values.get('use_bias_in_fusion_residual') is None:
     values['use_bias_in_fusion_residual'] = True
   backbone = values.pop('backbone_config', None)
-  values['image_size'] = published.side('DPTConfig', 'image_size', values.get('image_size', DPTConfig.image_size))
-  return DPTConfig(**values, backbone_config=bit.BitConfig() if backbone is None else bit.config_from_transformers(backbone))
+  values['image_size'] = published.side('DPTConfig', 'image_size',
+                                        values.get('image_size', DPTConfig.image_size))
+  return DPTConfig(**values, backbone_config=bit.BitConfig() if backbone is None
+                   else bit.config_from_transformers(backbone))
 
 
 def unit_normals(out: Float[Array, 'B H W 3']) -> Float[Array, 'B H W 3']:
@@ -78,7 +95,8 @@ def unit_normals(out: Float[Array, 'B H W 3']) -> Float[Array, 'B H W 3']:
 
 
 class Deconv(nn.Module):
-  """Transposed convolution whose stride is its size: every pixel becomes a block. Kernel [n, n, out, in], as torch's."""
+  """Transposed convolution whose stride is its size: every pixel becomes a block. Kernel [n, n,
+  out, in], as torch's."""
   factor: int
   dtype: Any = jnp.float32
 
@@ -86,7 +104,8 @@ class Deconv(nn.Module):
   def __call__(self, x: Float[Array, 'B h w C']) -> Float[Array, 'B H W C']:
     b, h, w, c = x.shape
     n = self.factor
-    kernel = self.param('kernel', nn.initializers.lecun_normal(in_axis=-1, out_axis=-2), (n, n, c, c))
+    kernel = self.param('kernel', nn.initializers.lecun_normal(in_axis=-1, out_axis=-2),
+                        (n, n, c, c))
     bias = self.param('bias', nn.initializers.zeros_init(), (c,))
     y = jnp.einsum('bhwi,yxoi->bhywxo', x.astype(self.dtype), kernel.astype(self.dtype))
     return y.reshape(b, n * h, n * w, c) + bias.astype(self.dtype)[None, None, None]
@@ -110,15 +129,16 @@ class ReassembleLayer(nn.Module):
 
 
 class Reassemble(nn.Module):
-  """Maps pass; tokens on a grid become maps. `readout`: each token sees the class token through a dense layer, else
-  that token is dropped."""
+  """Maps pass; tokens on a grid become maps. `readout`: each token sees the class token through a
+  dense layer, else that token is dropped."""
   neck_hidden_sizes: tuple[int, ...]
   factors: tuple[float | int, ...]
   readout: bool
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, features: Sequence[Array], grid: tuple[int, int]) -> list[Float[Array, 'B _ _ _']]:
+  def __call__(self, features: Sequence[Array],
+               grid: tuple[int, int]) -> list[Float[Array, 'B _ _ _']]:
     maps = []
     for i, (x, channels, factor) in enumerate(zip(features, self.neck_hidden_sizes, self.factors)):
       if x.ndim == 3:
@@ -127,7 +147,8 @@ class Reassemble(nn.Module):
         if self.readout:
           both = jnp.concatenate([x, jnp.broadcast_to(first, x.shape)], -1)
           x = gelu(nn.Dense(d, dtype=self.dtype, name=f'readout_projects_{i}_0')(both))
-        x = ReassembleLayer(channels, factor, self.dtype, name=f'layers_{i}')(x.reshape(b, *grid, d))
+        x = ReassembleLayer(channels, factor, self.dtype,
+                            name=f'layers_{i}')(x.reshape(b, *grid, d))
       maps.append(x)
     return maps
 
@@ -141,12 +162,14 @@ class Residual(nn.Module):
   def __call__(self, x: Float[Array, 'B h w C']) -> Float[Array, 'B h w C']:
     h = x
     for name in ('convolution1', 'convolution2'):
-      h = nn.Conv(x.shape[-1], (3, 3), use_bias=self.use_bias, dtype=self.dtype, name=name)(nn.relu(h))
+      h = nn.Conv(x.shape[-1], (3, 3), use_bias=self.use_bias, dtype=self.dtype,
+                  name=name)(nn.relu(h))
     return x + h
 
 
 class FusionLayer(nn.Module):
-  """What came from below plus a map of the same size (None at the lowest), then resized to `shape`."""
+  """What came from below plus a map of the same size (None at the lowest), then resized to
+  `shape`."""
   use_bias: bool = True
   dtype: Any = jnp.float32
 
@@ -157,14 +180,15 @@ class FusionLayer(nn.Module):
     if skip is not None:
       x = x + residual(skip)
     elif self.is_initializing():
-      residual(x)                                        # the lowest has none to add, but the checkpoint holds its weights
+      residual(x)  # the lowest has none to add, but the checkpoint holds its weights
     x = Residual(self.use_bias, self.dtype, name='residual_layer2')(x)
     x = interpolate.resize(x, shape, align_corners=True)
     return nn.Conv(x.shape[-1], (1, 1), dtype=self.dtype, name='projection')(x)
 
 
 class Fusion(nn.Module):
-  """From the lowest resolution to the highest, each fused at the size of the next; the last at twice its size."""
+  """From the lowest resolution to the highest, each fused at the size of the next; the last at
+  twice its size."""
   use_bias: bool = True
   dtype: Any = jnp.float32
 
@@ -189,8 +213,10 @@ class Neck(nn.Module):
 
   @nn.compact
   def __call__(self, features: Sequence[Array], grid: tuple[int, int]) -> Float[Array, 'B H W C']:
-    maps = Reassemble(self.neck_hidden_sizes, self.factors, self.readout, self.dtype, name='reassemble_stage')(features, grid)
-    maps = [nn.Conv(self.fusion_hidden_size, (3, 3), use_bias=False, dtype=self.dtype, name=f'convs_{i}')(m)
+    maps = Reassemble(self.neck_hidden_sizes, self.factors, self.readout, self.dtype,
+                      name='reassemble_stage')(features, grid)
+    maps = [nn.Conv(self.fusion_hidden_size, (3, 3), use_bias=False, dtype=self.dtype,
+                    name=f'convs_{i}')(m)
             for i, m in enumerate(maps)]
     return Fusion(self.use_bias, self.dtype, name='fusion_stage')(maps)
 
@@ -201,10 +227,12 @@ class HybridEmbeddings(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B H W C']) -> tuple[Float[Array, 'B N D'], list[Float[Array, 'B _ _ _']]]:
+  def __call__(self, x: Float[Array, 'B H W C']) -> tuple[Float[Array, 'B N D'],
+                                                          list[Float[Array, 'B _ _ _']]]:
     cfg = self.config
     cls_token = self.param('cls_token', vit.normal, (1, 1, cfg.hidden_size))
-    positions = self.param('position_embeddings', vit.normal, (1, (cfg.image_size // 16) ** 2 + 1, cfg.hidden_size))
+    positions = self.param('position_embeddings', vit.normal, (1, (cfg.image_size // 16) ** 2 + 1,
+                                                               cfg.hidden_size))
     *maps, last = bit.BitBackbone(cfg.backbone_config, self.dtype, name='backbone')(x)
     patches = nn.Conv(cfg.hidden_size, (1, 1), dtype=self.dtype, name='projection')(last)
     return vit.tokens(patches, cls_token, positions, method='linear'), maps
@@ -219,7 +247,8 @@ class Encoder(nn.Module):
   def __call__(self, x: Float[Array, 'B N D']) -> list[Float[Array, 'B N D']]:
     cfg, states = self.config, []
     for i in range(cfg.num_hidden_layers):
-      x = vit.Layer(cfg.num_attention_heads, cfg.intermediate_size, cfg.layer_norm_eps, cfg.qkv_bias, self.dtype,
+      x = vit.Layer(cfg.num_attention_heads, cfg.intermediate_size, cfg.layer_norm_eps,
+                    cfg.qkv_bias, self.dtype,
                     name=f'layer_{i}')(x)
       states.append(x)
     return states
@@ -236,7 +265,8 @@ class Hybrid(nn.Module):
     x, maps = HybridEmbeddings(cfg, self.dtype, name='embeddings')(x)
     states = Encoder(cfg, self.dtype, name='encoder')(x)
     if self.is_initializing():
-      vit.layer_norm(cfg.layer_norm_eps, self.dtype, 'layernorm')(x)       # in the checkpoint, needed by no output
+      # in the checkpoint, needed by no output
+      vit.layer_norm(cfg.layer_norm_eps, self.dtype, 'layernorm')(x)
     return [*maps, *(states[i] for i in cfg.backbone_out_indices[2:])]
 
 
@@ -255,19 +285,22 @@ class Head(nn.Module):
 
 
 class DPTForDepthEstimation(nn.Module):
-  """Normalised images -> disparity or normals; see the module's docstring."""
+  """Normalized images -> disparity or normals; see the module's docstring."""
   config: DPTConfig
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, pixel_values: Float[Array, 'B H W C']) -> Float[Array, 'B H W'] | Float[Array, 'B H W N']:
+  def __call__(self, pixel_values: Float[Array, 'B H W C']) -> Float[Array, 'B H W'] | Float[
+      Array, 'B H W N']:
     cfg = self.config
     _, h, w, channels = pixel_values.shape
     if h % 32 or w % 32 or channels != cfg.num_channels:
-      raise ValueError(f'DPTForDepthEstimation: images of {h} x {w} x {channels}; sides must be multiples of 32, '
+      raise ValueError(f'DPTForDepthEstimation: images of {h} x {w} x {channels}; sides must be '
+                       'multiples of 32, '
                        f'with {cfg.num_channels} channels')
     features = Hybrid(cfg, self.dtype, name='dpt')(pixel_values)
-    x = Neck(cfg.neck_hidden_sizes, cfg.reassemble_factors, cfg.fusion_hidden_size, True, cfg.use_bias_in_fusion_residual,
+    x = Neck(cfg.neck_hidden_sizes, cfg.reassemble_factors, cfg.fusion_hidden_size, True,
+             cfg.use_bias_in_fusion_residual,
              self.dtype, name='neck')(features, (h // 16, w // 16))
     x = Head(cfg.head_channels, self.dtype, name='head')(x).astype(jnp.float32)
     return x[..., 0] if cfg.head_channels == 1 else x

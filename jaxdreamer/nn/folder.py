@@ -1,13 +1,15 @@
-"""Published text-to-image models: a folder in diffusers' layout, or Stable Diffusion in one safetensors file.
+"""Published text-to-image models: a folder in diffusers' layout, or Stable Diffusion in one
+safetensors file.
 
-    parts = open_model('stable-diffusion-2-1-base')              # reads indices and configs, no tensors
-    network = unet.UNet2DCondition(unet.config_from_diffusers(parts['unet'].config))
-    params = load_part(parts['unet'], jax.eval_shape(network.init, ...)['params'], dtype=jnp.bfloat16)
+    parts = open_model('stable-diffusion-2-1-base')              # reads indices and configs, no
+    tensors network = unet.UNet2DCondition(unet.config_from_diffusers(parts['unet'].config)) params
+    = load_part(parts['unet'], jax.eval_shape(network.init, ...)['params'], dtype=jnp.bfloat16)
 
-A folder holds model_index.json, {name: [library, class]}, and a subfolder of every name. Its files and subfolders may be links,
-as those of the Hugging Face cache; what a file names stays in the file's own folder. Of several weights files the plain one is
-read, else the half precision one, else the shards of an index, else the one variant there is. A safety checker and its feature
-extractor are left alone. FileNotFoundError or ValueError, in one line, names the file and the remedy.
+A folder holds model_index.json, {name: [library, class]}, and a subfolder of every name. Its files
+and subfolders may be links, as those of the Hugging Face cache; what a file names stays in the
+file's own folder. Of several weights files the plain one is read, else the half precision one, else
+the shards of an index, else the one variant there is. A safety checker and its feature extractor
+are left alone. FileNotFoundError or ValueError, in one line, names the file and the remedy.
 """
 import os
 import pathlib
@@ -25,46 +27,59 @@ from jaxdreamer.nn.vae import VAE_RENAME
 CLASSES = {
     'unet': {'UNet2DConditionModel': ()},
     'vae': {'AutoencoderKL': VAE_RENAME},
-    'text_encoder': {'CLIPTextModel': CLIP_RENAME, 'CLIPTextModelWithProjection': TEXT_PROJECTION_RENAME},
-    'text_encoder_2': {'CLIPTextModel': CLIP_RENAME, 'CLIPTextModelWithProjection': TEXT_PROJECTION_RENAME}}
+    'text_encoder': {'CLIPTextModel': CLIP_RENAME,
+                     'CLIPTextModelWithProjection': TEXT_PROJECTION_RENAME},
+    'text_encoder_2': {'CLIPTextModel': CLIP_RENAME,
+                       'CLIPTextModelWithProjection': TEXT_PROJECTION_RENAME}}
 TOKENIZERS = ('CLIPTokenizer', 'CLIPTokenizerFast')
 REQUIRED = ('unet', 'vae', 'text_encoder', 'scheduler', 'tokenizer')
 LEFT_ALONE = ('safety_checker', 'feature_extractor', 'image_encoder')
-NAMES = ('{}.safetensors', '{}.fp16.safetensors', '{}.safetensors.index.json', '{}.safetensors.index.fp16.json')
-VARIANT = r'{0}\.[\w-]+\.safetensors|{0}\.safetensors\.index\.[\w-]+\.json|{0}\.[\w-]+\.safetensors\.index\.json'
+NAMES = ('{}.safetensors', '{}.fp16.safetensors', '{}.safetensors.index.json',
+         '{}.safetensors.index.fp16.json')
+VARIANT = (
+    r'{0}\.[\w-]+\.safetensors|{0}\.safetensors\.index\.[\w-]+\.json'
+    r'|{0}\.[\w-]+\.safetensors\.index\.json')
 SHARDED = r'-\d+-of-\d+(\.|$)'
 INDEX = 'model_index.json'
-SETTINGS = ('force_zeros_for_empty_prompt',)             # of model_index.json itself, that decide what a prior does
+# of model_index.json itself, that decide what a prior does
+SETTINGS = ('force_zeros_for_empty_prompt',)
 
 
 class Part(NamedTuple):
-  """A network of the model: its config.json, the file or index for weights.load (None: shapes alone, of blueprints.py), the
-  rows that read it, and what lora_files.py adds to its weights, {published key: LowRank}."""
+  """A network of the model: its config.json, the file or index for weights.load (None: shapes
+  alone, of blueprints.py), the rows that read it, and what lora_files.py adds to its weights,
+  {published key: LowRank}."""
   config: dict
   file: pathlib.Path | None
   rename: tuple
   changes: Mapping[str, Any] = {}
 
 
-def open_model(path: str | os.PathLike, *, sha256: str | Mapping[str, str] | None = None) -> dict[str, Any]:
-  """{name as in model_index.json: Part}, but under 'scheduler' its config, a dict, under 'tokenizer' or 'tokenizer_2' its
-  folder, a path, and those of SETTINGS that are told. One file holds no tokenizer, and its scheduler is inferred:
+def open_model(path: str | os.PathLike, *, sha256: str | Mapping[str, str] | None = None) -> dict[
+    str, Any]:
+  """{name as in model_index.json: Part}, but under 'scheduler' its config, a dict, under
+  'tokenizer' or 'tokenizer_2' its folder, a path, and those of SETTINGS that are told. One file
+  holds no tokenizer, and its scheduler is inferred:
   single_file.py says how.
 
-  `sha256` is the hash of the one file, or {path below the folder, with /: hash} of every weights file that is read.
+  `sha256` is the hash of the one file, or {path below the folder, with /: hash} of every weights
+  file that is read.
   """
   path = pathlib.Path(path)
   if path.is_dir():
     return from_folder(path, sha256)
   if path.suffix == tensors.INDEX:
-    raise ValueError(f'{path} is an index: give the folder that holds {INDEX}, or one .safetensors file')
+    raise ValueError(f'{path} is an index: give the folder that holds {INDEX}, or one '
+                     '.safetensors file')
   with tensors.opened_all(path, sha256=sha256) as files:
     found = single_file.parts(files[0])
-  return {name: Part(config, path, rows) if rows else config for name, (config, rows) in found.items()}
+  return {name: Part(config, path, rows) if rows else config
+          for name, (config, rows) in found.items()}
 
 
 def load_part(part: Part, like: PyTree, *, dtype: Any, sharding: PyTree = None) -> PyTree:
-  """The parameters of a part, shaped as `like`; dtype, sharding and errors as weights.load's. Without a file, their shapes."""
+  """The parameters of a part, shaped as `like`; dtype, sharding and errors as weights.load's.
+  Without a file, their shapes."""
   if part.file is None:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), like)
   return weights.load(part.file, like, rename=part.rename, dtype=dtype, sharding=sharding,
@@ -74,12 +89,14 @@ def load_part(part: Part, like: PyTree, *, dtype: Any, sharding: PyTree = None) 
 def from_folder(folder: pathlib.Path, sha256: str | Mapping[str, str] | None) -> dict[str, Any]:
   """The parts of a folder; see `open_model`."""
   if isinstance(sha256, str):
-    raise ValueError(f'{folder}: one sha256 cannot vouch for a folder, give {{path below it: sha256}} of every weights file')
+    raise ValueError(f'{folder}: one sha256 cannot vouch for a folder, give '
+                     '{path below it: sha256} of every weights file')
   if not os.path.lexists(folder / INDEX) and (found := foreign.folder(folder)):
     raise ValueError(f'{folder} {found}')
   index = safe_files.read_json(folder / INDEX)
   entries = {name: entry for name, entry in index.items()
-             if not name.startswith('_') and isinstance(entry, list) and any(entry) and name not in LEFT_ALONE}
+             if not name.startswith('_') and isinstance(entry, list) and any(entry)
+             and name not in LEFT_ALONE}
   if absent := [name for name in REQUIRED if name not in entries]:
     raise ValueError(f'{folder / INDEX} lists no {safe_files.listed(absent)}: it '
                      + (foreign.index(index) or 'is no Stable Diffusion, or is incomplete'))
@@ -106,24 +123,30 @@ def part_of(folder: pathlib.Path, name: str, entry: list) -> Part | dict | pathl
     raise ValueError(f'{folder / INDEX}: the part {name!r} is {str(entry)[:200]}; known are '
                      f'{[*known] or "no classes of that name"}')
   if not home.is_dir():
-    raise FileNotFoundError(f'no folder {home}, though {INDEX} lists it: download that part of the model too')
+    raise FileNotFoundError(f'no folder {home}, though {INDEX} lists it: download that part of the '
+                            'model too')
   if cls in TOKENIZERS:
     return home
   config = safe_files.read_json(home / 'config.json')
   says = config.get('_class_name') or config.get('architectures') or cls
   if says not in (cls, [cls]):
-    raise ValueError(f'{home / "config.json"} is of {str(says)[:200]}, {INDEX} says {cls}: the two are of different models')
-  return Part(config, weights_in(home, 'model' if 'text' in name else 'diffusion_pytorch_model'), CLASSES[name][cls])
+    raise ValueError(f'{home / "config.json"} is of {str(says)[:200]}, {INDEX} says {cls}: the two '
+                     'are of different models')
+  return Part(config, weights_in(home, 'model' if 'text' in name else 'diffusion_pytorch_model'),
+              CLASSES[name][cls])
 
 
 def weights_in(home: pathlib.Path, stem: str) -> pathlib.Path:
-  """The weights file of a part, in the order of NAMES, else the one variant that lies there; its shards are all there."""
+  """The weights file of a part, in the order of NAMES, else the one variant that lies there; its
+  shards are all there."""
   names = [name.format(stem) for name in NAMES]
   found = [home / name for name in names if os.path.lexists(home / name)]
   there = sorted(p.name for p in home.iterdir())
-  variants = [name for name in there if re.fullmatch(VARIANT.format(re.escape(stem)), name) and not re.search(SHARDED, name)]
+  variants = [name for name in there if re.fullmatch(VARIANT.format(re.escape(stem)), name)
+              and not re.search(SHARDED, name)]
   if not found and len(variants) > 1:
-    raise ValueError(f'{home} holds several variants of its weights, {variants}: keep one there, or name it {names[0]}')
+    raise ValueError(f'{home} holds several variants of its weights, {variants}: keep one there, '
+                     f'or name it {names[0]}')
   if found or variants:
     file = (found or [home / name for name in variants])[0]
     for shard in tensors.files_of(file):
@@ -135,4 +158,5 @@ def weights_in(home: pathlib.Path, stem: str) -> pathlib.Path:
   pickles = [name for name in there if pathlib.Path(name).suffix.lower() in safe_files.PICKLES]
   if pickles:
     raise ValueError(safe_files.pickle_refusal(home / pickles[0]))
-  raise FileNotFoundError(f'no weights in {home}: download one of {names} there; it holds {safe_files.listed(there)}')
+  raise FileNotFoundError(f'no weights in {home}: download one of {names} there; it holds '
+                          f'{safe_files.listed(there)}')

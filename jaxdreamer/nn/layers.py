@@ -1,9 +1,10 @@
-"""Building blocks of latent-diffusion networks, channels last [B, h, w, C], in the maths of diffusers' torch classes.
+"""Building blocks of latent-diffusion networks, channels last [B, h, w, C], in the maths of
+diffusers' torch classes.
 
-Submodule names follow the published checkpoints: `resnets.0.conv1.weight` lives at ['resnets_0']['conv1']['kernel']
-(weights.py holds the rule). Parameters are float32; `dtype` is the type of convolutions and matrix products;
-normalisation and softmax are float32 always. The last convolution of a Resnet and of a SpatialTransformer starts at
-zero (Dhariwal & Nichol 2021).
+Submodule names follow the published checkpoints: `resnets.0.conv1.weight` lives at
+['resnets_0']['conv1']['kernel'] (weights.py holds the rule). Parameters are float32; `dtype` is the
+type of convolutions and matrix products; normalization and softmax are float32 always. The last
+convolution of a Resnet and of a SpatialTransformer starts at zero (Dhariwal & Nichol 2021).
 """
 import math
 from typing import Any, Callable
@@ -14,15 +15,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 zeros = nn.initializers.zeros_init()
-QUERIES = 512                    # at a time on a CPU, whose caches hold one head's scores of so many
+QUERIES = 512  # at a time on a CPU, whose caches hold one head's scores of so many
 WORTH = 2 ** 18                  # scores of a head, from which that pays
 
 
 def timestep_features(timesteps: Float[Array, 'B'], *, width: int, flip_sin_to_cos: bool = True,
                       freq_shift: int = 0) -> Float[Array, 'B width']:
-  """Sinusoids of t (0..1000) at `width`/2 geometric frequencies from 1 to about 1e-4; Ho et al. (2020)."""
+  """Sinusoids of t (0..1000) at `width`/2 geometric frequencies from 1 to about 1e-4; Ho et al.
+  (2020)."""
   half = width // 2
-  frequency = jnp.exp(-math.log(10_000.) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift))
+  frequency = jnp.exp(-math.log(10_000.) * jnp.arange(half, dtype=jnp.float32)
+                      / (half - freq_shift))
   phase = timesteps.astype(jnp.float32)[:, None] * frequency[None]
   parts = (jnp.cos(phase), jnp.sin(phase)) if flip_sin_to_cos else (jnp.sin(phase), jnp.cos(phase))
   return jnp.concatenate(parts, -1)
@@ -34,13 +37,16 @@ def upsample_nearest(x: Float[Array, 'B h w C']) -> Float[Array, 'B 2*h 2*w C']:
   return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
 
-def attend(q: Float[Array, 'B N K D'], k: Float[Array, 'B M K D'], v: Float[Array, 'B M K D'], *, views: int = 1,
+def attend(q: Float[Array, 'B N K D'], k: Float[Array, 'B M K D'], v: Float[Array, 'B M K D'], *,
+           views: int = 1,
            chunk: int | None = None) -> Float[Array, 'B N K D']:
-  """softmax(q k / sqrt D) v, softmax in float32. `views` successive examples attend as one sequence of tokens; with `chunk`,
-  that many queries at a time, so that scores take chunk / (views N) of the memory, in the backward pass too."""
+  """softmax(q k / sqrt D) v, softmax in float32. `views` successive examples attend as one sequence
+  of tokens; with `chunk`, that many queries at a time, so that scores take chunk / (views N) of the
+  memory, in the backward pass too."""
   b, n, heads, d = q.shape
   if b % views or (chunk and views * n % chunk and views * n > chunk):
-    raise ValueError(f'attend: {b} examples of {n} tokens divide into no groups of {views} views, or no chunks of {chunk} queries')
+    raise ValueError(f'attend: {b} examples of {n} tokens divide into no groups of {views} views, '
+                     f'or no chunks of {chunk} queries')
   q, k, v = (x.reshape(b // views, -1, heads, d) for x in (q, k, v))
   block = min(views * n, chunk or views * n, math.gcd(views * n, QUERIES))
   if jax.default_backend() == 'cpu' and block >= QUERIES // 8 and views * n * k.shape[1] >= WORTH:
@@ -52,10 +58,12 @@ def attend(q: Float[Array, 'B N K D'], k: Float[Array, 'B M K D'], v: Float[Arra
   return jax.nn.dot_product_attention(q, k, v).reshape(b, n, heads, d)
 
 
-def by_heads(q: Float[Array, 'B N K D'], k: Float[Array, 'B M K D'], v: Float[Array, 'B M K D'], *, queries: int
+def by_heads(q: Float[Array, 'B N K D'], k: Float[Array, 'B M K D'], v: Float[Array, 'B M K D'], *,
+             queries: int
              ) -> Float[Array, 'B N K D']:
-  """softmax(q k / sqrt D) v of one head and `queries` of its N rows at a time, divided by the sum of the exponentials last: on a
-  CPU several times faster than a library's attention, which walks through the scores of all heads again and again."""
+  """softmax(q k / sqrt D) v of one head and `queries` of its N rows at a time, divided by the sum
+  of the exponentials last: on a CPU several times faster than a library's attention, which walks
+  through the scores of all heads again and again."""
   b, n, heads, d = q.shape
 
   def of_head(rows):
@@ -72,13 +80,16 @@ def by_heads(q: Float[Array, 'B N K D'], k: Float[Array, 'B M K D'], v: Float[Ar
 
 
 def pixel_unshuffle(x: Float[Array, 'B H W C'], n: int) -> Float[Array, 'B h w D']:
-  """Every n x n patch into channels, in the order row, column, channel (Shi et al. 2016 backwards)."""
+  """Every n x n patch into channels, in the order row, column, channel (Shi et al. 2016
+  backwards)."""
   b, h, w, c = x.shape
-  return x.reshape(b, h // n, n, w // n, n, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // n, w // n, n * n * c)
+  return x.reshape(b, h // n, n, w // n, n, c).transpose(0, 1, 3, 2, 4,
+                                                         5).reshape(b, h // n, w // n, n * n * c)
 
 
 class GroupNorm(nn.Module):
-  """Wu & He (2018). Reduces over pixels before channels, so the inner loop runs over whole channel rows."""
+  """Wu & He (2018). Reduces over pixels before channels, so the inner loop runs over whole channel
+  rows."""
   groups: int
   eps: float = 1e-5
   dtype: Any = jnp.float32
@@ -91,7 +102,7 @@ class GroupNorm(nn.Module):
     scale = self.param('scale', nn.initializers.ones_init(), (c,))
     bias = self.param('bias', zeros, (c,))
 
-    def of_group(pixel_mean):                            # [B, C] -> mean over each group's channels [B, 1, 1, C]
+    def of_group(pixel_mean):  # [B, C] -> mean over each group's channels [B, 1, 1, C]
       mean = pixel_mean.reshape(-1, self.groups, c // self.groups).mean(-1)
       return jnp.repeat(mean, c // self.groups, -1)[:, None, None]
 
@@ -102,8 +113,9 @@ class GroupNorm(nn.Module):
 
 
 class Dense(nn.Module):
-  """flax's Dense, with the same parameters. Those of a LoRA that lie beside them (lora.beside) are a branch, summed in float32
-  before it is rounded to `dtype`: an update that is lost in a rounded kernel is not lost in a product."""
+  """flax's Dense, with the same parameters. Those of a LoRA that lie beside them (lora.beside) are
+  a branch, summed in float32 before it is rounded to `dtype`: an update that is lost in a rounded
+  kernel is not lost in a product."""
   width: int
   use_bias: bool = True
   dtype: Any = jnp.float32
@@ -114,11 +126,13 @@ class Dense(nn.Module):
     kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.width))
     bias = self.param('bias', zeros, (self.width,)) if self.use_bias else None
     down, up, change, shift = (self.get_variable('params', name)
-                               for name in ('kernel_down', 'kernel_up', 'kernel_change', 'bias_change'))
+                               for name in ('kernel_down', 'kernel_up', 'kernel_change',
+                                            'bias_change'))
     wide = None if down is None and change is None and shift is None else jnp.float32
 
     def times(x, kernel):
-      return jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (((x.ndim - 1,), (0,)), ((), ())),
+      return jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype),
+                                 (((x.ndim - 1,), (0,)), ((), ())),
                                  preferred_element_type=wide)
     y = times(x, kernel)
     if down is not None:
@@ -142,7 +156,8 @@ class TimestepEmbedding(nn.Module):
 
 
 class Downsample(nn.Module):
-  """Strided 3x3 convolution. `padding` is torch's symmetric 1 in the UNet, ((0, 1), (0, 1)) in the VAE encoder."""
+  """Strided 3x3 convolution. `padding` is torch's symmetric 1 in the UNet, ((0, 1), (0, 1)) in the
+  VAE encoder."""
   channels: int
   padding: Any = ((1, 1), (1, 1))
   dtype: Any = jnp.float32
@@ -153,7 +168,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-  """Nearest neighbour, then a 3x3 convolution."""
+  """Nearest neighbor, then a 3x3 convolution."""
   channels: int
   dtype: Any = jnp.float32
 
@@ -163,18 +178,21 @@ class Upsample(nn.Module):
 
 
 class Resnet(nn.Module):
-  """diffusers' ResnetBlock2D: x + conv2(silu(norm2(conv1(silu(norm1 x)) + proj(silu(temb))))); temb None in the VAE."""
+  """diffusers' ResnetBlock2D: x + conv2(silu(norm2(conv1(silu(norm1 x)) + proj(silu(temb))))); temb
+  None in the VAE."""
   channels: int
   groups: int
   eps: float = 1e-5
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B h w C'], temb: Float[Array, 'B E'] | None) -> Float[Array, 'B h w D']:
+  def __call__(self, x: Float[Array, 'B h w C'], temb: Float[Array, 'B E'] | None) -> Float[
+      Array, 'B h w D']:
     h = nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name='norm1')(x))
     h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv1')(h)
     if temb is not None:
-      h = h + nn.Dense(self.channels, dtype=self.dtype, name='time_emb_proj')(nn.silu(temb))[:, None, None]
+      h = h + nn.Dense(self.channels, dtype=self.dtype, name='time_emb_proj')(nn.silu(temb))[
+          :, None, None]
     h = nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name='norm2')(h))
     h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, kernel_init=zeros, name='conv2')(h)
     if x.shape[-1] != self.channels:
@@ -183,19 +201,22 @@ class Resnet(nn.Module):
 
 
 class Attention(nn.Module):
-  """Multi-head attention from x [B, N, C] to context [B, M, D]; Vaswani et al. (2017). No bias but the last."""
+  """Multi-head attention from x [B, N, C] to context [B, M, D]; Vaswani et al. (2017). No bias but
+  the last."""
   heads: int
   dtype: Any = jnp.float32
-  attend: Callable = attend                              # (q, k, v) [B, tokens, heads, channels] -> as q
+  attend: Callable = attend  # (q, k, v) [B, tokens, heads, channels] -> as q
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B N C'], context: Float[Array, 'B M D']) -> Float[Array, 'B N C']:
+  def __call__(self, x: Float[Array, 'B N C'], context: Float[Array, 'B M D']) -> Float[
+      Array, 'B N C']:
     b, n, c = x.shape
     if c % self.heads:
       raise ValueError(f'Attention: {c} channels do not divide into {self.heads} heads')
 
     def heads_of(name, y):
-      return Dense(c, use_bias=False, dtype=self.dtype, name=name)(y).reshape(b, -1, self.heads, c // self.heads)
+      return Dense(c, use_bias=False, dtype=self.dtype,
+                   name=name)(y).reshape(b, -1, self.heads, c // self.heads)
 
     q, k, v = heads_of('to_q', x), heads_of('to_k', context), heads_of('to_v', context)
     mixed = self.attend(q, k, v).reshape(b, n, c)
@@ -204,8 +225,8 @@ class Attention(nn.Module):
 
 @jax.custom_jvp
 def gelu(x: Float[Array, '*n']) -> Float[Array, '*n']:
-  """x times the normal distribution's share below x (Hendrycks & Gimpel 2016), exact. Its slope is written out: jax 0.12 cannot
-  differentiate erfc inside shard_map."""
+  """x times the normal distribution's share below x (Hendrycks & Gimpel 2016), exact. Its slope is
+  written out: jax 0.12 cannot differentiate erfc inside shard_map."""
   return .5 * x * jax.lax.erfc(-x * math.sqrt(.5))
 
 
@@ -244,7 +265,8 @@ class TransformerBlock(nn.Module):
   attend: Callable = attend
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B N C'], context: Float[Array, 'B L D']) -> Float[Array, 'B N C']:
+  def __call__(self, x: Float[Array, 'B N C'], context: Float[Array, 'B L D']) -> Float[
+      Array, 'B N C']:
     def norm(name):
       return nn.LayerNorm(1e-5, self.dtype, use_fast_variance=False, name=name)
 
@@ -255,16 +277,18 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-  """diffusers' Transformer2DModel: pixels as tokens, `depth` transformer blocks, a residual around all."""
+  """diffusers' Transformer2DModel: pixels as tokens, `depth` transformer blocks, a residual around
+  all."""
   heads: int
   depth: int
   groups: int
-  linear: bool = False                   # projections dense (SD 2) or 1x1 convolutions (SD 1): equal but in shape
+  linear: bool = False  # projections dense (SD 2) or 1x1 convolutions (SD 1): equal but in shape
   dtype: Any = jnp.float32
   attend: Callable = attend              # of pixels to each other
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B h w C'], context: Float[Array, 'B L D']) -> Float[Array, 'B h w C']:
+  def __call__(self, x: Float[Array, 'B h w C'], context: Float[Array, 'B L D']) -> Float[
+      Array, 'B h w C']:
     b, h, w, c = x.shape
 
     def project(name, y, init):
@@ -272,8 +296,10 @@ class SpatialTransformer(nn.Module):
         return nn.Dense(c, dtype=self.dtype, kernel_init=init, name=name)(y)
       return nn.Conv(c, (1, 1), dtype=self.dtype, kernel_init=init, name=name)(y)
 
-    y = project('proj_in', GroupNorm(self.groups, 1e-6, self.dtype, name='norm')(x), nn.initializers.lecun_normal())
+    y = project('proj_in', GroupNorm(self.groups, 1e-6, self.dtype, name='norm')(x),
+                nn.initializers.lecun_normal())
     y = y.reshape(b, h * w, c)
     for i in range(self.depth):
-      y = TransformerBlock(self.heads, self.dtype, self.attend, name=f'transformer_blocks_{i}')(y, context)
+      y = TransformerBlock(self.heads, self.dtype, self.attend,
+                           name=f'transformer_blocks_{i}')(y, context)
     return x + project('proj_out', y.reshape(b, h, w, c), zeros)

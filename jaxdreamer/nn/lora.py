@@ -1,12 +1,18 @@
-"""Low-rank adaptation (Hu et al. 2021) as a transform of parameters: any network of a tree of weights, none of its code.
+"""Low-rank adaptation (Hu et al. 2021) as a transform of parameters: any network of a tree of
+weights, none of its code.
 
-    small = init(key, weights, rank=4)        # {path: {'down' [in, rank], 'up' [rank, out]}} of the matrices that match,
-                                              # {path: {'change'}} of what a camera enters by, which is trained whole
-    merge(weights, small)                     # weights, with kernel + scale * down @ up, or parameter + scale * change, in float32
-    beside(weights, small)                    # the same for networks of nn/layers.Dense, which add x @ down @ up as a branch
+    small = init(key, weights, rank=4)        # {path: {'down' [in, rank], 'up' [rank, out]}} of the
+    matrices that match,
+                                              # {path: {'change'}} of what a camera enters by, which
+                                              is trained whole
+    merge(weights, small)                     # weights, with kernel + scale * down @ up, or
+    parameter + scale * change, in float32
+    beside(weights, small)                    # the same for networks of nn/layers.Dense, which add
+    x @ down @ up as a branch
 
-An update is far below half an ulp of a bfloat16 kernel, and lost where it is rounded to one: merging gives float32 kernels, for
-networks that compute in it; one that computes in less takes the branch, which costs no copy of the kernels either.
+An update is far below half an ulp of a bfloat16 kernel, and lost where it is rounded to one:
+merging gives float32 kernels, for networks that compute in it; one that computes in less takes the
+branch, which costs no copy of the kernels either.
 """
 import re
 
@@ -15,10 +21,11 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import Array, Key, PyTree
 
-# diffusers' default, the attention processors; and the class embedding's way out, where it holds more than cameras
+# diffusers' default, the attention processors; and the class embedding's way out, where it holds
+# more than cameras
 ATTENTION = r'(?!vae/).*/(to_(q|k|v|out_0)|class_embedding/linear_2)/kernel'
 CAMERA = r'(?!vae/)(.*/)?class_embedding/linear_[12]/(kernel|bias)'
-CAMERA_IN = 16                   # world_from_camera: numbers that enter an embedding of cameras alone
+CAMERA_IN = 16  # world_from_camera: numbers that enter an embedding of cameras alone
 
 
 def flatten(weights: PyTree) -> dict[str, Array]:
@@ -26,22 +33,25 @@ def flatten(weights: PyTree) -> dict[str, Array]:
 
 
 def cameras(weights: PyTree) -> dict[str, tuple[int, ...]]:
-  """{path: shape} of the two dense layers by which cameras alone enter. ProlificDreamer trains them whole: published Stable
-  Diffusion has none."""
+  """{path: shape} of the two dense layers by which cameras alone enter. ProlificDreamer trains them
+  whole: published Stable Diffusion has none."""
   flat = flatten(weights)
   width = lambda path: flat[re.sub(r'linear_[12]/(kernel|bias)$', 'linear_1/kernel', path)].shape[0]
-  return {path: x.shape for path, x in flat.items() if re.fullmatch(CAMERA, path) and width(path) == CAMERA_IN}
+  return {path: x.shape for path, x in flat.items() if re.fullmatch(CAMERA, path) and width(path)
+          == CAMERA_IN}
 
 
 def matching(weights: PyTree, *, matrices: str = ATTENTION) -> dict[str, tuple[int, int]]:
-  """{path: (in, out)} of the dense kernels whose path, joined by '/', the pattern matches in full, but for `cameras`."""
+  """{path: (in, out)} of the dense kernels whose path, joined by '/', the pattern matches in full,
+  but for `cameras`."""
   whole = cameras(weights)
   return {path: x.shape for path, x in flatten(weights).items()
           if re.fullmatch(matrices, path) and x.ndim == 2 and path not in whole}
 
 
 def init(key: Key[Array, ''], weights: PyTree, *, rank: int, matrices: str = ATTENTION) -> PyTree:
-  """`down` normal with deviation 1 / rank, as in diffusers; `up` and `change` zero: nothing is changed yet."""
+  """`down` normal with deviation 1 / rank, as in diffusers; `up` and `change` zero: nothing is
+  changed yet."""
   shapes = matching(weights, matrices=matrices)
   keys = jax.random.split(key, max(len(shapes), 1))
   low = {path: {'down': jax.random.normal(k, (n, rank)) / rank, 'up': jnp.zeros((rank, m))}
@@ -62,7 +72,8 @@ def merge(weights: PyTree, small: PyTree, *, scale: float = 1.) -> PyTree:
 
 
 def beside(weights: PyTree, small: PyTree) -> PyTree:
-  """`weights`, with every entry of `small` next to the parameter that it changes: 'kernel_down' and 'kernel_up', or
-  'kernel_change' and 'bias_change', which nn/layers.Dense adds."""
+  """`weights`, with every entry of `small` next to the parameter that it changes: 'kernel_down' and
+  'kernel_up', or 'kernel_change' and 'bias_change', which nn/layers.Dense adds."""
   return traverse_util.unflatten_dict(
-    flatten(weights) | {f'{path}_{part}': x for path, w in small.items() for part, x in w.items()}, sep='/')
+    flatten(weights) | {f'{path}_{part}': x for path, w in small.items() for part, x in w.items()},
+    sep='/')

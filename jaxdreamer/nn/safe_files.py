@@ -1,6 +1,7 @@
 """Files from strangers: opened, parsed and hashed, so that none can hang, run code or fill memory.
 
-FileNotFoundError where nothing is, ValueError for all else, in one line that names the file and the cause.
+FileNotFoundError where nothing is, ValueError for all else, in one line that names the file and the
+cause.
 """
 import functools
 import hashlib
@@ -15,19 +16,23 @@ HEAD = 1024                              # bytes of a file, by which one may see
 DEEPEST = 100                      # levels of JSON; published files have ten
 LISTED = 100                             # names in an error
 SAFETENSORS = 'give the .safetensors files of the model'
-KINDS = ((b'GGUF', 'a GGUF file, of quantised weights', SAFETENSORS), (b'\x1f\x8b', 'a gzip archive', 'unpack it'),
+KINDS = ((b'GGUF', 'a GGUF file, of quantized weights', SAFETENSORS),
+         (b'\x1f\x8b', 'a gzip archive', 'unpack it'),
          (b'7z\xbc\xaf', 'a 7z archive', 'unpack it'), (b'Rar!', 'a RAR archive', 'unpack it'),
          (b'\x89HDF', 'an HDF5 file', SAFETENSORS), (b'\x89PNG', 'a picture', SAFETENSORS),
          (b'\xff\xd8\xff', 'a picture', SAFETENSORS))
 PICKLES = ('.bin', '.ckpt', '.pt', '.pth', '.pkl')
 CONVERT = ('python -c "import sys, torch; from safetensors.torch import save_file; '
-           "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('state_dict', d); "
-           'save_file({k: v.clone().contiguous() for k, v in d.items()}, sys.argv[2])" IN.bin OUT.safetensors')
+           "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = "
+           "d.get('state_dict', d); "
+           'save_file({k: v.clone().contiguous() for k, v in d.items()}, sys.argv[2])" IN.bin '
+           'OUT.safetensors')
 
 
 def pickle_refusal(path: str | os.PathLike) -> str:
   """Why a pickle is not opened, and what to do."""
-  return (f'{os.fspath(path)} is no valid safetensors file but a pickle, or named like one; pickles can run code when '
+  return (f'{os.fspath(path)} is no valid safetensors file but a pickle, or named like one; '
+          'pickles can run code when '
           f'opened and are refused. Convert one you trust by: {CONVERT}')
 
 
@@ -37,12 +42,14 @@ def regular(path: pathlib.Path) -> BinaryIO:
     if path.exists():
       raise ValueError(f'{path} is a folder or a device where a file is wanted')
     cause = 'the symlink there leads nowhere' if path.is_symlink() else 'nothing is there'
-    raise FileNotFoundError(f'no file at {path}: download the file there, or give the path of yours ({cause})')
+    raise FileNotFoundError(f'no file at {path}: download the file there, or give the path of '
+                            f'yours ({cause})')
   return path.open('rb', buffering=0)
 
 
 def check_depth(value):
-  """ValueError for JSON deeper than DEEPEST: how deep Python itself goes differs from version to version."""
+  """ValueError for JSON deeper than DEEPEST: how deep Python itself goes differs from version to
+  version."""
   level = [value]
   for _ in range(DEEPEST):
     level = [inner for outer in level if isinstance(outer, dict | list)
@@ -52,8 +59,9 @@ def check_depth(value):
 
 
 def parsed(path: pathlib.Path, text: bytes, *, strict: bool = True) -> dict:
-  """A JSON object. Repeated names and nesting deeper than DEEPEST are refused; `strict` refuses NaN and infinities too, and the
-  byte-order mark, which are no JSON, though Python and Windows write them into configs."""
+  """A JSON object. Repeated names and nesting deeper than DEEPEST are refused; `strict` refuses NaN
+  and infinities too, and the byte-order mark, which are no JSON, though Python and Windows write
+  them into configs."""
   def unique(pairs):
     table = dict(pairs)
     if len(table) != len(pairs):
@@ -68,11 +76,13 @@ def parsed(path: pathlib.Path, text: bytes, *, strict: bool = True) -> dict:
                        parse_constant=constant if strict else None)
     check_depth(value)
   except (ValueError, RecursionError) as error:
-    cause = 'nested too deep' if isinstance(error, RecursionError) else ' '.join(str(error).split())[:200]
+    cause = 'nested too deep' if isinstance(error,
+                                            RecursionError) else ' '.join(str(error).split())[:200]
     found = what_is(text[:HEAD])
     words = '' if strict or text.lstrip()[:1] in (b'{', b'[') else words_of(text[:HEAD])
     cause += f'; it begins with the text {words!r}' if words else ''
-    raise ValueError(f'{path} {found}' if found else f'{path} holds no valid JSON ({cause}): download it again') from None
+    raise ValueError(f'{path} {found}' if found else f'{path} holds no valid JSON ({cause}): '
+                     'download it again') from None
   if not isinstance(value, dict):
     raise ValueError(f'{path} holds no JSON object: download it again')
   return value
@@ -89,19 +99,21 @@ def read_json(path: str | os.PathLike, *, limit: int = MAX_JSON) -> dict:
 
 
 def what_is(head: bytes) -> str:
-  """What a file is that begins so, and what to do, where it is something else than one wants: to follow its path. '' where
-  nothing tells."""
+  """What a file is that begins so, and what to do, where it is something else than one wants: to
+  follow its path. '' where nothing tells."""
   if not head.strip(b'\0'):
     return 'is empty: download it again'
   if head.startswith(b'version https://git-lfs'):
     size = re.search(rb'^size (\d+)', head, re.MULTILINE)
-    return ('is a git-lfs pointer to the file, not the file' + (f' of {int(size[1]):,} bytes' if size else '')
+    return ('is a git-lfs pointer to the file, not the file' + (f' of {int(size[1]):,} bytes'
+                                                                if size else '')
             + ": run 'git lfs pull' in the clone, or download the file itself")
   text = head.decode('utf-8-sig', 'replace').lstrip()
   if re.match(r'<(!doctype|html|head|body|\?xml|!--)', text, re.IGNORECASE):
     title = re.search(r'<title[^>]*>(.*?)</title', text, re.IGNORECASE | re.DOTALL)
     return ('is a web page' + (f' ({" ".join(title[1].split())[:80]!r})' if title else '')
-            + ', not the file: the download led to a page that asks or refuses; log in or accept the licence there, and take the '
+            + ', not the file: the download led to a page that asks or refuses; log in or accept '
+            'the license there, and take the '
             'link to the file itself')
   for mark, kind, remedy in KINDS:
     if head.startswith(mark):
@@ -122,9 +134,11 @@ def sha256_of(path: str | os.PathLike) -> str:
 
 
 def known_sha256(path: str | os.PathLike) -> str:
-  """`sha256_of`, computed once for a file that does not change meanwhile: to know a file again, not to vouch for it."""
+  """`sha256_of`, computed once for a file that does not change meanwhile: to know a file again, not
+  to vouch for it."""
   state = os.stat(path)
-  return _sha256_of_state(os.path.realpath(path), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+  return _sha256_of_state(os.path.realpath(path), state.st_dev, state.st_ino, state.st_size,
+                          state.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=256)
@@ -136,7 +150,8 @@ def check_hash(path: str | os.PathLike, sha256: str) -> None:
   """ValueError unless the file's SHA-256 is the given one."""
   found = sha256_of(path)
   if found != sha256.strip().lower():
-    raise ValueError(f'{os.fspath(path)} has sha256 {found}, not {sha256}: it is damaged or another file')
+    raise ValueError(f'{os.fspath(path)} has sha256 {found}, not {sha256}: it is damaged or '
+                     'another file')
 
 
 def listed(names: Iterable[str]) -> str:

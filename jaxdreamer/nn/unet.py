@@ -1,13 +1,17 @@
-"""The denoising UNet of latent diffusion (Rombach et al. 2022), NHWC, in the maths of diffusers' torch class.
+"""The denoising UNet of latent diffusion (Rombach et al. 2022), NHWC, in the maths of diffusers'
+torch class.
 
-`UNetConfig` has the names of the published config.json, and the parameter tree those of the published checkpoint, so
-weights.load fills it, and one class serves Stable Diffusion 1.x, 2.x and XL, MVDream and the small toybox prior.
-sample [B, h, w, in_channels]; timesteps [B] in 0..1000 (float allowed), not the t in [0, 1] of the rest of jaxdreamer;
-encoder_hidden_states [B, L, cross_attention_dim]; class_labels [B, projection_class_embeddings_input_dim] (a camera
-vector, say) for class_embed_type 'projection'; for addition_embed_type 'text_time' (XL) text_embeds [B, P], the pooled text,
-and time_ids [B, I], in pixels: height and width of the original, top and left of the crop, height and width aimed at.
+`UNetConfig` has the names of the published config.json, and the parameter tree those of the
+published checkpoint, so weights.load fills it, and one class serves Stable Diffusion 1.x, 2.x and
+XL, MVDream and the small toybox prior.
+sample [B, h, w, in_channels]; timesteps [B] in 0..1000 (float allowed), not the t in [0, 1] of the
+rest of jaxdreamer; encoder_hidden_states [B, L, cross_attention_dim]; class_labels [B,
+projection_class_embeddings_input_dim] (a camera vector, say) for class_embed_type 'projection'; for
+addition_embed_type 'text_time' (XL) text_embeds [B, P], the pooled text, and time_ids [B, I], in
+pixels: height and width of the original, top and left of the crop, height and width aimed at.
 Output [B, h, w, out_channels], float32.
-h and w must be multiples of 2^(levels - 1). ValueError for that, and for configs the class does not know.
+h and w must be multiples of 2^(levels - 1). ValueError for that, and for configs the class does not
+know.
 """
 import dataclasses
 import functools
@@ -22,7 +26,8 @@ from jaxdreamer.nn import layers
 
 @dataclasses.dataclass(frozen=True)
 class UNetConfig:
-  """diffusers' names and defaults. `attention_head_dim` is the number of heads, as there; scalars serve every level."""
+  """diffusers' names and defaults. `attention_head_dim` is the number of heads, as there; scalars
+  serve every level."""
   in_channels: int = 4
   out_channels: int = 4
   block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -39,49 +44,62 @@ class UNetConfig:
   freq_shift: int = 0
   class_embed_type: str | None = None                    # None or 'projection'
   addition_embed_type: str | None = None                 # None or 'text_time'
-  addition_time_embed_dim: int | None = None             # of 'text_time': the sinusoids of each of time_ids
+  addition_time_embed_dim: int | None = None  # of 'text_time': the sinusoids of each of time_ids
   projection_class_embeddings_input_dim: int | None = None         # what enters either embedding
 
   def __post_init__(self):
     levels = len(self.block_out_channels)
     if not levels == len(self.down_block_types) == len(self.up_block_types):
-      raise ValueError(f'UNetConfig: {levels} block_out_channels, {len(self.down_block_types)} down_block_types and '
+      raise ValueError(f'UNetConfig: {levels} block_out_channels, {len(self.down_block_types)} '
+                       'down_block_types and '
                        f'{len(self.up_block_types)} up_block_types; one of each per level')
-    unknown = [b for b in self.down_block_types if b not in DOWN] + [b for b in self.up_block_types if b not in UP]
+    unknown = [b for b in self.down_block_types if b not in DOWN] + [b for b in self.up_block_types
+                                                                     if b not in UP]
     if unknown:
       raise ValueError(f'UNetConfig: unknown block types {unknown}; known are {[*DOWN, *UP]}')
     if self.class_embed_type not in (None, 'projection'):
-      raise ValueError(f'UNetConfig: class_embed_type {self.class_embed_type!r}; known are None and "projection"')
+      raise ValueError(f'UNetConfig: class_embed_type {self.class_embed_type!r}; known are None '
+                       'and "projection"')
     if self.addition_embed_type not in (None, 'text_time'):
-      raise ValueError(f'UNetConfig: addition_embed_type {self.addition_embed_type!r}; known are None and "text_time"')
+      raise ValueError(f'UNetConfig: addition_embed_type {self.addition_embed_type!r}; known are '
+                       'None and "text_time"')
     embeddings = (self.class_embed_type is not None) + (self.addition_embed_type is not None)
     if embeddings != (self.projection_class_embeddings_input_dim is not None):
-      raise ValueError('UNetConfig: projection_class_embeddings_input_dim and either class_embed_type or addition_embed_type '
+      raise ValueError('UNetConfig: projection_class_embeddings_input_dim and either '
+                       'class_embed_type or addition_embed_type '
                        'go together')
     if (self.addition_embed_type is None) != (self.addition_time_embed_dim is None):
       raise ValueError('UNetConfig: addition_embed_type and addition_time_embed_dim go together')
 
 
-DOWN = {'DownBlock2D': False, 'CrossAttnDownBlock2D': True}       # type -> whether it attends to the text
+# type -> whether it attends to the text
+DOWN = {'DownBlock2D': False, 'CrossAttnDownBlock2D': True}
 UP = {'UpBlock2D': False, 'CrossAttnUpBlock2D': True}
 
 # Fields of published config.json files that this class fixes, and the value it fixes each to.
-FIXED = dict(act_fn='silu', center_input_sample=False, conv_in_kernel=3, conv_out_kernel=3, downsample_padding=1,
+FIXED = dict(act_fn='silu', center_input_sample=False, conv_in_kernel=3, conv_out_kernel=3,
+             downsample_padding=1,
              dual_cross_attention=False, only_cross_attention=False, mid_block_scale_factor=1,
-             mid_block_type='UNetMidBlock2DCrossAttn', resnet_time_scale_shift='default', attention_type='default',
-             time_embedding_type='positional', class_embeddings_concat=False, resnet_skip_time_act=False,
+             mid_block_type='UNetMidBlock2DCrossAttn', resnet_time_scale_shift='default',
+             attention_type='default',
+             time_embedding_type='positional', class_embeddings_concat=False,
+             resnet_skip_time_act=False,
              resnet_out_scale_factor=1.0)
-IGNORED = ('sample_size', 'upcast_attention', 'dropout', 'addition_embed_type_num_heads')      # not maths of this class
+# not maths of this class
+IGNORED = ('sample_size', 'upcast_attention', 'dropout', 'addition_embed_type_num_heads')
 
 
 def config_from_diffusers(config: dict) -> UNetConfig:
-  """The UNetConfig of a published config.json. ValueError lists every field that asks for maths this class lacks."""
+  """The UNetConfig of a published config.json. ValueError lists every field that asks for maths
+  this class lacks."""
   known = {f.name for f in dataclasses.fields(UNetConfig)}
-  rest = {k: v for k, v in config.items() if k not in known and k not in IGNORED and not k.startswith('_')}
+  rest = {k: v for k, v in config.items() if k not in known and k not in IGNORED
+          and not k.startswith('_')}
   foreign = {k: v for k, v in rest.items() if v is not None and FIXED.get(k, ()) != v}
   if foreign:
     raise ValueError(f'this UNet cannot serve a checkpoint whose config.json says {foreign}')
-  return UNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in known})
+  return UNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()
+                       if k in known})
 
 
 def per_level(value: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
@@ -94,23 +112,27 @@ def resnet(cfg: UNetConfig, dtype: Any, channels: int, name: str) -> layers.Resn
   return layers.Resnet(channels, cfg.norm_num_groups, cfg.norm_eps, dtype, name=name)
 
 
-def transformer(cfg: UNetConfig, dtype: Any, attend: Callable, level: int, name: str) -> layers.SpatialTransformer:
+def transformer(cfg: UNetConfig, dtype: Any, attend: Callable, level: int,
+                name: str) -> layers.SpatialTransformer:
   """The transformer of a level, to be called (x, text)."""
   levels = len(cfg.block_out_channels)
   return layers.SpatialTransformer(
-      per_level(cfg.attention_head_dim, levels)[level], per_level(cfg.transformer_layers_per_block, levels)[level],
+      per_level(cfg.attention_head_dim, levels)[level], per_level(cfg.transformer_layers_per_block,
+                                                                  levels)[level],
       cfg.norm_num_groups, cfg.use_linear_projection, dtype, attend, name=name)
 
 
 class DownBlock(nn.Module):
-  """`layers_per_block` resnets (and transformers) at one level, then half the resolution but on the last level."""
+  """`layers_per_block` resnets (and transformers) at one level, then half the resolution but on the
+  last level."""
   config: UNetConfig
   level: int
   dtype: Any = jnp.float32
   attend: Callable = layers.attend
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B h w C'], temb: Float[Array, 'B E'], text: Float[Array, 'B L D']):
+  def __call__(self, x: Float[Array, 'B h w C'], temb: Float[Array, 'B E'],
+               text: Float[Array, 'B L D']):
     cfg, level, skips = self.config, self.level, []
     for i in range(cfg.layers_per_block):
       x = resnet(cfg, self.dtype, cfg.block_out_channels[level], f'resnets_{i}')(x, temb)
@@ -130,7 +152,8 @@ class MidBlock(nn.Module):
   attend: Callable = layers.attend
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B h w C'], temb: Float[Array, 'B E'], text: Float[Array, 'B L D']):
+  def __call__(self, x: Float[Array, 'B h w C'], temb: Float[Array, 'B E'],
+               text: Float[Array, 'B L D']):
     x = resnet(self.config, self.dtype, x.shape[-1], 'resnets_0')(x, temb)
     last = len(self.config.block_out_channels) - 1
     x = transformer(self.config, self.dtype, self.attend, last, 'attentions_0')(x, text)
@@ -138,14 +161,16 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-  """`layers_per_block` + 1 resnets, each on x beside a skip taken from the end of `skips`; then double resolution."""
+  """`layers_per_block` + 1 resnets, each on x beside a skip taken from the end of `skips`; then
+  double resolution."""
   config: UNetConfig
-  level: int                                             # counted from the top of the network, as in DownBlock
+  level: int  # counted from the top of the network, as in DownBlock
   dtype: Any = jnp.float32
   attend: Callable = layers.attend
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B h w C'], skips: list, temb: Float[Array, 'B E'], text: Float[Array, 'B L D']):
+  def __call__(self, x: Float[Array, 'B h w C'], skips: list, temb: Float[Array, 'B E'],
+               text: Float[Array, 'B L D']):
     cfg, level = self.config, self.level
     for i in range(cfg.layers_per_block + 1):
       x = jnp.concatenate([x, skips[-1 - i]], -1)
@@ -158,34 +183,41 @@ class UpBlock(nn.Module):
 
 
 class UNet2DCondition(nn.Module):
-  """eps_hat (or v, or x0: the caller knows) of a noisy sample; see the module's docstring for shapes and units.
+  """eps_hat (or v, or x0: the caller knows) of a noisy sample; see the module's docstring for
+  shapes and units.
 
-  The last two fields trade time for memory and change no number: they bound what the backward pass keeps, and what
-  self-attention takes (by default float32 [B / views, heads, N, N], N = views h w at the largest level that attends).
+  The last two fields trade time for memory and change no number: they bound what the backward pass
+  keeps, and what self-attention takes (by default float32 [B / views, heads, N, N], N = views h w
+  at the largest level that attends).
   """
   config: UNetConfig
   dtype: Any = jnp.float32
-  views: int = 1                         # this many successive examples are one scene: their pixels attend to each other
+  views: int = 1  # this many successive examples are one scene: their pixels attend to each other
   remat: bool = False                    # the backward pass computes every block anew
-  chunk: int | None = None               # self-attention takes this many queries at a time, where there are more
+  chunk: int | None = None  # self-attention takes this many queries at a time, where there are more
 
   @nn.compact
   def __call__(self, sample: Float[Array, 'B h w C'], timesteps: Float[Array, 'B'],
                encoder_hidden_states: Float[Array, 'B L D'],
-               class_labels: Float[Array, 'B K'] | None = None, *, text_embeds: Float[Array, 'B P'] | None = None,
+               class_labels: Float[Array, 'B K'] | None = None, *, text_embeds: Float[Array, 'B P']
+               | None = None,
                time_ids: Float[Array, 'B I'] | None = None) -> Float[Array, 'B h w O']:
     cfg, dtype = self.config, self.dtype
     top, levels = cfg.block_out_channels[0], len(cfg.block_out_channels)
     check_input(cfg, sample, encoder_hidden_states, class_labels, text_embeds, time_ids)
     attend = functools.partial(layers.attend, views=self.views, chunk=self.chunk)
-    down, mid, up = (nn.remat(block) if self.remat else block for block in (DownBlock, MidBlock, UpBlock))
+    down, mid, up = (nn.remat(block) if self.remat else block
+                     for block in (DownBlock, MidBlock, UpBlock))
 
-    sinusoids = functools.partial(layers.timestep_features, flip_sin_to_cos=cfg.flip_sin_to_cos, freq_shift=cfg.freq_shift)
-    temb = layers.TimestepEmbedding(4 * top, dtype, name='time_embedding')(sinusoids(timesteps, width=top))
+    sinusoids = functools.partial(layers.timestep_features, flip_sin_to_cos=cfg.flip_sin_to_cos,
+                                  freq_shift=cfg.freq_shift)
+    temb = layers.TimestepEmbedding(4 * top, dtype,
+                                    name='time_embedding')(sinusoids(timesteps, width=top))
     if cfg.class_embed_type == 'projection':
       temb = temb + layers.TimestepEmbedding(4 * top, dtype, name='class_embedding')(class_labels)
     if cfg.addition_embed_type == 'text_time':
-      sizes = sinusoids(time_ids.ravel(), width=cfg.addition_time_embed_dim).reshape(len(time_ids), -1)
+      sizes = sinusoids(time_ids.ravel(), width=cfg.addition_time_embed_dim).reshape(
+          len(time_ids), -1)
       told = jnp.concatenate([text_embeds, sizes], -1)
       temb = temb + layers.TimestepEmbedding(4 * top, dtype, name='add_embedding')(told)
     text = encoder_hidden_states.astype(dtype)
@@ -209,19 +241,25 @@ def check_input(cfg: UNetConfig, sample, text, class_labels, text_embeds, time_i
   """ValueError in words, where a wrong shape would otherwise fail deep inside or broadcast."""
   factor = 2 ** (len(cfg.block_out_channels) - 1)
   if sample.shape[1] % factor or sample.shape[2] % factor:
-    raise ValueError(f'UNet2DCondition: sample {sample.shape} must be NHWC with h and w multiples of {factor}')
+    raise ValueError(f'UNet2DCondition: sample {sample.shape} must be NHWC with h and w multiples '
+                     f'of {factor}')
   if sample.shape[-1] != cfg.in_channels:
-    raise ValueError(f'UNet2DCondition: sample {sample.shape} must be NHWC with {cfg.in_channels} channels')
+    raise ValueError(f'UNet2DCondition: sample {sample.shape} must be NHWC with {cfg.in_channels} '
+                     'channels')
   if text.shape[-1] != cfg.cross_attention_dim:
-    raise ValueError(f'UNet2DCondition: text {text.shape} must have width {cfg.cross_attention_dim}')
+    raise ValueError(f'UNet2DCondition: text {text.shape} must have width '
+                     f'{cfg.cross_attention_dim}')
   asked = cfg.projection_class_embeddings_input_dim
   width = None if class_labels is None else class_labels.shape[-1]
   if width != (asked if cfg.class_embed_type else None):
     raise ValueError(f'UNet2DCondition: class_labels has width {width}, the config asks for '
                      f'{asked if cfg.class_embed_type else None}')
-  added = None if text_embeds is None or time_ids is None else (text_embeds.shape[-1], time_ids.shape[-1])
+  added = None if text_embeds is None or time_ids is None else (text_embeds.shape[-1],
+                                                                time_ids.shape[-1])
   if not cfg.addition_embed_type and (text_embeds is not None or time_ids is not None):
     raise ValueError('UNet2DCondition: the config has no use for text_embeds and time_ids')
-  if cfg.addition_embed_type and (added is None or added[0] + added[1] * cfg.addition_time_embed_dim != asked):
-    raise ValueError(f'UNet2DCondition: the widths (P, I) of text_embeds and time_ids are {added}, the config asks for '
+  if cfg.addition_embed_type and (added is None or added[0]
+                                  + added[1] * cfg.addition_time_embed_dim != asked):
+    raise ValueError(f'UNet2DCondition: the widths (P, I) of text_embeds and time_ids are {added}, '
+                     'the config asks for '
                      f'P + {cfg.addition_time_embed_dim} I = {asked}')

@@ -1,17 +1,20 @@
-"""The autoencoder of Stable Diffusion (Rombach et al. 2022; Kingma & Welling 2014), NHWC, in the maths of diffusers'
-AutoencoderKL.
+"""The autoencoder of Stable Diffusion (Rombach et al. 2022; Kingma & Welling 2014), NHWC, in the
+maths of diffusers' AutoencoderKL.
 
-`VAEConfig` has the names of the published config.json, and the parameter tree those of the published checkpoint:
-weights.load(path, like, rename=VAE_RENAME) reads new files and old. Images [B, H, W, 3] are in [-1, 1], not the [0, 1] of
-the rest of jaxdreamer; latents are [B, H/f, W/f, 4] with f = 2^(levels - 1). What the UNet diffuses is
-`scaling_factor` times these latents; encode and decode know nothing of that factor, as in diffusers.
+`VAEConfig` has the names of the published config.json, and the parameter tree those of the
+published checkpoint:
+weights.load(path, like, rename=VAE_RENAME) reads new files and old. Images [B, H, W, 3] are in [-1,
+1], not the [0, 1] of the rest of jaxdreamer; latents are [B, H/f, W/f, 4] with f = 2^(levels - 1).
+What the UNet diffuses is `scaling_factor` times these latents; encode and decode know nothing of
+that factor, as in diffusers.
 
     mean, logvar = vae.apply(variables, 2 * x - 1, method='encode')
     latent = config.scaling_factor * sample(key, Posterior(mean, logvar))
     x = .5 + .5 * vae.apply(variables, latent / config.scaling_factor, method='decode')
 
-Outputs are float32; decode does not clip. Half precision should be bfloat16: activations of the SDXL autoencoder
-exceed float16. ValueError for wrong shapes, and for configs the class does not know.
+Outputs are float32; decode does not clip. Half precision should be bfloat16: activations of the
+SDXL autoencoder exceed float16. ValueError for wrong shapes, and for configs the class does not
+know.
 """
 import dataclasses
 from typing import Any, NamedTuple
@@ -27,8 +30,10 @@ EPS = 1e-6                               # of every norm here; no field of confi
 DOWN, UP = 'DownEncoderBlock2D', 'UpDecoderBlock2D'
 
 # For weights.load: older releases of diffusers named the attention's layers so.
-VAE_RENAME = ((r'(attentions\.\d+)\.query\.', r'\1.to_q.'), (r'(attentions\.\d+)\.key\.', r'\1.to_k.'),
-              (r'(attentions\.\d+)\.value\.', r'\1.to_v.'), (r'(attentions\.\d+)\.proj_attn\.', r'\1.to_out.0.'))
+VAE_RENAME = ((r'(attentions\.\d+)\.query\.', r'\1.to_q.'), (r'(attentions\.\d+)\.key\.',
+                                                             r'\1.to_k.'),
+              (r'(attentions\.\d+)\.value\.', r'\1.to_v.'), (r'(attentions\.\d+)\.proj_attn\.',
+                                                             r'\1.to_out.0.'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,32 +52,38 @@ class VAEConfig:
   def __post_init__(self):
     levels = len(self.block_out_channels)
     if not levels == len(self.down_block_types) == len(self.up_block_types):
-      raise ValueError(f'VAEConfig: {levels} block_out_channels, {len(self.down_block_types)} down_block_types and '
+      raise ValueError(f'VAEConfig: {levels} block_out_channels, {len(self.down_block_types)} '
+                       'down_block_types and '
                        f'{len(self.up_block_types)} up_block_types; one of each per level')
-    unknown = [b for b in self.down_block_types if b != DOWN] + [b for b in self.up_block_types if b != UP]
+    unknown = [b for b in self.down_block_types if b != DOWN] + [b for b in self.up_block_types
+                                                                 if b != UP]
     if unknown:
       raise ValueError(f'VAEConfig: unknown block types {unknown}; known are {[DOWN, UP]}')
 
 
 # Stable Diffusion 1.x and 2.x; SDXL's has scaling_factor 0.13025.
-STABLE_DIFFUSION = VAEConfig(block_out_channels=(128, 256, 512, 512), layers_per_block=2, down_block_types=(DOWN,) * 4,
+STABLE_DIFFUSION = VAEConfig(block_out_channels=(128, 256, 512, 512), layers_per_block=2,
+                             down_block_types=(DOWN,) * 4,
                              up_block_types=(UP,) * 4)
 
 # Fields of published config.json files that this class fixes, and the value it fixes each to.
-FIXED = dict(_class_name='AutoencoderKL', act_fn='silu', use_quant_conv=True, use_post_quant_conv=True,
+FIXED = dict(_class_name='AutoencoderKL', act_fn='silu', use_quant_conv=True,
+             use_post_quant_conv=True,
              mid_block_add_attention=True, shift_factor=None, latents_mean=None, latents_std=None)
 IGNORED = ('sample_size', 'force_upcast')                # tiles, and the dtype, are the caller's
 
 
 def config_from_diffusers(config: dict) -> VAEConfig:
-  """The VAEConfig of a published config.json. ValueError lists every field that asks for maths this class lacks."""
+  """The VAEConfig of a published config.json. ValueError lists every field that asks for maths this
+  class lacks."""
   known = {f.name for f in dataclasses.fields(VAEConfig)}
   rest = {k: v for k, v in config.items()
           if k in FIXED or not (k in known or k in IGNORED or k.startswith('_'))}
   foreign = {k: v for k, v in rest.items() if FIXED.get(k) != v}
   if foreign:
     raise ValueError(f'this VAE cannot serve a checkpoint whose config.json says {foreign}')
-  return VAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in known})
+  return VAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()
+                      if k in known})
 
 
 class Posterior(NamedTuple):
@@ -100,8 +111,10 @@ class PixelAttention(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'B h w C']) -> Float[Array, 'B h w C']:
     b, h, w, c = x.shape
-    y = layers.GroupNorm(self.config.norm_num_groups, EPS, self.dtype, name='group_norm')(x).reshape(b, h * w, c)
-    q, k, v = [nn.Dense(c, dtype=self.dtype, name=name)(y)[:, :, None] for name in ('to_q', 'to_k', 'to_v')]
+    y = layers.GroupNorm(self.config.norm_num_groups, EPS, self.dtype,
+                         name='group_norm')(x).reshape(b, h * w, c)
+    q, k, v = [nn.Dense(c, dtype=self.dtype, name=name)(y)[:, :, None]
+               for name in ('to_q', 'to_k', 'to_v')]
     mixed = layers.attend(q, k, v)[:, :, 0]
     return x + nn.Dense(c, dtype=self.dtype, name='to_out_0')(mixed).reshape(b, h, w, c)
 
@@ -135,7 +148,8 @@ class DownBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-  """`layers_per_block` + 1 resnets at one level, then double the resolution but on the top level."""
+  """`layers_per_block` + 1 resnets at one level, then double the resolution but on the top
+  level."""
   config: VAEConfig
   level: int                                             # counted from the image, as in DownBlock
   dtype: Any = jnp.float32
@@ -183,7 +197,8 @@ class Decoder(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-  """Images to latents by `encode`, latents to images by `decode`; see the module's docstring for ranges and shapes."""
+  """Images to latents by `encode`, latents to images by `decode`; see the module's docstring for
+  ranges and shapes."""
   config: VAEConfig
   dtype: Any = jnp.float32
 
@@ -197,7 +212,8 @@ class AutoencoderKL(nn.Module):
     """The posterior of an image's latents."""
     cfg, factor = self.config, 2 ** (len(self.config.block_out_channels) - 1)
     if x.ndim != 4 or x.shape[1] % factor or x.shape[2] % factor or x.shape[3] != cfg.in_channels:
-      raise ValueError(f'AutoencoderKL: image {x.shape} must be [B, H, W, {cfg.in_channels}], H and W multiples of {factor}')
+      raise ValueError(f'AutoencoderKL: image {x.shape} must be [B, H, W, {cfg.in_channels}], H '
+                       f'and W multiples of {factor}')
     moments = self.quant_conv(self.encoder(x)).astype(jnp.float32)
     mean, logvar = jnp.split(moments, 2, -1)
     return Posterior(mean, jnp.clip(logvar, -30., 20.))
@@ -205,7 +221,8 @@ class AutoencoderKL(nn.Module):
   def decode(self, z: Float[Array, 'B h w Z']) -> Float[Array, 'B H W C']:
     """The image of latents, about [-1, 1]."""
     if z.ndim != 4 or z.shape[3] != self.config.latent_channels:
-      raise ValueError(f'AutoencoderKL: latents {z.shape} must be [B, h, w, {self.config.latent_channels}]')
+      raise ValueError(f'AutoencoderKL: latents {z.shape} must be [B, h, w, '
+                       f'{self.config.latent_channels}]')
     return self.decoder(self.post_quant_conv(z)).astype(jnp.float32)
 
   def __call__(self, x: Float[Array, 'B H W C']) -> Float[Array, 'B H W C']:

@@ -1,7 +1,9 @@
-"""Parts of vision transformers (Dosovitskiy et al. 2021) under the names of transformers' ViT checkpoints.
+"""Parts of vision transformers (Dosovitskiy et al. 2021) under the names of transformers' ViT
+checkpoints.
 
-Tokens [B, 1 + h w, D]: the class token, then patches row by row. Parameters are float32, `dtype` is the type of matrix
-products; normalisation, softmax and the resizing of position embeddings are float32.
+Tokens [B, 1 + h w, D]: the class token, then patches row by row. Parameters are float32, `dtype` is
+the type of matrix products; normalization, softmax and the resizing of position embeddings are
+float32.
 """
 from typing import Any
 
@@ -21,12 +23,15 @@ def layer_norm(eps: float, dtype: Any, name: str) -> nn.LayerNorm:
   return nn.LayerNorm(eps, dtype, use_fast_variance=False, name=name)
 
 
-def tokens(patches: Float[Array, 'B h w D'], cls_token: Float[Array, '1 1 D'], positions: Float[Array, '1 N D'], *,
+def tokens(patches: Float[Array, 'B h w D'], cls_token: Float[Array, '1 1 D'],
+           positions: Float[Array, '1 N D'], *,
            method: str) -> Float[Array, 'B M D']:
-  """Patches behind a class token, plus positions learnt on a square grid and resized to this one."""
+  """Patches behind a class token, plus positions learned on a square grid and resized to this
+  one."""
   b, h, w, d = patches.shape
   n = round((positions.shape[1] - 1) ** .5)
-  grid = interpolate.resize(positions[:, 1:].reshape(1, n, n, d), (h, w), method=method).reshape(1, h * w, d)
+  grid = interpolate.resize(positions[:, 1:].reshape(1, n, n, d), (h, w),
+                            method=method).reshape(1, h * w, d)
   dtype = patches.dtype
   first = jnp.broadcast_to((cls_token + positions[:, :1]).astype(dtype), (b, 1, d))
   return jnp.concatenate([first, patches.reshape(b, h * w, d) + grid.astype(dtype)], 1)
@@ -51,7 +56,8 @@ class SelfAttention(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'B N D']) -> Float[Array, 'B N D']:
     b, n, d = x.shape
-    q, k, v = [nn.Dense(d, use_bias=self.qkv_bias, dtype=self.dtype, name=name)(x).reshape(b, n, self.heads, d // self.heads)
+    q, k, v = [nn.Dense(d, use_bias=self.qkv_bias, dtype=self.dtype,
+                        name=name)(x).reshape(b, n, self.heads, d // self.heads)
                for name in ('query', 'key', 'value')]
     return jax.nn.dot_product_attention(q, k, v).reshape(b, n, d)          # softmax in float32
 

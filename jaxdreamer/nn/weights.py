@@ -1,11 +1,15 @@
-"""Strict reader and writer of safetensors files in the published (diffusers, transformers, torch) layout.
+"""Strict reader and writer of safetensors files in the published (diffusers, transformers, torch)
+layout.
 
-One rule names everything: a path of the linen parameter tree, joined by dots, is the file's key, with `_3` read as `.3`
-(`linear_1` excepted) and the last name read as torch's:
+One rule names everything: a path of the linen parameter tree, joined by dots, is the file's key,
+with `_3` read as `.3` (`linear_1` excepted) and the last name read as torch's:
     ['down_blocks_0']['resnets_1']['conv1']['kernel']  <->  down_blocks.0.resnets.1.conv1.weight
-so several models share one file as branches of one tree, {'unet': ..., 'text_model': ...}. Kernels are transposed:
-convolutions [kh, kw, in, out] <-> [out, in, kh, kw], dense [in, out] <-> [out, in]; all else is stored as it is.
-A tree is a nested dict of arrays: `variables['params']`, or its jax.eval_shape, without the outer 'params'.
+so several models share one file as branches of one tree, {'unet': ..., 'text_model': ...}. Kernels
+are transposed:
+convolutions [kh, kw, in, out] <-> [out, in, kh, kw], dense [in, out] <-> [out, in]; all else is
+stored as it is.
+A tree is a nested dict of arrays: `variables['params']`, or its jax.eval_shape, without the outer
+'params'.
 """
 import functools
 import json
@@ -27,10 +31,10 @@ from jaxtyping import PyTree
 from jaxdreamer.nn import safe_files, tensors
 from jaxdreamer.nn.safe_files import CONVERT as CONVERT
 
-LEAVES = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}        # linen's name -> torch's
-TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}                                        # axes of a kernel, by rank
+LEAVES = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}  # linen's name -> torch's
+TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}  # axes of a kernel, by rank
 TO_LINEN = {2: (1, 0), 4: (2, 3, 1, 0)}
-BLOCK = 2 ** 18                          # bytes read and cast at a time: a core's cache holds them and their copy
+BLOCK = 2 ** 18  # bytes read and cast at a time: a core's cache holds them and their copy
 THREADS = 2                              # while one waits for the disk another casts
 ALIGNED = 64                             # bytes; jax copies what starts elsewhere
 View = Callable[[np.ndarray], np.ndarray]
@@ -62,14 +66,16 @@ def identity(x: np.ndarray) -> np.ndarray:
 
 
 def renamed(key: str, rename: Sequence[tuple]) -> list[tuple[str, View]]:
-  """What a file's tensor becomes by the rows of `load`: new keys, each with the view of the tensor that belongs to it."""
+  """What a file's tensor becomes by the rows of `load`: new keys, each with the view of the tensor
+  that belongs to it."""
   found = [(key, identity)]
   for pattern, replacement, *views in rename:
     pattern, next_found = re.compile(pattern), []
     for old, view in found:
       if not pattern.search(old):
         next_found.append((old, view))
-      elif isinstance(replacement, tuple):               # parts of equal length, of a tensor not yet viewed otherwise
+      # parts of equal length, of a tensor not yet viewed otherwise
+      elif isinstance(replacement, tuple):
         next_found += [(pattern.sub(new, old), functools.partial(part, i, len(replacement)))
                        for i, new in enumerate(replacement)]
       elif replacement is not None:
@@ -84,7 +90,8 @@ def part(i: int, n: int, x: np.ndarray) -> np.ndarray:
 
 
 def viewed(view: View, path: tuple[str, ...], x: np.ndarray) -> np.ndarray:
-  """A file's tensor as the leaf at `path`. A tensor of a rank that the view does not know stays as it is."""
+  """A file's tensor as the leaf at `path`. A tensor of a rank that the view does not know stays as
+  it is."""
   try:
     x = view(x)
   except (IndexError, TypeError, ValueError):
@@ -92,38 +99,46 @@ def viewed(view: View, path: tuple[str, ...], x: np.ndarray) -> np.ndarray:
   return transpose(path, x, TO_LINEN)
 
 
-def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple] = (), dtype: Any = jnp.float32,
+def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple] = (),
+         dtype: Any = jnp.float32,
          sharding: PyTree = None, sha256: str | Mapping[str, str] | None = None,
          changes: Mapping[str, Callable[[], np.ndarray]] = MappingProxyType({})) -> PyTree:
-  """Parameters shaped as `like` from a published .safetensors file, or from a .safetensors.index.json and the shards
-  beside it. Floating tensors become `dtype`, and stand where `sharding` (one, or a tree of them) says. Tensors are read and
-  cast block by block: where they stay in host memory, it holds little else.
+  """Parameters shaped as `like` from a published .safetensors file, or from a
+  .safetensors.index.json and the shards beside it. Floating tensors become `dtype`, and stand where
+  `sharding` (one, or a tree of them) says. Tensors are read and cast block by block: where they
+  stay in host memory, it holds little else.
 
-  `rename` holds (regex, replacement) rows applied in turn to the file's keys, for files of older or foreign layouts;
-  a replacement of None drops the key, a tuple cuts the tensor into as many equal parts along its first axis, and a
-  third element is a function of the tensor that returns a view of it. `sha256` is the file's hash, or {file name: hash}
-  of every shard: without it, damage within the tensors goes unseen. `changes` are added, in float32, to what the file holds under
-  a published key: (), a tensor of the published layout.
-  ValueError lists every missing, unused and mis-shaped key, every key whose values are not finite or not the model's
-  kind of number, or says what is wrong with the file; FileNotFoundError names the path.
+  `rename` holds (regex, replacement) rows applied in turn to the file's keys, for files of older or
+  foreign layouts; a replacement of None drops the key, a tuple cuts the tensor into as many equal
+  parts along its first axis, and a third element is a function of the tensor that returns a view of
+  it. `sha256` is the file's hash, or {file name: hash} of every shard: without it, damage within
+  the tensors goes unseen. `changes` are added, in float32, to what the file holds under a published
+  key: (), a tensor of the published layout.
+  ValueError lists every missing, unused and mis-shaped key, every key whose values are not finite
+  or not the model's kind of number, or says what is wrong with the file; FileNotFoundError names
+  the path.
   """
   expected, flat, lost = keys_of(like), {}, []
   where = keys_of(jax.tree.broadcast(sharding, like)) if sharding is not None else {}
   with tensors.opened_all(path, sha256=sha256) as files:
-    wanted = [(file, key, news) for file in files for key in file.entries if (news := renamed(key, rename))]
-    check_fit(path, expected, {new: (file.entries[key], view) for file, key, news in wanted for new, view in news},
+    wanted = [(file, key, news) for file in files for key in file.entries
+              if (news := renamed(key, rename))]
+    check_fit(path, expected, {new: (file.entries[key], view) for file, key, news in wanted for new,
+                               view in news},
               sum(len(news) for *_, news in wanted))
     wanted.sort(key=lambda row: (row[0].path, row[0].entries[row[1]].begin))
     lent = Lent()
 
     def leaves(row):
       file, key, news = row
-      frame = np.empty(file.entries[key].shape, file.entries[key].dtype)                  # no page of it is ever touched
+      # no page of it is ever touched
+      frame = np.empty(file.entries[key].shape, file.entries[key].dtype)
       for new, view in news:
         tree_path, leaf = expected[new]
         blocks = functools.partial(stored, file, file.entries[key].begin, frame, lent)
         wanted_dtype = dtype if kind(leaf.dtype) == 'floating' else leaf.dtype
-        value = cast(viewed(view, tree_path, frame), blocks, jnp.float32 if new in changes else wanted_dtype)
+        value = cast(viewed(view, tree_path, frame), blocks, jnp.float32 if new in changes
+                     else wanted_dtype)
         if value is not None and new in changes:
           value = added(value, transpose(tree_path, changes[new](), TO_LINEN), wanted_dtype)
         if value is None:
@@ -134,13 +149,16 @@ def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple] = (),
     with futures.ThreadPoolExecutor(THREADS) as pool:
       list(pool.map(leaves, wanted))
   if lost:
-    raise ValueError(f'{os.fspath(path)}: values that are not finite, or too large for {jnp.dtype(dtype).name} or for the '
+    raise ValueError(f'{os.fspath(path)}: values that are not finite, or too large for '
+                     f'{jnp.dtype(dtype).name} or for the '
                      f'integers wanted, in {safe_files.listed(lost)}')
   return traverse_util.unflatten_dict({p: flat[p] for p, _ in expected.values()})
 
 
-def check_fit(path: str | os.PathLike, expected: dict, found: dict[str, tuple[tensors.Entry, View]], count: int) -> None:
-  """ValueError unless the tensors that `rename` made of the file's are the model's: names, shapes, kinds of number."""
+def check_fit(path: str | os.PathLike, expected: dict, found: dict[str, tuple[tensors.Entry, View]],
+              count: int) -> None:
+  """ValueError unless the tensors that `rename` made of the file's are the model's: names, shapes,
+  kinds of number."""
   if len(found) != count:
     raise ValueError(f'{os.fspath(path)}: rename gives several keys the same new name')
   missing, unused = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
@@ -169,9 +187,11 @@ class Lent(threading.local):
   memory = np.empty(0, np.uint8)
 
 
-def stored(file: tensors.Tensors, begin: int, frame: np.ndarray, lent: Lent, view: np.ndarray) -> np.ndarray:
-  """What the file holds where `view` looks at `frame`, an array laid out as the tensor that begins at byte `begin`. Valid
-  until the thread's next call, whose values take the same memory: fresh memory for each would cost more than the reading."""
+def stored(file: tensors.Tensors, begin: int, frame: np.ndarray, lent: Lent,
+           view: np.ndarray) -> np.ndarray:
+  """What the file holds where `view` looks at `frame`, an array laid out as the tensor that begins
+  at byte `begin`. Valid until the thread's next call, whose values take the same memory: fresh
+  memory for each would cost more than the reading."""
   if view.size and not np.may_share_memory(view, frame):
     raise TypeError('rename: a function of a tensor returned no view of it')
   low, high = np.lib.array_utils.byte_bounds(view)
@@ -182,10 +202,12 @@ def stored(file: tensors.Tensors, begin: int, frame: np.ndarray, lent: Lent, vie
   return np.ndarray(view.shape, view.dtype, raw, view.ctypes.data - low, view.strides)
 
 
-def cast(view: np.ndarray, read: Callable[[np.ndarray], np.ndarray], dtype: Any) -> np.ndarray | None:
-  """A contiguous copy as `dtype` of what `read` returns for parts of the view; None where a value is not finite or does not
-  fit. Goes through the tensor in the order of the file, in blocks that caches hold: a transpose in one piece takes about
-  twice as long. The copy is aligned, so that a CPU device takes it over as it is."""
+def cast(view: np.ndarray, read: Callable[[np.ndarray], np.ndarray],
+         dtype: Any) -> np.ndarray | None:
+  """A contiguous copy as `dtype` of what `read` returns for parts of the view; None where a value
+  is not finite or does not fit. Goes through the tensor in the order of the file, in blocks that
+  caches hold: a transpose in one piece takes about twice as long. The copy is aligned, so that a
+  CPU device takes it over as it is."""
   dtype = jnp.dtype(dtype)
   size = math.prod(view.shape) * dtype.itemsize
   raw = np.empty(size + ALIGNED, np.uint8)
@@ -193,12 +215,14 @@ def cast(view: np.ndarray, read: Callable[[np.ndarray], np.ndarray], dtype: Any)
   view, target = np.atleast_1d(view), np.atleast_1d(out)
   axis = max(range(view.ndim), key=lambda i: (view.shape[i] > 1, abs(view.strides[i])))
   view, target = (np.moveaxis(x, axis, 0) for x in (view, target))
-  line, floating = max(1, ALIGNED // dtype.itemsize), kind(dtype) == 'floating'            # whole cache lines of the copy
+  # whole cache lines of the copy
+  line, floating = max(1, ALIGNED // dtype.itemsize), kind(dtype) == 'floating'
   rows = max(1, BLOCK * len(view) // max(1, view.nbytes) // line) * line
   for i in range(0, len(view), rows):
     block = read(view[i:i + rows])
     with np.errstate(over='ignore', invalid='ignore'):
-      new = block.astype(dtype, copy=False)              # in the stored order: cast and transpose at once is slower
+      # in the stored order: cast and transpose at once is slower
+      new = block.astype(dtype, copy=False)
     if not (finite(new) if floating else (new == block).all()):
       return None
     target[i:i + rows] = new
@@ -213,23 +237,26 @@ def added(x: np.ndarray, change: np.ndarray, dtype: Any) -> np.ndarray | None:
 
 
 def finite(x: np.ndarray) -> bool:
-  """Whether no float has an infinity's exponent: read as integers, such are the greatest of either sign. np.isfinite is eight
-  times slower in half precision."""
+  """Whether no float has an infinity's exponent: read as integers, such are the greatest of either
+  sign. np.isfinite is eight times slower in half precision."""
   signed, unsigned = (np.dtype(f'{kind}{x.dtype.itemsize}') for kind in 'iu')
   above, below = np.array(np.inf, x.dtype).view(signed), np.array(-np.inf, x.dtype).view(unsigned)
   return bool(x.view(signed).max(initial=0) < above and x.view(unsigned).max(initial=0) < below)
 
 
 def placed(value: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
-  """The array on its devices, each given its own shard; waits, so that no copy lingers in host memory."""
+  """The array on its devices, each given its own shard; waits, so that no copy lingers in host
+  memory."""
   if sharding is None:
     return jax.device_put(value).block_until_ready()
-  return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index]).block_until_ready()
+  return jax.make_array_from_callback(value.shape, sharding,
+                                      lambda index: value[index]).block_until_ready()
 
 
 def save(path: str | os.PathLike, params: PyTree, *, metadata: dict[str, Any] | None = None,
          dtype: Any = jnp.float16) -> None:
-  """Write parameters in the published layout, floating ones as `dtype`; metadata that are no strings become JSON.
+  """Write parameters in the published layout, floating ones as `dtype`; metadata that are no
+  strings become JSON.
 
   The file appears whole or not at all. ValueError lists parameters that `dtype` cannot hold.
   """

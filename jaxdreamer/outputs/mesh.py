@@ -1,15 +1,17 @@
-"""Density -> coloured triangle mesh -> GLB, OBJ, PLY.
+"""Density -> colored triangle mesh -> GLB, OBJ, PLY.
 
-The surface is {density = threshold}, and the threshold is the one whose silhouettes agree best with the rendered
-opacity: seen along a ray, {density >= threshold} is solid exactly if the largest density on that ray reaches it, so one
-projection of maxima gives the silhouettes of *all* thresholds. All interpolation is of log density, in which soft edges
-are straight.
+The surface is {density = threshold}, and the threshold is the one whose silhouettes agree best with
+the rendered opacity: seen along a ray, {density >= threshold} is solid exactly if the largest
+density on that ray reaches it, so one projection of maxima gives the silhouettes of *all*
+thresholds. All interpolation is of log density, in which soft edges are straight.
 
-Grids are [R, R, R] log densities over [-radius, radius]^3, axes x, y, z; outside the ball of `radius` there is air, as
-in the renderer. `density` maps xyz [N, 3] to [N] and `colour` to [N, 3] in [0, 1], weights bound. Cameras are those of
-cameras.py, in NumPy. Vertices are in the world (z up, front +x); faces turn counter-clockwise seen from outside.
-GLB and OBJ are written y up, front +z, as glTF demands and readers of OBJ assume; PLY stays in the world's frame.
-Colours are sRGB, but linear in the GLB, again as glTF demands.
+Grids are [R, R, R] log densities over [-radius, radius]^3, axes x, y, z; outside the ball of
+`radius` there is air, as in the renderer. `density` maps xyz [N, 3] to [N] and `color` to [N, 3] in
+[0, 1], weights bound. Cameras are those of cameras.py, in NumPy. Vertices are in the world (z up,
+front +x); faces turn counter-clockwise seen from outside.
+GLB and OBJ are written y up, front +z, as glTF demands and readers of OBJ assume; PLY stays in the
+world's frame.
+Colors are sRGB, but linear in the GLB, again as glTF demands.
 """
 import json
 import pathlib
@@ -28,11 +30,11 @@ from jaxdreamer import cameras
 from jaxdreamer.outputs import video
 from jaxdreamer.types import Camera
 
-AIR = .02                        # density below which even a ray of length 2 stays clear: 1 - exp(-.04)
+AIR = .02  # density below which even a ray of length 2 stays clear: 1 - exp(-.04)
 THRESHOLDS = 96                  # rungs of the ladder from AIR to the largest density
 CHUNK = 2 ** 16                  # points evaluated together
 FORMATS = ('glb', 'obj', 'ply')
-Y_UP = np.array([[0., 1., 0.], [0., 0., 1.], [1., 0., 0.]])      # rows: glTF's x, y, z are our y, z, x
+Y_UP = np.array([[0., 1., 0.], [0., 0., 1.], [1., 0., 0.]])  # rows: glTF's x, y, z are our y, z, x
 Grid = Float[np.ndarray, 'R R R']
 Points = Float[np.ndarray, 'N 3']
 
@@ -40,7 +42,7 @@ Points = Float[np.ndarray, 'N 3']
 class Mesh(NamedTuple):
   vertices: Points
   faces: Int[np.ndarray, 'F 3']
-  colours: Float[np.ndarray, 'N 3']    # sRGB in [0, 1]
+  colors: Float[np.ndarray, 'N 3']    # sRGB in [0, 1]
 
 
 class Empty(ValueError):
@@ -67,7 +69,8 @@ def log_density(density: Callable, *, radius: float, resolution: int) -> Grid:
   inside = np.sum(xyz ** 2, -1) <= radius ** 2
   values = evaluate(density, xyz[inside])
   if not np.isfinite(values).all():
-    raise ValueError(f'the density is not finite at {np.mean(~np.isfinite(values)):.2%} of the points of the mesh grid')
+    raise ValueError(f'the density is not finite at {np.mean(~np.isfinite(values)):.2%} of the '
+                     'points of the mesh grid')
   grid = np.full(inside.shape, np.log(AIR))
   grid[inside] = np.log(np.maximum(values, AIR))
   return grid
@@ -80,7 +83,8 @@ def iou(a: Bool[np.ndarray, '...'], b: Bool[np.ndarray, '...']) -> float:
 
 
 def solid(opacity: Float[np.ndarray, 'V H W']) -> Bool[np.ndarray, 'V H W']:
-  """What counts as object in a render: at least half of the largest opacity, so that thin fog has a shape too."""
+  """What counts as object in a render: at least half of the largest opacity, so that thin fog has a
+  shape too."""
   peak = float(opacity.max())
   if not peak > .05:
     raise Empty(f'no mesh: the scene is empty, its largest rendered opacity is {peak:.3f}')
@@ -90,8 +94,10 @@ def solid(opacity: Float[np.ndarray, 'V H W']) -> Bool[np.ndarray, 'V H W']:
 _rays = jax.jit(cameras.rays, static_argnums=1)
 
 
-def largest_on_rays(grid: Grid, camera: Camera, *, radius: float, size: int) -> Float[np.ndarray, 'size size']:
-  """The largest log density on the ray of each pixel of one camera: a sample each half cell, inside the ball."""
+def largest_on_rays(grid: Grid, camera: Camera, *, radius: float,
+                    size: int) -> Float[np.ndarray, 'size size']:
+  """The largest log density on the ray of each pixel of one camera: a sample each half cell, inside
+  the ball."""
   rays = jax.device_get(_rays(camera, size))
   origin, direction = rays.origin.astype(float), rays.direction.astype(float)
   middle = -np.sum(origin * direction, -1)
@@ -110,8 +116,10 @@ def largest_on_rays(grid: Grid, camera: Camera, *, radius: float, size: int) -> 
 
 def match_threshold(grid: Grid, camera: Camera, target: Bool[np.ndarray, 'V size size'], *,
                     radius: float) -> tuple[float, float]:
-  """The density whose silhouettes in the [V] cameras agree best with `target`, and their mean IoU."""
-  seen = [largest_on_rays(grid, one, radius=radius, size=target.shape[-1]) for one in video.each(camera)]
+  """The density whose silhouettes in the [V] cameras agree best with `target`, and their mean
+  IoU."""
+  seen = [largest_on_rays(grid, one, radius=radius, size=target.shape[-1])
+          for one in video.unbatch(camera)]
   top = grid.max()
   if top <= np.log(AIR):
     raise Empty(f'no mesh: the density is below {AIR} everywhere')
@@ -124,28 +132,34 @@ def match_threshold(grid: Grid, camera: Camera, target: Bool[np.ndarray, 'V size
 
 
 def fill_cavities(grid: Grid, level: float) -> Grid:
-  """The grid with air that no path joins to the outside made solid: nobody can see it, and it would get a surface."""
+  """The grid with air that no path joins to the outside made solid: nobody can see it, and it would
+  get a surface."""
   air, _ = ndimage.label(np.pad(grid < level, 1, constant_values=True))
   cavity = (air != air[0, 0, 0]) & (air > 0)
   return np.where(cavity[1:-1, 1:-1, 1:-1], grid.max(), grid)
 
 
-def surface(grid: Grid, threshold: float, *, radius: float) -> tuple[Points, Int[np.ndarray, 'F 3']]:
+def surface(grid: Grid, threshold: float, *, radius: float) -> tuple[Points,
+                                                                     Int[np.ndarray, 'F 3']]:
   """Vertices and faces of {density = threshold}, closed also where it meets the border."""
   level = np.log(threshold)
   padded = np.pad(fill_cavities(grid, level), 1, constant_values=grid.min())
   try:
-    vertices, faces, _, _ = marching_cubes(padded, level, gradient_direction='ascent', allow_degenerate=False)
-  except (ValueError, RuntimeError) as error:                  # level out of range, or no surface at it
+    vertices, faces, _, _ = marching_cubes(padded, level, gradient_direction='ascent',
+                                           allow_degenerate=False)
+  except (ValueError, RuntimeError) as error:  # level out of range, or no surface at it
     raise Empty(f'no mesh: no surface at density {threshold:.3g}') from error
-  return (vertices.astype(float) - 1.) * (2. * radius / (len(grid) - 1)) - radius, faces.astype(np.int64)
+  return (vertices.astype(float) - 1.) * (2. * radius / (len(grid) - 1)) - radius, faces.astype(
+      np.int64)
 
 
 def drop_floaters(vertices: Points, faces: Int[np.ndarray, 'F 3'], *, share: float = .01
                   ) -> tuple[Float[np.ndarray, 'M 3'], Int[np.ndarray, 'G 3']]:
-  """Without the connected parts that have less than `share` of the faces, and without vertices that nothing uses."""
+  """Without the connected parts that have less than `share` of the faces, and without vertices that
+  nothing uses."""
   edges = np.concatenate([faces[:, :2], faces[:, 1:]])
-  _, part = connected_components(coo_array((np.ones(len(edges)), tuple(edges.T)), shape=(len(vertices),) * 2))
+  _, part = connected_components(coo_array((np.ones(len(edges)), tuple(edges.T)),
+                                           shape=(len(vertices),) * 2))
   owner = part[faces[:, 0]]
   kept = faces[np.bincount(owner)[owner] >= share * len(faces)]
   used, renumbered = np.unique(kept, return_inverse=True)
@@ -156,35 +170,41 @@ def normals(vertices: Points, faces: Int[np.ndarray, 'F 3']) -> Points:
   """Outward unit normals of the vertices: of the faces around each, weighted by area."""
   a, b, c = vertices[faces].swapaxes(0, 1)
   face = np.cross(b - a, c - a)
-  out = np.stack([np.bincount(faces.ravel(), np.repeat(face[:, k], 3), len(vertices)) for k in range(3)], -1)
+  out = np.stack([np.bincount(faces.ravel(), np.repeat(face[:, k], 3), len(vertices))
+                  for k in range(3)], -1)
   return out / np.maximum(np.linalg.norm(out, axis=-1, keepdims=True), 1e-12)
 
 
-def paint(density: Callable, colour: Callable, vertices: Points, inward: Points, *, cell: float) -> Points:
-  """The colour a ray sees that comes in along each normal: colours from one cell before to three behind, composited."""
+def paint(density: Callable, color: Callable, vertices: Points, inward: Points, *,
+          cell: float) -> Points:
+  """The color a ray sees that comes in along each normal: colors from one cell before to three
+  behind, composited."""
   depth = np.arange(-1., 3.01, .5) * cell
   xyz = (vertices[:, None] + depth[:, None] * inward[:, None]).reshape(-1, 3)
   tau = np.maximum(evaluate(density, xyz), 1e-6).reshape(-1, depth.size).astype(float) * .5 * cell
   trans = np.exp(-np.cumsum(tau, 1) + tau)
   weights = trans * -np.expm1(-tau)
-  seen = np.sum(weights[..., None] * evaluate(colour, xyz).reshape(-1, depth.size, 3), 1)
+  seen = np.sum(weights[..., None] * evaluate(color, xyz).reshape(-1, depth.size, 3), 1)
   return np.clip(seen / weights.sum(1, keepdims=True), 0., 1.)
 
 
-def rasterise(vertices: Points, faces: Int[np.ndarray, 'F 3'], camera: Camera, *, size: int
+def rasterize(vertices: Points, faces: Int[np.ndarray, 'F 3'], camera: Camera, *, size: int
               ) -> tuple[Int[np.ndarray, 'size size'], Float[np.ndarray, 'size size 3']]:
-  """The nearest face at each pixel's centre, -1 where there is none, and the place on it in barycentric coordinates."""
+  """The nearest face at each pixel's center, -1 where there is none, and the place on it in
+  barycentric coordinates."""
   world_from_camera = np.asarray(camera.world_from_camera, float)
   in_camera = (vertices - world_from_camera[:3, 3]) @ world_from_camera[:3, :3]
   far = -in_camera[:, 2]
   scale = .5 * size / np.tan(.5 * float(camera.fov))
   column, row = .5 * size + scale * in_camera[:, 0] / far, .5 * size - scale * in_camera[:, 1] / far
-  x, y, z = column[faces] - .5, row[faces] - .5, far[faces]    # pixel (i, j) now has its centre at (i, j)
+  # pixel (i, j) now has its center at (i, j)
+  x, y, z = column[faces] - .5, row[faces] - .5, far[faces]
   x0, y0 = (np.clip(np.ceil(v.min(1)), 0, size).astype(int) for v in (x, y))
   x1, y1 = (np.clip(np.floor(v.max(1)) + 1, 0, size).astype(int) for v in (x, y))
   wide, high = np.maximum(x1 - x0, 0), np.maximum(y1 - y0, 0)
   count = np.where(z.min(1) > 1e-6, wide * high, 0)            # nothing behind the camera
-  face = np.repeat(np.arange(len(faces)), count)               # one entry for each pixel of each face's bounding box
+  # one entry for each pixel of each face's bounding box
+  face = np.repeat(np.arange(len(faces)), count)
   place = np.arange(len(face)) - np.repeat(np.cumsum(count) - count, count)
   i, j = y0[face] + place // wide[face], x0[face] + place % wide[face]
   dx, dy = x[face] - j[:, None], y[face] - i[:, None]
@@ -203,13 +223,15 @@ def rasterise(vertices: Points, faces: Int[np.ndarray, 'F 3'], camera: Camera, *
 def silhouettes(vertices: Points, faces: Int[np.ndarray, 'F 3'], camera: Camera, *, size: int
                 ) -> Bool[np.ndarray, 'V size size']:
   """Of [V] cameras."""
-  return np.stack([rasterise(vertices, faces, one, size=size)[0] >= 0 for one in video.each(camera)])
+  return np.stack([rasterize(vertices, faces, one, size=size)[0] >= 0
+                   for one in video.unbatch(camera)])
 
 
-def picture(mesh: Mesh, camera: Camera, *, size: int, background: float = 1.) -> Float[np.ndarray, 'size size 3']:
-  """The mesh in one camera, its vertex colours interpolated and unlit."""
-  face, place = rasterise(mesh.vertices, mesh.faces, camera, size=size)
-  rgb = np.sum(place[..., None] * mesh.colours[mesh.faces[face]], -2)
+def picture(mesh: Mesh, camera: Camera, *, size: int,
+            background: float = 1.) -> Float[np.ndarray, 'size size 3']:
+  """The mesh in one camera, its vertex colors interpolated and unlit."""
+  face, place = rasterize(mesh.vertices, mesh.faces, camera, size=size)
+  rgb = np.sum(place[..., None] * mesh.colors[mesh.faces[face]], -2)
   return np.where(face[..., None] >= 0, rgb, background)
 
 
@@ -218,23 +240,28 @@ def lookouts(*, radius: float = 1.) -> Camera:
   return video.rings((8, .2), (4, .8), (1, 1.4), distance=3. * radius)
 
 
-def extract(density: Callable, colour: Callable, camera: Camera, opacity: Float[np.ndarray, 'V size size'], *,
+def extract(density: Callable, color: Callable, camera: Camera,
+            opacity: Float[np.ndarray, 'V size size'], *,
             radius: float = 1., resolution: int = 96) -> tuple[Mesh, dict]:
-  """The mesh whose silhouettes match the rendered `opacity` in the [V] cameras, and a report of how well.
+  """The mesh whose silhouettes match the rendered `opacity` in the [V] cameras, and a report of how
+  well.
 
-  silhouette_iou compares the finished mesh (rasterised, floaters gone) with the render; .95 or more is a faithful mesh.
+  silhouette_iou compares the finished mesh (rasterized, floaters gone) with the render; .95 or more
+  is a faithful mesh.
   """
   target = solid(opacity)
   grid = log_density(density, radius=radius, resolution=resolution)
   threshold, _ = match_threshold(grid, camera, target, radius=radius)
   vertices, faces = drop_floaters(*surface(grid, threshold, radius=radius))
   cell = 2. * radius / (resolution - 1)
-  mesh = Mesh(vertices, faces, paint(density, colour, vertices, -normals(vertices, faces), cell=cell))
+  mesh = Mesh(vertices, faces, paint(density, color, vertices, -normals(vertices, faces),
+                                     cell=cell))
   seen = silhouettes(vertices, faces, camera, size=target.shape[-1])
   return mesh, {
     'vertices': len(vertices), 'faces': len(faces),
     'watertight': bool(trimesh.Trimesh(vertices, faces, process=False).is_watertight),
-    'threshold': threshold, 'silhouette_iou': float(np.mean([iou(s, t) for s, t in zip(seen, target)])),
+    'threshold': threshold,
+    'silhouette_iou': float(np.mean([iou(s, t) for s, t in zip(seen, target)])),
     'peak_opacity': float(opacity.max()), 'resolution': resolution}
 
 
@@ -244,7 +271,8 @@ def linear(srgb: np.ndarray) -> np.ndarray:
 
 
 def to_glb(mesh: Mesh) -> bytes:
-  """glTF 2.0 binary: y up, front +z, linear float colours, and a matt material (without one glTF means black metal)."""
+  """glTF 2.0 binary: y up, front +z, linear float colors, and a matt material (without one glTF
+  means black metal)."""
   def finish(tree):
     primitive = tree['meshes'][0]['primitives'][0]
     primitive['attributes']['COLOR_0'] = primitive['attributes'].pop('_color')
@@ -252,18 +280,20 @@ def to_glb(mesh: Mesh) -> bytes:
     primitive['material'] = 0
 
   turned = trimesh.Trimesh(mesh.vertices @ Y_UP.T, mesh.faces, process=False,
-                           vertex_attributes={'color': linear(mesh.colours).astype(np.float32)})
-  return trimesh.exchange.gltf.export_glb(trimesh.Scene(turned), include_normals=True, tree_postprocessor=finish)
+                           vertex_attributes={'color': linear(mesh.colors).astype(np.float32)})
+  return trimesh.exchange.gltf.export_glb(trimesh.Scene(turned), include_normals=True,
+                                          tree_postprocessor=finish)
 
 
-def _with_bytes(vertices, faces, colours):
-  rgba = np.concatenate([colours, np.ones_like(colours[:, :1])], -1)
-  return trimesh.Trimesh(vertices, faces, vertex_colors=np.round(rgba * 255.).astype(np.uint8), process=False)
+def _with_bytes(vertices, faces, colors):
+  rgba = np.concatenate([colors, np.ones_like(colors[:, :1])], -1)
+  return trimesh.Trimesh(vertices, faces, vertex_colors=np.round(rgba * 255.).astype(np.uint8),
+                         process=False)
 
 
 def to_obj(mesh: Mesh) -> str:
-  """Wavefront with a colour behind each vertex; y up, front +z."""
-  turned = _with_bytes(mesh.vertices @ Y_UP.T, mesh.faces, mesh.colours)
+  """Wavefront with a color behind each vertex; y up, front +z."""
+  turned = _with_bytes(mesh.vertices @ Y_UP.T, mesh.faces, mesh.colors)
   return trimesh.exchange.obj.export_obj(turned, include_normals=True)
 
 
@@ -273,27 +303,30 @@ def to_ply(mesh: Mesh) -> bytes:
 
 
 def sample_points(mesh: Mesh, count: int, *, seed: int = 0) -> tuple[Points, Points]:
-  """`count` points spread evenly over the surface, and their colours."""
+  """`count` points spread evenly over the surface, and their colors."""
   random = np.random.default_rng(seed)
   a, b, c = mesh.vertices[mesh.faces].swapaxes(0, 1)
   area = np.linalg.norm(np.cross(b - a, c - a), axis=-1)
-  places = (np.arange(count) + random.random(count)) / count                 # stratified over the faces
+  places = (np.arange(count) + random.random(count)) / count  # stratified over the faces
   face = np.minimum(np.searchsorted(np.cumsum(area) / area.sum(), places), len(area) - 1)
   u, v = random.random((2, count))
   root = np.sqrt(u)
   weights = np.stack([1. - root, root * (1. - v), root * v], -1)[..., None]
-  return tuple(np.sum(weights * values[mesh.faces[face]], 1) for values in (mesh.vertices, mesh.colours))
+  return tuple(np.sum(weights * values[mesh.faces[face]], 1)
+               for values in (mesh.vertices, mesh.colors))
 
 
-def points_to_ply(xyz: Points, colours: Points) -> bytes:
-  """A coloured point cloud as binary PLY in the world's frame."""
-  return trimesh.exchange.ply.export_ply(trimesh.PointCloud(xyz, np.round(colours * 255.).astype(np.uint8)))
+def points_to_ply(xyz: Points, colors: Points) -> bytes:
+  """A colored point cloud as binary PLY in the world's frame."""
+  return trimesh.exchange.ply.export_ply(trimesh.PointCloud(xyz, np.round(colors * 255.).astype(
+      np.uint8)))
 
 
 WRITERS = {'glb': to_glb, 'obj': to_obj, 'ply': to_ply}
 
 
-def save(mesh: Mesh, folder: pathlib.Path, *, formats: tuple[str, ...] = FORMATS) -> list[pathlib.Path]:
+def save(mesh: Mesh, folder: pathlib.Path, *, formats: tuple[str, ...] = FORMATS) -> list[
+    pathlib.Path]:
   """Writes mesh.glb, mesh.obj, mesh.ply, or those asked for, into `folder`."""
   paths = []
   for name in formats:
@@ -303,19 +336,22 @@ def save(mesh: Mesh, folder: pathlib.Path, *, formats: tuple[str, ...] = FORMATS
   return paths
 
 
-def write(density: Callable, colour: Callable, render: Callable, folder: pathlib.Path, *, radius: float = 1.,
-          resolution: int = 96, formats: tuple[str, ...] = FORMATS, points: int = 0) -> tuple[Mesh, dict]:
-  """`extract`, and its files in `folder`: those of the mesh, mesh.json with the report, mesh.png with the mesh under the
-  render; points.ply too where `points` > 0. `render` maps one camera to a Rendering over white. Raises Empty where there
-  is no mesh."""
+def write(density: Callable, color: Callable, render: Callable, folder: pathlib.Path, *,
+          radius: float = 1.,
+          resolution: int = 96, formats: tuple[str, ...] = FORMATS,
+          points: int = 0) -> tuple[Mesh, dict]:
+  """`extract`, and its files in `folder`: those of the mesh, mesh.json with the report, mesh.png
+  with the mesh under the render; points.ply too where `points` > 0. `render` maps one camera to a
+  Rendering over white. Raises Empty where there is no mesh."""
   camera = lookouts(radius=radius)
-  seen = video.shoot(render, camera)
-  mesh, facts = extract(density, colour, camera, seen.opacity, radius=radius, resolution=resolution)
+  seen = video.render_views(render, camera)
+  mesh, facts = extract(density, color, camera, seen.opacity, radius=radius, resolution=resolution)
   save(mesh, folder, formats=formats)
   (folder / 'mesh.json').write_text(json.dumps(facts, indent=2) + '\n')
   size = seen.opacity.shape[-1]
-  drawn = [picture(mesh, one, size=size) for one in video.each(camera)]
-  (folder / 'mesh.png').write_bytes(video.png(video.sheet([*np.clip(seen.rgb, 0., 1.), *drawn], columns=len(drawn))))
+  drawn = [picture(mesh, one, size=size) for one in video.unbatch(camera)]
+  (folder / 'mesh.png').write_bytes(video.png(video.sheet([*np.clip(seen.rgb, 0., 1.), *drawn],
+                                                          columns=len(drawn))))
   if points:
     (folder / 'points.ply').write_bytes(points_to_ply(*sample_points(mesh, points)))
   return mesh, facts

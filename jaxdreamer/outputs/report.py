@@ -5,9 +5,10 @@ The page is built from what lies in the run's folder, each part optional:
   metrics.jsonl    {'step': .., name: number} a line
   previews/*.png   the last number in a name is its step
   turntable.mp4    the film
-  mesh.ply         z up, colours on vertices; mesh.json holds facts about it
+  mesh.ply         z up, colors on vertices; mesh.json holds facts about it
   scores.json      {'scores': {name: value}, 'meaning': {name: text}}
-All text is escaped, so a prompt may hold anything. The mesh travels as base64 arrays and the page's own WebGL draws it.
+All text is escaped, so a prompt may hold anything. The mesh travels as base64 arrays and the page's
+own WebGL draws it.
 """
 import base64
 import html
@@ -56,52 +57,64 @@ def flatten(tree: dict) -> list[tuple]:
 
 
 def curves(rows: Sequence[dict], *, points: int = POINTS) -> list[dict]:
-  """name, steps and values of each metric that is ever other than 0; long ones as the means of `points` equal groups,
-  non-finite ones as None."""
+  """name, steps and values of each metric that is ever other than 0; long ones as the means of
+  `points` equal groups, non-finite ones as None."""
   out = []
   for name in dict.fromkeys(name for row in rows for name in row if name != 'step'):
     pairs = [(row['step'], row[name]) for row in rows if isinstance(row.get(name), (int, float))]
     if not any(value for _, value in pairs):
       continue
-    groups = [g for g in np.array_split(np.array(pairs, float).reshape(-1, 2), min(points, len(pairs)) or 1) if len(g)]
+    groups = [g for g in np.array_split(np.array(pairs, float).reshape(-1, 2),
+                                        min(points, len(pairs)) or 1) if len(g)]
     steps, values = zip(*(g.mean(0).tolist() for g in groups))
-    out.append({'name': name, 'steps': steps, 'values': [v if math.isfinite(v) else None for v in values]})
+    out.append({'name': name, 'steps': steps, 'values': [v if math.isfinite(v) else None
+                                                         for v in values]})
   return out
 
 
-def arrays(vertices, faces, colours) -> dict:
-  """The mesh for the page: 16-bit places in its bounding cube, 8-bit colours, 32-bit indices."""
+def arrays(vertices, faces, colors) -> dict:
+  """The mesh for the page: 16-bit places in its bounding cube, 8-bit colors, 32-bit indices."""
   low, high = vertices.min(0), vertices.max(0)
   size = max(float((high - low).max()), 1e-6)
   places = np.round((vertices - low) / size * 65535.)
   return {'low': low.tolist(), 'size': size, 'high': high.tolist(),
           'places': base64_of(np.pad(places, ((0, 0), (0, 1))).astype('<u2').tobytes()),
-          'colours': base64_of(np.pad(colours, ((0, 0), (0, 1)), constant_values=255).astype(np.uint8).tobytes()),
+          'colors': base64_of(np.pad(colors, ((0, 0), (0, 1)),
+                                     constant_values=255).astype(np.uint8).tobytes()),
           'faces': base64_of(np.asarray(faces, '<u4').tobytes())}
 
 
 def safe_json(value) -> str:
   """JSON that cannot end the script element it stands in."""
-  return json.dumps(value, allow_nan=False).replace('<', '\\u003c').replace('>', '\\u003e').replace('&', '\\u0026')
+  return json.dumps(value, allow_nan=False).replace('<', '\\u003c').replace('>', '\\u003e').replace(
+      '&', '\\u0026')
 
 
 def page(*, prompt: str, settings: dict, command: str, about: dict, rows: Sequence[dict] = (),
          previews: Sequence[tuple] = (), video: bytes | None = None, mesh: dict | None = None,
-         mesh_facts: dict | None = None, scores: dict | None = None, meaning: dict | None = None) -> str:
-  """The page. `previews` are (step, png bytes) in order, `mesh` comes from `arrays`, the dicts become tables."""
+         mesh_facts: dict | None = None, scores: dict | None = None,
+         meaning: dict | None = None) -> str:
+  """The page. `previews` are (step, png bytes) in order, `mesh` comes from `arrays`, the dicts
+  become tables."""
   scores, meaning, mesh_facts = scores or {}, meaning or {}, mesh_facts or {}
-  keep = np.unique(np.linspace(0, len(previews) - 1, min(PREVIEWS, len(previews))).round().astype(int))
+  keep = np.unique(np.linspace(0, len(previews) - 1, min(PREVIEWS, len(previews))).round().astype(
+      int))
   data = {'curves': curves(rows), 'mesh': mesh,
-          'previews': [[previews[k][0], 'data:image/png;base64,' + base64_of(previews[k][1])] for k in keep]}
-  absent = {'video': video is None, 'mesh': mesh is None, 'previews': not previews, 'scores': not scores,
+          'previews': [[previews[k][0], 'data:image/png;base64,' + base64_of(previews[k][1])]
+                       for k in keep]}
+  absent = {'video': video is None, 'mesh': mesh is None, 'previews': not previews,
+            'scores': not scores,
             'curves': not data['curves'], 'facts': not mesh_facts}
   fields = {
     'prompt': html.escape(prompt), 'command': html.escape(command), 'data': safe_json(data),
-    'settings': rows_of(flatten(settings)), 'about': rows_of(flatten(about)), 'facts': rows_of(flatten(mesh_facts)),
-    'scores': rows_of([(name, value, meaning.get(name, '')) for name, value in flatten(scores) if value is not None]),
+    'settings': rows_of(flatten(settings)), 'about': rows_of(flatten(about)),
+    'facts': rows_of(flatten(mesh_facts)),
+    'scores': rows_of([(name, value, meaning.get(name, '')) for name, value in flatten(scores)
+                       if value is not None]),
     'video': f'data:video/mp4;base64,{base64_of(video)}' if video else '',
     'absent': ' '.join(f'no-{name}' for name, is_absent in absent.items() if is_absent)}
-  return re.sub(r'\{\{(\w+)\}\}', lambda match: fields[match[1]], TEMPLATE.read_text(encoding='utf-8'))
+  return re.sub(r'\{\{(\w+)\}\}', lambda match: fields[match[1]],
+                TEMPLATE.read_text(encoding='utf-8'))
 
 
 def step_of(path: pathlib.Path) -> int:
@@ -111,7 +124,8 @@ def step_of(path: pathlib.Path) -> int:
 def refresh(folder: pathlib.Path) -> pathlib.Path:
   """Builds report.html anew from the files in `folder`; `write` must have been there once."""
   read = lambda name: json.loads((folder / name).read_text()) if (folder / name).exists() else {}
-  lines = (folder / 'metrics.jsonl').read_text().splitlines() if (folder / 'metrics.jsonl').exists() else []
+  lines = (folder / 'metrics.jsonl').read_text().splitlines() if (
+      folder / 'metrics.jsonl').exists() else []
   video, ply, found = folder / 'turntable.mp4', folder / 'mesh.ply', read('scores.json')
   mesh = trimesh.load_mesh(ply, process=False) if ply.exists() else None
   previews = sorted((folder / 'previews').glob('*.png'), key=step_of)
@@ -120,13 +134,16 @@ def refresh(folder: pathlib.Path) -> pathlib.Path:
     **read('report.json'), rows=[json.loads(line) for line in lines],
     previews=[(step_of(path), path.read_bytes()) for path in previews],
     video=video.read_bytes() if video.exists() else None,
-    mesh=mesh and arrays(mesh.vertices, mesh.faces, mesh.visual.vertex_colors[:, :3]), mesh_facts=read('mesh.json'),
+    mesh=mesh and arrays(mesh.vertices, mesh.faces, mesh.visual.vertex_colors[:, :3]),
+    mesh_facts=read('mesh.json'),
     scores=found.get('scores'), meaning=found.get('meaning')), encoding='utf-8')
   return out
 
 
-def write(folder: pathlib.Path, *, prompt: str, settings: dict, command: str, about: dict) -> pathlib.Path:
-  """report.json with what the other files do not say, then report.html. `about` holds versions, device, times."""
+def write(folder: pathlib.Path, *, prompt: str, settings: dict, command: str,
+          about: dict) -> pathlib.Path:
+  """report.json with what the other files do not say, then report.html. `about` holds versions,
+  device, times."""
   told = {'prompt': prompt, 'settings': settings, 'command': command, 'about': about}
   (folder / 'report.json').write_text(json.dumps(told, indent=2, default=str) + '\n')
   return refresh(folder)

@@ -1,8 +1,9 @@
 """Pictures and films of a scene: renders in panels, turntables, strips, contact sheets.
 
-Images are [H, W, 3] floats in [0, 1] until they are written. `render` maps one camera to a Rendering, weights and
-background bound. Panels show colour, depth (near is bright) and normals (in the camera's frame: right is red, up is
-green, towards the camera is blue). Films are H.264 in yuv420p with even sides, which every browser plays.
+Images are [H, W, 3] floats in [0, 1] until they are written. `render` maps one camera to a
+Rendering, weights and background bound. Panels show color, depth (near is bright) and normals (in
+the camera's frame: right is red, up is green, towards the camera is blue). Films are H.264 in
+yuv420p with even sides, which every browser plays.
 """
 import io
 import math
@@ -29,30 +30,35 @@ Images = Float[np.ndarray, 'V H W 3']
 _stand = jax.jit(jax.vmap(cameras.orbital))
 
 
-def rings(*heights: tuple[int, float], distance: float = 3., fov: float = math.radians(40.)) -> Camera:
-  """For each (n, elevation), n cameras at equal steps of azimuth from the front on, ring after ring, in NumPy."""
-  place = np.array([(2. * math.pi * k / n, elevation, distance, fov) for n, elevation in heights for k in range(n)])
+def rings(*heights: tuple[int, float], distance: float = 3.,
+          fov: float = math.radians(40.)) -> Camera:
+  """For each (n, elevation), n cameras at equal steps of azimuth from the front on, ring after
+  ring, in NumPy."""
+  place = np.array([(2. * math.pi * k / n, elevation, distance, fov) for n, elevation in heights
+                    for k in range(n)])
   return jax.device_get(_stand(*place.astype(np.float32).T))
 
 
-def each(camera: Camera) -> list[Camera]:
+def unbatch(camera: Camera) -> list[Camera]:
   """The cameras of a batch, one by one."""
   return [jax.tree.map(lambda a, i=i: a[i], camera) for i in range(len(camera.fov))]
 
 
-def shoot(render: Callable, camera: Camera) -> Rendering:
+def render_views(render: Callable, camera: Camera) -> Rendering:
   """The [V, H, W] Rendering, in NumPy, of [V] cameras, one at a time."""
-  shots = [jax.device_get(render(one)) for one in each(camera)]
+  shots = [jax.device_get(render(one)) for one in unbatch(camera)]
   return jax.tree.map(lambda *a: np.stack(a), *shots)
 
 
 def show_depth(rendering: Rendering, *, background: float = 1.) -> Images:
   """Depth through the magma map, near bright, scaled to what the solid parts of all views span."""
   solid = rendering.opacity >= .5
-  near, far = (rendering.depth[solid].min(), rendering.depth[solid].max()) if solid.any() else (0., 1.)
+  near, far = (rendering.depth[solid].min(), rendering.depth[solid].max()) if solid.any() else (
+      0., 1.)
   value = np.clip((far - rendering.depth) / max(far - near, 1e-6), 0., 1.)
   opacity = rendering.opacity[..., None]
-  return opacity * matplotlib.colormaps['magma'](.1 + .85 * value)[..., :3] + (1. - opacity) * background
+  return opacity * matplotlib.colormaps['magma'](.1 + .85 * value)[...,
+                                                                   :3] + (1. - opacity) * background
 
 
 def show_normals(rendering: Rendering, camera: Camera, *, background: float = 1.) -> Images:
@@ -64,7 +70,7 @@ def show_normals(rendering: Rendering, camera: Camera, *, background: float = 1.
 
 
 def panels(rendering: Rendering, camera: Camera, *, background: float = 1.) -> list[Images]:
-  """Colour, depth and normals of [V] views."""
+  """Color, depth and normals of [V] views."""
   return [np.clip(rendering.rgb, 0., 1.), show_depth(rendering, background=background),
           show_normals(rendering, camera, background=background)]
 
@@ -73,8 +79,10 @@ def to_bytes(image: Float[np.ndarray, '*b H W 3']) -> UInt8[np.ndarray, '*b H W 
   return np.round(np.clip(image, 0., 1.) * 255.).astype(np.uint8)
 
 
-def enlarge(image: Float[np.ndarray, 'H W 3'], height: int, *, how: str = 'lanczos') -> Float[np.ndarray, 'h w 3']:
-  """At least `height` pixels high; a larger image stays as it is. 'nearest' shows the pixels, 'lanczos' the picture."""
+def enlarge(image: Float[np.ndarray, 'H W 3'], height: int, *,
+            how: str = 'lanczos') -> Float[np.ndarray, 'h w 3']:
+  """At least `height` pixels high; a larger image stays as it is. 'nearest' shows the pixels,
+  'lanczos' the picture."""
   h, w = image.shape[:2]
   if h >= height:
     return image
@@ -82,7 +90,8 @@ def enlarge(image: Float[np.ndarray, 'H W 3'], height: int, *, how: str = 'lancz
   return np.asarray(big) / 255.
 
 
-def sheet(images: list[Float[np.ndarray, 'H W 3']], *, columns: int, gap: int = 2, background: float = 1.
+def sheet(images: list[Float[np.ndarray, 'H W 3']], *, columns: int, gap: int = 2,
+          background: float = 1.
           ) -> Float[np.ndarray, 'h w 3']:
   """Images of one size in rows of `columns`, `gap` pixels apart."""
   h, w = images[0].shape[:2]
@@ -111,11 +120,15 @@ def png(image: Float[np.ndarray, 'H W 3']) -> bytes:
   return out.getvalue()
 
 
-def save_video(path: pathlib.Path, frames: list[Float[np.ndarray, 'H W 3']], *, fps: int = FPS) -> pathlib.Path:
-  """An mp4 that starts to play before all of it is read. ffmpeg is run directly: imageio forks, which JAX forbids."""
+def save_video(path: pathlib.Path, frames: list[Float[np.ndarray, 'H W 3']], *,
+               fps: int = FPS) -> pathlib.Path:
+  """An mp4 that starts to play before all of it is read. ffmpeg is run directly: imageio forks,
+  which JAX forbids."""
   film = np.stack([even(to_bytes(frame)) for frame in frames])
-  source = ['-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{film.shape[2]}x{film.shape[1]}', '-r', str(fps), '-i', '-']
-  target = ['-c:v', 'libx264', '-pix_fmt', 'yuv420p', '-crf', '18', '-movflags', '+faststart', str(path)]
+  source = ['-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{film.shape[2]}x{film.shape[1]}', '-r',
+            str(fps), '-i', '-']
+  target = ['-c:v', 'libx264', '-pix_fmt', 'yuv420p', '-crf', '18', '-movflags',
+            '+faststart', str(path)]
   command = [imageio_ffmpeg.get_ffmpeg_exe(), '-y', '-loglevel', 'error', *source, *target]
   done = subprocess.run(command, input=film.tobytes(), capture_output=True)
   if done.returncode:
@@ -123,14 +136,19 @@ def save_video(path: pathlib.Path, frames: list[Float[np.ndarray, 'H W 3']], *, 
   return path
 
 
-def turntable(render: Callable, folder: pathlib.Path, *, frames: int = 90, elevation: float = .26, distance: float = 3.,
-              height: int = 256, how: str = 'lanczos', background: float = 1.) -> list[pathlib.Path]:
-  """Writes turntable.mp4, one turn of `frames` at 30 a second, and turntable.png, eight of its views; both enlarged where small."""
+def turntable(render: Callable, folder: pathlib.Path, *, frames: int = 90, elevation: float = .26,
+              distance: float = 3.,
+              height: int = 256, how: str = 'lanczos',
+              background: float = 1.) -> list[pathlib.Path]:
+  """Writes turntable.mp4, one turn of `frames` at 30 a second, and turntable.png, eight of its
+  views; both enlarged where small."""
   camera = rings((frames, elevation), distance=distance)
-  return film_of(shoot(render, camera), camera, folder, height=height, how=how, background=background)
+  return film_of(shoot(render, camera), camera, folder, height=height, how=how,
+                 background=background)
 
 
-def film_of(shown: Rendering, camera: Camera, folder: pathlib.Path, *, height: int = 256, how: str = 'lanczos',
+def film_of(shown: Rendering, camera: Camera, folder: pathlib.Path, *, height: int = 256,
+            how: str = 'lanczos',
             background: float = 1.) -> list[pathlib.Path]:
   """The same of views that are there already."""
   views = panels(shown, camera, background=background)

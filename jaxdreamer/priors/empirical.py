@@ -1,6 +1,8 @@
-"""The exact posterior mean over a finite set of images of the prompt: the perfect prior of that set.
+"""The exact posterior mean over a finite set of images of the prompt: the perfect prior of that
+set.
 
-It separates a prior's faults from an estimator's: with it, what is wrong in the result is the estimator's or the scene's.
+It separates a prior's faults from an estimator's: with it, what is wrong in the result is the
+estimator's or the scene's.
 Images carry their camera; told a camera, the prior weights each image by how near its viewpoint is.
 """
 import jax
@@ -12,18 +14,22 @@ from jaxdreamer.toybox import network, views, world
 from jaxdreamer.types import Camera, Prior, Text
 
 
-def posterior_mean(z_t: Float[Array, 'd'], images: Float[Array, 'N d'], log_prior: Float[Array, 'N'], alpha, sigma):
-  """E[z | z_t] for z uniform over `images` tilted by log_prior: a softmax of -|z_t - alpha z|^2 / 2 sigma^2."""
-  distance = jnp.sum(images ** 2, -1) * alpha ** 2 - 2. * alpha * images @ z_t              # |z_t|^2 cancels
+def posterior_mean(z_t: Float[Array, 'd'], images: Float[Array, 'N d'],
+                   log_prior: Float[Array, 'N'], alpha, sigma):
+  """E[z | z_t] for z uniform over `images` tilted by log_prior: a softmax of -|z_t - alpha z|^2 / 2
+  sigma^2."""
+  distance = jnp.sum(images ** 2, -1) * alpha ** 2 - 2. * alpha * images @ z_t  # |z_t|^2 cancels
   return jax.nn.softmax(log_prior - distance / (2. * sigma ** 2)) @ images
 
 
-def empirical(key: Key[Array, ''], prompt: str, *, images: int = 512, bandwidth: float = .15) -> Prior:
-  """`images` renders of a toybox caption (ValueError outside its vocabulary), each over black and over white: no toy hides from
-  both (Smith and Blinn 1996, Blue Screen Matting). Render the scene over `backgrounds.black_or_white()`.
+def empirical(key: Key[Array, ''], prompt: str, *, images: int = 512,
+              bandwidth: float = .15) -> Prior:
+  """`images` renders of a toybox caption (ValueError outside its vocabulary), each over black and
+  over white: no toy hides from both (Smith and Blinn 1996, Blue Screen Matting). Render the scene
+  over `backgrounds.black_or_white()`.
 
-  `bandwidth` is the standard deviation, in scene units, of the kernel on camera positions. Text rows are ignored: the
-  null prediction equals the conditional one, and guidance changes nothing.
+  `bandwidth` is the standard deviation, in scene units, of the kernel on camera positions. Text
+  rows are ignored: the null prediction equals the conditional one, and guidance changes nothing.
   """
   item = world.parse(prompt)
   spots = jax.vmap(views.sample_camera)(jax.random.split(key, images))
@@ -38,8 +44,10 @@ def empirical(key: Key[Array, ''], prompt: str, *, images: int = 512, bandwidth:
   def eps(weights, z_t, t, text, camera: Camera | None):
     alpha, sigma = network.SCHEDULE.alpha(t), network.SCHEDULE.sigma(t)
     def of(z, a, s, position):
-      far = jnp.zeros(len(weights['images'])) if position is None else jnp.sum((weights['position'] - position[None]) ** 2, -1)
-      return posterior_mean(z.reshape(-1), weights['images'], -far / (2. * bandwidth ** 2), a, s).reshape(z.shape)
+      far = jnp.zeros(len(weights['images'])) if position is None else jnp.sum(
+          (weights['position'] - position[None]) ** 2, -1)
+      return posterior_mean(z.reshape(-1), weights['images'], -far / (2. * bandwidth ** 2), a,
+                            s).reshape(z.shape)
     where = None if camera is None else camera.world_from_camera[:, :3, 3]
     x0_hat = jax.vmap(of, (0, 0, 0, None if camera is None else 0))(z_t, alpha, sigma, where)
     return eps_from_x0(x0_hat, z_t, bcast(alpha, z_t), bcast(sigma, z_t))
@@ -48,5 +56,6 @@ def empirical(key: Key[Array, ''], prompt: str, *, images: int = 512, bandwidth:
     blank = jnp.zeros((1, 1))
     return Text(jnp.zeros((4, 1, 1)), blank, blank, blank)
 
-  return Prior(weights, network.SCHEDULE, network.SIZE, network.LATENT, lambda w, x: network.encode(x),
+  return Prior(weights, network.SCHEDULE, network.SIZE, network.LATENT,
+               lambda w, x: network.encode(x),
                lambda w, z: network.decode(z), eps, embed)

@@ -3,13 +3,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxdreamer.diffusion import bcast, cosine
-from jaxdreamer.types import Prior, Schedule, Text
+from jaxdreamer.types import NoiseSchedule, Prior, Text
 
 
-def gaussian(mean: Float[Array, 'h w c'], *, std: float, null_mean: Float[Array, 'h w c'] | None = None,
-             schedule: Schedule | None = None) -> Prior:
-  """eps_hat = sigma (z_t - alpha mean) / (alpha^2 std^2 + sigma^2). A text row of ones means `mean`, of zeros `null_mean`
-  (the same by default), so that guidance has two different predictions. encode is the identity."""
+def gaussian(mean: Float[Array, 'h w c'], *, std: float, null_mean: Float[Array, 'h w c']
+             | None = None,
+             schedule: NoiseSchedule | None = None) -> Prior:
+  """eps_hat = sigma (z_t - alpha mean) / (alpha^2 std^2 + sigma^2). A text row of ones means
+  `mean`, of zeros `null_mean` (the same by default), so that guidance has two different
+  predictions. encode is the identity."""
   schedule = schedule or cosine()
   weights = {'mean': mean, 'null_mean': mean if null_mean is None else null_mean}
 

@@ -1,7 +1,9 @@
-"""What the priors of published latent diffusion models share: the forward process, the autoencoder, the text encoder.
+"""What the priors of published latent diffusion models share: the forward process, the autoencoder,
+the text encoder.
 
-Latents are scaling_factor times the posterior's mean, or a draw of it; the image is resized to the model's own pixels on the way
-in. `section` is the name of a prior's options in the config, for errors: FileNotFoundError or ValueError, one line.
+Latents are scaling_factor times the posterior's mean, or a draw of it; the image is resized to the
+model's own pixels on the way in. `section` is the name of a prior's options in the config, for
+errors: FileNotFoundError or ValueError, one line.
 """
 import hashlib
 import json
@@ -16,30 +18,47 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxdreamer import prompts
 from jaxdreamer.diffusion import BETAS, PREDICTIONS, bcast, ddpm
-from jaxdreamer.nn import blueprints, clip, clip_tokens, folder, lora_files, safe_files, tensors, vae
-from jaxdreamer.types import Schedule
+from jaxdreamer.nn import (
+  blueprints,
+  clip,
+  clip_tokens,
+  folder,
+  lora_files,
+  safe_files,
+  tensors,
+  vae,
+)
+from jaxdreamer.types import NoiseSchedule
 
-# Of a scheduler_config.json only what changes the forward process counts; how its sampler walks does not. {field: what it may be},
-# else the process is another one than z_t = alpha z + sigma eps over the steps of betas.
+# Of a scheduler_config.json only what changes the forward process counts; how its sampler walks
+# does not. {field: what it may be}, else the process is another one than z_t = alpha z + sigma eps
+# over the steps of betas.
 SERVED = {
-  'use_flow_sigmas': (False,), 'timestep_type': ('discrete',), 'snr_shift_scale': (1.,), 'sigma_data': (), 'shift': (1.,),
-  'variance_type': ('fixed_small', 'fixed_small_log', 'fixed_large', 'fixed_large_log'),           # the UNet learns no variance
+  'use_flow_sigmas': (False,), 'timestep_type': ('discrete',), 'snr_shift_scale': (1.,),
+  'sigma_data': (), 'shift': (1.,),
+  # the UNet learns no variance
+  'variance_type': ('fixed_small', 'fixed_small_log', 'fixed_large', 'fixed_large_log'),
 }
 # diffusers' classes over betas, with their own defaults for what a file leaves out.
 LATE = {'beta_start': .00085, 'beta_end': .012}
 SAMPLERS = dict.fromkeys((
-  'DDIMScheduler', 'DDIMInverseScheduler', 'DDIMParallelScheduler', 'DDPMScheduler', 'DDPMParallelScheduler',
-  'DEISMultistepScheduler', 'DPMSolverMultistepScheduler', 'DPMSolverMultistepInverseScheduler', 'DPMSolverSinglestepScheduler',
-  'EulerAncestralDiscreteScheduler', 'EulerDiscreteScheduler', 'LMSDiscreteScheduler', 'PNDMScheduler', 'SASolverScheduler',
+  'DDIMScheduler', 'DDIMInverseScheduler', 'DDIMParallelScheduler', 'DDPMScheduler',
+  'DDPMParallelScheduler',
+  'DEISMultistepScheduler', 'DPMSolverMultistepScheduler', 'DPMSolverMultistepInverseScheduler',
+  'DPMSolverSinglestepScheduler',
+  'EulerAncestralDiscreteScheduler', 'EulerDiscreteScheduler', 'LMSDiscreteScheduler',
+  'PNDMScheduler', 'SASolverScheduler',
   'UniPCMultistepScheduler'), {}) | dict.fromkeys((
-  'DPMSolverSDEScheduler', 'HeunDiscreteScheduler', 'KDPM2AncestralDiscreteScheduler', 'KDPM2DiscreteScheduler'), LATE
+  'DPMSolverSDEScheduler', 'HeunDiscreteScheduler', 'KDPM2AncestralDiscreteScheduler',
+  'KDPM2DiscreteScheduler'), LATE
 ) | dict.fromkeys(('LCMScheduler', 'TCDScheduler'), LATE | {'beta_schedule': 'scaled_linear'})
 BETAS_OF = ('beta_start', 'beta_end', 'beta_schedule')
 
 
 class Forward(NamedTuple):
-  """The forward process of a model, and what its network predicts of it: a key of diffusion.PREDICTIONS."""
-  schedule: Schedule
+  """The forward process of a model, and what its network predicts of it: a key of
+  diffusion.PREDICTIONS."""
+  schedule: NoiseSchedule
   steps: int
   predicted: str
 
@@ -49,7 +68,8 @@ class Forward(NamedTuple):
 
   def eps(self, out, z_t, t):
     """The network's output as noise."""
-    return PREDICTIONS[self.predicted].eps(out, z_t, bcast(self.schedule.alpha(t), z_t), bcast(self.schedule.sigma(t), z_t))
+    return PREDICTIONS[self.predicted].eps(out, z_t, bcast(self.schedule.alpha(t), z_t),
+                                           bcast(self.schedule.sigma(t), z_t))
 
 
 class Coder(NamedTuple):
@@ -57,31 +77,41 @@ class Coder(NamedTuple):
   weights: PyTree
   pixels: int                            # of a side of the image that it takes
   latent: tuple[int, int, int]
-  encode: Callable                       # (weights, x [V, H, W, 3]) -> z [V, h, w, c], differentiable: the posterior's mean
-  sample: Callable                       # (weights, keys [V], x) -> z: a draw of the posterior by each image's key
+  # (weights, x [V, H, W, 3]) -> z [V, h, w, c], differentiable: the posterior's mean
+  encode: Callable
+  sample: Callable  # (weights, keys [V], x) -> z: a draw of the posterior by each image's key
   decode: Callable                       # (weights, z) -> x
 
 
-def opened(path: str, *, model: str, sha256: str, wanted: str, lora: str = '', lora_scale: float = 1.) -> dict[str, Any]:
-  """The parts of the model at `path`, with the LoRA file `lora` added where one is given; those of the blueprint `model` where the
-  path is blueprints.SHAPES. `wanted` says what to put where nothing is."""
+def opened(path: str, *, model: str, sha256: str, wanted: str, lora: str = '',
+           lora_scale: float = 1.) -> dict[str, Any]:
+  """The parts of the model at `path`, with the LoRA file `lora` added where one is given; those of
+  the blueprint `model` where the path is blueprints.SHAPES. `wanted` says what to put where nothing
+  is."""
   if not path:
     raise FileNotFoundError(f'{wanted}; it is empty')
   if path == blueprints.SHAPES:
     return blueprints.parts(model)
   parts = folder.open_model(path, sha256=sha256 or None)
-  return lora_files.added(parts, lora, scale=lora_scale, option='config.prior.lora') if lora else parts
+  return lora_files.added(parts, lora, scale=lora_scale,
+                          option='config.prior.lora') if lora else parts
 
 
 def schedule_of(scheduler: dict) -> Forward:
-  """The forward process of a scheduler_config.json. ValueError lists what it asks for and these priors lack."""
-  told, sampler = {k: v for k, v in scheduler.items() if v is not None}, scheduler.get('_class_name')
-  values = {'beta_start': 1e-4, 'beta_end': .02, 'beta_schedule': 'linear', 'num_train_timesteps': 1000,
+  """The forward process of a scheduler_config.json. ValueError lists what it asks for and these
+  priors lack."""
+  told, sampler = {k: v for k, v in scheduler.items() if v is not None}, scheduler.get(
+      '_class_name')
+  values = {'beta_start': 1e-4, 'beta_end': .02, 'beta_schedule': 'linear',
+            'num_train_timesteps': 1000,
             'prediction_type': 'epsilon', 'trained_betas': None} | SAMPLERS.get(sampler, {}) | told
-  kind, steps, betas = (values[k] for k in ('beta_schedule', 'num_train_timesteps', 'trained_betas'))
+  kind, steps, betas = (values[k] for k in ('beta_schedule', 'num_train_timesteps',
+                                            'trained_betas'))
   foreign = {k: told[k] for k, served in SERVED.items() if k in told and told[k] not in served}
-  if sampler is not None and sampler not in SAMPLERS and betas is None and not all(k in told for k in BETAS_OF):
-    foreign['_class_name'] = sampler                     # a class that has no betas, or whose defaults are not known here
+  if sampler is not None and sampler not in SAMPLERS and betas is None and not all(
+      k in told for k in BETAS_OF):
+    # a class that has no betas, or whose defaults are not known here
+    foreign['_class_name'] = sampler
   if values['prediction_type'] not in PREDICTIONS:
     foreign['prediction_type'] = values['prediction_type']
   if not isinstance(steps, int) or steps < 1:
@@ -94,21 +124,26 @@ def schedule_of(scheduler: dict) -> Forward:
   if not foreign and not all(isinstance(b, float | int) and 0. < b < 1. for b in numbers):
     foreign |= {'trained_betas': betas} if betas else {k: values[k] for k in BETAS_OF[:2]}
   if foreign:
-    raise ValueError(f'this prior cannot serve a checkpoint whose scheduler_config.json says {str(foreign)[:1000]}: its forward '
-                     f'process is not one of betas {[*BETAS]} and a prediction {sorted(PREDICTIONS)}')
-  schedule = ddpm(beta_start=values['beta_start'], beta_end=values['beta_end'], steps=steps, kind=kind, betas=betas,
+    raise ValueError(f'this prior cannot serve a checkpoint whose scheduler_config.json says '
+                     f'{str(foreign)[:1000]}: its forward '
+                     f'process is not one of betas {[*BETAS]} and a prediction '
+                     f'{sorted(PREDICTIONS)}')
+  schedule = ddpm(beta_start=values['beta_start'], beta_end=values['beta_end'], steps=steps,
+                  kind=kind, betas=betas,
                   zero_snr=bool(values.get('rescale_betas_zero_snr')))
   return Forward(schedule, steps, values['prediction_type'])
 
 
 def predicting(scheduler: dict, prediction: str, *, path: str, section: str) -> dict:
-  """The scheduler's config with what the UNet predicts, as the option `section`.prediction has it where that is given. ValueError
-  where neither says it."""
+  """The scheduler's config with what the UNet predicts, as the option `section`.prediction has it
+  where that is given. ValueError where neither says it."""
   if prediction and prediction not in PREDICTIONS:
     raise ValueError(f'{section}.prediction={prediction!r}: takes one of {sorted(PREDICTIONS)}')
   if not prediction and scheduler.get('prediction_type', 'epsilon') is None:
-    raise ValueError(f'{path} does not say what its UNet predicts, or says two things: {section}.prediction takes one of '
-                     f"{sorted(PREDICTIONS)}; Stable Diffusion 2.1's 768 px model is the v_prediction")
+    raise ValueError(f'{path} does not say what its UNet predicts, or says two things: '
+                     f'{section}.prediction takes one of '
+                     f"{sorted(PREDICTIONS)}; Stable Diffusion 2.1's 768 px model is the "
+                     "v_prediction")
   return scheduler | ({'prediction_type': prediction} if prediction else {})
 
 
@@ -117,7 +152,8 @@ def coder(part: folder.Part, *, side: int, dtype: Any) -> Coder:
   config = vae.config_from_diffusers(part.config)
   pixels = side * 2 ** (len(config.block_out_channels) - 1)
   network = vae.AutoencoderKL(config, dtype)
-  like = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, pixels, pixels, 3)))['params']
+  like = jax.eval_shape(network.init, jax.random.key(0),
+                        jnp.zeros((1, pixels, pixels, 3)))['params']
 
   def posterior(weights, x):
     x = jax.image.resize(x, (len(x), pixels, pixels, 3), 'bilinear')
@@ -133,13 +169,15 @@ def coder(part: folder.Part, *, side: int, dtype: Any) -> Coder:
   def decode(weights, z):
     return .5 + .5 * network.apply({'params': weights}, z / config.scaling_factor, method='decode')
 
-  return Coder(folder.load_part(part, like, dtype=dtype), pixels, (side, side, config.latent_channels), encode, sample, decode)
+  return Coder(folder.load_part(part, like, dtype=dtype), pixels,
+               (side, side, config.latent_channels), encode, sample, decode)
 
 
 def rows(parts: dict, phrases: list[str], *, tokenizer: str, section: str
          ) -> tuple[Float[Array, 'N 77 D'], Float[Array, 'N D']]:
   """What the one text encoder of a model makes of the phrases: their words, and each as a whole."""
-  ids = tokens(parts['text_encoder'], phrases, tokenizer=tokenizer or parts.get('tokenizer'), option=f'{section}.tokenizer')
+  ids = tokens(parts['text_encoder'], phrases, tokenizer=tokenizer or parts.get('tokenizer'),
+               option=f'{section}.tokenizer')
   def make():
     words, pooled, _ = encode_text(clip.CLIPTextModel, parts['text_encoder'], ids)
     return jnp.concatenate([words, pooled[:, None]], 1)
@@ -147,14 +185,17 @@ def rows(parts: dict, phrases: list[str], *, tokenizer: str, section: str
   return both[:, :-1], both[:, -1]
 
 
-def tokens(part: folder.Part, phrases: list[str], *, tokenizer: str | pathlib.Path | None, option: str,
+def tokens(part: folder.Part, phrases: list[str], *, tokenizer: str | pathlib.Path | None,
+           option: str,
            warn: bool = True) -> Int[np.ndarray, 'N L']:
-  """The phrases as a text tower takes them; view words at their end are never cut. `option` is where the config names the
-  tokenizer's folder; without `warn` nothing is said of a phrase that is too long."""
+  """The phrases as a text tower takes them; view words at their end are never cut. `option` is
+  where the config names the tokenizer's folder; without `warn` nothing is said of a phrase that is
+  too long."""
   if part.file is None:
     return np.zeros((len(phrases), 77), np.int32)
   if not tokenizer:
-    raise FileNotFoundError(f'{option} is empty, and a single file holds no tokenizer: give the folder of one, with vocab.json and '
+    raise FileNotFoundError(f'{option} is empty, and a single file holds no tokenizer: give the '
+                            'folder of one, with vocab.json and '
                             'merges.txt, or tokenizer.json')
   with warnings.catch_warnings():
     if not warn:
@@ -162,8 +203,10 @@ def tokens(part: folder.Part, phrases: list[str], *, tokenizer: str | pathlib.Pa
     return clip_tokens.load(tokenizer)(phrases, ends=prompts.ENDS)
 
 
-def stored(towers: Sequence[folder.Part], ids: Sequence[Int[np.ndarray, 'N T']], make: Callable) -> Float[Array, 'N L D']:
-  """make(), computed once and then kept on disk, by the weights of the text towers and by what each is given."""
+def stored(towers: Sequence[folder.Part], ids: Sequence[Int[np.ndarray, 'N T']],
+           make: Callable) -> Float[Array, 'N L D']:
+  """make(), computed once and then kept on disk, by the weights of the text towers and by what each
+  is given."""
   if towers[0].file is None:
     return make()
   mark = hashlib.sha256(json.dumps([tower.config for tower in towers], sort_keys=True).encode())
@@ -176,11 +219,14 @@ def stored(towers: Sequence[folder.Part], ids: Sequence[Int[np.ndarray, 'N T']],
   return jnp.asarray(prompts.stored(mark.hexdigest(), make))
 
 
-def encode_text(network: Callable, part: folder.Part, ids: Int[np.ndarray, 'N L']) -> tuple[Array, ...]:
-  """All that a text tower, of a class of clip.py, returns for tokens; its weights are let go afterwards."""
+def encode_text(network: Callable, part: folder.Part, ids: Int[np.ndarray, 'N L']) -> tuple[
+    Array, ...]:
+  """All that a text tower, of a class of clip.py, returns for tokens; its weights are let go
+  afterwards."""
   model, ids = network(clip.config_from_transformers(part.config)), jnp.asarray(ids)
   if part.file is None:
     shapes, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), ids)
     return tuple(jnp.zeros(shape.shape) for shape in shapes)
-  weights = folder.load_part(part, jax.eval_shape(model.init, jax.random.key(0), ids)['params'], dtype=jnp.float32)
+  weights = folder.load_part(part, jax.eval_shape(model.init, jax.random.key(0), ids)['params'],
+                             dtype=jnp.float32)
   return jax.jit(lambda w, ids: model.apply({'params': w}, ids))(weights, ids)

@@ -1,8 +1,10 @@
-"""MVDream (Shi et al. 2023) as a prior: Stable Diffusion 2.1 taught to draw four views of one scene at a time.
+"""MVDream (Shi et al. 2023) as a prior: Stable Diffusion 2.1 taught to draw four views of one scene
+at a time.
 
-Four successive rows of a batch are one scene: the pixels of its views attend to each other (Prior.together), so they must
-share t, elevation, distance and fov and stand a quarter turn apart: sampling.rings. It is told cameras, and therefore no view
-words. Without a camera it is the two-dimensional model that it was trained to be as well, one picture at a time.
+Four successive rows of a batch are one scene: the pixels of its views attend to each other
+(Prior.views_per_scene), so they must share t, elevation, distance and fov and stand a quarter turn
+apart: sampling.rings. It is told cameras, and therefore no view words. Without a camera it is the
+two-dimensional model that it was trained to be as well, one picture at a time.
 Latents, schedule and text are latent.py's.
 """
 import dataclasses
@@ -16,43 +18,58 @@ from jaxdreamer.priors import latent
 from jaxdreamer.types import Prior, Text
 
 VIEWS = 4
-SIDE = 32                                # of the latents of a 256 px picture; a single file does not say it
+SIDE = 32  # of the latents of a 256 px picture; a single file does not say it
 SECTION = 'config.prior.mvdream'
-HELP = ('config.prior.path: give the single .safetensors file of sd-v2.1-base-4view, converted from its pickle, with '
-        f"{SECTION}.tokenizer, the tokenizer's folder of Stable Diffusion 2.x; or a folder in diffusers' layout")
+HELP = ('config.prior.path: give the single .safetensors file of sd-v2.1-base-4view, converted '
+        'from its pickle, with '
+        f"{SECTION}.tokenizer, the tokenizer's folder of Stable Diffusion 2.x; or a folder in "
+        "diffusers' layout")
 
 
-def mvdream(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokenizer: str = '', sha256: str = '',
+def mvdream(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokenizer: str = '',
+            sha256: str = '',
             sample: bool = False, lora: str = '', lora_scale: float = 1.) -> Prior:
   """`image_size`, `dtype`, `tokenizer`, `sha256`, `sample` and `lora` as Stable Diffusion's.
 
   FileNotFoundError or ValueError, one line, for what is missing or not this model.
   """
-  parts = latent.opened(path, model='mvdream', sha256=sha256, wanted=HELP, lora=lora, lora_scale=lora_scale)
+  parts = latent.opened(path, model='mvdream', sha256=sha256, wanted=HELP, lora=lora,
+                        lora_scale=lora_scale)
   forward = latent.schedule_of(parts['scheduler'])
   kind = jnp.dtype(dtype)
   wired = unet.config_from_diffusers(parts['unet'].config)
-  if wired.class_embed_type != 'projection' or wired.projection_class_embeddings_input_dim != networks.CAMERA:
-    raise ValueError(f"{path}: this UNet takes no cameras as MVDream's does; config.prior.name='stable_diffusion' may serve it")
+  told = wired.class_embed_type, wired.projection_class_embeddings_input_dim
+  if told != ('projection', networks.CAMERA):
+    raise ValueError(f"{path}: this UNet takes no cameras as MVDream's does; "
+                     "config.prior.name='stable_diffusion' may serve it")
   coder = latent.coder(parts['vae'], side=parts['unet'].config.get('sample_size', SIDE), dtype=kind)
   scene = unet.UNet2DCondition(wired, kind, VIEWS, remat=True)
-  picture = unet.UNet2DCondition(dataclasses.replace(wired, class_embed_type=None, projection_class_embeddings_input_dim=None),
+  picture = unet.UNet2DCondition(dataclasses.replace(wired, class_embed_type=None,
+                                                     projection_class_embeddings_input_dim=None),
                                  kind, remat=True)
-  like = jax.eval_shape(scene.init, jax.random.key(0), jnp.zeros((VIEWS, *coder.latent)), jnp.zeros(VIEWS),
-                        jnp.zeros((VIEWS, 77, wired.cross_attention_dim)), jnp.zeros((VIEWS, networks.CAMERA)))['params']
+  like = jax.eval_shape(scene.init, jax.random.key(0), jnp.zeros((VIEWS, *coder.latent)),
+                        jnp.zeros(VIEWS),
+                        jnp.zeros((VIEWS, 77, wired.cross_attention_dim)),
+                        jnp.zeros((VIEWS, networks.CAMERA)))['params']
   weights = {'unet': folder.load_part(parts['unet'], like, dtype=kind), 'vae': coder.weights}
 
   def eps(weights, z_t, t, text, camera):
     args = {'params': weights['unet']}, z_t, forward.timestep(t), text
     if camera is None:
       return forward.eps(picture.apply(*args), z_t, t)
-    return forward.eps(scene.apply(*args, networks.camera_vector(camera) * (camera.fov > 0.)[:, None]), z_t, t)
+    return forward.eps(scene.apply(*args, networks.camera_vector(camera)
+                                   * (camera.fov > 0.)[:, None]), z_t, t)
 
   def embed(weights, prompt, negative=''):
-    (plain, away, denied), pooled = latent.rows(parts, [prompt, '', negative], tokenizer=tokenizer, section=SECTION)
-    return Text(views=jnp.stack([plain] * 4), plain=plain, null=away, negative=denied, pooled=pooled[0])
+    (plain, away, denied), pooled = latent.rows(parts, [prompt, '', negative], tokenizer=tokenizer,
+                                                section=SECTION)
+    return Text(views=jnp.stack([plain] * 4), plain=plain, null=away, negative=denied,
+                pooled=pooled[0])
 
-  return Prior(weights, forward.schedule, image_size, coder.latent, lambda weights, x: coder.encode(weights['vae'], x),
-               lambda weights, z: coder.decode(weights['vae'], z), eps, embed, predicted=forward.predicted,
-               branches=True, together=VIEWS,
-               sample_fn=(lambda weights, keys, x: coder.sample(weights['vae'], keys, x)) if sample else None)
+  return Prior(weights, forward.schedule, image_size, coder.latent,
+               lambda weights, x: coder.encode(weights['vae'], x),
+               lambda weights, z: coder.decode(weights['vae'], z), eps, embed,
+               predicted=forward.predicted,
+               branches=True, views_per_scene=VIEWS,
+               sample_fn=(lambda weights, keys, x: coder.sample(weights['vae'], keys, x))
+               if sample else None)

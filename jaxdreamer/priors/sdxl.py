@@ -1,10 +1,11 @@
 """Stable Diffusion XL (Podell et al. 2023) as a prior, from a folder or a single file on this disk.
 
-Its text is what enters the last layers of two encoders, side by side [77, D], and the second encoder's embedding of the whole
-prompt. That one travels as a row more, [78, D], padded with zeros, so that whatever mixes or batches texts does both. The empty
-prompt is zeros, as the model was trained, unless model_index.json says otherwise. The sizes it is told of are those of a whole
-picture. It does not see cameras, nor does a LoRA of it. Latents and schedule are latent.py's; the autoencoder is for bfloat16 or
-float32, half precision overflows.
+Its text is what enters the last layers of two encoders, side by side [77, D], and the second
+encoder's embedding of the whole prompt. That one travels as a row more, [78, D], padded with zeros,
+so that whatever mixes or batches texts does both. The empty prompt is zeros, as the model was
+trained, unless model_index.json says otherwise. The sizes it is told of are those of a whole
+picture. It does not see cameras, nor does a LoRA of it. Latents and schedule are latent.py's; the
+autoencoder is for bfloat16 or float32, half precision overflows.
 """
 import jax
 import jax.numpy as jnp
@@ -14,34 +15,44 @@ from jaxdreamer.nn import clip, folder, unet
 from jaxdreamer.priors import latent
 from jaxdreamer.types import Prior, Text
 
-SIDE = 128                               # of the latents of a 1024 px picture; a single file does not say it
+SIDE = 128  # of the latents of a 1024 px picture; a single file does not say it
 SECTION = 'config.prior.sdxl'
-HELP = ("config.prior.path: give the folder of Stable Diffusion XL in diffusers' layout, or its single .safetensors file with "
+HELP = ("config.prior.path: give the folder of Stable Diffusion XL in diffusers' layout, or its "
+        "single .safetensors file with "
         f'{SECTION}.tokenizer and {SECTION}.tokenizer_2')
 
 
-def sdxl(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', prediction: str = '', tokenizer: str = '',
-         tokenizer_2: str = '', sha256: str = '', sample: bool = False, lora: str = '', lora_scale: float = 1.) -> Prior:
-  """`image_size`, `dtype`, `prediction`, `sha256`, `sample` and `lora` as Stable Diffusion's; the folders of tokenizers are for
-  single files.
+def sdxl(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', prediction: str = '',
+         tokenizer: str = '',
+         tokenizer_2: str = '', sha256: str = '', sample: bool = False, lora: str = '',
+         lora_scale: float = 1.) -> Prior:
+  """`image_size`, `dtype`, `prediction`, `sha256`, `sample` and `lora` as Stable Diffusion's; the
+  folders of tokenizers are for single files.
 
   FileNotFoundError or ValueError, one line, for what is missing or not this model.
   """
-  parts = latent.opened(path, model='sdxl', sha256=sha256, wanted=HELP, lora=lora, lora_scale=lora_scale)
-  forward = latent.schedule_of(latent.predicting(parts['scheduler'], prediction, path=path, section=SECTION))
+  parts = latent.opened(path, model='sdxl', sha256=sha256, wanted=HELP, lora=lora,
+                        lora_scale=lora_scale)
+  forward = latent.schedule_of(latent.predicting(parts['scheduler'], prediction, path=path,
+                                                 section=SECTION))
   kind = jnp.dtype(dtype)
   wired = unet.config_from_diffusers(parts['unet'].config)
   if 'text_encoder_2' not in parts or wired.addition_embed_type != 'text_time':
-    raise ValueError(f"{path} is no Stable Diffusion XL, of two text encoders; config.prior.name='stable_diffusion' may serve it")
+    raise ValueError(f"{path} is no Stable Diffusion XL, of two text encoders; "
+                     "config.prior.name='stable_diffusion' may serve it")
   coder = latent.coder(parts['vae'], side=parts['unet'].config.get('sample_size', SIDE), dtype=kind)
-  sizes = jnp.array([[coder.pixels, coder.pixels, 0., 0., coder.pixels, coder.pixels]])        # original, crop, aimed at
+  # original, crop, aimed at
+  sizes = jnp.array([[coder.pixels, coder.pixels, 0., 0., coder.pixels, coder.pixels]])
   whole = wired.projection_class_embeddings_input_dim - sizes.size * wired.addition_time_embed_dim
   network = unet.UNet2DCondition(wired, kind, remat=True)
   apply = lambda variables, z_t, t, text: network.apply(
-    variables, z_t, forward.timestep(t), text[:, :-1], text_embeds=text[:, -1, :whole], time_ids=jnp.repeat(sizes, len(z_t), 0))
-  like = jax.eval_shape(lambda key, z, text: network.init(key, z, jnp.zeros(1), text, text_embeds=jnp.zeros((1, whole)),
+    variables, z_t, forward.timestep(t), text[:, :-1], text_embeds=text[:, -1, :whole],
+    time_ids=jnp.repeat(sizes, len(z_t), 0))
+  like = jax.eval_shape(lambda key, z, text: network.init(key, z, jnp.zeros(1), text,
+                                                          text_embeds=jnp.zeros((1, whole)),
                                                           time_ids=sizes)['params'],
-                        jax.random.key(0), jnp.zeros((1, *coder.latent)), jnp.zeros((1, 77, wired.cross_attention_dim)))
+                        jax.random.key(0), jnp.zeros((1, *coder.latent)),
+                        jnp.zeros((1, 77, wired.cross_attention_dim)))
   weights = {'unet': folder.load_part(parts['unet'], like, dtype=kind), 'vae': coder.weights}
 
   def eps(weights, z_t, t, text, camera):
@@ -60,14 +71,20 @@ def sdxl(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', prediction
 
   def embed(weights, prompt, negative=''):
     phrases = [*prompts.view_prompts(prompt), prompt, '', negative]
-    ids = [latent.tokens(tower, phrases, tokenizer=where, option=f'{SECTION}.tokenizer{number}', warn=not number)
-           for tower, where, number in zip(towers, tokenizers, ('', '_2'))]              # both cut at one place: one warning
+    ids = [latent.tokens(tower, phrases, tokenizer=where, option=f'{SECTION}.tokenizer{number}',
+                         warn=not number)
+           # both cut at one place: one warning
+           for tower, where, number in zip(towers, tokenizers, ('', '_2'))]
     text = latent.stored(towers, ids, lambda: rows(ids))
     if zeros:
       text = text * jnp.array([bool(phrase) for phrase in phrases])[:, None, None]
-    return Text(views=text[:4], plain=text[4], null=text[5], negative=text[6], pooled=text[4, -1, :whole])
+    return Text(views=text[:4], plain=text[4], null=text[5], negative=text[6],
+                pooled=text[4, -1, :whole])
 
-  return Prior(weights, forward.schedule, image_size, coder.latent, lambda weights, x: coder.encode(weights['vae'], x),
-               lambda weights, z: coder.decode(weights['vae'], z), eps, embed, predicted=forward.predicted,
+  return Prior(weights, forward.schedule, image_size, coder.latent,
+               lambda weights, x: coder.encode(weights['vae'], x),
+               lambda weights, z: coder.decode(weights['vae'], z), eps, embed,
+               predicted=forward.predicted,
                branches=True,
-               sample_fn=(lambda weights, keys, x: coder.sample(weights['vae'], keys, x)) if sample else None)
+               sample_fn=(lambda weights, keys, x: coder.sample(weights['vae'], keys, x))
+               if sample else None)

@@ -1,7 +1,9 @@
-"""A published latent diffusion model as a prior: Stable Diffusion 1.x and 2.x, from a folder or a single file on this disk.
+"""A published latent diffusion model as a prior: Stable Diffusion 1.x and 2.x, from a folder or a
+single file on this disk.
 
-Latents, schedule and text are latent.py's. The UNet predicts eps or v, as the scheduler's config says. Cameras reach a class
-embedding whose last matrix is zero: the frozen model does not see them, VSD trains it whole, beside its LoRA.
+Latents, schedule and text are latent.py's. The UNet predicts eps or v, as the scheduler's config
+says. Cameras reach a class embedding whose last matrix is zero: the frozen model does not see them,
+VSD trains it whole, beside its LoRA.
 """
 import dataclasses
 
@@ -15,40 +17,54 @@ from jaxdreamer.types import Prior, Text
 
 CAMERA = 16                              # world_from_camera, row by row
 SECTION = 'config.prior.stable_diffusion'
-HELP = ("config.prior.path: give the folder of a model in diffusers' layout (unet, vae, text_encoder, tokenizer, scheduler), or a "
+HELP = ("config.prior.path: give the folder of a model in diffusers' layout (unet, vae, "
+        "text_encoder, tokenizer, scheduler), or a "
         f'single .safetensors file of Stable Diffusion 1.x or 2.x with {SECTION}.tokenizer')
 
 
-def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', prediction: str = '', tokenizer: str = '',
-                     sha256: str = '', sample: bool = False, lora: str = '', lora_scale: float = 1.) -> Prior:
-  """`image_size`: pixels of the render that it is shown. `dtype` of weights and compute; norms and softmax are float32.
-  `prediction`, one of diffusion.PREDICTIONS, goes before what the model says of itself; `tokenizer`, a folder, is for single files,
-  which hold none; `sha256` is such a file's hash, where one wants it checked. `sample`: training sees draws of the autoencoder's
-  posterior, else its mean. `lora`: a file of lora_files.py, added `lora_scale` times to the weights.
+def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16',
+                     prediction: str = '', tokenizer: str = '',
+                     sha256: str = '', sample: bool = False, lora: str = '',
+                     lora_scale: float = 1.) -> Prior:
+  """`image_size`: pixels of the render that it is shown. `dtype` of weights and compute; norms and
+  softmax are float32.
+  `prediction`, one of diffusion.PREDICTIONS, goes before what the model says of itself;
+  `tokenizer`, a folder, is for single files, which hold none; `sha256` is such a file's hash, where
+  one wants it checked. `sample`: training sees draws of the autoencoder's posterior, else its mean.
+  `lora`: a file of lora_files.py, added `lora_scale` times to the weights.
 
   FileNotFoundError or ValueError, one line, for what is missing or not of these models.
   """
-  parts = latent.opened(path, model='sd21-base', sha256=sha256, wanted=HELP, lora=lora, lora_scale=lora_scale)
-  forward = latent.schedule_of(latent.predicting(parts['scheduler'], prediction, path=path, section=SECTION))
+  parts = latent.opened(path, model='sd21-base', sha256=sha256, wanted=HELP, lora=lora,
+                        lora_scale=lora_scale)
+  forward = latent.schedule_of(latent.predicting(parts['scheduler'], prediction, path=path,
+                                                 section=SECTION))
   kind = jnp.dtype(dtype)
   unet_config = unet.config_from_diffusers(parts['unet'].config)
   if unet_config.class_embed_type:
-    raise ValueError(f"{path}: this UNet wants cameras, as MVDream's does: config.prior.name='mvdream' is for that")
+    raise ValueError(f"{path}: this UNet wants cameras, as MVDream's does: "
+                     "config.prior.name='mvdream' is for that")
   if unet_config.addition_embed_type:
-    raise ValueError(f"{path}: this UNet wants what Stable Diffusion XL's does: config.prior.name='sdxl' is for that")
+    raise ValueError(f"{path}: this UNet wants what Stable Diffusion XL's does: "
+                     "config.prior.name='sdxl' is for that")
   coder = latent.coder(parts['vae'], side=parts['unet'].config.get('sample_size', 64), dtype=kind)
   if unet_config.out_channels != coder.latent[-1]:
-    raise ValueError(f'{path}: this UNet returns {unet_config.out_channels} channels for {coder.latent[-1]} of a latent: it learns '
+    raise ValueError(f'{path}: this UNet returns {unet_config.out_channels} channels for '
+                     f'{coder.latent[-1]} of a latent: it learns '
                      'a variance too, or belongs to another autoencoder')
   if unet_config.in_channels != coder.latent[-1]:
-    raise ValueError(f'{path}: this UNet wants more than a noisy latent and a text, as those of inpainting and depth models do')
+    raise ValueError(f'{path}: this UNet wants more than a noisy latent and a text, as those of '
+                     'inpainting and depth models do')
   network = unet.UNet2DCondition(dataclasses.replace(unet_config, class_embed_type='projection',
-                                                     projection_class_embeddings_input_dim=CAMERA), kind, remat=True)
+                                                     projection_class_embeddings_input_dim=CAMERA),
+                                 kind, remat=True)
   words, where = jnp.zeros((1, 77, unet_config.cross_attention_dim)), jnp.zeros((1, CAMERA))
   key = jax.random.key(0)
-  like = jax.eval_shape(network.init, key, jnp.zeros((1, *coder.latent)), jnp.zeros(1), words, where)['params']
+  like = jax.eval_shape(network.init, key, jnp.zeros((1, *coder.latent)), jnp.zeros(1), words,
+                        where)['params']
   del like['class_embedding']
-  camera_in = layers.TimestepEmbedding(4 * unet_config.block_out_channels[0]).init(key, where)['params']
+  camera_in = layers.TimestepEmbedding(4 * unet_config.block_out_channels[0]).init(key, where)[
+      'params']
   camera_in['linear_2']['kernel'] = jnp.zeros_like(camera_in['linear_2']['kernel'])
   weights = {'unet': folder.load_part(parts['unet'], like, dtype=kind), 'vae': coder.weights}
   weights['unet']['class_embedding'] = jax.tree.map(lambda a: a.astype(kind), camera_in)
@@ -57,14 +73,18 @@ def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16'
     where = jnp.zeros((len(z_t), CAMERA))
     if camera is not None:
       where = camera.world_from_camera.reshape(-1, CAMERA) * (camera.fov > 0.)[:, None]
-    return forward.eps(network.apply({'params': weights['unet']}, z_t, forward.timestep(t), text, where), z_t, t)
+    return forward.eps(network.apply({'params': weights['unet']}, z_t, forward.timestep(t), text,
+                                     where), z_t, t)
 
   def embed(weights, prompt, negative=''):
     phrases = [*prompts.view_prompts(prompt), prompt, '', negative]
     rows, pooled = latent.rows(parts, phrases, tokenizer=tokenizer, section=SECTION)
     return Text(views=rows[:4], plain=rows[4], null=rows[5], negative=rows[6], pooled=pooled[4])
 
-  return Prior(weights, forward.schedule, image_size, coder.latent, lambda weights, x: coder.encode(weights['vae'], x),
-               lambda weights, z: coder.decode(weights['vae'], z), eps, embed, predicted=forward.predicted,
+  return Prior(weights, forward.schedule, image_size, coder.latent,
+               lambda weights, x: coder.encode(weights['vae'], x),
+               lambda weights, z: coder.decode(weights['vae'], z), eps, embed,
+               predicted=forward.predicted,
                branches=True,
-               sample_fn=(lambda weights, keys, x: coder.sample(weights['vae'], keys, x)) if sample else None)
+               sample_fn=(lambda weights, keys, x: coder.sample(weights['vae'], keys, x))
+               if sample else None)

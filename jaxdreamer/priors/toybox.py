@@ -1,4 +1,5 @@
-"""The shipped prior: the toybox world's diffusion model, from a file in the published key layout."""
+"""The shipped prior: the toybox world's diffusion model, from a file in the published key
+layout."""
 import pathlib
 
 import jax
@@ -13,11 +14,11 @@ SHIPPED = pathlib.Path(__file__).parent.parent / 'assets' / 'prior.safetensors'
 
 
 def toybox(*, path: str = '', camera: bool = True) -> Prior:
-  """`path` '' is the shipped file. `camera` False hides the camera from the network: view words alone tell the view. Renders
-  of another size are brought to the network's.
+  """`path` '' is the shipped file. `camera` False hides the camera from the network: view words
+  alone tell the view. Renders of another size are brought to the network's.
 
-  FileNotFoundError or ValueError, one line, where the file is missing or not this network's. `embed` raises ValueError for
-  a prompt outside the toybox vocabulary, and names the nearest words.
+  FileNotFoundError or ValueError, one line, where the file is missing or not this network's.
+  `embed` raises ValueError for a prompt outside the toybox vocabulary, and names the nearest words.
   """
   like = jax.eval_shape(network.init, jax.random.key(0))
   weights = weight_files.load(path or str(SHIPPED), like)
@@ -35,5 +36,6 @@ def toybox(*, path: str = '', camera: bool = True) -> Prior:
   def encode(weights, x):
     return network.encode(jax.image.resize(x, (len(x), network.SIZE, network.SIZE, 3), 'bilinear'))
 
-  return Prior(weights, network.SCHEDULE, network.SIZE, network.LATENT, encode, lambda w, z: network.decode(z), eps, embed,
+  return Prior(weights, network.SCHEDULE, network.SIZE, network.LATENT, encode,
+               lambda w, z: network.decode(z), eps, embed,
                predicted='sample')

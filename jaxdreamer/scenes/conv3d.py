@@ -1,10 +1,13 @@
-"""3DConv-Net (ScaleDreamer, Ma et al. 2024): StyleGAN2 (Karras et al. 2020) in three dimensions grows a volume of features.
+"""3DConv-Net (ScaleDreamer, Ma et al. 2024): StyleGAN2 (Karras et al. 2020) in three dimensions
+grows a volume of features.
 
-A vector w of the prompt and of normal draws modulates every convolution. From a learnt 4^3 block each further block doubles
-the volume, and all of them add their features to the code [n, n, n, F], which a point reads by trilinear interpolation;
-corners are aligned throughout. Between the two convolutions of a block a learnt map as large as their output is added; 4^3 has
-its constant alone. Features have biases.
-The noise of each layer is drawn from a key made of y.noise, so that a code remains a function of (params, y).
+A vector w of the prompt and of normal draws modulates every convolution. From a learned 4^3 block
+each further block doubles the volume, and all of them add their features to the code [n, n, n, F],
+which a point reads by trilinear interpolation; corners are aligned throughout. Between the two
+convolutions of a block a learned map as large as their output is added; 4^3 has its constant alone.
+Features have biases.
+The noise of each layer is drawn from a key made of y.noise, so that a code remains a function of
+(params, y).
 """
 import math
 
@@ -24,11 +27,14 @@ def lrelu(x: Array) -> Array:
   return jnp.clip(math.sqrt(2.) * jax.nn.leaky_relu(x, .2), -256., 256.)
 
 
-def modulated(x: Float[Array, 'n n n c'], kernel: Float[Array, 'k k k c d'], style: Float[Array, 'c']) -> Float[Array, 'n n n d']:
-  """Convolution by kernel * style, each output channel of it scaled to unit norm (Karras et al. 2020, Eqs. 1 and 3).
+def modulated(x: Float[Array, 'n n n c'], kernel: Float[Array, 'k k k c d'],
+              style: Float[Array, 'c']) -> Float[Array, 'n n n d']:
+  """Convolution by kernel * style, each output channel of it scaled to unit norm (Karras et al.
+  2020, Eqs. 1 and 3).
 
-  Both scales are applied to activations. So under vmap over prompts the kernel is one array, and the convolution one of the
-  whole batch, where a grouped convolution would need a kernel of its own for each prompt.
+  Both scales are applied to activations. So under vmap over prompts the kernel is one array, and
+  the convolution one of the whole batch, where a grouped convolution would need a kernel of its own
+  for each prompt.
   """
   y = jax.lax.conv_general_dilated((x * style[None, None, None])[None], kernel, (1, 1, 1), 'SAME',
                                    dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'))[0]
@@ -49,25 +55,29 @@ class Equalized(nn.Module):
 
 
 class Mapping(nn.Module):
-  """Two layers of the draws, brought to a mean square of 1, and a linear one of these and the prompt."""
+  """Two layers of the draws, brought to a mean square of 1, and a linear one of these and the
+  prompt."""
   width: int
 
   @nn.compact
   def __call__(self, noise: Float[Array, 'Z'], pooled: Float[Array, 'D']) -> Float[Array, 'W']:
-    h = lrelu(Equalized(self.width, name='noise_0')(noise * jax.lax.rsqrt(jnp.mean(noise ** 2) + 1e-8)))
+    h = lrelu(Equalized(self.width,
+                        name='noise_0')(noise * jax.lax.rsqrt(jnp.mean(noise ** 2) + 1e-8)))
     h = lrelu(Equalized(self.width, name='noise_1')(h))
     return Equalized(self.width, name='text')(jnp.concatenate([h, pooled]))
 
 
 class SynthesisLayer(nn.Module):
-  """Modulated 3^3 convolution, enlargement to `size` nodes a side, noise, bias, activation (`learnt_map`: and what is learnt for
-  each node, of a channel's share of unit variance at first)."""
+  """Modulated 3^3 convolution, enlargement to `size` nodes a side, noise, bias, activation
+  (`learned_map`: and what is learned for each node, of a channel's share of unit variance at
+  first)."""
   channels: int
   size: int
-  learnt_map: bool
+  learned_map: bool
 
   @nn.compact
-  def __call__(self, key: Key[Array, ''], x: Float[Array, 'n n n c'], w: Float[Array, 'W']) -> Float[Array, 'm m m d']:
+  def __call__(self, key: Key[Array, ''], x: Float[Array, 'n n n c'],
+               w: Float[Array, 'W']) -> Float[Array, 'm m m d']:
     style = Equalized(x.shape[-1], bias=1., name='affine')(w)
     x = modulated(x, self.param('kernel', normal, (3, 3, 3, x.shape[-1], self.channels)), style)
     if x.shape[0] != self.size:
@@ -75,13 +85,14 @@ class SynthesisLayer(nn.Module):
     cube = (self.size,) * 3
     noise = self.param('noise_strength', zeros, ()) * jax.random.normal(key, (*cube, 1))
     x = lrelu(x + noise + self.param('bias', zeros, (self.channels,))[None, None, None])
-    if self.learnt_map:
-      x = x + self.param('map', nn.initializers.normal(self.channels ** -.5), (*cube, self.channels))
+    if self.learned_map:
+      x = x + self.param('map', nn.initializers.normal(self.channels ** -.5),
+                         (*cube, self.channels))
     return x
 
 
 class ToFeatures(nn.Module):
-  """StyleGAN's toRGB: a modulated 1^3 convolution without normalisation."""
+  """StyleGAN's toRGB: a modulated 1^3 convolution without normalization."""
   features: int
 
   @nn.compact
@@ -91,16 +102,19 @@ class ToFeatures(nn.Module):
 
 
 class Synthesis(nn.Module):
-  """(y.noise, y.pooled) -> volume. `channels` of the blocks of 4^3, 8^3, ... nodes; maps are learnt up to `mapped` nodes."""
+  """(y.noise, y.pooled) -> volume. `channels` of the blocks of 4^3, 8^3, ... nodes; maps are
+  learned up to `mapped` nodes."""
   channels: tuple[int, ...]
   features: int
   width: int
   mapped: int
 
   @nn.compact
-  def __call__(self, noise: Float[Array, 'Z'], pooled: Float[Array, 'D']) -> Float[Array, 'n n n F']:
+  def __call__(self, noise: Float[Array, 'Z'], pooled: Float[Array, 'D']) -> Float[
+      Array, 'n n n F']:
     w = Mapping(self.width, name='mapping')(noise, pooled)
-    keys = jax.random.split(jax.random.key(jax.lax.bitcast_convert_type(noise[0], jnp.uint32)), (len(self.channels), 2))
+    keys = jax.random.split(jax.random.key(jax.lax.bitcast_convert_type(noise[0], jnp.uint32)),
+                            (len(self.channels), 2))
     x = self.param('constant', normal, (4, 4, 4, self.channels[0]))
     volume = jnp.zeros((4, 4, 4, self.features))
     for i, c in enumerate(self.channels):
@@ -113,10 +127,12 @@ class Synthesis(nn.Module):
     return volume
 
 
-def conv3d(*, text: int = 1024, noise: int = 64, channels: tuple[int, ...] = (512, 512, 512, 256, 128, 64), features: int = 32,
-           width: int = 256, mapped: int = 64, hidden: int = 64, radius: float = .8, extent: float = 1.) -> Scene:
-  """A volume of 4 * 2^(blocks - 1) nodes a side over [-extent, extent]^3. `text` and `noise` are the sizes of y.pooled and
-  y.noise, `width` that of w.
+def conv3d(*, text: int = 1024, noise: int = 64,
+           channels: tuple[int, ...] = (512, 512, 512, 256, 128, 64), features: int = 32,
+           width: int = 256, mapped: int = 64, hidden: int = 64, radius: float = .8,
+           extent: float = 1.) -> Scene:
+  """A volume of 4 * 2^(blocks - 1) nodes a side over [-extent, extent]^3. `text` and `noise` are
+  the sizes of y.pooled and y.noise, `width` that of w.
 
   The larger published network has channels (512, 512, 512, 512, 256, 128).
   """
@@ -125,8 +141,10 @@ def conv3d(*, text: int = 1024, noise: int = 64, channels: tuple[int, ...] = (51
 
   def init(key: Key[Array, '']):
     k_net, k_networks = jax.random.split(key)
-    variables = jax.jit(net.init)(k_net, jnp.zeros(noise), jnp.zeros(text))        # compiled: the volume itself is not made
-    return {'synthesis': variables['params'], **volsdf.init_networks(k_networks, features, hidden=(hidden,))}
+    # compiled: the volume itself is not made
+    variables = jax.jit(net.init)(k_net, jnp.zeros(noise), jnp.zeros(text))
+    return {'synthesis': variables['params'],
+            **volsdf.init_networks(k_networks, features, hidden=(hidden,))}
 
   def prepare(params, y):
     volume = net.apply({'params': params['synthesis']}, y.noise, y.pooled)

@@ -1,7 +1,9 @@
 """What all fields share: density activations, the blob a scene starts from, and normals.
 
-A field maps one point xyz [3] of the unit ball to (density [], features [F]), features[:3] = albedo in [0, 1].
-A normals function maps (field, xyz) to (density, features, normal [3]); the normal is -grad density / |grad density|.
+A field maps one point xyz [3] of the unit ball to (density [], features [F]), features[:3] = albedo
+in [0, 1].
+A normals function maps (field, xyz) to (density, features, normal [3]); the normal is -grad density
+/ |grad density|.
 """
 from typing import Callable
 
@@ -14,7 +16,8 @@ Scalar = Float[Array, '']
 
 
 def dot(a: Point, b: Point) -> Scalar:
-  """a . b, written out: under vmap three products fuse with their neighbours, a reduction over 3 does not."""
+  """a . b, written out: under vmap three products fuse with their neighbors, a reduction over 3
+  does not."""
   return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
@@ -51,14 +54,17 @@ def gauss_blob(xyz: Point, *, strength: float, radius: float) -> Scalar:
 BLOBS = {'cone': cone_blob, 'gauss': gauss_blob}
 
 
-def split_raw(raw: Float[Array, 'n'], bias: Scalar, activation: Callable) -> tuple[Scalar, Float[Array, 'n-1']]:
-  """(density, features) of a field's raw output: its first channel is density; the others become colours."""
+def split_raw(raw: Float[Array, 'n'], bias: Scalar,
+              activation: Callable) -> tuple[Scalar, Float[Array, 'n-1']]:
+  """(density, features) of a field's raw output: its first channel is density; the others become
+  colors."""
   return activation(raw[0] + bias), jax.nn.sigmoid(raw[1:])
 
 
 def dense_init(key: Key[Array, ''], n_in: int, n_out: int, *, gain: float = 2.) -> dict:
   """A linear layer: He et al. (2015) for gain 2."""
-  return {'kernel': jnp.sqrt(gain / n_in) * jax.random.normal(key, (n_in, n_out)), 'bias': jnp.zeros(n_out)}
+  return {'kernel': jnp.sqrt(gain / n_in) * jax.random.normal(key, (n_in, n_out)),
+          'bias': jnp.zeros(n_out)}
 
 
 def dense(params: dict, h: Float[Array, 'n']) -> Float[Array, 'm']:
@@ -73,7 +79,8 @@ def network(kernels: list, h: Float[Array, 'n']) -> Float[Array, 'm']:
 
 
 def network_init(key: Key[Array, ''], sizes: tuple[int, ...]) -> list:
-  """Kernels from sizes[0] inputs to sizes[-1] outputs, uniform within 1 / sqrt(inputs), as threestudio's: torch's own start."""
+  """Kernels from sizes[0] inputs to sizes[-1] outputs, uniform within 1 / sqrt(inputs), as
+  threestudio's: torch's own start."""
   return [jax.random.uniform(k, (a, b), minval=-a ** -.5, maxval=a ** -.5)
           for k, a, b in zip(jax.random.split(key, len(sizes) - 1), sizes, sizes[1:])]
 
@@ -97,15 +104,19 @@ def gradient_normals(field: Callable, xyz: Point) -> tuple[Scalar, Float[Array, 
   return density, features, -grad / length(grad)
 
 
-def forward_normals(field: Callable, xyz: Point, *, step: float = .01) -> tuple[Scalar, Float[Array, 'F'], Point]:
-  """Forward differences (ScaleDreamer): three more field evaluations, the slope half a step further on."""
+def forward_normals(field: Callable, xyz: Point, *,
+                    step: float = .01) -> tuple[Scalar, Float[Array, 'F'], Point]:
+  """Forward differences (ScaleDreamer): three more field evaluations, the slope half a step further
+  on."""
   density, features = field(xyz)
   grad = jnp.stack([field(xyz + d)[0] - density for d in step * jnp.eye(3)]) / step
   return density, features, -grad / length(grad)
 
 
-def difference_normals(field: Callable, xyz: Point, *, step: float = .01) -> tuple[Scalar, Float[Array, 'F'], Point]:
-  """Central differences (threestudio): smoother than the exact normal, six more field evaluations."""
+def difference_normals(field: Callable, xyz: Point, *,
+                       step: float = .01) -> tuple[Scalar, Float[Array, 'F'], Point]:
+  """Central differences (threestudio): smoother than the exact normal, six more field
+  evaluations."""
   density, features = field(xyz)
   offsets = step * jnp.eye(3)
   grad = jnp.stack([field(xyz + d)[0] - field(xyz - d)[0] for d in offsets]) / (2. * step)

@@ -1,8 +1,10 @@
-"""Multiresolution hash grid (Instant-NGP, Mueller et al. 2022) and a small MLP: detail where the scene needs it.
+"""Multiresolution hash grid (Instant-NGP, Mueller et al. 2022) and a small MLP: detail where the
+scene needs it.
 
-A level is a grid of `size`^3 cells over the cube [-1, 1]^3 and a table of features for its corners. Levels whose corners fit
-are indexed directly, the others by Instant-NGP Eq. 4. The eight corners are eight separate look-ups: under vmap over points
-one gather of [points, 8] is several times slower on a CPU.
+A level is a grid of `size`^3 cells over the cube [-1, 1]^3 and a table of features for its corners.
+Levels whose corners fit are indexed directly, the others by Instant-NGP Eq. 4. The eight corners
+are eight separate look-ups: under vmap over points one gather of [points, 8] is several times
+slower on a CPU.
 """
 import itertools
 import math
@@ -41,7 +43,8 @@ def lookup(table: Float[Array, 'T F'], xyz: Float[Array, '3'], *, size: int) -> 
   out = jnp.zeros(table.shape[1])
   for corner in itertools.product((0, 1), repeat=3):
     weight = math.prod(f if c else 1. - f for c, f in zip(corner, part))
-    index = slot([i.astype(jnp.int32) + c for i, c in zip(cell, corner)], size=size, rows=table.shape[0])
+    index = slot([i.astype(jnp.int32) + c for i, c in zip(cell, corner)], size=size,
+                 rows=table.shape[0])
     out = out + weight * table.at[index].get(mode='promise_in_bounds', wrap_negative_indices=False)
   return out
 
@@ -59,21 +62,28 @@ def init_tables(key: Key[Array, ''], sizes: list[int], *, per_level: int, log2_t
 
 
 def band(params: dict, active: Float[Array, ''] | float) -> dict:
-  """Coarse to fine: only the first `active` levels, a fraction fading in (threestudio's progressive band, made smooth).
+  """Coarse to fine: only the first `active` levels, a fraction fading in (threestudio's progressive
+  band, made smooth).
 
-  A point's feature is linear in the tables, so scaling them here, once per step, needs no switch in the field.
+  A point's feature is linear in the tables, so scaling them here, once per step, needs no switch in
+  the field.
   """
   share = [jnp.clip(active - l, 0., 1.) for l in range(len(params['tables']))]
   return params | {'tables': [s * t for s, t in zip(share, params['tables'])]}
 
 
-def hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, base: int = 8, finest: int = 128,
-             width: int = 64, features: int = 3, activation: str = 'softplus', blob: str = 'cone', strength: float = 8.,
-             radius: float = .45, extent: float = 1., separate: bool = False, active: Callable | None = None) -> Scene:
-  """Levels -> one hidden layer -> density and features. threestudio: 16 levels, 2^19 rows, 16 to 4096, `separate`.
+def hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, base: int = 8,
+             finest: int = 128,
+             width: int = 64, features: int = 3, activation: str = 'softplus', blob: str = 'cone',
+             strength: float = 8.,
+             radius: float = .45, extent: float = 1., separate: bool = False,
+             active: Callable | None = None) -> Scene:
+  """Levels -> one hidden layer -> density and features. threestudio: 16 levels, 2^19 rows, 16 to
+  4096, `separate`.
 
-  `extent` is half a side of the cube that the levels fill. `separate`: density and features each have a network of their own,
-  without biases. `active` (step -> number of levels, see `band`) trains coarse levels first; None is all from the start.
+  `extent` is half a side of the cube that the levels fill. `separate`: density and features each
+  have a network of their own, without biases. `active` (step -> number of levels, see `band`)
+  trains coarse levels first; None is all from the start.
   """
   activate, bias = fields.ACTIVATIONS[activation], fields.BLOBS[blob]
   sizes = [resolution(l, levels=levels, base=base, finest=finest) for l in range(levels)]
@@ -82,7 +92,8 @@ def hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, base:
     k_tables, k_hidden, k_out = jax.random.split(key, 3)
     tables = init_tables(k_tables, sizes, per_level=per_level, log2_table=log2_table)
     if separate:
-      return {'tables': tables, 'density': fields.network_init(k_hidden, (levels * per_level, width, 1)),
+      return {'tables': tables, 'density': fields.network_init(k_hidden,
+                                                               (levels * per_level, width, 1)),
               'features': fields.network_init(k_out, (levels * per_level, width, features))}
     return {'tables': tables, 'hidden': fields.dense_init(k_hidden, levels * per_level, width),
             'out': fields.dense_init(k_out, width, 1 + features, gain=1.)}
@@ -93,7 +104,8 @@ def hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, base:
   def field(code, xyz):
     encoded = encode(code['tables'], xyz / extent, sizes=sizes)
     if separate:
-      raw = jnp.concatenate([fields.network(code[name], encoded) for name in ('density', 'features')])
+      raw = jnp.concatenate([fields.network(code[name], encoded)
+                             for name in ('density', 'features')])
     else:
       raw = fields.dense(code['out'], jax.nn.relu(fields.dense(code['hidden'], encoded)))
     return fields.split_raw(raw, bias(xyz, strength=strength, radius=radius), activate)

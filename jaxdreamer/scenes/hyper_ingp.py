@@ -1,8 +1,8 @@
-"""Hyper-iNGP (ScaleDreamer, Ma et al. 2024): one hash grid for all prompts, and a hypernetwork that writes each prompt's two
-small networks of its features.
+"""Hyper-iNGP (ScaleDreamer, Ma et al. 2024): one hash grid for all prompts, and a hypernetwork that
+writes each prompt's two small networks of its features.
 
-Only the kernels depend on the prompt. So put prepare and field under one vmap over prompts, which leaves the tables one
-array; a vmapped prepare alone returns them once a prompt.
+Only the kernels depend on the prompt. So put prepare and field under one vmap over prompts, which
+leaves the tables one array; a vmapped prepare alone returns them once a prompt.
 """
 import math
 
@@ -32,17 +32,20 @@ class Hypernet(nn.Module):
     return [part.reshape(shape) for part, shape in zip(jnp.split(flat, starts), self.shapes)]
 
 
-def hyper_ingp(*, text: int = 1024, levels: int = 16, per_level: int = 2, log2_table: int = 19, base: int = 16,
-               finest: int = 4096, width: int = 64, hidden: int = 64, radius: float = .5, extent: float = 1.) -> Scene:
-  """A prompt's networks have one layer of `width` units, the hypernetwork one of `hidden`; `text` is the size of y.pooled,
-  `extent` half a side of the cube that the levels fill."""
+def hyper_ingp(*, text: int = 1024, levels: int = 16, per_level: int = 2, log2_table: int = 19,
+               base: int = 16,
+               finest: int = 4096, width: int = 64, hidden: int = 64, radius: float = .5,
+               extent: float = 1.) -> Scene:
+  """A prompt's networks have one layer of `width` units, the hypernetwork one of `hidden`; `text`
+  is the size of y.pooled, `extent` half a side of the cube that the levels fill."""
   sizes = [hashgrid.resolution(l, levels=levels, base=base, finest=finest) for l in range(levels)]
   n = levels * per_level
   net = Hypernet(((n, width), (width, 1), (n, width), (width, 3)), hidden)
 
   def init(key: Key[Array, '']):
     k_tables, k_net = jax.random.split(key)
-    return {'tables': hashgrid.init_tables(k_tables, sizes, per_level=per_level, log2_table=log2_table),
+    return {'tables': hashgrid.init_tables(k_tables, sizes, per_level=per_level,
+                                           log2_table=log2_table),
             'hypernet': net.init(k_net, jnp.zeros(text))['params']}
 
   def prepare(params, y):

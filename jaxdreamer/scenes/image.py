@@ -1,7 +1,9 @@
-"""The 2D case: the scene is one picture, and every camera sees it. For estimators' toys and for latents.
+"""The 2D case: the scene is one picture, and every camera sees it. For estimators' toys and for
+latents.
 
-The picture is the code: train reads it through `picture` in place of render.image, which keeps the rest of the step as it
-is. As a 3D scene (turntables, export) it hangs in the plane x = 0, facing the front.
+The picture is the code: train reads it through `picture` in place of render.image, which keeps the
+rest of the step as it is. As a 3D scene (turntables, export) it hangs in the plane x = 0, facing
+the front.
 """
 from typing import Callable
 
@@ -13,15 +15,18 @@ from jaxdreamer.types import Rendering, Scene
 
 
 def picture(code: Float[Array, 'h w c']) -> Rendering:
-  """The picture as a fully opaque Rendering at distance 0: regularizers of shape have value and gradient 0."""
+  """The picture as a fully opaque Rendering at distance 0: regularizers of shape have value and
+  gradient 0."""
   flat = jnp.zeros(code.shape[:2])
-  return Rendering(rgb=code, opacity=flat + 1., depth=flat, normal=jnp.zeros((*code.shape[:2], 3)), orientation=flat,
+  return Rendering(rgb=code, opacity=flat + 1., depth=flat, normal=jnp.zeros((*code.shape[:2], 3)),
+                   orientation=flat,
                    distortion=flat, z_variance=flat, eikonal=flat)
 
 
-def image(*, size: int, features: int = 3, scale: float = .1, squash: Callable = jax.nn.sigmoid, thickness: float = .05,
+def image(*, size: int, features: int = 3, scale: float = .1, squash: Callable = jax.nn.sigmoid,
+          thickness: float = .05,
           density: float = 200.) -> Scene:
-  """[size, size] raw values near 0; `squash` makes them colours (the identity, for latents)."""
+  """[size, size] raw values near 0; `squash` makes them colors (the identity, for latents)."""
 
   def init(key: Key[Array, '']):
     return {'image': scale * jax.random.normal(key, (size, size, features))}
@@ -31,7 +36,8 @@ def image(*, size: int, features: int = 3, scale: float = .1, squash: Callable =
 
   def field(code, xyz):
     x, y, z = xyz
-    row, column = jnp.clip(.5 * (1. - z) * size, 0., size - 1.), jnp.clip(.5 * (y + 1.) * size, 0., size - 1.)
+    row, column = jnp.clip(.5 * (1. - z) * size, 0., size - 1.), jnp.clip(.5 * (y + 1.) * size,
+                                                                          0., size - 1.)
     inside = jnp.maximum(jnp.abs(x) / thickness, jnp.maximum(jnp.abs(y), jnp.abs(z))) < 1.
     return density * inside, code[row.astype(jnp.int32), column.astype(jnp.int32)]
 

@@ -18,26 +18,31 @@ def layer_norm(h: Float[Array, 'n']) -> Float[Array, 'n']:
 
 
 def blur(params: dict, variance: Float[Array, '']) -> dict:
-  """Integrated encoding (mip-NeRF Eq. 13) of a Gaussian of this variance around each point: DreamFusion lowers it from
-  5e-2 to 2e-3 in the first third. It scales octave k by exp(-4^k variance / 2), which the first layer takes in once."""
+  """Integrated encoding (mip-NeRF Eq. 13) of a Gaussian of this variance around each point:
+  DreamFusion lowers it from 5e-2 to 2e-3 in the first third. It scales octave k by exp(-4^k
+  variance / 2), which the first layer takes in once."""
   kernel = params['encode']['kernel']
   n = kernel.shape[0] // 6
   fade = jnp.repeat(jnp.exp(-.5 * 4. ** jnp.arange(n) * variance), 6)
   return {**params, 'encode': {**params['encode'], 'kernel': kernel * fade[:, None]}}
 
 
-def mlp(*, octaves: int = 6, width: int = 64, blocks: int = 2, features: int = 3, activation: str = 'softplus',
-        blob: str = 'cone', strength: float = 8., radius: float = .45, variance: Callable | None = None) -> Scene:
+def mlp(*, octaves: int = 6, width: int = 64, blocks: int = 2, features: int = 3,
+        activation: str = 'softplus',
+        blob: str = 'cone', strength: float = 8., radius: float = .45,
+        variance: Callable | None = None) -> Scene:
   """Encoding -> linear -> `blocks` times h + W silu(V norm(h)) -> density and features.
 
-  `variance` (step -> variance, see `blur`) starts with a smooth scene; None is sharp from the start.
+  `variance` (step -> variance, see `blur`) starts with a smooth scene; None is sharp from the
+  start.
   """
   activate, bias = fields.ACTIVATIONS[activation], fields.BLOBS[blob]
 
   def init(key: Key[Array, '']):
     k_encode, k_out, *k_blocks = jax.random.split(key, 2 + 2 * blocks)
     layers = {f'block_{i}': {'inner': fields.dense_init(k_blocks[2 * i], width, width),
-                             'outer': fields.dense_init(k_blocks[2 * i + 1], width, width, gain=1. / blocks)}
+                             'outer': fields.dense_init(k_blocks[2 * i + 1], width, width,
+                                                        gain=1. / blocks)}
               for i in range(blocks)}
     return {'encode': fields.dense_init(k_encode, 6 * octaves, width), **layers,
             'out': fields.dense_init(k_out, width, 1 + features, gain=.1)}

@@ -1,7 +1,9 @@
-"""Several scenes in one state, the particles of VSD's distribution over objects (ProlificDreamer, Algorithm 1).
+"""Several scenes in one state, the particles of VSD's distribution over objects (ProlificDreamer,
+Algorithm 1).
 
-A step trains one of them, in turn, so that what a prior's LoRA learns is the score of all. Those whose turn it is not get a
-gradient of zero, by which optim.chain knows them: it leaves them, and their moments, as they are.
+A step trains one of them, in turn, so that what a prior's LoRA learns is the score of all. Those
+whose turn it is not get a gradient of zero, by which optim.chain knows them: it leaves them, and
+their moments, as they are.
 """
 from typing import Callable
 
@@ -11,9 +13,9 @@ from jaxtyping import PyTree
 from jaxdreamer.types import Scene
 
 
-def several(scene: Scene, n: int) -> Scene:
-  """`n` independent scenes with the parameters of `scene`, stacked [n]. `focus` looks at number step % n: outputs, at a last
-  step that n divides, show number 0."""
+def stacked(scene: Scene, n: int) -> Scene:
+  """`n` independent scenes with the parameters of `scene`, stacked [n]. `focus` looks at number
+  step % n: outputs, at a last step that n divides, show number 0."""
   def focus(code: PyTree, step) -> PyTree:
     params, y = code
     one = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, step % n, keepdims=False), params)

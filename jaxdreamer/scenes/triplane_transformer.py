@@ -1,11 +1,14 @@
-"""Triplane transformer (ScaleDreamer, Ma et al. 2024; after OpenLRM): learnt tokens read the words of the prompt and become
-three planes of features. A point reads each by bilinear interpolation, corners aligned.
+"""Triplane transformer (ScaleDreamer, Ma et al. 2024; after OpenLRM): learned tokens read the words
+of the prompt and become three planes of features. A point reads each by bilinear interpolation,
+corners aligned.
 
-The planes are smooth, which ScaleDreamer's are not: a token begins as a wave over its plane, and its nodes blend with those of
-the tokens around it. From independent numbers the first shapes are combs of the tokens' spacing, and take twice the steps; tokens
-side by side leave steps where they meet. Words come at one scale, whatever encoder they are from: a small one's would drown in
-the tokens.
-Attention has no biases but those of its last projections, which are .02% of the published number of parameters.
+The planes are smooth, which ScaleDreamer's are not: a token begins as a wave over its plane, and
+its nodes blend with those of the tokens around it. From independent numbers the first shapes are
+combs of the tokens' spacing, and take twice the steps; tokens side by side leave steps where they
+meet. Words come at one scale, whatever encoder they are from: a small one's would drown in the
+tokens.
+Attention has no biases but those of its last projections, which are .02% of the published number of
+parameters.
 """
 import math
 
@@ -23,8 +26,9 @@ FREQUENCY = 2.                                   # radians to half a plane's sid
 
 
 def waves(key: Key[Array, ''], shape: tuple[int, int, int]) -> Float[Array, '1 N C']:
-  """Initializer of 3 * n^2 tokens: each number is sqrt(2) cos(f . uv + phase) of the token's place uv in [-1, 1]^2, with f ~
-  N(0, FREQUENCY^2) the same on all planes (random Fourier features, Rahimi and Recht 2007)."""
+  """Initializer of 3 * n^2 tokens: each number is sqrt(2) cos(f . uv + phase) of the token's place
+  uv in [-1, 1]^2, with f ~ N(0, FREQUENCY^2) the same on all planes (random Fourier features,
+  Rahimi and Recht 2007)."""
   k_frequency, k_phase = jax.random.split(key)
   n = math.isqrt(shape[1] // 3)
   place = (jnp.arange(n) + .5) / n * 2. - 1.
@@ -35,18 +39,20 @@ def waves(key: Key[Array, ''], shape: tuple[int, int, int]) -> Float[Array, '1 N
 
 
 def tent(key: Key[Array, ''], shape: tuple[int, int, int, int], dtype) -> Float[Array, 'k k C F']:
-  """Initializer of an upsampling kernel: one matrix times weights that fall linearly from the kernel's middle, so that planes
-  begin as the tokens' linear interpolation."""
+  """Initializer of an upsampling kernel: one matrix times weights that fall linearly from the
+  kernel's middle, so that planes begin as the tokens' linear interpolation."""
   k, *matrix = shape[1:]
   weight = 1. - jnp.abs(2. * (jnp.arange(k, dtype=dtype) + .5) / k - 1.)
-  return jnp.einsum('i,j,cf->ijcf', weight, weight, nn.initializers.lecun_normal()(key, matrix, dtype))
+  return jnp.einsum('i,j,cf->ijcf', weight, weight,
+                    nn.initializers.lecun_normal()(key, matrix, dtype))
 
 
 class Upsample(nn.Module):
-  """Each token adds a square of 2 `times` nodes a side, centred on its own `times`: half of it overlaps its neighbours'.
+  """Each token adds a square of 2 `times` nodes a side, centered on its own `times`: half of it
+  overlaps its neighbors'.
 
-  A transposed convolution with the kernel turned round, as one matrix product and four shifted sums: its gradient takes a CPU
-  less than half the time."""
+  A transposed convolution with the kernel turned round, as one matrix product and four shifted
+  sums: its gradient takes a CPU less than half the time."""
   features: int
   times: int
 
@@ -56,7 +62,8 @@ class Upsample(nn.Module):
     kernel = self.param('kernel', tent, (2 * s, 2 * s, x.shape[-1], self.features), jnp.float32)
     quarters = jnp.einsum('pijc,asbtcf->abpisjtf', x, kernel.reshape(2, s, 2, s, *kernel.shape[2:]))
     quarters = quarters.reshape(2, 2, 3, n * s, n * s, self.features)
-    shifted = [jnp.pad(quarters[a, b], ((0, 0), (a * s, s - a * s), (b * s, s - b * s), (0, 0))) for a in (0, 1) for b in (0, 1)]
+    shifted = [jnp.pad(quarters[a, b], ((0, 0), (a * s, s - a * s), (b * s, s - b * s), (0, 0)))
+               for a in (0, 1) for b in (0, 1)]
     inside = slice(s // 2, s // 2 + n * s)
     return sum(shifted)[:, inside, inside]
 
@@ -66,7 +73,8 @@ class Block(nn.Module):
   heads: int
 
   @nn.compact
-  def __call__(self, x: Float[Array, '1 N C'], text: Float[Array, '1 L D']) -> Float[Array, '1 N C']:
+  def __call__(self, x: Float[Array, '1 N C'], text: Float[Array, '1 L D']) -> Float[
+      Array, '1 N C']:
     def norm(name):
       return nn.LayerNorm(1e-6, use_fast_variance=False, name=name)
 
@@ -78,8 +86,9 @@ class Block(nn.Module):
 
 
 class TriplaneTransformer(nn.Module):
-  """Words [L, D] -> planes of `upsample` * `tokens` nodes a side. A block is computed again in the backward pass: else the
-  scores of 3 * tokens^2 tokens by each other and head would be kept for all blocks."""
+  """Words [L, D] -> planes of `upsample` * `tokens` nodes a side. A block is computed again in the
+  backward pass: else the scores of 3 * tokens^2 tokens by each other and head would be kept for all
+  blocks."""
   tokens: int
   width: int
   blocks: int
@@ -90,7 +99,8 @@ class TriplaneTransformer(nn.Module):
   @nn.compact
   def __call__(self, text: Float[Array, 'L D']) -> Float[Array, '3 n n F']:
     n = self.tokens
-    words = nn.LayerNorm(1e-6, use_bias=False, use_scale=False, use_fast_variance=False, name='words')(text[None])
+    words = nn.LayerNorm(1e-6, use_bias=False, use_scale=False, use_fast_variance=False,
+                         name='words')(text[None])
     x = self.param('tokens', waves, (1, 3 * n * n, self.width))
     for i in range(self.blocks):
       x = nn.remat(Block)(self.heads, name=f'blocks_{i}')(x, words)
@@ -98,28 +108,34 @@ class TriplaneTransformer(nn.Module):
     return Upsample(self.features, self.upsample, name='upsample')(x)
 
 
-def bilinear(plane: Float[Array, 'n n F'], u: Float[Array, ''], v: Float[Array, '']) -> Float[Array, 'F']:
+def bilinear(plane: Float[Array, 'n n F'], u: Float[Array, ''],
+             v: Float[Array, '']) -> Float[Array, 'F']:
   """The plane at a point of [-1, 1]^2; constant along each axis outside."""
   n = plane.shape[0]
   place = [jnp.clip(.5 * (a + 1.) * (n - 1), 0., n - 1.) for a in (u, v)]
   cell = [jnp.minimum(jnp.floor(p), n - 2.) for p in place]
   (i, j), (f, g) = [c.astype(jnp.int32) for c in cell], [p - c for p, c in zip(place, cell)]
   mix = lambda f, a, b: a + f * (b - a)
-  at = lambda di, dj: plane.at[i + di, j + dj].get(mode='promise_in_bounds', wrap_negative_indices=False)
+  at = lambda di, dj: plane.at[i + di, j + dj].get(mode='promise_in_bounds',
+                                                   wrap_negative_indices=False)
   return mix(f, mix(g, at(0, 0), at(0, 1)), mix(g, at(1, 0), at(1, 1)))
 
 
-def triplane_transformer(*, text: int = 1024, tokens: int = 32, width: int = 768, blocks: int = 12, heads: int = 16,
-                         features: int = 32, upsample: int = 2, hidden: int = 64, radius: float = .8,
+def triplane_transformer(*, text: int = 1024, tokens: int = 32, width: int = 768, blocks: int = 12,
+                         heads: int = 16,
+                         features: int = 32, upsample: int = 2, hidden: int = 64,
+                         radius: float = .8,
                          extent: float = 1.) -> Scene:
-  """`tokens` a side of each plane, `upsample` nodes to each of them; `text` is the width of y.plain, `extent` half a side of the
-  cube that the planes span."""
+  """`tokens` a side of each plane, `upsample` nodes to each of them; `text` is the width of
+  y.plain, `extent` half a side of the cube that the planes span."""
   net = TriplaneTransformer(tokens, width, blocks, heads, features, upsample)
 
   def init(key: Key[Array, '']):
     k_net, k_networks = jax.random.split(key)
-    variables = jax.jit(net.init)(k_net, jnp.zeros((1, text)))            # compiled: the planes themselves are not made
-    return {'transformer': variables['params'], **volsdf.init_networks(k_networks, 3 * features, hidden=(hidden, hidden))}
+    # compiled: the planes themselves are not made
+    variables = jax.jit(net.init)(k_net, jnp.zeros((1, text)))
+    return {'transformer': variables['params'],
+            **volsdf.init_networks(k_networks, 3 * features, hidden=(hidden, hidden))}
 
   def prepare(params, y):
     planes = net.apply({'params': params['transformer']}, y.plain)
@@ -127,6 +143,7 @@ def triplane_transformer(*, text: int = 1024, tokens: int = 32, width: int = 768
 
   def encode(code, xyz):
     xyz = xyz / extent
-    return jnp.concatenate([bilinear(plane, xyz[a], xyz[b]) for plane, (a, b) in zip(code['planes'], AXES)])
+    return jnp.concatenate([bilinear(plane, xyz[a], xyz[b])
+                            for plane, (a, b) in zip(code['planes'], AXES)])
 
   return volsdf.surface(init, prepare, encode, radius=radius, squash=volsdf.wide_sigmoid)

@@ -1,4 +1,5 @@
-"""The training commands' own checkpoints: a pytree in one safetensors file, written whole or not at all."""
+"""The training commands' own checkpoints: a pytree in one safetensors file, written whole or not at
+all."""
 import os
 
 import jax
@@ -18,4 +19,5 @@ def save(path: str, tree: PyTree) -> None:
 def restore(path: str, like: PyTree) -> PyTree:
   """The tree of `like`'s structure that `save` wrote."""
   stored = load_file(path)
-  return jax.tree_util.tree_map_with_path(lambda p, v: jnp.asarray(stored[jax.tree_util.keystr(p)]), like)
+  return jax.tree_util.tree_map_with_path(lambda p, v: jnp.asarray(stored[jax.tree_util.keystr(p)]),
+                                          like)

@@ -1,9 +1,12 @@
-"""Two small networks that look at toybox pictures: monocular geometry, and a reader of what is shown.
+"""Two small networks that look at toybox pictures: monocular geometry, and a reader of what is
+shown.
 
-`geometry`: image [B, 64, 64, 3] in [0, 1], noisy or not, -> disparity [B, 64, 64] (1 / distance, 0 where nothing is) and
-camera-frame unit normals [B, 64, 64, 3] (x right, y up, z towards the camera).
-`read`: image -> log-probabilities of the parts of a caption, by independent heads. The score of a caption is the sum of
-its parts' log-probabilities: an image-text scorer whose text side is exact, and the classifier of prompt fidelity.
+`geometry`: image [B, 64, 64, 3] in [0, 1], noisy or not, -> disparity [B, 64, 64] (1 / distance, 0
+where nothing is) and camera-frame unit normals [B, 64, 64, 3] (x right, y up, z towards the
+camera).
+`read`: image -> log-probabilities of the parts of a caption, by independent heads. The score of a
+caption is the sum of its parts' log-probabilities: an image-text scorer whose text side is exact,
+and the classifier of prompt fidelity.
 """
 import pathlib
 from typing import Any
@@ -19,7 +22,7 @@ from jaxdreamer.toybox import world
 from jaxdreamer.types import Camera
 
 SIZE = 64
-MIDDLE, SPREAD = .33, .05                        # disparities of the toybox: in these units Adam's steps are small enough
+MIDDLE, SPREAD = .33, .05  # disparities of the toybox: in these units Adam's steps are small enough
 SHIPPED = pathlib.Path(__file__).parents[1] / 'assets' / 'geometry.safetensors'
 
 
@@ -29,7 +32,8 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    return x + nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, name='conv')(nn.silu(GroupNorm(8, dtype=self.dtype, name='norm')(x)))
+    return x + nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype,
+                       name='conv')(nn.silu(GroupNorm(8, dtype=self.dtype, name='norm')(x)))
 
 
 class Geometry(nn.Module):
@@ -39,41 +43,52 @@ class Geometry(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B H W 3']) -> Float[Array, 'B H W 4']:
-    h, kept = nn.Conv(self.widths[0], (3, 3), dtype=self.dtype, name='conv_in')(pixel_unshuffle(2. * x - 1., 2)), []
+    h, kept = nn.Conv(self.widths[0], (3, 3), dtype=self.dtype,
+                      name='conv_in')(pixel_unshuffle(2. * x - 1., 2)), []
     for i, width in enumerate(self.widths):
       if i:
-        h = nn.Conv(width, (3, 3), 2, padding=((1, 1), (1, 1)), dtype=self.dtype, name=f'down_{i}')(h)
+        h = nn.Conv(width, (3, 3), 2, padding=((1, 1), (1, 1)), dtype=self.dtype,
+                    name=f'down_{i}')(h)
       h = Block(self.dtype, name=f'down_block_{i}')(h)
       kept.append(h)
     h = Block(self.dtype, name='mid_block')(h)
     for i in reversed(range(len(self.widths) - 1)):
-      h = upsample_nearest(nn.Conv(self.widths[i], (1, 1), dtype=self.dtype, name=f'up_{i}')(h)) + kept[i]
+      h = upsample_nearest(nn.Conv(self.widths[i], (1, 1), dtype=self.dtype,
+                                   name=f'up_{i}')(h)) + kept[i]
       h = Block(self.dtype, name=f'up_block_{i}')(h)
-    h = nn.Conv(16, (3, 3), dtype=self.dtype, name='conv_out')(nn.silu(GroupNorm(8, dtype=self.dtype, name='norm_out')(h)))
+    h = nn.Conv(16, (3, 3), dtype=self.dtype,
+                name='conv_out')(nn.silu(GroupNorm(8, dtype=self.dtype, name='norm_out')(h)))
     b, n, _, _ = h.shape
-    return h.astype(jnp.float32).reshape(b, n, n, 2, 2, 4).transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * n, 2 * n, 4)
+    return h.astype(jnp.float32).reshape(b, n, n, 2, 2, 4).transpose(0, 1, 3, 2, 4,
+                                                                     5).reshape(b, 2 * n, 2 * n, 4)
 
 
 class Reader(nn.Module):
-  """Convolutions on 2x2 patches, then a head for each part of a caption. The last map is read place by place, not pooled: which
-  of two toys is on top is a matter of place."""
+  """Convolutions on 2x2 patches, then a head for each part of a caption. The last map is read place
+  by place, not pooled: which of two toys is on top is a matter of place."""
   widths: tuple[int, ...] = (48, 96, 192, 256)
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B H W 3']) -> dict[str, Float[Array, 'B n']]:
-    h = nn.Conv(self.widths[0], (3, 3), dtype=self.dtype, name='conv_in')(pixel_unshuffle(2. * x - 1., 2))
+    h = nn.Conv(self.widths[0], (3, 3), dtype=self.dtype,
+                name='conv_in')(pixel_unshuffle(2. * x - 1., 2))
     for i, width in enumerate(self.widths):
       if i:
-        h = nn.Conv(width, (3, 3), 2, padding=((1, 1), (1, 1)), dtype=self.dtype, name=f'down_{i}')(h)
+        h = nn.Conv(width, (3, 3), 2, padding=((1, 1), (1, 1)), dtype=self.dtype,
+                    name=f'down_{i}')(h)
       h = Block(self.dtype, name=f'block_{i}_1')(Block(self.dtype, name=f'block_{i}_0')(h))
     h = nn.silu(GroupNorm(8, dtype=self.dtype, name='norm_out')(h))
     h = nn.silu(nn.Dense(256, dtype=self.dtype, name='dense')(h.reshape(len(h), -1)))
-    return {name: jax.nn.log_softmax(nn.Dense(n, name=name)(h.astype(jnp.float32))) for name, n in HEADS.items()}
+    # the weights' keys keep the spelling that the shipped file was written with
+    key = lambda name: name.replace('color', 'colour')
+    return {name: jax.nn.log_softmax(nn.Dense(n, name=key(name))(h.astype(jnp.float32)))
+            for name, n in HEADS.items()}
 
 
-HEADS = {'kind_a': len(world.KINDS), 'kind_b': len(world.KINDS) + 1, 'colour_a': len(world.COLOURS),
-         'colour_b': len(world.COLOURS) + 1, 'pattern_a': len(world.PATTERNS), 'pattern_b': len(world.PATTERNS) + 1,
+HEADS = {'kind_a': len(world.KINDS), 'kind_b': len(world.KINDS) + 1, 'color_a': len(world.COLORS),
+         'color_b': len(world.COLORS) + 1, 'pattern_a': len(world.PATTERNS),
+         'pattern_b': len(world.PATTERNS) + 1,
          'relation': len(world.RELATIONS)}
 geometry_net, reader_net = Geometry(), Reader()
 
@@ -82,11 +97,13 @@ def init(key: Key[Array, '']) -> PyTree:
   """Random weights {'geometry', 'reader'}."""
   k_geometry, k_reader = jax.random.split(key)
   x = jnp.zeros((1, SIZE, SIZE, 3))
-  return {'geometry': geometry_net.init(k_geometry, x)['params'], 'reader': reader_net.init(k_reader, x)['params']}
+  return {'geometry': geometry_net.init(k_geometry, x)['params'],
+          'reader': reader_net.init(k_reader, x)['params']}
 
 
 def shipped() -> PyTree:
-  """The weights that come with the package. FileNotFoundError or ValueError, one line, where the file is damaged."""
+  """The weights that come with the package. FileNotFoundError or ValueError, one line, where the
+  file is damaged."""
   return weight_files.load(str(SHIPPED), jax.eval_shape(init, jax.random.key(0)))
 
 
@@ -95,11 +112,14 @@ def geometry(weights: PyTree, x: Float[Array, 'B H W 3'], *, dtype: Any = jnp.fl
   """(disparity, normal) of images; differentiable. `dtype` is that of convolutions."""
   out = geometry_net.clone(dtype=dtype).apply({'params': weights['geometry']}, x)
   normal = out[..., 1:]
-  return MIDDLE + SPREAD * out[..., 0], normal / jnp.sqrt(jnp.maximum(jnp.sum(normal ** 2, -1, keepdims=True), 1e-6))
+  return MIDDLE + SPREAD * out[..., 0], normal / jnp.sqrt(
+      jnp.maximum(jnp.sum(normal ** 2, -1, keepdims=True), 1e-6))
 
 
-def read(weights: PyTree, x: Float[Array, 'B H W 3'], *, dtype: Any = jnp.float32) -> dict[str, Float[Array, 'B n']]:
-  """Log-probabilities of each part of the caption; the last class of the `_b` heads is 'no second object'."""
+def read(weights: PyTree, x: Float[Array, 'B H W 3'], *,
+         dtype: Any = jnp.float32) -> dict[str, Float[Array, 'B n']]:
+  """Log-probabilities of each part of the caption; the last class of the `_b` heads is 'no second
+  object'."""
   return reader_net.clone(dtype=dtype).apply({'params': weights['reader']}, x)
 
 
@@ -109,27 +129,32 @@ def mirrored(camera: Camera) -> Bool[Array, '*b']:
 
 
 def labels(item: world.Item, mirrored: bool | Bool[Array, '*b']) -> dict[str, Int[Array, '*b']]:
-  """The classes of an item, one a head. Of two toys beside one another `a` is the one on the left of the picture: that much can
-  be read off it, and who was named first cannot."""
+  """The classes of an item, one a head. Of two toys beside one another `a` is the one on the left
+  of the picture: that much can be read off it, and who was named first cannot."""
   alone, swap = item.relation == world.ALONE, (item.relation == world.BESIDE) & mirrored
   def pair(values, n):
     a, b = values[..., 0], values[..., 1]
     return jnp.where(swap, b, a), jnp.where(alone, n, jnp.where(swap, a, b))
   out = {'relation': item.relation}
-  for name, values, n in (('kind', item.kind, len(world.KINDS)), ('colour', item.colour, len(world.COLOURS)),
+  for name, values, n in (('kind', item.kind, len(world.KINDS)),
+                          ('color', item.color, len(world.COLORS)),
                           ('pattern', item.pattern, len(world.PATTERNS))):
     out[f'{name}_a'], out[f'{name}_b'] = pair(values, n)
   return out
 
 
-def right(logp: dict[str, Float[Array, 'B n']], classes: dict[str, Int[Array, 'B']]) -> dict[str, Bool[Array, 'B']]:
-  """Whether shape, colour and relation are read as they are: of both toys, where there are two."""
+def right(logp: dict[str, Float[Array, 'B n']], classes: dict[str, Int[Array, 'B']]) -> dict[
+    str, Bool[Array, 'B']]:
+  """Whether shape, color and relation are read as they are: of both toys, where there are two."""
   same = {name: jnp.argmax(logp[name], -1) == classes[name] for name in HEADS}
-  return {'shape': same['kind_a'] & same['kind_b'], 'colour': same['colour_a'] & same['colour_b'], 'relation': same['relation']}
+  return {'shape': same['kind_a'] & same['kind_b'], 'color': same['color_a'] & same['color_b'],
+          'relation': same['relation']}
 
 
-def caption_scores(weights: PyTree, x: Float[Array, 'B H W 3'], items: world.Item) -> Float[Array, 'B N']:
-  """log p(caption | image) up to a constant, for each image and each of N items, wherever the camera stood."""
+def caption_scores(weights: PyTree, x: Float[Array, 'B H W 3'],
+                   items: world.Item) -> Float[Array, 'B N']:
+  """log p(caption | image) up to a constant, for each image and each of N items, wherever the
+  camera stood."""
   logp = read(weights, x)
   def of(turned):
     classes = labels(items, turned)
@@ -137,7 +162,8 @@ def caption_scores(weights: PyTree, x: Float[Array, 'B H W 3'], items: world.Ite
   return jnp.logaddexp(of(False), of(True)) - jnp.log(2.)
 
 
-def pearson(a: Float[Array, 'N'], b: Float[Array, 'N'], mask: Float[Array, 'N']) -> Float[Array, '']:
+def pearson(a: Float[Array, 'N'], b: Float[Array, 'N'],
+            mask: Float[Array, 'N']) -> Float[Array, '']:
   """Correlation of a and b over mask."""
   n = jnp.maximum(jnp.sum(mask), 1.)
   a, b = ((v - jnp.sum(mask * v) / n) * mask for v in (a, b))

@@ -1,7 +1,7 @@
 """The vocabulary of shapes: signed distance functions of p = (x, y, z), three arrays of one shape.
 
-Each never exceeds the true distance and is 1-Lipschitz, so a sphere tracer cannot step through it; those that are not
-exact say so. Lengths and centres are numbers, known when the function is traced.
+Each never exceeds the true distance and is 1-Lipschitz, so a sphere tracer cannot step through it;
+those that are not exact say so. Lengths and centers are numbers, known when the function is traced.
 """
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,7 @@ def norm(*v):
 
 
 def move(p, *c):
-  """p seen from the centre c."""
+  """p seen from the center c."""
   return tuple(u - o for u, o in zip(p, c))
 
 
@@ -82,7 +82,8 @@ def rod(p, a, b, r):
 
 
 def taper(r, z, r0, r1, z0, z1):
-  """Radius r0 at z0 to r1 at z1 (a bound: half planes); r is any convex radius, such as |x, y| or max(|x|, |y|)."""
+  """Radius r0 at z0 to r1 at z1 (a bound: half planes); r is any convex radius, such as |x, y| or
+  max(|x|, |y|)."""
   slope = (r0 - r1) / (z1 - z0)
   side = (r - r0 + slope * (z - z0)) / np.hypot(1., slope)
   return most(side, z0 - z, z - z1)
@@ -95,7 +96,8 @@ def spike(p, r0, r1, z0, z1):
 
 
 def pear(p, r0, r1, z0, z1):
-  """The hull of two balls on the z axis: the nearest point lies on one of them or on the cone that touches both."""
+  """The hull of two balls on the z axis: the nearest point lies on one of them or on the cone that
+  touches both."""
   x, y, z = p
   r, h = norm(x, y), z1 - z0
   s = (r0 - r1) / h

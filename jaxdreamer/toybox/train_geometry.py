@@ -1,11 +1,14 @@
 """Trains the toybox's depth and normal estimator and its reader.
 
   python -m jaxdreamer.toybox.train_geometry --images=340000                   # hours of two cores
-  python -m jaxdreamer.toybox.train_geometry --minutes=4.2 --batch=512 --steps_per_call=16 --fresh=512 --slots=65536 \
-    --dtype=bfloat16                                                           # the shipped weights, on one H100
+  python -m jaxdreamer.toybox.train_geometry --minutes=4.2 --batch=512 --steps_per_call=16 \\
+      --fresh=512 --slots=65536 \
+    --dtype=bfloat16                                                           # the shipped
+    weights, on one H100
 
-Both see renders under random backgrounds; half of the geometry's pictures, and a quarter of the reader's, are noised as
-the prior's latents are, with t up to .6. Resumes from --workdir; writes the weights with held-out scores in a card.
+Both see renders under random backgrounds; half of the geometry's pictures, and a quarter of the
+reader's, are noised as the prior's latents are, with t up to .6. Resumes from --workdir; writes the
+weights with held-out scores in a card.
 --only trains one of the two, --start goes on from a finished file.
 """
 import json
@@ -22,7 +25,7 @@ from jaxtyping import Array, Float, Int8, UInt8
 from optax import contrib
 
 from jaxdreamer.nn import weights as weight_files
-from jaxdreamer.toybox import compiler, files, fit, geometry, network, pool, world
+from jaxdreamer.toybox import files, fit, geometry, network, render_buffer, world, xla_flags
 from jaxdreamer.types import Camera
 
 FLAGS = flags.FLAGS
@@ -38,45 +41,54 @@ class Ring(NamedTuple):
   camera: Camera
 
 
-def fresh(key, n, *, pairs=pool.PAIRS):
+def fresh(key, n, *, pairs=render_buffer.PAIRS):
   """`n` renders of one composition with their geometry."""
-  items, camera, view = pool.draw(key, n, size=geometry.SIZE, pairs=pairs)
+  items, camera, view = render_buffer.draw(key, n, size=geometry.SIZE, pairs=pairs)
   turn = camera.world_from_camera[:, :3, :3]                       # columns: right, up, backwards
   normal = jnp.einsum('bji,bhwj->bhwi', turn, view.normal)
   byte = lambda a: jnp.round(255. * jnp.clip(a, 0., 1.)).astype(jnp.uint8)
-  disparity = jnp.where(view.mask > 0., 1. / jnp.maximum(view.depth, 1.), 0.)      # on every pixel that a loss may count
-  return Ring(byte(view.rgb), byte(view.mask), disparity.astype(jnp.float16), jnp.round(127. * normal).astype(jnp.int8),
+  # on every pixel that a loss may count
+  disparity = jnp.where(view.mask > 0., 1. / jnp.maximum(view.depth, 1.), 0.)
+  return Ring(byte(view.rgb), byte(view.mask), disparity.astype(jnp.float16),
+              jnp.round(127. * normal).astype(jnp.int8),
               items, camera)
 
 
 def noisy(key, x, t):
-  """The picture of alpha x + sigma eps in [-1, 1] coordinates, brought to unit scale: what an estimator sees of z_t."""
-  alpha, sigma = (f(t)[:, None, None, None] for f in (network.SCHEDULE.alpha, network.SCHEDULE.sigma))
+  """The picture of alpha x + sigma eps in [-1, 1] coordinates, brought to unit scale: what an
+  estimator sees of z_t."""
+  alpha, sigma = (f(t)[:, None, None, None] for f in (network.SCHEDULE.alpha,
+                                                      network.SCHEDULE.sigma))
   return .5 * (alpha * (2. * x - 1.) + sigma * jax.random.normal(key, x.shape)) + .5
 
 
 def examples(key, ring, n, *, share):
   """`n` pictures, a `share` of them noised with t ~ U(0, .6): (x, picked slots, t)."""
   k_slot, k_back, k_t, k_noise, k_which = jax.random.split(key, 5)
-  pick = pool.some(k_slot, ring, n)
-  back = jax.vmap(lambda k: pool.background(k, geometry.SIZE))(jax.random.split(k_back, n))
-  x = jax.vmap(pool.composite)(pick.rgb, pick.mask, back)
-  t = jnp.where(jax.random.uniform(k_which, (n,)) < share, jax.random.uniform(k_t, (n,), maxval=.6), 0.)
+  pick = render_buffer.some(k_slot, ring, n)
+  back = jax.vmap(lambda k: render_buffer.background(k, geometry.SIZE))(jax.random.split(k_back, n))
+  x = jax.vmap(render_buffer.composite)(pick.rgb, pick.mask, back)
+  t = jnp.where(jax.random.uniform(k_which, (n,)) < share, jax.random.uniform(k_t, (n,), maxval=.6),
+                0.)
   return jnp.where((t > 0.)[:, None, None, None], noisy(k_noise, x, t), x), pick, t
 
 
 def geometry_loss(weights, x, pick, dtype):
-  """1 - Pearson of disparity and 1 - cosine of normals on the object, and a little L1 of disparity everywhere.
+  """1 - Pearson of disparity and 1 - cosine of normals on the object, and a little L1 of disparity
+  everywhere.
 
-  One picture leaves scale and shift of disparity to guess, and an error in them must not drown the shape (Ranftl et al.
-  2020, MiDaS, Sec. 5); the L1 settles what can be known of them, and that there is nothing beside the object."""
+  One picture leaves scale and shift of disparity to guess, and an error in them must not drown the
+  shape (Ranftl et al.
+  2020, MiDaS, Sec. 5); the L1 settles what can be known of them, and that there is nothing beside
+  the object."""
   mask = (pick.mask > 127).astype(jnp.float32)
   disparity, normal = geometry.geometry(weights, x, dtype=dtype)
   true = pick.disparity.astype(jnp.float32)
   flat = lambda a: a.reshape(len(a), -1)
   cosine = jnp.sum(normal * pick.normal.astype(jnp.float32) / 127., -1)
   return (1. - jnp.mean(jax.vmap(geometry.pearson)(flat(disparity), flat(true), flat(mask)))
-          + jnp.sum((1. - cosine) * mask) / jnp.maximum(jnp.sum(mask), 1.) + jnp.mean(jnp.abs(disparity - true)))
+          + jnp.sum((1. - cosine) * mask) / jnp.maximum(jnp.sum(mask), 1.)
+          + jnp.mean(jnp.abs(disparity - true)))
 
 
 def labels(pick):
@@ -94,23 +106,27 @@ NOISY = {'geometry': .5, 'reader': .25}          # the share of noisy pictures
 
 
 def optimizer():
-  """At rate 1: Muon (Jordan et al. 2024) for every kernel, AdamW at a third of its rate for the rest: after 700 steps the loss is
-  .552, with AdamW alone .638."""
+  """At rate 1: Muon (Jordan et al. 2024) for every kernel, AdamW at a third of its rate for the
+  rest: after 700 steps the loss is .552, with AdamW alone .638."""
   def kernels(params):
-    matrix = lambda a: contrib.MuonDimensionNumbers(tuple(range(a.ndim - 1)), (a.ndim - 1,)) if a.ndim > 1 else None
+    matrix = lambda a: contrib.MuonDimensionNumbers(tuple(range(a.ndim - 1)),
+                                                    (a.ndim - 1,)) if a.ndim > 1 else None
     return jax.tree.map(matrix, params)
   return optax.chain(optax.clip_by_global_norm(1.), contrib.muon(
-      1., adam_learning_rate=1. / 3., muon_weight_dimension_numbers=kernels, consistent_rms=.2, adam_b2=.99,
+      1., adam_learning_rate=1. / 3., muon_weight_dimension_numbers=kernels, consistent_rms=.2,
+      adam_b2=.99,
       eps=1e-15, weight_decay=.01, adam_weight_decay=.01))
 
 
 def make_step(tx, *, n, steps, share, peak, dtype=jnp.float32):
-  """(state, ring, progress) -> state, loss, as in `fit`; state = (step, weights of one of the networks or both, opt, key)."""
+  """(state, ring, progress) -> state, loss, as in `fit`; state = (step, weights of one of the
+  networks or both, opt, key)."""
   def step(ring, progress, state):
     i, weights, opt, key = state
     keys = jax.random.split(jax.random.fold_in(key, i), len(LOSSES))
     def total(w):
-      return sum(LOSSES[name](w, *examples(k, ring, n, share=NOISY[name])[:2], dtype) for name, k in zip(LOSSES, keys) if name in w)
+      return sum(LOSSES[name](w, *examples(k, ring, n, share=NOISY[name])[:2], dtype)
+                 for name, k in zip(LOSSES, keys) if name in w)
     value, grads = jax.value_and_grad(total)(weights)
     updates, opt = tx.update(grads, opt, weights)
     rate = peak * fit.pace(i, progress, warm_up=WARM_UP, share=share, last=.01)
@@ -119,19 +135,20 @@ def make_step(tx, *, n, steps, share, peak, dtype=jnp.float32):
 
 
 def held_out(key, weights, *, batches=192):
-  """Scores on `batches` of 4 renders of a composition, never trained on: Pearson of disparity on the object (clean; at t = .4),
-  cosine of normals, and how many the reader reads right."""
+  """Scores on `batches` of 4 renders of a composition, never trained on: Pearson of disparity on
+  the object (clean; at t = .4), cosine of normals, and how many the reader reads right."""
   @jax.jit
   def one(weights, key):
     k_fresh, k_pick, k_noise = jax.random.split(key, 3)
-    x, pick, _ = examples(k_pick, fresh(k_fresh, 4, pairs=pool.WORLD_PAIRS), 4, share=0.)
+    x, pick, _ = examples(k_pick, fresh(k_fresh, 4, pairs=render_buffer.WORLD_PAIRS), 4, share=0.)
     mask = (pick.mask > 127).astype(jnp.float32)
     flat = lambda a: a.reshape(a.shape[0], -1).astype(jnp.float32)
     def correlation(x):
       guess = flat(geometry.geometry(weights, x)[0])
       return jnp.mean(jax.vmap(geometry.pearson)(guess, flat(pick.disparity), flat(mask)))
     normal = geometry.geometry(weights, x)[1]
-    cosine = jnp.sum(jnp.sum(normal * pick.normal / 127., -1) * mask) / jnp.maximum(jnp.sum(mask), 1.)
+    cosine = jnp.sum(jnp.sum(normal * pick.normal / 127., -1) * mask) / jnp.maximum(
+        jnp.sum(mask), 1.)
     right = geometry.right(geometry.read(weights, x), labels(pick))
     return {'depth_pearson_clean': correlation(x), 'normal_cosine': cosine,
             'depth_pearson_noisy': correlation(noisy(k_noise, x, jnp.full(4, .4))),
@@ -146,30 +163,41 @@ def main(_):
   k_init, k_run, k_held = jax.random.split(jax.random.key(FLAGS.seed), 3)
   whole, before = jax.jit(geometry.init)(k_init), []
   if FLAGS.start:
-    whole, before = weight_files.load(FLAGS.start, whole), weight_files.read_metadata(FLAGS.start)['history'].splitlines()
+    whole, before = weight_files.load(FLAGS.start, whole), weight_files.read_metadata(FLAGS.start)[
+        'history'].splitlines()
   weights = {name: whole[name] for name in LOSSES if FLAGS.only in ('', name)}
   tx, compositions, make = optimizer(), fit.compositions(), partial(fresh, n=FLAGS.fresh)
   state = (jnp.int32(0), weights, tx.init(weights))
   if os.path.exists(path):
     state = files.restore(path, state)
   first = int(state[0])
-  print(f'{sum(p.size for p in jax.tree.leaves(weights)) / 1e6:.2f} M parameters, step {first}', flush=True)
-  ring, add = pool.fill(k_run, first // FLAGS.steps_per_call, make, compositions=compositions, slots=FLAGS.slots)
-  step = make_step(tx, n=FLAGS.batch, steps=FLAGS.steps_per_call, share=FLAGS.decay, peak=FLAGS.rate, dtype=jnp.dtype(FLAGS.dtype))
-  state = (*state, jnp.copy(k_run))               # the steps take their state's memory, and the ring has this key too
-  run = jax.jit(step, donate_argnums=0, compiler_options=compiler.own_convolutions()).lower(state, ring, jnp.float32(0.)).compile()
+  print(f'{sum(p.size for p in jax.tree.leaves(weights)) / 1e6:.2f} M parameters, step {first}',
+        flush=True)
+  ring, add = render_buffer.fill(k_run, first // FLAGS.steps_per_call, make,
+                                 compositions=compositions, slots=FLAGS.slots)
+  step = make_step(tx, n=FLAGS.batch, steps=FLAGS.steps_per_call, share=FLAGS.decay,
+                   peak=FLAGS.rate, dtype=jnp.dtype(FLAGS.dtype))
+  # the steps take their state's memory, and the ring has this key too
+  state = (*state, jnp.copy(k_run))
+  run = jax.jit(step, donate_argnums=0, compiler_options=xla_flags.own_convolutions()).lower(
+      state, ring, jnp.float32(0.)).compile()
   print(f'compiled, {FLAGS.slots:,} renders in the ring', flush=True)
-  state, i = fit.fit(run, state, ring, add, first=first, keep=lambda state, i, loss: files.save(path, state[:-1]))
+  state, i = fit.fit(run, state, ring, add, first=first,
+                     keep=lambda state, i, loss: files.save(path, state[:-1]))
   weights = whole | state[1]
   scores = held_out(k_held, weights)
   print(json.dumps(scores, indent=1))
-  command = f'python -m jaxdreamer.toybox.train_geometry {fit.settings()}' + (f' --only={FLAGS.only}' if FLAGS.only else '')
+  command = f'python -m jaxdreamer.toybox.train_geometry {fit.settings()}' + (
+      f' --only={FLAGS.only}' if FLAGS.only else '')
   weight_files.save(FLAGS.out, weights, metadata={
-    'history': '\n'.join([*before, f'`{command}`: {i * FLAGS.batch:,} pictures for {" and ".join(state[1])}']),
-    'hardware': f'{jax.device_count()} x {jax.devices()[0].device_kind}', 'scores': json.dumps(scores)})
+    'history': '\n'.join([*before, f'`{command}`: {i * FLAGS.batch:,} pictures for '
+                          f'{" and ".join(state[1])}']),
+    'hardware': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'scores': json.dumps(scores)})
 
 
 if __name__ == '__main__':
-  fit.options(images=340_000, rate=6e-3, slots=6144, workdir='runs/geometry', out='jaxdreamer/assets/geometry.safetensors')
+  fit.options(images=340_000, rate=6e-3, slots=6144, workdir='runs/geometry',
+              out='jaxdreamer/assets/geometry.safetensors')
   flags.DEFINE_enum('only', '', ['', *LOSSES], 'the network to train; both if not given')
   app.run(main)

@@ -1,15 +1,18 @@
 """Trains the shipped text-conditioned prior on endless fresh renders.
 
   python -m jaxdreamer.toybox.train_prior --images=3000000                     # a day of two cores
-  python -m jaxdreamer.toybox.train_prior --minutes=9.15 --batch=256 --steps_per_call=32 --fresh=512 --slots=65536 \
-    --dtype=bfloat16 --rate=2e-3 --every=4000 --nolook                         # the shipped weights, on one H100
+  python -m jaxdreamer.toybox.train_prior --minutes=9.15 --batch=256 --steps_per_call=32 \\
+      --fresh=512 --slots=65536 \
+    --dtype=bfloat16 --rate=2e-3 --every=4000 --nolook                         # the shipped
+    weights, on one H100
 
-x0-prediction, stratified t, denser where noise leaves words and camera to decide; mask and normals predicted beside the
-image, and what the caption names read off the pooled text, by heads that training alone needs; the object's pixels weigh more
-than the background, which no caption tells; AdamW, EMA, a plateau and then a cosine decay over the last `--decay` of the run, of
-the rate and of the object's weight alike. Captions are dropped in a tenth of the images, view words told in .6 of them and the
-camera in .7. Resumes from `--workdir` by itself; a longer `--images` continues a run that has not begun to decay. The batch is
-shared by all devices.
+x0-prediction, stratified t, denser where noise leaves words and camera to decide; mask and normals
+predicted beside the image, and what the caption names read off the pooled text, by heads that
+training alone needs; the object's pixels weigh more than the background, which no caption tells;
+AdamW, EMA, a plateau and then a cosine decay over the last `--decay` of the run, of the rate and of
+the object's weight alike. Captions are dropped in a tenth of the images, view words told in .6 of
+them and the camera in .7. Resumes from `--workdir` by itself; a longer `--images` continues a run
+that has not begun to decay. The batch is shared by all devices.
 """
 import json
 import os
@@ -27,35 +30,39 @@ from optax import contrib
 from jaxdreamer import cameras
 from jaxdreamer.diffusion import diffuse
 from jaxdreamer.nn import weights as weight_files
-from jaxdreamer.toybox import compiler, files, fit, geometry, network, pool, views, world
+from jaxdreamer.toybox import files, fit, geometry, network, render_buffer, views, world, xla_flags
 
 FLAGS = flags.FLAGS
 CAMERA_KEPT, VIEW_WORDS, CAPTION_DROPPED = .7, .6, .1
 GEOMETRY_WEIGHT, MEANING_WEIGHT = .3, .02
-OBJECT_WEIGHT = 4.                               # of a pixel of the object, beside the 1 of every pixel
+OBJECT_WEIGHT = 4.  # of a pixel of the object, beside the 1 of every pixel
 WARM_UP = 500                                    # steps
 TIMES = (.5, .8, .95)                            # at which held-out errors are taken
 
 
 def optimizer():
-  """AdamW at rate 1; Muon (Jordan et al. 2024), rescaled to Adam's step sizes, for the matrices through which words, times and
-  cameras act: it gives the faint directions of a gradient, as the camera's are, the step of the strong ones."""
-  tiny = 1e-15                                   # the lowest level's gradients are about 1e-8, and that is where words act
+  """AdamW at rate 1; Muon (Jordan et al. 2024), rescaled to Adam's step sizes, for the matrices
+  through which words, times and cameras act: it gives the faint directions of a gradient, as the
+  camera's are, the step of the strong ones."""
+  tiny = 1e-15  # the lowest level's gradients are about 1e-8, and that is where words act
   def matrices(params):
     def of(path, x):
       name = jax.tree_util.keystr(path)
-      acts = 'kernel' in name and any(part in name for part in ('time_emb_proj', "class_embedding']['linear_2", 'text_model'))
+      acts = 'kernel' in name and any(part in name for part in (
+          'time_emb_proj', "class_embedding']['linear_2", 'text_model'))
       return contrib.MuonDimensionNumbers((0,), (1,)) if acts else None
     return jax.tree_util.tree_map_with_path(of, params)
   return optax.chain(optax.clip_by_global_norm(1.), contrib.muon(
-      1., adam_learning_rate=1., muon_weight_dimension_numbers=matrices, consistent_rms=.2, adam_b2=.99,
+      1., adam_learning_rate=1., muon_weight_dimension_numbers=matrices, consistent_rms=.2,
+      adam_b2=.99,
       eps=tiny, weight_decay=.01, adam_weight_decay=.01))
 
 
 def init(key):
   """The network's weights, and 'meaning', the heads that read the pooled text."""
   width = network.TEXT.hidden_size
-  heads = {name: {'kernel': jnp.zeros((width, n)), 'bias': jnp.zeros(n)} for name, n in geometry.HEADS.items()}
+  heads = {name: {'kernel': jnp.zeros((width, n)), 'bias': jnp.zeros(n)}
+           for name, n in geometry.HEADS.items()}
   return network.init(key) | {'meaning': heads}
 
 
@@ -65,18 +72,20 @@ def networks(params):
 
 
 def examples(key, source, n):
-  """`n` images of the ring as network inputs: latents, token ids, camera vectors, the geometry that is seen, and the classes of
-  what the caption names, -1 where there is no caption."""
+  """`n` images of the ring as network inputs: latents, token ids, camera vectors, the geometry that
+  is seen, and the classes of what the caption names, -1 where there is no caption."""
   k_slot, k_back, k_words, k_drop = jax.random.split(key, 4)
-  pick = pool.some(k_slot, source, n)
-  back = jax.vmap(lambda k: pool.background(k, network.SIZE))(jax.random.split(k_back, n))
-  x = jax.vmap(pool.composite)(pick.rgb, pick.mask, back)
+  pick = render_buffer.some(k_slot, source, n)
+  back = jax.vmap(lambda k: render_buffer.background(k, network.SIZE))(jax.random.split(k_back, n))
+  x = jax.vmap(render_buffer.composite)(pick.rgb, pick.mask, back)
   told, seen, blank = jax.random.uniform(k_drop, (3, n))
-  bins = jnp.where(seen < VIEW_WORDS, views.view_bin(pick.camera.azimuth, pick.camera.elevation), -1)
+  bins = jnp.where(seen < VIEW_WORDS, views.view_bin(pick.camera.azimuth, pick.camera.elevation),
+                   -1)
   ids = jax.vmap(world.tokens)(jax.random.split(k_words, n), pick.item, bins)
   is_blank = blank < CAPTION_DROPPED
   ids = jnp.where(is_blank[:, None], jnp.asarray(world.tokenize(''))[None], ids)
-  classes = {name: jnp.where(is_blank, -1, label) for name, label in geometry.labels(pick.item, False).items()}
+  classes = {name: jnp.where(is_blank, -1, label)
+             for name, label in geometry.labels(pick.item, False).items()}
   vector = jax.vmap(cameras.camera_vector)(pick.camera) * (told < CAMERA_KEPT)[:, None]
   return network.encode(x), ids, vector, network.geometry(pick.mask, pick.normal), classes
 
@@ -87,26 +96,31 @@ def of_object(seen):
 
 
 def misread(heads, pooled, classes):
-  """Cross-entropies of what the pooled text says, summed over heads; a mean over the captions that say anything."""
+  """Cross-entropies of what the pooled text says, summed over heads; a mean over the captions that
+  say anything."""
   total = 0.
   for name, label in classes.items():
     logp = jax.nn.log_softmax(pooled @ heads[name]['kernel'] + heads[name]['bias'][None])
-    total -= jnp.where(label < 0, 0., jnp.take_along_axis(logp, jnp.maximum(label, 0)[:, None], -1)[:, 0])
+    total -= jnp.where(label < 0, 0., jnp.take_along_axis(logp, jnp.maximum(label, 0)[:, None],
+                                                          -1)[:, 0])
   return jnp.mean(total)
 
 
 def loss(params, key, z, ids, vector, seen, classes, *, emphasis=1., dtype=jnp.float32):
-  """Mean of |x0_hat - z|^2 over a batch, and GEOMETRY_WEIGHT as much of the geometry's, MEANING_WEIGHT of `misread`.
+  """Mean of |x0_hat - z|^2 over a batch, and GEOMETRY_WEIGHT as much of the geometry's,
+  MEANING_WEIGHT of `misread`.
 
-  t is stratified over the batch and densest at 1 (density 1 / (2 sqrt(1 - t))): there words and camera decide what little noise
-  leaves to guess. Most of the plain error is the background's, so the object's pixels weigh 1 + OBJECT_WEIGHT times `emphasis`,
-  in a mean of 1; a weight that knows the truth leans the prediction towards 'object' where that is uncertain, and so ends at 0."""
+  t is stratified over the batch and densest at 1 (density 1 / (2 sqrt(1 - t))): there words and
+  camera decide what little noise leaves to guess. Most of the plain error is the background's, so
+  the object's pixels weigh 1 + OBJECT_WEIGHT times `emphasis`, in a mean of 1; a weight that knows
+  the truth leans the prediction towards 'object' where that is uncertain, and so ends at 0."""
   k_t, k_eps = jax.random.split(key)
   n = z.shape[0]
   t = 1. - (1. - (jnp.arange(n) + jax.random.uniform(k_t, (n,))) / n) ** 2
   eps = jax.random.normal(k_eps, z.shape)
   text = network.embed(params, ids)
-  x0_hat, seen_hat = network.predict(params, diffuse(z, t, eps, schedule=network.SCHEDULE), t, text, vector, dtype=dtype)
+  x0_hat, seen_hat = network.predict(params, diffuse(z, t, eps, schedule=network.SCHEDULE), t, text,
+                                     vector, dtype=dtype)
   weight = 1. + OBJECT_WEIGHT * emphasis * of_object(seen)
   image = jnp.mean(weight * (x0_hat - z) ** 2) / jnp.mean(weight)
   return (image + GEOMETRY_WEIGHT * jnp.mean((seen_hat - seen) ** 2)
@@ -116,12 +130,14 @@ def loss(params, key, z, ids, vector, seen, classes, *, emphasis=1., dtype=jnp.f
 @partial(jax.jit, static_argnames='n')
 def _errors(weights, key, *, n):
   k_pool, k_back, k_words, k_noise = jax.random.split(key, 4)
-  source = pool.batch(k_pool, n, size=network.SIZE, pairs=pool.WORLD_PAIRS)
-  back = jax.vmap(lambda k: pool.background(k, network.SIZE))(jax.random.split(k_back, n))
-  z = network.encode(jax.vmap(pool.composite)(source.rgb, source.mask, back))
+  source = render_buffer.batch(k_pool, n, size=network.SIZE, pairs=render_buffer.WORLD_PAIRS)
+  back = jax.vmap(lambda k: render_buffer.background(k, network.SIZE))(jax.random.split(k_back, n))
+  z = network.encode(jax.vmap(render_buffer.composite)(source.rgb, source.mask, back))
   bins = views.view_bin(source.camera.azimuth, source.camera.elevation)
-  text = network.embed(weights, jax.vmap(world.tokens)(jax.random.split(k_words, n), source.item, bins))
-  vector, seen = jax.vmap(cameras.camera_vector)(source.camera), network.geometry(source.mask, source.normal)
+  text = network.embed(weights, jax.vmap(world.tokens)(jax.random.split(k_words, n),
+                                                       source.item, bins))
+  vector, seen = jax.vmap(cameras.camera_vector)(source.camera), network.geometry(
+      source.mask, source.normal)
   patches = network.PATCH ** 2
   row = {}
   for t, k in zip(TIMES, jax.random.split(k_noise, len(TIMES))):
@@ -135,24 +151,27 @@ def _errors(weights, key, *, n):
 
 
 def held_out(params, key, *, batches, n=8):
-  """Errors on `batches` of `n` renders that a key never used in training fixes, words, view and camera told: mean squared error of
-  x0 everywhere and on the object's pixels, and of the mask, at each of TIMES."""
+  """Errors on `batches` of `n` renders that a key never used in training fixes, words, view and
+  camera told: mean squared error of x0 everywhere and on the object's pixels, and of the mask, at
+  each of TIMES."""
   rows = [_errors(networks(params), k, n=n) for k in jax.random.split(key, batches)]
   return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
 def renders(key, *, fresh):
   """`fresh` renders of one composition."""
-  return pool.batch(key, fresh, size=network.SIZE)
+  return render_buffer.batch(key, fresh, size=network.SIZE)
 
 
 def make_step(tx, *, n, steps, share, peak, sharded, dtype=jnp.float32):
-  """(state, ring, progress) -> state, loss, as in `fit`: `steps` steps of `n` images; state = (step, params, ema, opt, key)."""
+  """(state, ring, progress) -> state, loss, as in `fit`: `steps` steps of `n` images; state =
+  (step, params, ema, opt, key)."""
   def step(ring, progress, state):
     i, params, ema, opt, key = state
     k_batch, k_loss = jax.random.split(jax.random.fold_in(key, i))
     some = jax.lax.with_sharding_constraint(examples(k_batch, ring, n), sharded)
-    value, grads = jax.value_and_grad(loss)(params, k_loss, *some, emphasis=fit.decay(progress, share), dtype=dtype)
+    value, grads = jax.value_and_grad(loss)(params, k_loss, *some,
+                                            emphasis=fit.decay(progress, share), dtype=dtype)
     updates, opt = tx.update(grads, opt, params)
     rate = peak * fit.pace(i, progress, warm_up=WARM_UP, share=share, last=.02)
     params = jax.tree.map(lambda p, u: p + rate * u, params, updates)
@@ -162,15 +181,19 @@ def make_step(tx, *, n, steps, share, peak, sharded, dtype=jnp.float32):
   return lambda state, ring, progress: fit.scan(partial(step, ring, progress), state, steps)
 
 
-CAPTIONS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a yellow mug', 'a red car',
-            'a snowman with a blue hat', 'a purple house', 'an orange chair', 'a blue ball beside a red cube', 'a white duck')
+CAPTIONS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a yellow mug',
+            'a red car',
+            'a snowman with a blue hat', 'a purple house', 'an orange chair',
+            'a blue ball beside a red cube', 'a white duck')
 
 
 def grid(params, key, *, columns=8):
-  """A picture of samples: a row a caption, a column an azimuth; the left half is told words, the right the camera."""
+  """A picture of samples: a row a caption, a column an azimuth; the left half is told words, the
+  right the camera."""
   from PIL import Image
   azimuth = np.tile(np.arange(columns // 2) * 2 * np.pi / (columns // 2), 2)
-  camera = jax.vmap(lambda a: cameras.orbital(a, jnp.radians(20.), jnp.float32(3.), jnp.radians(40.)))(jnp.asarray(azimuth))
+  camera = jax.vmap(lambda a: cameras.orbital(a, jnp.radians(20.), jnp.float32(3.),
+                                              jnp.radians(40.)))(jnp.asarray(azimuth))
   bins = np.asarray(views.view_bin(camera.azimuth, camera.elevation))
   words = ('front', 'side', 'back', 'overhead')
   vector = jax.vmap(cameras.camera_vector)(camera) * (jnp.arange(columns) >= columns // 2)[:, None]
@@ -178,12 +201,14 @@ def grid(params, key, *, columns=8):
   for caption in CAPTIONS:
     ids = np.stack([world.tokenize(f'{caption}, {words[b]} view' if j < columns // 2 else caption)
                     for j, b in enumerate(bins)])
-    rows.append(np.concatenate(list(np.asarray(network.sample(params, key, jnp.asarray(ids), vector))), 1))
+    rows.append(np.concatenate(list(np.asarray(network.sample(params, key, jnp.asarray(ids),
+                                                              vector))), 1))
   return Image.fromarray((255 * np.clip(np.concatenate(rows), 0, 1)).astype(np.uint8))
 
 
 def note_start(images):
-  """Adds this start to --workdir/history.txt, if its settings are new and it trains at all, and returns all of the file:
+  """Adds this start to --workdir/history.txt, if its settings are new and it trains at all, and
+  returns all of the file:
   weights that were made with more than one set of settings say so."""
   path = pathlib.Path(FLAGS.workdir) / 'history.txt'
   lines = path.read_text().splitlines() if path.exists() else []
@@ -195,7 +220,8 @@ def note_start(images):
 
 
 def begin():
-  """What is trained, as it is before the first step: (step, params, ema, opt), from --start or from random weights."""
+  """What is trained, as it is before the first step: (step, params, ema, opt), from --start or from
+  random weights."""
   params = jax.jit(init)(jax.random.fold_in(jax.random.key(FLAGS.seed), 0))
   if FLAGS.start:
     params |= weight_files.load(FLAGS.start, jax.eval_shape(network.init, jax.random.key(0)))
@@ -211,15 +237,19 @@ def main(_):
     state = files.restore(path, state)
   first = int(state[0])
   history = note_start(first * FLAGS.batch)
-  print(f'{sum(p.size for p in jax.tree.leaves(networks(state[1]))) / 1e6:.1f} M parameters, step {first}', flush=True)
+  print(f'{sum(p.size for p in jax.tree.leaves(networks(state[1]))) / 1e6:.1f} M parameters, step '
+        f'{first}', flush=True)
   mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
   everywhere = NamedSharding(mesh, PartitionSpec()) if jax.device_count() > 1 else None
-  ring, add = pool.fill(k_run, first // FLAGS.steps_per_call, make, compositions=compositions, slots=FLAGS.slots,
+  ring, add = render_buffer.fill(k_run, first // FLAGS.steps_per_call, make,
+                                 compositions=compositions, slots=FLAGS.slots,
                         sharding=everywhere)
   state = jax.device_put((*state, jnp.copy(k_run)), everywhere)
-  step = make_step(optimizer(), n=FLAGS.batch, steps=FLAGS.steps_per_call, share=FLAGS.decay, peak=FLAGS.rate,
+  step = make_step(optimizer(), n=FLAGS.batch, steps=FLAGS.steps_per_call, share=FLAGS.decay,
+                   peak=FLAGS.rate,
                    sharded=NamedSharding(mesh, PartitionSpec('data')), dtype=jnp.dtype(FLAGS.dtype))
-  run = jax.jit(step, donate_argnums=0, compiler_options=compiler.own_convolutions()).lower(state, ring, jnp.float32(0.)).compile()
+  run = jax.jit(step, donate_argnums=0, compiler_options=xla_flags.own_convolutions()).lower(
+      state, ring, jnp.float32(0.)).compile()
   print(f'compiled, {FLAGS.slots:,} renders in the ring', flush=True)
 
   def keep(state, i, value):
@@ -234,11 +264,15 @@ def main(_):
 
   state, i = fit.fit(run, state, ring, add, first=first, keep=keep)
   weight_files.save(FLAGS.out, networks(state[2]), metadata={
-    'images': str(i * FLAGS.batch), 'seed': str(FLAGS.seed), 'hardware': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
-    'command': f'python -m jaxdreamer.toybox.train_prior {fit.settings()}', 'history': '\n'.join(history)})
+    'images': str(i * FLAGS.batch), 'seed': str(FLAGS.seed), 'hardware': f'{jax.device_count()} x '
+    f'{jax.devices()[0].device_kind}',
+    'command': f'python -m jaxdreamer.toybox.train_prior {fit.settings()}',
+    'history': '\n'.join(history)})
 
 
 if __name__ == '__main__':
-  fit.options(images=3_000_000, rate=1.5e-3, slots=8192, workdir='runs/prior', out='jaxdreamer/assets/prior.safetensors')
-  flags.DEFINE_bool('look', True, 'held-out errors and a grid of samples at every checkpoint, by programs of their own')
+  fit.options(images=3_000_000, rate=1.5e-3, slots=8192, workdir='runs/prior',
+              out='jaxdreamer/assets/prior.safetensors')
+  flags.DEFINE_bool('look', True, 'held-out errors and a grid of samples at every checkpoint, by '
+                    'programs of their own')
   app.run(main)

@@ -1,7 +1,8 @@
 """Scores against the exact shape: what a caption of the toybox means, as geometry and as pictures.
 
-Rows of points are xyz [N, 3] in the world frame; the shape lies in the ball of radius world.RADIUS. Grids are [n, n, n]
-over [-1, 1]^3, indexed x, y, z, at cell centres. Pictures are lit by views.LIGHT.
+Rows of points are xyz [N, 3] in the world frame; the shape lies in the ball of radius world.RADIUS.
+Grids are [n, n, n] over [-1, 1]^3, indexed x, y, z, at cell centers. Pictures are lit by
+views.LIGHT.
 """
 from functools import partial
 from typing import Callable, NamedTuple
@@ -18,12 +19,13 @@ from jaxdreamer.types import Camera
 
 STEPS = 96                       # of sphere tracing: truth may take its time
 CANDIDATES = 64                  # drawn for each surface point
-GREY = .75                       # the background on which pictures are compared; no colour of the toybox
+GREY = .75  # the background on which pictures are compared; no color of the toybox
 
 
 class Shape(NamedTuple):
-  distance: Callable             # xyz [N, 3] -> signed distance [N], negative inside; a lower bound of the true one
-  colour: Callable               # xyz [N, 3] -> albedo [N, 3] of the nearest surface
+  # xyz [N, 3] -> signed distance [N], negative inside; a lower bound of the true one
+  distance: Callable
+  color: Callable               # xyz [N, 3] -> albedo [N, 3] of the nearest surface
   has_front: bool                # whether front and back differ at a glance
 
 
@@ -37,7 +39,7 @@ def _distance(item, xyz):
 
 
 @jax.jit
-def _colour(item, xyz):
+def _color(item, xyz):
   return jnp.stack(world.surface(item, _columns(xyz)), -1)
 
 
@@ -45,7 +47,7 @@ def shape(caption: str) -> Shape:
   """The exact shape a caption names."""
   item = world.parse(caption)
   has_front = int(item.relation) == world.ALONE and world.KINDS[int(item.kind[0])] in world.FRONT
-  return Shape(partial(_distance, item), partial(_colour, item), has_front)
+  return Shape(partial(_distance, item), partial(_color, item), has_front)
 
 
 _render = jax.jit(pictures.render_batch, static_argnames=('size', 'supersample', 'steps', 'chunk'))
@@ -55,8 +57,9 @@ def views(caption: str, camera: Camera, *, size: int, supersample: int = 2) -> p
   """What the cameras [V] see of the exact shape."""
   item, n = world.parse(caption), camera.fov.shape[0]
   rows = lambda v: jnp.broadcast_to(v, (n, *jnp.shape(v)))
-  item = item._replace(colour=rows(item.colour), pattern=rows(item.pattern))
-  return _render(item, camera, jax.tree.map(rows, pictures.LIGHT), size=size, supersample=supersample, steps=STEPS)
+  item = item._replace(color=rows(item.color), pattern=rows(item.pattern))
+  return _render(item, camera, jax.tree.map(rows, pictures.LIGHT), size=size,
+                 supersample=supersample, steps=STEPS)
 
 
 def silhouettes(caption: str, camera: Camera, *, size: int) -> Bool[Array, 'V size size']:
@@ -78,30 +81,34 @@ def _surface_points(key, item, n):
 
 
 def surface_points(key: Key[Array, ''], caption: str, n: int) -> Float[Array, 'n 3']:
-  """Points on the surface, uniform in area: those of many in the ball's cube that lie nearest to it, drawn onto it."""
+  """Points on the surface, uniform in area: those of many in the ball's cube that lie nearest to
+  it, drawn onto it."""
   return _surface_points(key, world.parse(caption), n)
 
 
 def grid(n: int) -> Float[Array, 'N 3']:
-  """The centres of the n^3 cells of [-1, 1]^3, x slowest."""
+  """The centers of the n^3 cells of [-1, 1]^3, x slowest."""
   at = (2. * jnp.arange(n) + 1.) / n - 1.
   return jnp.stack(jnp.meshgrid(at, at, at, indexing='ij'), -1).reshape(-1, 3)
 
 
 def occupancy(caption: str, n: int) -> Bool[Array, 'n n n']:
-  """Cells whose centre lies inside."""
+  """Cells whose center lies inside."""
   return (shape(caption).distance(grid(n)) < 0.).reshape(n, n, n)
 
 
-def colour_error(rgb: Float[Array, 'V H W 3'], mask: Float[Array, 'V H W'], true: pictures.View) -> Float[Array, '']:
-  """Mean absolute difference of colour (premultiplied, as in View) where a render and the truth are both opaque."""
+def color_error(rgb: Float[Array, 'V H W 3'], mask: Float[Array, 'V H W'],
+                true: pictures.View) -> Float[Array, '']:
+  """Mean absolute difference of color (premultiplied, as in View) where a render and the truth are
+  both opaque."""
   solid = (mask > .9) & (true.mask > .9)
   off = jnp.abs(rgb - true.rgb).mean(-1)
   return jnp.sum(jnp.where(solid, off, 0.)) / jnp.maximum(solid.sum(), 1)
 
 
-def over_grey(rgb: Float[np.ndarray, '*k V H W 3'], mask: Float[np.ndarray, 'V H W']) -> Float[np.ndarray, '*k V H W 3']:
-  """Premultiplied colour over the background."""
+def over_gray(rgb: Float[np.ndarray, '*k V H W 3'], mask: Float[np.ndarray, 'V H W']) -> Float[
+    np.ndarray, '*k V H W 3']:
+  """Premultiplied color over the background."""
   return np.asarray(rgb, float) + (1. - np.asarray(mask, float)[..., None]) * GREY
 
 
@@ -110,4 +117,5 @@ def silhouette_iou(opacity: Float[np.ndarray, 'V H W'], mask: Float[np.ndarray, 
   def iou(a, b):
     union = np.sum(a | b)
     return np.sum(a & b) / union if union else 1.
-  return float(np.mean([iou(a, b) for a, b in zip(np.asarray(opacity) >= .5, np.asarray(mask) >= .5)]))
+  return float(np.mean([iou(a, b) for a, b in zip(np.asarray(opacity) >= .5,
+                                                  np.asarray(mask) >= .5)]))

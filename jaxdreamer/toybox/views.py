@@ -1,10 +1,11 @@
-"""Pictures of the world by sphere tracing: colour, mask, depth and normal.
+"""Pictures of the world by sphere tracing: color, mask, depth and normal.
 
-Images are [H, W, ...], as in cameras.py; H = W is a multiple of `TILE`. `rgb` is premultiplied by the mask, so that
-rgb + (1 - mask) * background composites; `depth` is the distance along the ray, 0 where missed; `normal` is in the
-world frame. The light is fixed in the world. A batch is *one composition*: kind and relation are shared, while colours,
-patterns, cameras and lights vary. First a cone is marched for each tile of all pictures; only tiles that may see
-something are then traced ray by ray, a chunk at a time.
+Images are [H, W, ...], as in cameras.py; H = W is a multiple of `TILE`. `rgb` is premultiplied by
+the mask, so that rgb + (1 - mask) * background composites; `depth` is the distance along the ray, 0
+where missed; `normal` is in the world frame. The light is fixed in the world. A batch is *one
+composition*: kind and relation are shared, while colors, patterns, cameras and lights vary. First a
+cone is marched for each tile of all pictures; only tiles that may see something are then traced ray
+by ray, a chunk at a time.
 """
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ CHUNK_GPU = 2 ** 21
 CONE_STEPS = 16
 STEPS = 40                       # of sphere tracing, from where the cone stopped
 HIT = 1.5e-3                     # a ray that ends nearer than this has hit
-OCCLUSION = (.06, .16, .32)      # heights above the surface at which nearness to other surfaces is felt
+OCCLUSION = (.06, .16, .32)  # heights above the surface at which nearness to other surfaces is felt
 
 
 class Light(NamedTuple):
@@ -44,25 +45,31 @@ def sample_light(key: Key[Array, '']) -> Light:
   """From above, in front and to the right, with jitter."""
   k_direction, k_ambient = jax.random.split(key)
   direction = jnp.array([.4, .3, .85]) + .2 * jax.random.normal(k_direction, (3,))
-  return Light(direction / jnp.sqrt(jnp.sum(direction ** 2)), jax.random.uniform(k_ambient, (), minval=.5, maxval=.7))
+  return Light(direction / jnp.sqrt(jnp.sum(direction ** 2)),
+               jax.random.uniform(k_ambient, (), minval=.5, maxval=.7))
 
 
-LIGHT = Light(np.array([.4, .32, .86], np.float32), np.float32(.6))      # without jitter, for truth and sheets
+# without jitter, for truth and sheets
+LIGHT = Light(np.array([.4, .32, .86], np.float32), np.float32(.6))
 
 
-view_bin = cameras.view_bin      # 0 front (within 45 degrees), 1 side, 2 back, 3 overhead (above 60 degrees)
+# 0 front (within 45 degrees), 1 side, 2 back, 3 overhead (above 60 degrees)
+view_bin = cameras.view_bin
 
 
 def sample_camera(key: Key[Array, '']) -> Camera:
-  """Azimuth uniform, elevation -10 to 85 degrees uniform in its sine, distance 2.8 to 3.3, field of view 40 degrees."""
+  """Azimuth uniform, elevation -10 to 85 degrees uniform in its sine, distance 2.8 to 3.3, field of
+  view 40 degrees."""
   return cameras.sample(key)
 
 
 def _tile(camera, ids, side, offset):
-  """Origins [N, 1], directions [N, M] of the rays at `offset` [M, 2] (row, column; in tiles) of the tiles `ids` [N]."""
+  """Origins [N, 1], directions [N, M] of the rays at `offset` [M, 2] (row, column; in tiles) of the
+  tiles `ids` [N]."""
   image, corner = ids // side ** 2, jnp.stack([ids // side % side, ids % side], -1)
   ray = jax.vmap(jax.vmap(cameras.ray, (None, 0, None)), (0, 0, None))
-  origin, direction = ray(jax.tree.map(lambda v: v[image], camera), corner[:, None] + offset[None], side)
+  origin, direction = ray(jax.tree.map(lambda v: v[image], camera), corner[:, None] + offset[None],
+                          side)
   return tuple(origin[:, :1, i] for i in range(3)), tuple(direction[..., i] for i in range(3))
 
 
@@ -81,7 +88,8 @@ def _enter(origin, direction, radius):
 def _approach(item, camera, ids, side):
   """March a cone around each tile: how far all its rays are free, and whether any may hit."""
   origin, direction = _tile(camera, ids, side, jnp.full((1, 2), .5))
-  width = jnp.sqrt(2.) * jnp.tan(camera.fov / 2)[ids // side ** 2, None] / side      # radius of the cone at distance 1
+  # radius of the cone at distance 1
+  width = jnp.sqrt(2.) * jnp.tan(camera.fov / 2)[ids // side ** 2, None] / side
   margin = width * (camera.distance[ids // side ** 2, None] + world.RADIUS)
   near, far, inside = _enter(origin, direction, world.RADIUS + margin)
 
@@ -109,12 +117,14 @@ def _trace(item, origin, direction, start, steps):
 
 def _occlusion(item, p, n):
   """Fraction of open sky: 1 where nothing is near, less in corners."""
-  felt = jax.lax.map(lambda h: (h - world.distance(item, _along(p, n, h))) / h, jnp.array(OCCLUSION))
+  felt = jax.lax.map(lambda h: (h - world.distance(item, _along(p, n, h))) / h,
+                     jnp.array(OCCLUSION))
   return jnp.clip(1. - sum(w * f for w, f in zip((.18, .22, .25), felt)), .3, 1.)
 
 
 def _shade(item, camera, light, ids, start, side, k, steps):
-  """[N, TILE^2, 8] of the tiles `ids`: means over k x k rays of rgb, normal, depth and 1, each 0 where a ray missed."""
+  """[N, TILE^2, 8] of the tiles `ids`: means over k x k rays of rgb, normal, depth and 1, each 0
+  where a ray missed."""
   at = (jnp.arange(TILE * k) + .5) / (TILE * k)
   offset = jnp.stack(jnp.meshgrid(at, at, indexing='ij'), -1).reshape(-1, 2)
   origin, direction = _tile(camera, ids, side, offset)
@@ -127,15 +137,20 @@ def _shade(item, camera, light, ids, start, side, k, steps):
   image = ids // side ** 2
   toward = sum(c * light.direction[image, i, None] for i, c in enumerate(n))
   ambient = light.ambient[image, None]
-  lit = sky * ambient * (.85 + .15 * n[2]) + (1. - ambient) * (.25 + .75 * sky) * jnp.maximum((toward + .35) / 1.35, 0.)
-  rgb = [c * lit for c in world.surface(item._replace(colour=item.colour[image], pattern=item.pattern[image]), p)]
-  pool = lambda v: jnp.where(hit, v, 0.).reshape(-1, TILE, k, TILE, k).mean((2, 4)).reshape(-1, TILE ** 2)
+  lit = sky * ambient * (.85 + .15 * n[2]) + (1. - ambient) * (.25 + .75 * sky) * jnp.maximum(
+      (toward + .35) / 1.35, 0.)
+  rgb = [c * lit for c in world.surface(item._replace(color=item.color[image],
+                                                      pattern=item.pattern[image]), p)]
+  pool = lambda v: jnp.where(hit, v, 0.).reshape(-1, TILE, k, TILE,
+                                                 k).mean((2, 4)).reshape(-1, TILE ** 2)
   return jnp.stack([pool(v) for v in (*rgb, *n, t, jnp.ones_like(t))], -1)
 
 
-def render_batch(item: world.Item, camera: Camera, light: Light, *, size: int, supersample: int = 1, steps: int = STEPS,
+def render_batch(item: world.Item, camera: Camera, light: Light, *, size: int, supersample: int = 1,
+                 steps: int = STEPS,
                  chunk: int | None = None) -> View:
-  """Pictures of one composition; colour, pattern, camera and light have a leading axis, kind and relation none."""
+  """Pictures of one composition; color, pattern, camera and light have a leading axis, kind and
+  relation none."""
   if size % TILE:
     raise ValueError(f'size {size} is not a multiple of {TILE}')
   b, side = camera.fov.shape[0], size // TILE
@@ -151,7 +166,8 @@ def render_batch(item: world.Item, camera: Camera, light: Light, *, size: int, s
     done = _shade(item, camera, light, ids, start[ids], side, supersample, steps)
     return jax.lax.dynamic_update_slice(out, done, (i * batch, 0, 0))
 
-  out = jax.lax.fori_loop(0, -(-alive.sum() // batch), paint, jnp.zeros((padded.size, TILE ** 2, 8)))
+  out = jax.lax.fori_loop(0, -(-alive.sum() // batch), paint,
+                          jnp.zeros((padded.size, TILE ** 2, 8)))
   out = out[jnp.argsort(order)].reshape(b, side, side, TILE, TILE, 8).transpose(0, 1, 3, 2, 4, 5)
   out = out.reshape(b, size, size, 8)
   rgb, normal, depth, mask = out[..., :3], out[..., 3:6], out[..., 6], out[..., 7]
@@ -162,7 +178,7 @@ def render_batch(item: world.Item, camera: Camera, light: Light, *, size: int, s
 def render(item: world.Item, camera: Camera, light: Light, *, size: int, supersample: int = 1,
            steps: int = STEPS) -> View:
   """One picture."""
-  item = item._replace(colour=item.colour[None], pattern=item.pattern[None])
+  item = item._replace(color=item.color[None], pattern=item.pattern[None])
   camera, light = jax.tree.map(lambda v: jnp.asarray(v)[None], (camera, light))
   batch = render_batch(item, camera, light, size=size, supersample=supersample, steps=steps)
   return jax.tree.map(lambda v: v[0], batch)

@@ -1,10 +1,13 @@
-"""The embedded world, exact by construction: signed distance and colour of an item at any point, and its captions.
+"""The embedded world, exact by construction: signed distance and color of an item at any point, and
+its captions.
 
-Points are `p = (x, y, z)`, three arrays of one shape: a structure of arrays is five times faster here than rows of
-three. Everything lies in the ball of radius `RADIUS` about the origin. Batches share one composition (kind, relation),
-so that the `lax.switch` over toys is a true branch; under vmap over items it is still right, and slow.
+Points are `p = (x, y, z)`, three arrays of one shape: a structure of arrays is five times faster
+here than rows of three. Everything lies in the ball of radius `RADIUS` about the origin. Batches
+share one composition (kind, relation), so that the `lax.switch` over toys is a true branch; under
+vmap over items it is still right, and slow.
 
-This is the door to the toybox: toys.py has the shapes, items.py what can be made of them, language.py what can be said.
+This is the door to the toybox: toys.py has the shapes, items.py what can be made of them,
+language.py what can be said.
 """
 import itertools
 
@@ -17,12 +20,16 @@ from jaxdreamer.toybox import items, language, toys
 from jaxdreamer.toybox.primitives import least, most, move, norm, wrap
 
 KINDS, SOLIDS, TOYS, BASES, FRONT = toys.KINDS, toys.SOLIDS, toys.TOYS, toys.BASES, toys.FRONT
-COLOURS, PARTNERS, PATTERNS, RELATIONS = items.COLOURS, items.PARTNERS, items.PATTERNS, items.RELATIONS
+COLORS, PARTNERS, PATTERNS, RELATIONS = (items.COLORS, items.PARTNERS, items.PATTERNS,
+                                         items.RELATIONS)
 ALONE, ON, BESIDE = items.ALONE, items.ON, items.BESIDE
-Item, sample, sample_of, sample_composition = items.Item, items.sample, items.sample_of, items.sample_composition
-VOCABULARY, LENGTH, PAD, BOS, EOS = language.VOCABULARY, language.LENGTH, language.PAD, language.BOS, language.EOS
+Item, sample, sample_of, sample_composition = (items.Item, items.sample, items.sample_of,
+                                               items.sample_composition)
+VOCABULARY, LENGTH, PAD, BOS, EOS = (language.VOCABULARY, language.LENGTH, language.PAD,
+                                     language.BOS, language.EOS)
 VIEW_WORDS, FORMS = language.VIEW_WORDS, language.FORMS
-tokens, tokenize, words, caption, parse, names_a_toy = (language.tokens, language.tokenize, language.words, language.caption,
+tokens, tokenize, words, caption, parse, names_a_toy = (language.tokens, language.tokenize,
+                                                        language.words, language.caption,
                                                         language.parse, language.names_a_toy)
 
 RADIUS = .9
@@ -30,8 +37,9 @@ TAP = 1e-3                                       # of the finite differences
 Point = tuple[Float[Array, '*n'], Float[Array, '*n'], Float[Array, '*n']]
 
 # Solids of a pair are scaled by these, so that their widths are alike.
-PAIR_SIZE = dict(sphere=.66, cube=1., cylinder=.8, cone=.85, torus=.85, pyramid=1.05, capsule=.82, egg=.72)
-GAP = .14                                        # between two solids side by side, before they are scaled up
+PAIR_SIZE = dict(sphere=.66, cube=1., cylinder=.8, cone=.85, torus=.85, pyramid=1.05,
+                 capsule=.82, egg=.72)
+GAP = .14  # between two solids side by side, before they are scaled up
 
 
 def _round(radius, r):
@@ -40,7 +48,8 @@ def _round(radius, r):
 
 
 def _profile(kind, r):
-  """Heights of the lower and upper surface of a solid at distance r from its axis, nan beyond its farthest point."""
+  """Heights of the lower and upper surface of a solid at distance r from its axis, nan beyond its
+  farthest point."""
   def flat(reach, height):
     return np.where(r <= reach, height, np.nan)
 
@@ -54,7 +63,8 @@ def _profile(kind, r):
     return z0 - _round(r0, r), np.where(r < c * r1, z1 + _round(r1, r), side)
 
   upper = {'sphere': _round(toys.BALL, r), 'cube': flat(np.sqrt(2.) * toys.CUBE, toys.CUBE),
-           'cylinder': flat(toys.CAN_R, toys.CAN_H), 'torus': _round(toys.TORUS_r, r - toys.TORUS_R),
+           'cylinder': flat(toys.CAN_R, toys.CAN_H),
+           'torus': _round(toys.TORUS_r, r - toys.TORUS_R),
            'capsule': toys.PILL_H + _round(toys.PILL_R, r)}
   return {'cone': steep(toys.CONE_R, toys.CONE_LOW, toys.CONE_TOP), 'egg': drop(*toys.EGG),
           'pyramid': steep(np.sqrt(2.) * toys.PYRAMID_R, toys.PYRAMID_LOW, toys.PYRAMID_TOP),
@@ -62,7 +72,8 @@ def _profile(kind, r):
 
 
 def _enclose(across, heights):
-  """Middle, on the axis, and radius of the least ball around all points; a convex search, in large steps and then in small."""
+  """Middle, on the axis, and radius of the least ball around all points; a convex search, in large
+  steps and then in small."""
   across, heights = across[~np.isnan(heights)], heights[~np.isnan(heights)]
   def reach(s):
     return np.sqrt(np.max(across ** 2 + (heights - s[:, None]) ** 2, 1))
@@ -74,7 +85,8 @@ def _enclose(across, heights):
 
 
 def _places():
-  """[relation, kind, kind, 2, (y, z, scale)]: the two solids touch, or stand on one floor, and fill the ball."""
+  """[relation, kind, kind, 2, (y, z, scale)]: the two solids touch, or stand on one floor, and fill
+  the ball."""
   r = np.linspace(0., 1., 2001)
   table = np.tile(np.array([0., 0., 1.]), (len(RELATIONS), len(SOLIDS), len(SOLIDS), 2, 1))
   profiles = [[h * PAIR_SIZE[k] for h in _profile(k, r / PAIR_SIZE[k])] for k in SOLIDS]
@@ -82,9 +94,10 @@ def _places():
             for k, (_, top) in zip(SOLIDS, profiles)]
   for (i, a), (j, b) in itertools.product(enumerate(SOLIDS), repeat=2):
     (low_a, top_a), (low_b, top_b) = profiles[i], profiles[j]
-    rise = np.nanmax(top_b - low_a)                                        # a comes down on b until they touch
+    rise = np.nanmax(top_b - low_a)  # a comes down on b until they touch
     apart = (widths[i] + widths[j] + GAP) / 2
-    stacked, level = (ON, 0., 0., rise, 0.), (BESIDE, -apart, apart, -np.nanmin(low_a), -np.nanmin(low_b))
+    stacked, level = (ON, 0., 0., rise, 0.), (BESIDE, -apart, apart, -np.nanmin(low_a),
+                                              -np.nanmin(low_b))
     for relation, ya, yb, za, zb in (stacked, level):
       across = np.concatenate([r + abs(ya), r + abs(ya), r + abs(yb), r + abs(yb)])
       heights = np.concatenate([low_a + za, top_a + za, low_b + zb, top_b + zb])
@@ -104,24 +117,28 @@ def _pair(item, p):
   """Of each of the two solids: its own coordinates of p, and its distance."""
   row = jnp.asarray(PLACES)[item.relation, *jnp.minimum(item.kind, len(SOLIDS) - 1)]
   own = [tuple(u / s for u in move(p, 0., y, z)) for y, z, s in row]
-  return own, [s * jax.lax.switch(k, DISTANCES[:len(SOLIDS)], q) for k, q, s in zip(item.kind, own, row[:, 2])]
+  return own, [s * jax.lax.switch(k, DISTANCES[:len(SOLIDS)], q)
+               for k, q, s in zip(item.kind, own, row[:, 2])]
 
 
 def distance(item: Item, p: Point) -> Float[Array, '*n']:
-  """Signed distance at p, negative inside; never more than the true one. `item.colour` and `.pattern` are not read."""
+  """Signed distance at p, negative inside; never more than the true one. `item.color` and
+  `.pattern` are not read."""
   alone = lambda: most(jax.lax.switch(item.kind[0], DISTANCES, p), norm(*p) - RADIUS)
   return jax.lax.cond(item.relation == ALONE, alone, lambda: least(*_pair(item, p)[1]))
 
 
 def gradient(item: Item, p: Point) -> Point:
-  """Of the distance, by four taps on a tetrahedron: finite everywhere, and outward at the surface."""
+  """Of the distance, by four taps on a tetrahedron: finite everywhere, and outward at the
+  surface."""
   corners = jnp.array([[1., 1., 1.], [1., -1., -1.], [-1., 1., -1.], [-1., -1., 1.]])
-  taps = jax.lax.map(lambda corner: distance(item, tuple(u + TAP * c for u, c in zip(p, corner))), corners)
+  taps = jax.lax.map(lambda corner: distance(item, tuple(u + TAP * c for u, c in zip(p, corner))),
+                     corners)
   return tuple(sum(c * d for c, d in zip(column, taps)) / (4 * TAP) for column in corners.T)
 
 
 def _marked(pattern, p):
-  """Where a pattern shows its second colour: solid textures, so that all views agree."""
+  """Where a pattern shows its second color: solid textures, so that all views agree."""
   stripe = wrap((.45 * p[0] + .45 * p[1] + .77 * p[2]) / .34, 1.) < .45
   check = wrap(sum(jnp.floor(u / .36 + .5) for u in p), 2.) > .5
   near = lambda shift: norm(*(wrap(u / .42 + shift, 1.) - .5 for u in p))
@@ -130,7 +147,8 @@ def _marked(pattern, p):
 
 
 def surface(item: Item, p: Point) -> Point:
-  """Albedo (r, g, b) in [0, 1] of the surface nearest to p. Leading axes of colour and pattern are those of p."""
+  """Albedo (r, g, b) in [0, 1] of the surface nearest to p. Leading axes of color and pattern are
+  those of p."""
   none = jnp.zeros(p[0].shape, jnp.int32)
 
   def pair():
@@ -146,11 +164,12 @@ def surface(item: Item, p: Point) -> Point:
     v = v.reshape(v.shape[:-1] + (1,) * (owner.ndim - v.ndim + 1) + (2,))
     return jnp.where(owner == 1, v[..., 1], v[..., 0])
 
-  partner = jnp.array(PARTNERS)[item.colour]
+  partner = jnp.array(PARTNERS)[item.color]
   marked = _marked(of_owner(item.pattern), own)
   channels = []
-  for main, fixed in zip(jnp.array(list(COLOURS.values())).T, jnp.array(toys.FIXED).T):
-    main = of_owner(main[item.colour])
+  for main, fixed in zip(jnp.array(list(COLORS.values())).T, jnp.array(toys.FIXED).T):
+    main = of_owner(main[item.color])
     shown = jnp.where(marked, of_owner(partner), main)
-    channels.append(jnp.where(slot == toys.MAIN, shown, jnp.where(slot == toys.SHADE, .5 * main, fixed[slot])))
+    channels.append(jnp.where(slot == toys.MAIN, shown, jnp.where(slot == toys.SHADE, .5 * main,
+                                                                  fixed[slot])))
   return tuple(channels)

@@ -1,8 +1,10 @@
-"""Our side of the comparisons with torch: every network on the weights and inputs of its case, for the tests here and for
-benchmarks.parity. Torch is not needed: the golden file of a case knows its checkpoint's keys and shapes.
+"""Our side of the comparisons with torch: every network on the weights and inputs of its case, for
+the tests here and for benchmarks.parity. Torch is not needed: the golden file of a case knows its
+checkpoint's keys and shapes.
 
-Results are cached, so that stored and live outputs of torch are compared with one compilation of ours. The compiler
-hardly optimises (`QUICK`): these networks are tiny, and compiling them is what takes time.
+Results are cached, so that stored and live outputs of torch are compared with one compilation of
+ours. The compiler hardly optimizes (`QUICK`): these networks are tiny, and compiling them is what
+takes time.
 """
 import functools
 import pathlib
@@ -18,13 +20,15 @@ import safetensors.numpy
 
 from jaxdreamer.nn import clip, clip_vision, depth_anything, dpt, mvdream, unet, vae, weights
 from jaxdreamer.nn.dinov2 import DINOV2_RENAME
-from jaxdreamer.toybox import compiler
+from jaxdreamer.toybox import xla_flags
 
-QUICK = compiler.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})        # a third of the time
+# a third of the time
+QUICK = xla_flags.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})
 
 
 class Case(NamedTuple):
-  """One network with its input, and the cotangent of its output that is pulled back to this input."""
+  """One network with its input, and the cotangent of its output that is pulled back to this
+  input."""
   golden: str                            # name of its file
   model: Callable                        # dtype -> linen module
   init: Callable                         # (model, key) -> variables
@@ -41,10 +45,12 @@ def unet_case(name):
   sample, *rest = (None if x is None else jnp.asarray(x) for x in cases.unet_inputs(name))
   extras = {k: jnp.asarray(v) for k, v in cases.unet_extras(name).items()}
   config = unet.config_from_diffusers(cases.UNETS[name])
-  return Case(f'unet_{name}', lambda dtype: unet.UNet2DCondition(config, dtype, views=cases.VIEWS.get(name, 1)),
+  return Case(f'unet_{name}', lambda dtype: unet.UNet2DCondition(config, dtype,
+                                                                 views=cases.VIEWS.get(name, 1)),
               lambda model, key: model.init(key, sample, *rest, **extras),
               lambda model, variables, x: model.apply(variables, x, *rest, **extras),
-              sample, cases.unet_cotangent(name), mvdream.MVDREAM_RENAME if name in cases.VIEWS else ())
+              sample, cases.unet_cotangent(name), mvdream.MVDREAM_RENAME if name in cases.VIEWS
+              else ())
 
 
 def vae_case(name, method):
@@ -53,7 +59,8 @@ def vae_case(name, method):
   image, latent, _ = cases.vae_inputs(cases.VAES[name])
   mean = lambda out: out.mean if method == 'encode' else out
   x = image if method == 'encode' else latent
-  return Case(f'vae_{name}', functools.partial(vae.AutoencoderKL, config), lambda model, key: model.init(key, jnp.asarray(image)),
+  return Case(f'vae_{name}', functools.partial(vae.AutoencoderKL, config),
+              lambda model, key: model.init(key, jnp.asarray(image)),
               lambda model, variables, x: mean(model.apply(variables, x, method=method)), x,
               cases.vae_cotangent(name, method), vae.VAE_RENAME)
 
@@ -61,31 +68,41 @@ def vae_case(name, method):
 def clip_case(name):
   """A text tower: last_hidden_state."""
   ids = jnp.asarray(cases.clip_inputs(cases.CLIPS[name]))
-  return Case(f'clip_{name}', functools.partial(clip.CLIPTextModel, clip.config_from_transformers(cases.CLIPS[name])),
-              lambda model, key: model.init(key, ids), lambda model, variables, x: model.apply(variables, x)[0], ids,
+  return Case(f'clip_{name}', functools.partial(clip.CLIPTextModel,
+                                                clip.config_from_transformers(cases.CLIPS[name])),
+              lambda model, key: model.init(key, ids),
+              lambda model, variables, x: model.apply(variables, x)[0], ids,
               rename=clip.CLIP_RENAME)
 
 
 def clip_projection_case(name):
   """A text tower with its projection."""
-  ids, config = jnp.asarray(cases.clip_inputs(cases.CLIPS[name])), clip.config_from_transformers(cases.CLIPS[name])
-  return Case(f'clip_projection_{name}', functools.partial(clip.CLIPTextModelWithProjection, config),
-              lambda model, key: model.init(key, ids), lambda model, variables, x: model.apply(variables, x)[0], ids,
+  ids, config = jnp.asarray(cases.clip_inputs(cases.CLIPS[name])), clip.config_from_transformers(
+      cases.CLIPS[name])
+  return Case(f'clip_projection_{name}', functools.partial(clip.CLIPTextModelWithProjection,
+                                                           config),
+              lambda model, key: model.init(key, ids),
+              lambda model, variables, x: model.apply(variables, x)[0], ids,
               rename=clip.TEXT_PROJECTION_RENAME)
 
 
 def clip_vision_case(name):
   """An image tower with its projection, and its gradient by the image."""
-  config, x = clip_vision.config_from_transformers(cases.VISIONS[name]), cases.vision_inputs(cases.VISIONS[name])
-  return Case(f'clip_vision_{name}', functools.partial(clip_vision.CLIPVisionModelWithProjection, config),
-              lambda model, key: model.init(key, jnp.asarray(x)), lambda model, variables, x: model.apply(variables, x), x,
-              cases.random('d_embedding', 2, cases.VISIONS[name]['projection_dim']), clip_vision.VISION_RENAME)
+  config, x = clip_vision.config_from_transformers(cases.VISIONS[name]), cases.vision_inputs(
+      cases.VISIONS[name])
+  return Case(f'clip_vision_{name}', functools.partial(clip_vision.CLIPVisionModelWithProjection,
+                                                       config),
+              lambda model, key: model.init(key, jnp.asarray(x)),
+              lambda model, variables, x: model.apply(variables, x), x,
+              cases.random('d_embedding', 2, cases.VISIONS[name]['projection_dim']),
+              clip_vision.VISION_RENAME)
 
 
 def depth_case(family, name, size):
   """A depth estimator, and its gradient by the image."""
   if family == 'dpt':
-    config = dpt.config_from_transformers(cases_depth.DPTS[name] | {'head_channels': cases_depth.HEAD_CHANNELS[name]})
+    config = dpt.config_from_transformers(cases_depth.DPTS[name]
+                                          | {'head_channels': cases_depth.HEAD_CHANNELS[name]})
     model = functools.partial(dpt.DPTForDepthEstimation, config)
   else:
     config = depth_anything.config_from_transformers(cases_depth.DEPTH_ANYTHINGS[name])
@@ -95,11 +112,13 @@ def depth_case(family, name, size):
   first = jnp.zeros((1, *cases_depth.SIZES[name][0], 3))
   return Case(f'{family}_{name}', model, lambda model, key: model.init(key, first),
               lambda model, variables, x: model.apply(variables, x), cases_depth.image(name, size),
-              cases_depth.cotangent(name, shape), DINOV2_RENAME if family == 'depth_anything' else (), cases_depth.weight,
+              cases_depth.cotangent(name, shape), DINOV2_RENAME if family == 'depth_anything'
+              else (), cases_depth.weight,
               cases_depth.published)
 
 
-FAMILIES = {'unet': unet_case, 'vae': vae_case, 'clip': clip_case, 'clip_projection': clip_projection_case,
+FAMILIES = {'unet': unet_case, 'vae': vae_case, 'clip': clip_case,
+            'clip_projection': clip_projection_case,
             'clip_vision': clip_vision_case, 'depth': depth_case}
 
 
@@ -111,7 +130,8 @@ def shapes_of(golden):
 
 def loaded(case, tensors):
   """Parameters read from a checkpoint of these tensors."""
-  like = jax.eval_shape(lambda key: case.init(case.model(jnp.float32), key), jax.random.key(0))['params']
+  like = jax.eval_shape(lambda key: case.init(case.model(jnp.float32), key),
+                        jax.random.key(0))['params']
   with tempfile.TemporaryDirectory() as folder:
     file = pathlib.Path(folder) / 'weights.safetensors'
     safetensors.numpy.save_file(tensors, file)
@@ -122,7 +142,8 @@ def loaded(case, tensors):
 def parameters(family, *arguments):
   """A case's parameters, read from a checkpoint with exactly the keys of the torch class."""
   case = FAMILIES[family](*arguments)
-  return loaded(case, {case.stored(k): case.weight(k, s) for k, s in shapes_of(case.golden).items()})
+  return loaded(case, {case.stored(k): case.weight(k, s)
+                       for k, s in shapes_of(case.golden).items()})
 
 
 @functools.cache
@@ -156,4 +177,5 @@ def compiled(f, *arguments):
 
 def error(ours, theirs):
   """Largest difference, relative to the largest value."""
-  return float(np.abs(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)).max() / np.abs(np.asarray(theirs)).max())
+  return float(np.abs(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)).max()
+               / np.abs(np.asarray(theirs)).max())

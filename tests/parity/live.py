@@ -1,4 +1,5 @@
-"""Torch's side of compare.py: the same outputs and gradients by the classes of diffusers and transformers."""
+"""Torch's side of compare.py: the same outputs and gradients by the classes of diffusers and
+transformers."""
 import functools
 
 import cases
@@ -16,7 +17,8 @@ def unet(name):
 
 def vae(name, method):
   model = make_golden.vae(cases.VAES[name])
-  return lambda x: make_golden.run_encode(model, x)[0] if method == 'encode' else make_golden.run_decode(model, x)
+  return lambda x: make_golden.run_encode(model, x)[
+      0] if method == 'encode' else make_golden.run_decode(model, x)
 
 
 def clip(name):
@@ -37,7 +39,8 @@ def depth(family, name, size):
   return functools.partial(make_golden_depth.run, getattr(make_golden_depth, family)(name))
 
 
-FAMILIES = {'unet': unet, 'vae': vae, 'clip': clip, 'clip_projection': clip_projection, 'clip_vision': clip_vision, 'depth': depth}
+FAMILIES = {'unet': unet, 'vae': vae, 'clip': clip, 'clip_projection': clip_projection,
+            'clip_vision': clip_vision, 'depth': depth}
 
 
 def theirs(family, *arguments):

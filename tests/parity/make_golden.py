@@ -1,7 +1,8 @@
-"""Writes golden/*.npz: `python tests/parity/make_golden.py [NAME]`, where torch, diffusers and transformers are installed;
-with NAME those files alone whose names begin so.
+"""Writes golden/*.npz: `python tests/parity/make_golden.py [NAME]`, where torch, diffusers and
+transformers are installed; with NAME those files alone whose names begin so.
 
-Each file holds the outputs on cases.py's weights and inputs, and the checkpoint's keys with their shapes.
+Each file holds the outputs on cases.py's weights and inputs, and the checkpoint's keys with their
+shapes.
 """
 import sys
 
@@ -20,7 +21,8 @@ from transformers import (
 
 def filled(model):
   """The model with cases.py's weights."""
-  state = {k: torch.from_numpy(cases.weight(k, tuple(v.shape))) for k, v in model.state_dict().items()
+  state = {k: torch.from_numpy(cases.weight(k, tuple(v.shape)))
+           for k, v in model.state_dict().items()
            if v.dtype.is_floating_point}
   model.load_state_dict(state, strict=False)
   return model.eval()
@@ -33,7 +35,8 @@ def shapes(model):
 
 def unet(name):
   """The torch UNet of a case."""
-  return multi_view(name) if name in cases.VIEWS else filled(UNet2DConditionModel(**cases.UNETS[name]))
+  return multi_view(name) if name in cases.VIEWS else filled(
+      UNet2DConditionModel(**cases.UNETS[name]))
 
 
 class OneSequence:
@@ -46,18 +49,21 @@ class OneSequence:
     assert encoder_hidden_states is None and attention_mask is None, 'self-attention alone'
     b, n, c = hidden_states.shape
     scenes = hidden_states.reshape(b // self.views, self.views * n, c)
-    q, k, v = (project(scenes).unflatten(2, (attn.heads, -1)).transpose(1, 2) for project in (attn.to_q, attn.to_k, attn.to_v))
+    q, k, v = (project(scenes).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+               for project in (attn.to_q, attn.to_k, attn.to_v))
     scores = torch.softmax(q @ k.transpose(2, 3) * q.shape[3] ** -.5, 3)
     return attn.to_out[0]((scores @ v).transpose(1, 2).flatten(2)).reshape(b, n, c)
 
 
 def multi_view(name):
-  """MVDream of a case: diffusers' UNet with its self-attention replaced, and two layers for the camera under the names that
-  MVDream's checkpoint gives them. `run_unet` adds what they say to the embedding of time."""
+  """MVDream of a case: diffusers' UNet with its self-attention replaced, and two layers for the
+  camera under the names that MVDream's checkpoint gives them. `run_unet` adds what they say to the
+  embedding of time."""
   config = {k: v for k, v in cases.UNETS[name].items() if 'class_embed' not in k}
   model = UNet2DConditionModel(**config)
   width = 4 * config['block_out_channels'][0]
-  model.camera_embed = torch.nn.Sequential(torch.nn.Linear(cases.UNETS[name]['projection_class_embeddings_input_dim'], width),
+  model.camera_embed = torch.nn.Sequential(
+      torch.nn.Linear(cases.UNETS[name]['projection_class_embeddings_input_dim'], width),
                                            torch.nn.SiLU(), torch.nn.Linear(width, width))
   for path, module in model.named_modules():
     if path.endswith('.attn1'):
@@ -73,11 +79,13 @@ def run_unet(model, sample, timesteps, text, camera, text_embeds=None, time_ids=
   if text_embeds is not None:
     added = {'text_embeds': torch.from_numpy(text_embeds), 'time_ids': torch.from_numpy(time_ids)}
   if hasattr(model, 'camera_embed'):
-    hook = model.time_embedding.register_forward_hook(lambda module, inputs, out: out + model.camera_embed(labels))
+    hook = model.time_embedding.register_forward_hook(lambda module, inputs, out: out
+                                                      + model.camera_embed(labels))
     out = model(x, torch.from_numpy(timesteps), torch.from_numpy(text)).sample
     hook.remove()
   else:
-    out = model(x, torch.from_numpy(timesteps), torch.from_numpy(text), class_labels=labels, added_cond_kwargs=added).sample
+    out = model(x, torch.from_numpy(timesteps), torch.from_numpy(text), class_labels=labels,
+                added_cond_kwargs=added).sample
   return out.permute(0, 2, 3, 1)
 
 
@@ -92,7 +100,8 @@ def unet_with_gradient(model, name):
 
 
 def clip(config):
-  """The torch text tower of a case, with keys as transformers 5 has them, and as older releases did."""
+  """The torch text tower of a case, with keys as transformers 5 has them, and as older releases
+  did."""
   return filled(CLIPTextModel(CLIPTextConfig(**config, bos_token_id=1, pad_token_id=0)))
 
 
@@ -104,7 +113,8 @@ def run_clip(model, ids):
 
 def clip_projection(config):
   """The torch text tower of a case, with its projection."""
-  return filled(CLIPTextModelWithProjection(CLIPTextConfig(**config, bos_token_id=1, pad_token_id=0)))
+  return filled(CLIPTextModelWithProjection(CLIPTextConfig(**config, bos_token_id=1,
+                                                           pad_token_id=0)))
 
 
 def run_clip_projection(model, ids):
@@ -152,7 +162,8 @@ def write(name, model, **outputs):
   if not name.startswith(''.join(sys.argv[1:2])):
     return
   keys = [f'{k}|{",".join(map(str, s))}' for k, s in shapes(model).items()]
-  np.savez_compressed(cases.GOLDEN / f'{name}.npz', keys=keys, **{k: v.numpy() for k, v in outputs.items()})
+  np.savez_compressed(cases.GOLDEN / f'{name}.npz', keys=keys,
+                      **{k: v.numpy() for k, v in outputs.items()})
 
 
 if __name__ == '__main__':
@@ -160,7 +171,8 @@ if __name__ == '__main__':
     for name in cases.UNETS:
       model = unet(name)
       out, gradient = unet_with_gradient(model, name)
-      write(f'unet_{name}', model, out=out, **({'gradient': gradient} if name in ('sdxl', 'mvdream') else {}))
+      write(f'unet_{name}', model, out=out,
+            **({'gradient': gradient} if name in ('sdxl', 'mvdream') else {}))
     for name, config in cases.CLIPS.items():
       model = clip(config)
       hidden, pooled, penultimate = run_clip(model, cases.clip_inputs(config))

@@ -6,7 +6,8 @@ import pytest
 from jaxdreamer.nn import clip_tokens
 
 transformers = pytest.importorskip('transformers')
-TEXTS = ['a red mug', 'A  Red\tMUG\n', '', "the mug's 12 reds, isn't it?!", 'naïve café №5 — 红色', 'red' * 60, '  ',
+TEXTS = ['a red mug', 'A  Red\tMUG\n', '', "the mug's 12 reds, isn't it?!", 'naïve café №5 — 红色',
+         'red' * 60, '  ',
          '<|endoftext|> mug', 'a.b_c-d/e', 'ﬁne ½']
 
 

@@ -19,9 +19,11 @@ from jaxdreamer.nn.clip_vision import (
 
 TOLERANCE = 2e-5                         # of the largest output; 1e-6 measured
 TOLERANCE_BF16 = 2e-2                    # 1.1e-2 measured
-OTHERS = {                               # what a file of both towers, or of an older release, holds besides
-    'text_model.final_layer_norm.weight': np.ones(3, np.float32), 'text_projection.weight': np.ones((3, 3), np.float32),
-    'logit_scale': np.ones((), np.float32), 'vision_model.embeddings.position_ids': np.arange(10)[None]}
+OTHERS = {  # what a file of both towers, or of an older release, holds besides
+    'text_model.final_layer_norm.weight': np.ones(3, np.float32),
+          'text_projection.weight': np.ones((3, 3), np.float32),
+    'logit_scale': np.ones((), np.float32),
+          'vision_model.embeddings.position_ids': np.arange(10)[None]}
 
 
 def run(tmp_path, name, tensors, dtype=jnp.float32):
@@ -36,7 +38,8 @@ def run(tmp_path, name, tensors, dtype=jnp.float32):
 
 def drawn(rows):
   """The weights of a case, from a golden file's list of keys."""
-  return {k: cases.weight(k, tuple(int(n) for n in s.split(','))) for k, s in (row.split('|') for row in rows)}
+  return {k: cases.weight(k, tuple(int(n) for n in s.split(',')))
+          for k, s in (row.split('|') for row in rows)}
 
 
 def error(ours, theirs):
@@ -54,7 +57,8 @@ def test_vision_reproduces_stored_torch_outputs(tmp_path, name, others):
 @pytest.mark.parametrize('name', cases.VISIONS)
 def test_vision_in_bfloat16_stays_near_the_stored_torch_outputs(tmp_path, name):
   golden = np.load(cases.GOLDEN / f'clip_vision_{name}.npz')
-  assert error(run(tmp_path, name, drawn(golden['keys']), jnp.bfloat16), golden['embedding']) < TOLERANCE_BF16
+  assert error(run(tmp_path, name, drawn(golden['keys']), jnp.bfloat16),
+               golden['embedding']) < TOLERANCE_BF16
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -64,7 +68,8 @@ def test_vision_agrees_with_the_live_torch_class(tmp_path, torch_side, name):
   theirs = torch_side.vision(cases.VISIONS[name])
   with torch.no_grad():
     torch_out = torch_side.run_vision(theirs, cases.vision_inputs(cases.VISIONS[name])).numpy()
-  assert error(run(tmp_path, name, {k: v.numpy() for k, v in theirs.state_dict().items()}), torch_out) < TOLERANCE
+  assert error(run(tmp_path, name, {k: v.numpy() for k, v in theirs.state_dict().items()}),
+               torch_out) < TOLERANCE
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -73,8 +78,10 @@ def test_configs_that_transformers_wrote_are_read(torch_side):
   theirs = torch_side.CLIPVisionConfig(**cases.VISIONS['gelu'])
   ours = CLIPVisionConfig(**cases.VISIONS['gelu'])
   both = CLIPConfig(vision_config=cases.VISIONS['gelu'] | {'projection_dim': 7}, projection_dim=40)
-  assert config_from_transformers(theirs.to_dict()) == config_from_transformers(theirs.to_diff_dict()) == ours
-  assert config_from_transformers(both.to_dict()) == config_from_transformers(both.to_diff_dict()) == ours
+  assert config_from_transformers(theirs.to_dict()) == config_from_transformers(
+      theirs.to_diff_dict()) == ours
+  assert config_from_transformers(both.to_dict()) == config_from_transformers(
+      both.to_diff_dict()) == ours
   left_out = config_from_transformers(torch_side.CLIPVisionConfig().to_diff_dict())
   assert left_out == config_from_transformers(torch_side.CLIPVisionConfig().to_dict())
 
@@ -83,11 +90,14 @@ def test_configs_that_transformers_wrote_are_read(torch_side):
 @pytest.mark.parametrize('shape', [(40, 40), (31, 53), (70, 45), (9, 11), (24, 24)])
 def test_preprocess_is_the_image_processor_but_for_its_rounding(torch_side, shape):
   module = pytest.importorskip('transformers.models.clip.image_processing_pil_clip')
-  x = np.random.RandomState(0).randint(64, 192, (2, *shape, 3)).astype(np.uint8)         # PIL clips after each axis
-  processor = module.CLIPImageProcessorPil(size={'shortest_edge': 24}, crop_size={'height': 24, 'width': 24})
+  # PIL clips after each axis
+  x = np.random.RandomState(0).randint(64, 192, (2, *shape, 3)).astype(np.uint8)
+  processor = module.CLIPImageProcessorPil(size={'shortest_edge': 24},
+                                           crop_size={'height': 24, 'width': 24})
   theirs = processor(list(x), return_tensors='np')['pixel_values'].transpose(0, 2, 3, 1)
   ours = preprocess(jnp.asarray(x / np.float32(255)), size=24)
-  assert np.abs((np.asarray(ours) - theirs) * STD * 255).max() < 1.7       # grey levels; PIL rounds after each axis
+  # grey levels; PIL rounds after each axis
+  assert np.abs((np.asarray(ours) - theirs) * STD * 255).max() < 1.7
   assert np.allclose(MEAN, processor.image_mean)
   assert np.allclose(STD, processor.image_std)
 
@@ -100,8 +110,10 @@ def test_the_resizing_of_preprocess_is_torchs(torch_side, shape):
   size = 20, 20 * shape[1] // shape[0]
   if shape[1] < shape[0]:
     size = 20 * shape[0] // shape[1], 20
-  theirs = torch.nn.functional.interpolate(torch.from_numpy(x).permute(0, 3, 1, 2), size, mode='bicubic', antialias=True)
+  theirs = torch.nn.functional.interpolate(torch.from_numpy(x).permute(0, 3, 1, 2), size,
+                                           mode='bicubic', antialias=True)
   top, left = (size[0] - 20) // 2, (size[1] - 20) // 2
   theirs = theirs.permute(0, 2, 3, 1)[:, top:top + 20, left:left + 20].numpy()
-  np.testing.assert_allclose(preprocess(jnp.asarray(x), size=20) * STD[None, None, None] + MEAN[None, None, None], theirs,
+  np.testing.assert_allclose(preprocess(jnp.asarray(x), size=20) * STD[None, None, None]
+                             + MEAN[None, None, None], theirs,
                              atol=2e-6)

@@ -1,4 +1,5 @@
-"""Folders that diffusers writes are read, and single files mean to us what they mean to diffusers' own converter."""
+"""Folders that diffusers writes are read, and single files mean to us what they mean to diffusers'
+own converter."""
 import functools
 
 import cases
@@ -22,12 +23,14 @@ def published(model):
 
 
 def like_of(tensors):
-  """A tree, flat but for the last word, that holds each tensor under its published key as it is stored."""
+  """A tree, flat but for the last word, that holds each tensor under its published key as it is
+  stored."""
   return {k: jax.ShapeDtypeStruct(v.shape, jnp.float32) for k, v in tensors.items()}
 
 
 def read(part, theirs):
-  """A part's tensors by their published keys, loaded as they are stored: a name of one word is no kernel."""
+  """A part's tensors by their published keys, loaded as they are stored: a name of one word is no
+  kernel."""
   return folder.load_part(part, like_of(theirs), dtype=jnp.float32)
 
 
@@ -38,16 +41,19 @@ def assert_same(ours, theirs):
 
 
 @pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize('options', [{}, {'max_shard_size': '60KB'}, {'variant': 'fp16'}], ids=['plain', 'shards', 'variant'])
+@pytest.mark.parametrize('options', [{}, {'max_shard_size': '60KB'}, {'variant': 'fp16'}],
+                         ids=['plain', 'shards', 'variant'])
 def test_a_folder_that_diffusers_wrote_is_read(tmp_path, torch_side, options):
   import diffusers
   from transformers import CLIPTokenizer
-  vocabulary = {word: i for i, word in enumerate(['a', 'a</w>', '<|startoftext|>', '<|endoftext|>'])}
+  vocabulary = {word: i for i, word in enumerate(['a', 'a</w>', '<|startoftext|>',
+                                                  '<|endoftext|>'])}
   tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[])
   network = torch_side.filled(diffusers.UNet2DConditionModel(**UNET))
   parts = {'unet': network, 'vae': torch_side.vae(VAE), 'text_encoder': torch_side.clip(CLIP)}
   pipeline = diffusers.StableDiffusionPipeline(
-      **parts, tokenizer=tokenizer, scheduler=diffusers.DDIMScheduler(prediction_type='v_prediction'), safety_checker=None,
+      **parts, tokenizer=tokenizer,
+      scheduler=diffusers.DDIMScheduler(prediction_type='v_prediction'), safety_checker=None,
       feature_extractor=None, requires_safety_checker=False)
   pipeline.save_pretrained(tmp_path, **options)
   found = folder.open_model(tmp_path)
@@ -84,18 +90,22 @@ def test_a_single_files_part_is_what_diffusers_makes_of_it(tmp_path, torch_side,
   if part == 'unet':
     model = torch_side.filled(diffusers.UNet2DConditionModel(**UNET))
     old = single(tmp_path, model, functools.partial(ldm_layout.unet, config=UNET), single_file.UNET)
-    expected, parse = theirs.convert_ldm_unet_checkpoint(old, dict(model.config)), lambda f: single_file.unet(f, lambda c: 8)
+    expected, parse = theirs.convert_ldm_unet_checkpoint(
+        old, dict(model.config)), lambda f: single_file.unet(f, lambda c: 8)
   elif part == 'vae':
     model = torch_side.vae(VAE)
     old = single(tmp_path, model, functools.partial(ldm_layout.vae, config=VAE), single_file.VAE)
-    expected, parse = theirs.convert_ldm_vae_checkpoint(old, dict(model.config)), lambda f: single_file.vae(f, 1.)
+    expected, parse = theirs.convert_ldm_vae_checkpoint(
+        old, dict(model.config)), lambda f: single_file.vae(f, 1.)
   else:
-    model = torch_side.clip_projection(CLIP | {'projection_dim': 64})      # theirs cuts the fused layer by the projection's width
+    # theirs cuts the fused layer by the projection's width
+    model = torch_side.clip_projection(CLIP | {'projection_dim': 64})
     bare = lambda t: ldm_layout.open_clip({k.removeprefix('text_model.'): v for k, v in t.items()})
     old = single(tmp_path, model, bare, single_file.OPEN_CLIP_XL)
     expected = theirs.convert_open_clip_checkpoint(model, old, prefix=single_file.OPEN_CLIP_XL)
     expected = {k: v for k, v in expected.items() if 'position_ids' not in k}
     parse = lambda f: single_file.open_clip(f, single_file.OPEN_CLIP_XL, True)
   expected = {k: v.numpy() for k, v in expected.items()}
-  assert {k: v.shape for k, v in expected.items()} == {k: v.shape for k, v in published(model).items()}
+  assert {k: v.shape for k, v in expected.items()} == {k: v.shape
+                                                       for k, v in published(model).items()}
   assert_same(converted(tmp_path / 'x.safetensors', parse, expected), expected)

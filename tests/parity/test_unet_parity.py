@@ -1,5 +1,5 @@
-"""UNet2DCondition is diffusers' UNet2DConditionModel, with text and sizes for XL and with several views for MVDream: keys,
-shapes, outputs and gradients."""
+"""UNet2DCondition is diffusers' UNet2DConditionModel, with text and sizes for XL and with several
+views for MVDream: keys, shapes, outputs and gradients."""
 import cases
 import compare
 import jax
@@ -12,8 +12,8 @@ from compare import error
 from jaxdreamer.nn import weights
 from jaxdreamer.nn.unet import UNetConfig, config_from_diffusers
 
-TOLERANCE = 2e-5                         # of the largest output; 3e-6 measured, wrong gelu 1e-4, wrong eps 1e-3
-TOLERANCE_BF16 = 2e-2                    # 1.9e-2 measured; 1.4e-2 with norms and SiLU in float32, which cost memory
+TOLERANCE = 2e-5  # of the largest output; 3e-6 measured, wrong gelu 1e-4, wrong eps 1e-3
+TOLERANCE_BF16 = 2e-2  # 1.9e-2 measured; 1.4e-2 with norms and SiLU in float32, which cost memory
 WITH_GRADIENT = ('sdxl', 'mvdream')
 
 
@@ -47,7 +47,8 @@ def test_gradients_by_all_parameters_agree_with_the_live_torch_class(tmp_path, t
   theirs = torch_side.unet('toybox')
   torch_side.unet_with_gradient(theirs, 'toybox')
   case = compare.unet_case('toybox')
-  gradient = jax.grad(lambda params, x, d: jnp.vdot(d, case.apply(case.model(jnp.float32), {'params': params}, x)))
+  gradient = jax.grad(lambda params, x, d: jnp.vdot(d, case.apply(case.model(jnp.float32),
+                                                                  {'params': params}, x)))
   found = compare.compiled(gradient, compare.parameters('unet', 'toybox'), case.x, case.cotangent)
   weights.save(tmp_path / 'grad.safetensors', found, dtype=jnp.float32)
   ours = safetensors.numpy.load_file(tmp_path / 'grad.safetensors')

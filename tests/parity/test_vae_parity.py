@@ -1,4 +1,5 @@
-"""AutoencoderKL is diffusers' AutoencoderKL: keys old and new, shapes, posteriors, images and gradients."""
+"""AutoencoderKL is diffusers' AutoencoderKL: keys old and new, shapes, posteriors, images and
+gradients."""
 import functools
 import re
 
@@ -12,7 +13,7 @@ import safetensors.numpy
 from jaxdreamer.nn import weights
 from jaxdreamer.nn.vae import VAE_RENAME, AutoencoderKL, Posterior, VAEConfig, config_from_diffusers
 
-TOLERANCE = 2e-5                         # of the largest output; 1e-6 measured, eps 1e-5 for 1e-6 1e-2
+TOLERANCE = 2e-5  # of the largest output; 1e-6 measured, eps 1e-5 for 1e-6 1e-2
 TOLERANCE_BF16 = 2e-2                    # 1.5e-2 measured
 OLD = {'to_q': 'query', 'to_k': 'key', 'to_v': 'value', 'to_out.0': 'proj_attn'}
 
@@ -24,7 +25,8 @@ def old_names(tensors):
 
 def drawn(rows):
   """The weights of a case, from a golden file's list of keys."""
-  return {k: cases.weight(k, tuple(int(n) for n in s.split(','))) for k, s in (row.split('|') for row in rows)}
+  return {k: cases.weight(k, tuple(int(n) for n in s.split(',')))
+          for k, s in (row.split('|') for row in rows)}
 
 
 def loaded(tmp_path, name, tensors, dtype=jnp.float32):
@@ -32,7 +34,8 @@ def loaded(tmp_path, name, tensors, dtype=jnp.float32):
   file = tmp_path / 'vae.safetensors'
   safetensors.numpy.save_file(tensors, file)
   model = AutoencoderKL(config_from_diffusers(cases.VAES[name]), dtype)
-  like = jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(cases.vae_inputs(cases.VAES[name])[0]))['params']
+  like = jax.eval_shape(model.init, jax.random.key(0),
+                        jnp.asarray(cases.vae_inputs(cases.VAES[name])[0]))['params']
   return model, weights.load(file, like, rename=VAE_RENAME)
 
 
@@ -50,7 +53,8 @@ def run(model, params, name):
 
 def errors(ours, theirs):
   """Largest difference, relative to the largest value, of each output."""
-  return {k: np.abs(np.asarray(v) - theirs[k]).max() / np.abs(theirs[k]).max() for k, v in ours.items()}
+  return {k: np.abs(np.asarray(v) - theirs[k]).max() / np.abs(theirs[k]).max()
+          for k, v in ours.items()}
 
 
 @pytest.mark.parametrize('naming', [dict, old_names], ids=['new', 'old'])
@@ -76,7 +80,8 @@ def run_torch(torch_side, model, name):
   image, latent, cotangents = cases.vae_inputs(cases.VAES[name])
   with torch.no_grad():
     mean, logvar = torch_side.run_encode(model, image)
-    outputs = mean, logvar, torch_side.run_decode(model, latent), torch_side.encode_gradient(model, image, cotangents)
+    outputs = mean, logvar, torch_side.run_decode(model, latent), torch_side.encode_gradient(
+        model, image, cotangents)
   return {k: v.numpy() for k, v in zip(('mean', 'logvar', 'image', 'gradient'), outputs)}
 
 

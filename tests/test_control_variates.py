@@ -3,10 +3,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdreamer import cameras
-from jaxdreamer.baselines import eyes
-from jaxdreamer.baselines.depth import depth
-from jaxdreamer.baselines.normals import normals
+from jaxdreamer import cameras, perception
+from jaxdreamer.control_variates.depth import depth
+from jaxdreamer.control_variates.normals import normals
 from jaxdreamer.priors.gaussian import gaussian
 from jaxdreamer.toybox import geometry, truth
 from jaxdreamer.types import Rendering, Views
@@ -16,9 +15,11 @@ PRIOR = gaussian(jnp.zeros((64, 64, 3)), std=.5)
 
 def view():
   camera = cameras.orbital(jnp.float32(.5), jnp.float32(.4), jnp.float32(3.), jnp.float32(.7))
-  seen = jax.tree.map(lambda v: v[0], truth.views('a red cube', jax.tree.map(lambda v: v[None], camera), size=64))
+  seen = jax.tree.map(lambda v: v[0], truth.views('a red cube',
+                                                  jax.tree.map(lambda v: v[None], camera), size=64))
   zero = jnp.zeros_like(seen.mask)
-  shown = Rendering(seen.rgb, seen.mask, seen.depth, seen.normal * seen.mask[..., None], zero, zero, zero)
+  shown = Rendering(seen.rgb, seen.mask, seen.depth, seen.normal * seen.mask[..., None],
+                    zero, zero, zero)
   row = jnp.ones((1, 1))
   return Views(camera, row, row, row, row, shown=shown)
 
@@ -29,8 +30,9 @@ def test_geometry_agrees_with_itself_and_its_opposite_does_not():
   z, t = jnp.zeros((64, 64, 3)), jnp.float32(.3)
   prior = PRIOR.replace(weights=PRIOR.weights | {'depth': 1., 'normals': 1.})
   for sign in (1., -1.):
-    near = lambda weights, x, sign=sign: sign * weights * (told.shown.opacity / jnp.maximum(told.shown.depth, 1e-3))[None]
-    facing = lambda weights, x, sign=sign: sign * weights * (told.shown.normal @ turn)[None]
+    near = lambda weights, x, sign=sign: sign * weights * (told.rendering.opacity / jnp.maximum(
+        told.rendering.depth, 1e-3))[None]
+    facing = lambda weights, x, sign=sign: sign * weights * (told.rendering.normal @ turn)[None]
     np.testing.assert_allclose(depth(see=near)(prior, z, t, told), sign, atol=1e-3)
     np.testing.assert_allclose(normals(see=facing)(prior, z, t, told), sign, atol=.03)
 
@@ -38,17 +40,19 @@ def test_geometry_agrees_with_itself_and_its_opposite_does_not():
 def test_an_estimator_may_see_at_another_size():
   """A slope seen at half the pixels is still that slope."""
   told, rise = view(), lambda n: jnp.broadcast_to(.3 + .1 * (jnp.arange(n) + .5) / n, (n, n))
-  flat = told._replace(shown=told.shown._replace(opacity=jnp.ones((64, 64)), depth=1. / rise(64)))
+  flat = told._replace(shown=told.rendering._replace(opacity=jnp.ones((64, 64)),
+                                                     depth=1. / rise(64)))
   prior = PRIOR.replace(weights=PRIOR.weights | {'depth': ()})
-  assert depth(see=lambda weights, x: rise(32)[None])(prior, jnp.zeros((64, 64, 3)), jnp.float32(.3), flat) > .999
+  assert depth(see=lambda weights, x: rise(32)[None])(prior, jnp.zeros((64, 64, 3)),
+                                                      jnp.float32(.3), flat) > .999
 
 
 def test_their_slopes_reach_the_noisy_image_and_are_finite_where_nothing_is_rendered():
   weights, told = jax.jit(geometry.init)(jax.random.key(0)), view()
   prior = PRIOR.replace(weights=PRIOR.weights | {'depth': weights, 'normals': weights})
-  empty = told._replace(shown=jax.tree.map(jnp.zeros_like, told.shown))
+  empty = told._replace(shown=jax.tree.map(jnp.zeros_like, told.rendering))
   z = .1 * jax.random.normal(jax.random.key(1), (64, 64, 3))
-  for make, look in ((depth, eyes.depth), (normals, eyes.normals)):
+  for make, look in ((depth, perception.depth), (normals, perception.normals)):
     slope = jax.jit(jax.grad(make(see=look('', size=64)[1]), argnums=1))
     seen = slope(prior, z, jnp.float32(.3), told)
     assert np.isfinite(seen).all() and abs(seen).max() > 0.

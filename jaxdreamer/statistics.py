@@ -1,12 +1,15 @@
-"""What the variance laboratory infers from draws: NumPy in float64, on numbers small enough to resample.
+"""What the variance laboratory infers from draws: NumPy in float64, on numbers small enough to
+resample.
 
-Draws are nested: C cameras, B renders of each (background colour, jitter of the rays, lamp), T times under a render, E noises
-under a time. A vector x_cbte (a residual, or the gradient of all parameters) is never kept, only its means over a camera's draws,
-as the Gram matrix of their inner products, and a few numbers a camera. Every estimate is a U-statistic, unbiased under
-independent cameras, and takes `w` [C], how often each camera counts: all ones for the estimate, a multinomial draw for the
-bootstrap (Efron 1979), zeros for the cameras of the other half.
+Draws are nested: C cameras, B renders of each (background color, jitter of the rays, lamp), T times
+under a render, E noises under a time. A vector x_cbte (a residual, or the gradient of all
+parameters) is never kept, only its means over a camera's draws, as the Gram matrix of their inner
+products, and a few numbers a camera. Every estimate is a U-statistic, unbiased under independent
+cameras, and takes `w` [C], how often each camera counts: all ones for the estimate, a multinomial
+draw for the bootstrap (Efron 1979), zeros for the cameras of the other half.
 
-Intervals of few things are too narrow by the bootstrap alone: all here are widened as Student's t asks (`widening`).
+Intervals of few things are too narrow by the bootstrap alone: all here are widened as Student's t
+asks (`widening`).
 """
 import functools
 import statistics
@@ -22,7 +25,8 @@ RESAMPLES = 1000
 
 
 class Nested(NamedTuple):
-  """The draws of one estimator: a camera's means of unbiased variances, each of the means over what is drawn under it."""
+  """The draws of one estimator: a camera's means of unbiased variances, each of the means over what
+  is drawn under it."""
   noise: Counts                        # over the noises of a time
   times: Counts                        # over the times of a render
   renders: Counts                      # over the renders of the camera
@@ -38,7 +42,8 @@ class Interval(NamedTuple):
 
 
 class Estimate(NamedTuple):
-  """A figure before it becomes an interval: its value, its values on resampled draws, and whether they are logarithms."""
+  """A figure before it becomes an interval: its value, its values on resampled draws, and whether
+  they are logarithms."""
   point: float
   values: Float[np.ndarray, 'R']
   log: bool
@@ -80,7 +85,8 @@ def second_moment(x: Nested, w: Counts) -> float:
 
 
 def student(p: float, freedom: int) -> float:
-  """Quantile of Student's t: the density of the angle atan(t / sqrt(freedom)) is cos^(freedom - 1) of it."""
+  """Quantile of Student's t: the density of the angle atan(t / sqrt(freedom)) is cos^(freedom - 1)
+  of it."""
   angle = np.linspace(-np.pi / 2., np.pi / 2., 100_001)
   density = np.cos(angle) ** (freedom - 1)
   below = np.concatenate([np.zeros(1), np.cumsum(density[1:] + density[:-1])])
@@ -89,16 +95,19 @@ def student(p: float, freedom: int) -> float:
 
 @functools.cache
 def widening(n: int, level: float) -> float:
-  """By how much an interval from resamples of `n` must be wider. Of the spread of their mean the bootstrap finds
-  sqrt((n - 1) / n), and its quantiles are a normal distribution's, not Student's: of five things, 1.6 in all (Hesterberg 2015)."""
+  """By how much an interval from resamples of `n` must be wider. Of the spread of their mean the
+  bootstrap finds sqrt((n - 1) / n), and its quantiles are a normal distribution's, not Student's:
+  of five things, 1.6 in all (Hesterberg 2015)."""
   normal = statistics.NormalDist().inv_cdf(.5 + .5 * level)
   return student(.5 + .5 * level, n - 1) / normal * np.sqrt(n / (n - 1.))
 
 
-def resampled(statistic: Callable[[Counts], float], n: int, *, seed: int = 0, resamples: int | None = None, level: float = LEVEL,
+def resampled(statistic: Callable[[Counts], float], n: int, *, seed: int = 0,
+              resamples: int | None = None, level: float = LEVEL,
               log: bool = False, least: int = 2) -> Estimate:
-  """`statistic` of all `n`, and its widened values on resamples of `least` different ones or more, as pairs need. The same seed
-  resamples alike, so that what shares its draws is compared on the same ones. NaN where there are no resamples to learn from."""
+  """`statistic` of all `n`, and its widened values on resamples of `least` different ones or more,
+  as pairs need. The same seed resamples alike, so that what shares its draws is compared on the
+  same ones. NaN where there are no resamples to learn from."""
   point, resamples = float(statistic(np.ones(n))), resamples or RESAMPLES
   if n <= least:
     return Estimate(point, np.full(resamples, np.nan), log)
@@ -107,9 +116,11 @@ def resampled(statistic: Callable[[Counts], float], n: int, *, seed: int = 0, re
   return Estimate(point, point + widening(n, level) * (values - point), log)
 
 
-def clustered(values: Sequence[float] | np.ndarray, *, seed: int = 0, log: bool = False) -> Estimate:
-  """The mean of one value a cluster, such as a prompt, whose runs are more alike than those of two. The clusters are resampled,
-  and nothing within them: what varies there is in the differences of their means already (Davison & Hinkley 1997, 3.8)."""
+def clustered(values: Sequence[float] | np.ndarray, *, seed: int = 0,
+              log: bool = False) -> Estimate:
+  """The mean of one value a cluster, such as a prompt, whose runs are more alike than those of two.
+  The clusters are resampled, and nothing within them: what varies there is in the differences of
+  their means already (Davison & Hinkley 1997, 3.8)."""
   values = np.asarray(values, np.float64)
   return resampled(lambda w: w @ values / w.sum(), len(values), seed=seed, log=log, least=1)
 
@@ -123,11 +134,13 @@ def product(a: Estimate, b: Estimate) -> Estimate:
 def interval(x: Estimate, *, level: float = LEVEL) -> Interval:
   """The percentile interval."""
   lower, upper = np.quantile(x.values, [.5 - .5 * level, .5 + .5 * level])
-  numbers = (x.point, min(lower, x.point), max(upper, x.point)) if np.isfinite(lower) else (x.point, lower, upper)
+  numbers = (x.point, min(lower, x.point), max(upper, x.point)) if np.isfinite(lower) else (
+      x.point, lower, upper)
   return Interval(*(float(np.exp(v) if x.log else v) for v in numbers))
 
 
-def bootstrap(statistic: Callable[[Counts], float], n: int, *, seed: int = 0, resamples: int | None = None,
+def bootstrap(statistic: Callable[[Counts], float], n: int, *, seed: int = 0,
+              resamples: int | None = None,
               level: float = LEVEL) -> Interval:
   """`statistic` of all `n` cameras and its interval."""
   return interval(resampled(statistic, n, seed=seed, resamples=resamples, level=level), level=level)

@@ -1,8 +1,10 @@
-"""An endless stream of fresh renders for training: a ring of images, a few of which are replaced at every step.
+"""An endless stream of fresh renders for training: a ring of images, a few of which are replaced at
+every step.
 
-A batch of renders shares one composition (so that tracing it is straight-line code) and differs in colours, patterns,
-camera and light; the ring mixes compositions, and lets every image be seen a few times under new backgrounds, words and
-noise. What a call of a training adds depends on (key, index of the call) alone: a resumed run rebuilds its ring exactly.
+A batch of renders shares one composition (so that tracing it is straight-line code) and differs in
+colors, patterns, camera and light; the ring mixes compositions, and lets every image be seen a few
+times under new backgrounds, words and noise. What a call of a training adds depends on (key, index
+of the call) alone: a resumed run rebuilds its ring exactly.
 """
 from typing import Any, Callable, NamedTuple
 
@@ -13,7 +15,7 @@ from jaxtyping import Array, Float, Int, Int8, Key, PyTree, UInt8
 from jaxdreamer.toybox import views, world
 from jaxdreamer.types import Camera
 
-PAIRS = .5                           # the share of pairs in training, where they are harder than toys alone
+PAIRS = .5  # the share of pairs in training, where they are harder than toys alone
 WORLD_PAIRS = .4                     # and of what is held out, as of the world's captions
 
 
@@ -45,22 +47,28 @@ def batch(key: Key[Array, ''], n: int, *, size: int, pairs: float = PAIRS) -> Po
   return Pool(byte(view.rgb), byte(view.mask), normal, items, camera)
 
 
-def refresh(key: Key[Array, ''], ring: PyTree, j: Int[Array, ''], make: Callable, *, compositions: int) -> PyTree:
-  """The ring with what call `j` of a training adds, in the place after that of the call before: `make(key)` for each of
-  `compositions` keys. The ring's length is a multiple of what is added."""
+def refresh(key: Key[Array, ''], ring: PyTree, j: Int[Array, ''], make: Callable, *,
+            compositions: int) -> PyTree:
+  """The ring with what call `j` of a training adds, in the place after that of the call before:
+  `make(key)` for each of `compositions` keys. The ring's length is a multiple of what is added."""
   keys = jax.random.split(jax.random.fold_in(key, j), compositions)
-  fresh = make(keys[0]) if compositions == 1 else jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), jax.lax.map(make, keys))
+  fresh = make(keys[0]) if compositions == 1 else jax.tree.map(
+      lambda a: a.reshape(-1, *a.shape[2:]), jax.lax.map(make, keys))
   slots, n = (jax.tree.leaves(tree)[0].shape[0] for tree in (ring, fresh))
-  return jax.tree.map(lambda p, f: jax.lax.dynamic_update_slice_in_dim(p, f, j % (slots // n) * n, 0), ring, fresh)
+  return jax.tree.map(lambda p, f: jax.lax.dynamic_update_slice_in_dim(p, f, j % (slots // n) * n,
+                                                                       0), ring, fresh)
 
 
-def fill(key: Key[Array, ''], j: int, make: Callable, *, compositions: int, slots: int, sharding: Any = None
+def fill(key: Key[Array, ''], j: int, make: Callable, *, compositions: int, slots: int,
+         sharding: Any = None
          ) -> tuple[PyTree, Callable]:
-  """The ring as call `j` finds it, with what the calls before it have added, or would have; and the compiled (ring, index of a
-  call) -> ring that adds, in the memory of the ring it is given. `sharding` says where the ring lies."""
+  """The ring as call `j` finds it, with what the calls before it have added, or would have; and the
+  compiled (ring, index of a call) -> ring that adds, in the memory of the ring it is given.
+  `sharding` says where the ring lies."""
   one = jax.eval_shape(make, key)
   ring = jax.tree.map(lambda s: jnp.zeros((slots, *s.shape[1:]), s.dtype), one)
-  add = jax.jit(lambda ring, k: refresh(key, ring, k, make, compositions=compositions), donate_argnums=0,
+  add = jax.jit(lambda ring, k: refresh(key, ring, k, make, compositions=compositions),
+                donate_argnums=0,
                 **({'out_shardings': sharding} if sharding else {}))
   for k in range(j - slots // (compositions * jax.tree.leaves(one)[0].shape[0]), j):
     ring = add(ring, jnp.int32(k))
@@ -74,10 +82,10 @@ def some(key: Key[Array, ''], ring: PyTree, n: int) -> PyTree:
 
 
 def background(key: Key[Array, ''], size: int) -> Float[Array, 'H W 3']:
-  """A constant grey, a constant colour or a linear gradient between two colours, a third each."""
-  k_kind, k_colours, k_angle = jax.random.split(key, 3)
+  """A constant gray, a constant color or a linear gradient between two colors, a third each."""
+  k_kind, k_colors, k_angle = jax.random.split(key, 3)
   kind = jax.random.randint(k_kind, (), 0, 3)
-  a, b = jax.random.uniform(k_colours, (2, 1, 1, 3))
+  a, b = jax.random.uniform(k_colors, (2, 1, 1, 3))
   angle = jax.random.uniform(k_angle, maxval=2. * jnp.pi)
   u = (jnp.arange(size) + .5) / size - .5
   ramp = .5 + (jnp.cos(angle) * u[:, None] + jnp.sin(angle) * u[None, :]) / 1.5
@@ -85,5 +93,6 @@ def background(key: Key[Array, ''], size: int) -> Float[Array, 'H W 3']:
   return jnp.where(kind == 0, a[..., :1], a) * (1. - ramp) + b * ramp
 
 
-def composite(rgb: UInt8[Array, 'H W 3'], mask: UInt8[Array, 'H W'], back: Float[Array, 'H W 3']) -> Float[Array, 'H W 3']:
+def composite(rgb: UInt8[Array, 'H W 3'], mask: UInt8[Array, 'H W'],
+              back: Float[Array, 'H W 3']) -> Float[Array, 'H W 3']:
   return (rgb + (255. - mask.astype(jnp.float32))[..., None] * back) / 255.

@@ -7,7 +7,8 @@ import jax
 
 @functools.cache
 def takes(option: str, value: str | int | bool) -> bool:
-  """Whether this backend compiles with an option: XLA's come and go with its versions, and it refuses those it does not know."""
+  """Whether this backend compiles with an option: XLA's come and go with its versions, and it
+  refuses those it does not know."""
   try:
     jax.jit(lambda: 0.).lower().compile(compiler_options={option: value})
   except (jax.errors.JaxRuntimeError, ValueError):
@@ -21,8 +22,12 @@ def known(options: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
 
 
 def own_convolutions() -> dict[str, str | int | bool]:
-  """Options for `jax.jit` by which XLA computes a CPU's convolutions itself and leaves its YNN library matrix products and sums:
-  a training step takes a seventh to a quarter less time (python -m benchmarks.training). Empty where they are not known."""
+  """Options for `jax.jit` by which XLA computes a CPU's convolutions itself and leaves its YNN
+  library matrix products and sums:
+  a training step takes a seventh to a quarter less time (python -m benchmarks.training). Empty
+  where they are not known."""
   if jax.default_backend() != 'cpu' or platform.machine() != 'x86_64':
     return {}
-  return known({'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'})
+  return known(
+      {'xla_cpu_experimental_ynn_fusion_type':
+       'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'})

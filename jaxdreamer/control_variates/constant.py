@@ -1,4 +1,5 @@
-"""phi = 1: Stein's identity then says that noise has mean zero, and SSD is SDS with a learnt multiple of the noise."""
+"""phi = 1: Stein's identity then says that noise has mean zero, and SSD is SDS with a learned
+multiple of the noise."""
 import jax.numpy as jnp
 
 

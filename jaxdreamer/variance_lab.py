@@ -1,17 +1,25 @@
-"""The variance laboratory: estimators and ways of sampling side by side, at frozen parameters of a scene.
+"""The variance laboratory: estimators and ways of sampling side by side, at frozen parameters of a
+scene.
 
 Two kinds of draws, both on common random numbers, and one of times:
-  nested   one camera, B renders of it (background colour, jitter of the rays), T times under each, E noises under each time: the
-           trace of the residual's covariance in image space and of the gradient's in parameter space, split into their camera,
-           render, time and noise parts (methods that sample as published share it)
-  whole    the gradient of a whole step, as `method` samples it: its variance, as it is and as Adam divides it, and its mean
-  seconds  of the train step itself, with all that it learns and its optimiser, the methods by turns in random order
-The product of variance and seconds is what decides among methods of one mean, because a cheaper step can be taken more often.
-A variance says nothing across means: a residual of half the length has a quarter of it. So each method is held against the first
-that has its mean, the reference wherever that is the reference's; what has another mean stands beside.
+  nested   one camera, B renders of it (background color, jitter of the rays), T times under each, E
+           noises under each time: the
+           trace of the residual's covariance in image space and of the gradient's in parameter
+           space, split into their camera, render, time and noise parts (methods that sample as
+           published share it)
+  whole    the gradient of a whole step, as `method` samples it: its variance, as it is and as Adam
+           divides it, and its mean
+  seconds  of the train step itself, with all that it learns and its optimizer, the methods by turns
+  in random order
+The product of variance and seconds is what decides among methods of one mean, because a cheaper
+step can be taken more often.
+A variance says nothing across means: a residual of half the length has a quarter of it. So each
+method is held against the first that has its mean, the reference wherever that is the reference's;
+what has another mean stands beside.
 
-A method is a text: an estimator's name, then options, as in 'ssd estimator.ssd.phi=constant,depth sampling.draws=4'. What it
-does not name is as in the config, but for sampling, which starts as SDS was published: independent, one draw a render.
+A method is a text: an estimator's name, then options, as in 'ssd estimator.ssd.phi=constant,depth
+sampling.draws=4'. What it does not name is as in the config, but for sampling, which starts as SDS
+was published: independent, one draw a render.
 """
 import ast
 import json
@@ -27,18 +35,18 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, comparison, moments, optim, train_step
+from jaxdreamer import build, comparison, optim, statistics, train_step
 from jaxdreamer.types import Draws, Text, TrainState
 
 PUBLISHED = {'design': 'independent', 'draws': 1, 'antithetic': False, 'density': (1.,)}
 REFERENCE = 'sds'                # the first of all methods
 LARGEST = 2 ** 18                # parameters beyond this many are folded: see `flat`
 BINS = 8                         # of t, for the power that importance sampling wants
-TURN = 10                        # steps of a turn: what an estimator does every few steps is in each
-HELD = 32                        # draws that Adam's v is made of where the run's optimiser has none yet
+TURN = 10  # steps of a turn: what an estimator does every few steps is in each
+HELD = 32  # draws that Adam's v is made of where the run's optimizer has none yet
 
 
-class Subject(NamedTuple):
+class Method(NamedTuple):
   """A method that is ready to be measured."""
   name: str
   job: build.Job
@@ -46,7 +54,8 @@ class Subject(NamedTuple):
   nested: Callable | None        # None where the method differs in sampling alone
   mean: str                      # `mean_of`
   begin: Callable                # (key, params, step) -> TrainState of `step`
-  step: Callable                 # (TrainState, prior, text) -> the same and info: a train step, which takes the state's memory
+  # (TrainState, prior, text) -> the same and info: a train step, which takes the state's memory
+  step: Callable
 
   def gradient(self, key: Key[Array, ''], params: PyTree, prior, text: Text, step) -> PyTree:
     """The scene's gradient in one step."""
@@ -58,7 +67,8 @@ class Subject(NamedTuple):
 
 
 def value(text: str):
-  """The Python value of an option's text: numbers and tuples of them as such, all else as text; `a,` is ('a',)."""
+  """The Python value of an option's text: numbers and tuples of them as such, all else as text;
+  `a,` is ('a',)."""
   try:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError):
@@ -90,16 +100,20 @@ def configured(config: ConfigDict, method: str) -> ConfigDict:
 
 
 def mean_of(config: ConfigDict) -> str:
-  """What decides the mean of a step's gradient, in a `configured` config: two methods of the same text have the same mean. How the
-  draws are spread is no part of it, and SSD's is SDS's, whatever its variates, but in the form that its paper prints."""
+  """What decides the mean of a step's gradient, in a `configured` config: two methods of the same
+  text have the same mean. How the draws are spread is no part of it, and SSD's is SDS's, whatever
+  its variates, but in the form that its paper prints."""
   everything = config.to_dict()
   name, sections = config.estimator.name, everything['estimator']
-  own = sections.get(name.split(':')[-1], {})              # of a user's own 'module:function', the function's
+  own = sections.get(name.split(':')[-1], {})  # of a user's own 'module:function', the function's
   if name == 'ssd' and own['form'] == 'stein':
     name, own = 'sds', {option: own[option] for option in sections['sds'] if option in own}
-  sampling = {option: value for option, value in everything['sampling'].items() if option not in (*PUBLISHED, 'views')}
-  rest = {section: of for section, of in everything.items() if section not in ('mesh', 'optim', 'eval')}
-  return json.dumps(rest | {'estimator': {name: own}, 'sampling': sampling}, sort_keys=True, default=str)
+  sampling = {option: value for option, value in everything['sampling'].items()
+              if option not in (*PUBLISHED, 'views')}
+  rest = {section: of for section, of in everything.items()
+          if section not in ('mesh', 'optim', 'eval')}
+  return json.dumps(rest | {'estimator': {name: own}, 'sampling': sampling}, sort_keys=True,
+                    default=str)
 
 
 def label(method: str, *, between: str = ' ') -> str:
@@ -109,9 +123,9 @@ def label(method: str, *, between: str = ' ') -> str:
 
 @jax.jit
 def flat(tree: PyTree) -> Float[Array, 'P']:
-  """All numbers of a tree in one vector. Beyond LARGEST they are folded by a count sketch (Charikar et al. 2002): each is
-  added to one of LARGEST places with a random sign, fixed for good. Inner products keep their mean, and are off by about
-  sqrt(2 / LARGEST), .3%."""
+  """All numbers of a tree in one vector. Beyond LARGEST they are folded by a count sketch (Charikar
+  et al. 2002): each is added to one of LARGEST places with a random sign, fixed for good. Inner
+  products keep their mean, and are off by about sqrt(2 / LARGEST), .3%."""
   x = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
   if x.size <= LARGEST:
     return x
@@ -122,26 +136,32 @@ def flat(tree: PyTree) -> Float[Array, 'P']:
 
 @jax.jit
 def divided(gradient: PyTree, v: PyTree, b2, eps) -> PyTree:
-  """A gradient as Adam steps by it (Kingma & Ba 2015), without momentum: over the root of v, which takes in its square first."""
+  """A gradient as Adam steps by it (Kingma & Ba 2015), without momentum: over the root of v, which
+  takes in its square first."""
   return jax.tree.map(lambda g, v: g / (jnp.sqrt(b2 * v + (1. - b2) * g ** 2) + eps), gradient, v)
 
 
 def adam_v(state: TrainState, b2: float) -> PyTree | None:
-  """Adam's v of the scene in a run's state, free of its start at 0; None where its optimiser has not kept one yet for all of it."""
-  leaves = {optim.name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state.opt)[0]}
+  """Adam's v of the scene in a run's state, free of its start at 0; None where its optimizer has
+  not kept one yet for all of it."""
+  leaves = {optim.name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(
+      state.opt)[0]}
   found = {}
   for path, leaf in leaves.items():
     head, _, name = path.partition('.nu/')
-    seen = 1. - b2 ** jnp.asarray(leaves.get(f'{head}.count', 0), jnp.float32)             # one a particle, where there are several
+    # one a particle, where there are several
+    seen = 1. - b2 ** jnp.asarray(leaves.get(f'{head}.count', 0), jnp.float32)
     if name and seen.min() > 0.:
       found[name] = leaf / seen.reshape(seen.shape + (1,) * (leaf.ndim - seen.ndim))
-  scene = jax.tree_util.tree_map_with_path(lambda path, _: found.get(f'scene/{optim.name(path)}'), state.params['scene'])
+  scene = jax.tree_util.tree_map_with_path(lambda path, _: found.get(f'scene/{optim.name(path)}'),
+                                           state.params['scene'])
   known = len(jax.tree.leaves(scene)) == len(jax.tree.leaves(state.params['scene']))
   return scene if known else None
 
 
 def make_nested(parts: build.Parts, *, renders: int, times: int, noises: int) -> Callable:
-  """(key, params, prior, text, step) -> what moments.Nested needs of one camera, in both spaces, and (t, |gradient|^2) [B T E].
+  """(key, params, prior, text, step) -> what statistics.Nested needs of one camera, in both spaces,
+  and (t, |gradient|^2) [B T E].
 
   Each t and eps is a draw of its own, as published, whose importance weight is 1.
   """
@@ -154,10 +174,14 @@ def make_nested(parts: build.Parts, *, renders: int, times: int, noises: int) ->
       """(residuals, gradients, t) [T E ...] of one render."""
       k_times, k_noises = jax.random.split(k_draws)
       drawn = jax.vmap(lambda k: jax.tree.map(lambda a: a[0], parts.sample(k, one, step)[1]))
-      under, fresh = drawn(jax.random.split(k_times, times)), drawn(jax.random.split(k_noises, times * noises))
-      draws = Draws(t=jnp.repeat(under.t, noises), eps=fresh.eps, weight=jnp.repeat(under.weight, noises), key=fresh.key)
-      z, cost, told, pullback = parts.picture(params['scene'], prior, text, camera, k_render[None], step)
-      told, latent = jax.tree.map(lambda a: jnp.repeat(a, times * noises, 0), (told, jax.lax.stop_gradient(z)))
+      under, fresh = drawn(jax.random.split(k_times, times)), drawn(
+          jax.random.split(k_noises, times * noises))
+      draws = Draws(t=jnp.repeat(under.t, noises), eps=fresh.eps,
+                    weight=jnp.repeat(under.weight, noises), key=fresh.key)
+      z, cost, told, pullback = parts.picture(params['scene'], prior, text, camera,
+                                              k_render[None], step)
+      told, latent = jax.tree.map(lambda a: jnp.repeat(a, times * noises, 0),
+                                  (told, jax.lax.stop_gradient(z)))
       r, _ = train_step.residual(parts.estimator, draws, params['est'], prior, latent, told, step)
       return r, jax.vmap(lambda r: flat(pullback(r[None], jnp.zeros_like(cost))))(r), draws.t
     r, grads, t = jax.vmap(rendered)(*(jax.random.split(k, renders) for k in (k_renders, k_draws)))
@@ -169,7 +193,8 @@ def make_nested(parts: build.Parts, *, renders: int, times: int, noises: int) ->
       spread = lambda x, axis: jnp.mean(jnp.sum(jnp.var(x, axis, ddof=1), -1))
       return {'noise': spread(x, 2), 'times': spread(by_time, 1), 'renders': spread(by_render, 0),
               'square': jnp.mean(jnp.sum(x ** 2, -1)), 'mean': jnp.mean(by_render, 0)}
-    return {'image': summary(r), 'parameter': summary(grads)}, (t.ravel(), jnp.sum(grads ** 2, -1).ravel())
+    return {'image': summary(r), 'parameter': summary(grads)}, (t.ravel(),
+                                                                jnp.sum(grads ** 2, -1).ravel())
   return nested
 
 
@@ -178,12 +203,15 @@ def recorded(tx: optax.GradientTransformation) -> optax.GradientTransformation:
   def update(gradient, state, params=None):
     updates, own = tx.update(gradient, state[0], params)
     return updates, (own, gradient)
-  return optax.GradientTransformation(lambda params: (tx.init(params), jax.tree.map(jnp.zeros_like, params)), update)
+  return optax.GradientTransformation(lambda params: (tx.init(params),
+                                                      jax.tree.map(jnp.zeros_like, params)), update)
 
 
-def make_step(parts: build.Parts, mesh, *, views: int, how: str = 'shard_map', many: bool = False) -> tuple[Callable, Callable]:
-  """(begin, step) of a Subject, from what the run's own step is made of. All of the gradient is an output, what the estimator
-  learns for itself too, and so is the optimiser's state: the compiler drops nothing that a train step computes."""
+def make_step(parts: build.Parts, mesh, *, views: int, how: str = 'shard_map',
+              many: bool = False) -> tuple[Callable, Callable]:
+  """(begin, step) of a Method, from what the run's own step is made of. All of the gradient is an
+  output, what the estimator learns for itself too, and so is the optimizer's state: the compiler
+  drops nothing that a train step computes."""
   tx = recorded(parts.tx)
   local_step = train_step.make_local_step(sample=parts.sample, gradient=parts.gradient, tx=tx)
   mapped = train_step.data_parallel(local_step, mesh, how=how, many=many)
@@ -193,56 +221,70 @@ def make_step(parts: build.Parts, mesh, *, views: int, how: str = 'shard_map', m
     key, params = jax.tree.map(jnp.copy, (key, params))      # the step takes their memory
     return TrainState(jnp.int32(step), params, tx.init(params), key)
   return (jax.jit(begin, out_shardings=everywhere),
-          jax.jit(lambda state, prior, text: mapped(state, prior, text, jnp.arange(views)), donate_argnums=0))
+          jax.jit(lambda state, prior, text: mapped(state, prior, text, jnp.arange(views)),
+                  donate_argnums=0))
 
 
-def subject(config: ConfigDict, method: str, *, renders: int = 2, times: int = 2, noises: int = 2) -> Subject:
+def subject(config: ConfigDict, method: str, *, renders: int = 2, times: int = 2,
+            noises: int = 2) -> Method:
   """`method` on the scene of `config`, its functions jitted."""
   changed = configured(config, method)
   mesh = build.make_mesh(changed)
   job = build.job(changed, mesh)
   plain = not any(option.startswith('sampling.') for option in shlex.split(method)[1:])
-  nested = jax.jit(make_nested(job.parts, renders=renders, times=times, noises=noises)) if plain else None
-  return Subject(method, job, changed, nested, mean_of(changed), *make_step(
-    job.parts, mesh, views=changed.sampling.views, how=changed.mesh.map, many=bool(changed.corpus.path)))
+  nested = jax.jit(make_nested(job.parts, renders=renders, times=times,
+                               noises=noises)) if plain else None
+  return Method(method, job, changed, nested, mean_of(changed), *make_step(
+    job.parts, mesh, views=changed.sampling.views, how=changed.mesh.map,
+    many=bool(changed.corpus.path)))
 
 
-def learn(key: Key[Array, ''], s: Subject, est: PyTree | None, scene: PyTree, text: Text, step: int, *, steps: int) -> PyTree:
-  """What the estimator learns for itself in `steps` steps on a scene that stays as it is, after `est`, or anew."""
-  state = s.begin(key, {'scene': scene, 'est': s.job.init(key).params['est'] if est is None else est}, step)
+def learn(key: Key[Array, ''], s: Method, est: PyTree | None, scene: PyTree, text: Text, step: int,
+          *, steps: int) -> PyTree:
+  """What the estimator learns for itself in `steps` steps on a scene that stays as it is, after
+  `est`, or anew."""
+  state = s.begin(key, {'scene': scene, 'est': s.job.init(key).params['est'] if est is None
+                        else est}, step)
   if jax.tree.leaves(state.params['est']):
     for _ in range(steps):
       state, _ = s.step(state, s.job.prior, text)
-      state = state.replace(params={'scene': jax.tree.map(jnp.copy, scene), 'est': state.params['est']})
+      state = state.replace(params={'scene': jax.tree.map(jnp.copy, scene),
+                                    'est': state.params['est']})
   return state.params['est']
 
 
-def gather(sections: list[dict], shape: tuple[int, int, int]) -> moments.Nested:
+def gather(sections: list[dict], shape: tuple[int, int, int]) -> statistics.Nested:
   """One camera's numbers of each, in arrays."""
   column = lambda name: np.array([s[name] for s in sections], np.float64)
   means = column('mean')
-  return moments.Nested(*(column(name) for name in ('noise', 'times', 'renders', 'square')), means @ means.T, shape)
+  return statistics.Nested(*(column(name) for name in ('noise', 'times', 'renders', 'square')),
+                           means @ means.T, shape)
 
 
-def measure(key: Key[Array, ''], subjects: list[Subject], prompt: str, scene: PyTree, v: PyTree | None, step: int, *, cameras: int,
+def measure(key: Key[Array, ''], subjects: list[Method], prompt: str, scene: PyTree,
+            v: PyTree | None, step: int, *, cameras: int,
             repeats: int, warm: int, shape: tuple[int, int, int], kept: dict[str, PyTree],
-            before: dict[str, PyTree], say: Callable) -> tuple[dict[str, comparison.Measured], dict[str, PyTree]]:
-  """The draws of every subject at one state, `cameras` of nested ones of `shape` (B, T, E) and `repeats` whole steps, and what
-  each has learnt for itself. The first subject is the reference.
+            before: dict[str, PyTree], say: Callable) -> tuple[dict[str, comparison.Measured],
+                                                               dict[str, PyTree]]:
+  """The draws of every subject at one state, `cameras` of nested ones of `shape` (B, T, E) and
+  `repeats` whole steps, and what each has learned for itself. The first subject is the reference.
 
-  `v` is Adam's, None to make it of HELD steps of the reference. `kept` holds what an estimator has learnt for itself in its
-  run, by method; the others' learn for `warm` steps first, after what they had learnt `before`, at an earlier state.
+  `v` is Adam's, None to make it of HELD steps of the reference. `kept` holds what an estimator has
+  learned for itself in its run, by method; the others' learn for `warm` steps first, after what
+  they had learned `before`, at an earlier state.
   """
   k_learn, k_nested, k_whole, k_held = jax.random.split(key, 4)
-  scene, v = jax.device_put(jax.device_get((scene, v)))    # wherever they come from: programs are compiled for where things lie
-  out, learnt, reference, at = {}, {}, None, jnp.int32(step)
+  # wherever they come from: programs are compiled for where things lie
+  scene, v = jax.device_put(jax.device_get((scene, v)))
+  out, learned, reference, at = {}, {}, None, jnp.int32(step)
   for s in subjects:
-    text = s.job.told(prompt)
-    est = learnt[s.name] = kept[s.name] if s.name in kept else learn(
+    text = s.job.embed(prompt)
+    est = learned[s.name] = kept[s.name] if s.name in kept else learn(
       k_learn, s, before.get(s.name), scene, text, step, steps=warm)
     told = {'scene': scene, 'est': est}, s.job.prior, text, at
     if v is None:
-      squares = (jax.tree.map(jnp.square, s.gradient(k, *told)) for k in jax.random.split(k_held, HELD))
+      squares = (jax.tree.map(jnp.square, s.gradient(k, *told))
+                 for k in jax.random.split(k_held, HELD))
       total = next(squares)
       for square in squares:
         total = jax.tree.map(jnp.add, total, square)
@@ -263,12 +305,13 @@ def measure(key: Key[Array, ''], subjects: list[Subject], prompt: str, scene: Py
     apart = plain - reference
     out[s.name] = comparison.Measured(*nested, plain @ plain.T, scaled @ scaled.T, apart @ apart.T)
     say(f'{prompt}, step {step}: {s.name}')
-  return out, learnt
+  return out, learned
 
 
-def by_turns(key: Key[Array, ''], turns: dict[str, Callable], *, rounds: int) -> dict[str, list[float]]:
-  """{name: seconds of its function in each round}, all of them once a round in an order drawn anew: what slows the machine for
-  a while, or is left in its caches by another, is no method's own."""
+def by_turns(key: Key[Array, ''], turns: dict[str, Callable], *,
+             rounds: int) -> dict[str, list[float]]:
+  """{name: seconds of its function in each round}, all of them once a round in an order drawn anew:
+  what slows the machine for a while, or is left in its caches by another, is no method's own."""
   seconds = {name: [] for name in turns}
   for k in jax.random.split(key, rounds):
     for i in jax.random.permutation(k, len(turns)):
@@ -279,16 +322,19 @@ def by_turns(key: Key[Array, ''], turns: dict[str, Callable], *, rounds: int) ->
   return seconds
 
 
-def take_time(key: Key[Array, ''], subjects: list[Subject], prompt: str, scene: PyTree, learnt: dict[str, PyTree], step: int, *,
+def take_time(key: Key[Array, ''], subjects: list[Method], prompt: str, scene: PyTree,
+              learned: dict[str, PyTree], step: int, *,
               rounds: int, say: Callable = lambda what: None) -> dict[str, np.ndarray]:
-  """{method: seconds of a train step [rounds]}, each the mean of TURN steps, which a subject takes from where it stands on."""
+  """{method: seconds of a train step [rounds]}, each the mean of TURN steps, which a subject takes
+  from where it stands on."""
   states = {}
   for s in subjects:
-    state = s.begin(key, {'scene': scene, 'est': learnt[s.name]}, step)
-    states[s.name], _ = jax.block_until_ready(s.step(state, s.job.prior, s.job.told(prompt)))   # compiled before it is timed
+    state = s.begin(key, {'scene': scene, 'est': learned[s.name]}, step)
+    # compiled before it is timed
+    states[s.name], _ = jax.block_until_ready(s.step(state, s.job.prior, s.job.embed(prompt)))
 
   def turn(s):
-    text = s.job.told(prompt)
+    text = s.job.embed(prompt)
     def steps():
       for _ in range(TURN):
         states[s.name], _ = s.step(states[s.name], s.job.prior, text)
@@ -299,10 +345,13 @@ def take_time(key: Key[Array, ''], subjects: list[Subject], prompt: str, scene: 
   return {name: np.array(spent) / TURN for name, spent in seconds.items()}
 
 
-def best_density(t: Float[np.ndarray, 'N'], power: Float[np.ndarray, 'N'], *, t_min: float, t_max: float) -> list[float]:
-  """The histogram of t that importance sampling wants: the root mean power of a gradient in each of BINS bins
-  (Kahn & Marshall 1953), of mean 1, and nowhere below a fifth of it, so that no weight explodes."""
+def best_density(t: Float[np.ndarray, 'N'], power: Float[np.ndarray, 'N'], *, t_min: float,
+                 t_max: float) -> list[float]:
+  """The histogram of t that importance sampling wants: the root mean power of a gradient in each of
+  BINS bins (Kahn & Marshall 1953), of mean 1, and nowhere below a fifth of it, so that no weight
+  explodes."""
   which = np.clip(((t - t_min) / (t_max - t_min) * BINS).astype(int), 0, BINS - 1)
-  root = np.array([np.sqrt(power[which == b].mean()) if (which == b).any() else 0. for b in range(BINS)])
+  root = np.array([np.sqrt(power[which == b].mean()) if (which == b).any() else 0.
+                   for b in range(BINS)])
   q = np.maximum(root / root.mean(), .2)
   return [round(float(v), 3) for v in q / q.mean()]

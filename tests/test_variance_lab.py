@@ -1,4 +1,5 @@
-"""The variance laboratory against closed forms under the Gaussian prior, and what it makes of a method's text."""
+"""The variance laboratory against closed forms under the Gaussian prior, and what it makes of a
+method's text."""
 from functools import partial
 from types import SimpleNamespace
 
@@ -9,8 +10,18 @@ import optax
 import pytest
 
 from configs import base
-from jaxdreamer import build, cameras, comparison, laboratory, moments, optim, sampling, train_step, variance
-from jaxdreamer.baselines.constant import constant
+from jaxdreamer import (
+  build,
+  cameras,
+  comparison,
+  optim,
+  sampling,
+  statistics,
+  train_step,
+  variance,
+  variance_lab,
+)
+from jaxdreamer.control_variates.constant import constant
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.priors.gaussian import gaussian
@@ -24,39 +35,47 @@ PRIOR = gaussian(jnp.full(SHAPE, .3), std=STD)
 RANGES = dict(azimuth=(-1., 1.), elevation=(0., 1.), distance=(3., 3.), fov=(.7, .7))
 
 
-def parts(estimator, *, draws=1, design=sampling.independent, times=(.2, .8), render=lambda code, key: picture(code)):
+def parts(estimator, *, draws=1, design=sampling.independent, times=(.2, .8),
+          render=lambda code, key: picture(code)):
   scene = image(size=SIZE, squash=lambda x: x)
-  see = train_step.make_picture(scene=scene, regularize=lambda shown, step: jnp.zeros(()),
+  see = train_step.make_render_latents(scene=scene, regularize=lambda shown, step: jnp.zeros(()),
                                 render=lambda code, camera, key, step: render(code, key))
   sample = train_step.make_sample(
     design=design, camera_from=partial(cameras.from_uniform, **RANGES), views=VIEWS, dims=draws,
     draw=sampling.make_draw(t_min=lambda i: times[0], t_max=lambda i: times[1], shape=SHAPE))
   tx = optim.chain((('.*', .01),), b2=B2)
-  built = build.Parts(estimator, sample, see, train_step.make_gradient(picture=see, estimator=estimator), tx)
+  built = build.Parts(estimator, sample, see,
+                      train_step.make_gradient(picture=see, estimator=estimator), tx)
   return built, {'scene': scene.init(jax.random.key(0)), 'est': estimator.init(jax.random.key(1))}
 
 
 def nested_draws(built, params, *, cameras, renders=2):
-  nested = jax.jit(laboratory.make_nested(built, renders=renders, times=3, noises=2))
-  seen = [jax.device_get(nested(k, params, PRIOR, PRIOR.embed(''), 0)) for k in jax.random.split(jax.random.key(2), cameras)]
+  nested = jax.jit(variance_lab.make_nested(built, renders=renders, times=3, noises=2))
+  seen = [jax.device_get(nested(k, params, PRIOR, PRIOR.embed(''), 0))
+          for k in jax.random.split(jax.random.key(2), cameras)]
   sections, power = zip(*seen)
-  return [laboratory.gather([s[space] for s in sections], (renders, 3, 2)) for space in ('image', 'parameter')], power
+  return [variance_lab.gather([s[space] for s in sections], (renders, 3, 2))
+          for space in ('image', 'parameter')], power
 
 
-MESH = jax.make_mesh((1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
+MESH = jax.make_mesh((1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,),
+                     devices=jax.devices()[:1])
 
 
 def subject(name, built, params, *, mean='sds'):
-  """A Subject without a config but for its optimiser's."""
-  nested = jax.jit(laboratory.make_nested(built, renders=2, times=3, noises=2))
-  job = SimpleNamespace(prior=PRIOR, told=PRIOR.embed, init=lambda key: SimpleNamespace(params=params))
+  """A Method without a config but for its optimizer's."""
+  nested = jax.jit(variance_lab.make_nested(built, renders=2, times=3, noises=2))
+  job = SimpleNamespace(prior=PRIOR, told=PRIOR.embed,
+                        init=lambda key: SimpleNamespace(params=params))
   config = SimpleNamespace(optim=SimpleNamespace(b2=B2, eps=1e-15))
-  return laboratory.Subject(name, job, config, nested, mean, *laboratory.make_step(built, MESH, views=VIEWS))
+  return variance_lab.Method(name, job, config, nested, mean,
+                             *variance_lab.make_step(built, MESH, views=VIEWS))
 
 
 def measured(subjects, *, cameras=30, repeats=40, v=None):
   scene = parts(sds(guidance=ONE))[1]['scene']
-  return laboratory.measure(jax.random.key(2), subjects, '', scene, v, 0, cameras=cameras, repeats=repeats, warm=0, shape=(2, 3, 2),
+  return variance_lab.measure(jax.random.key(2), subjects, '', scene, v, 0, cameras=cameras,
+                              repeats=repeats, warm=0, shape=(2, 3, 2),
                             kept={}, before={}, say=lambda what: None)[0]
 
 
@@ -70,34 +89,39 @@ def test_the_noise_part_is_its_closed_form_and_a_picture_has_no_camera_part():
   (image, parameter), _ = nested_draws(*parts(sds(guidance=ONE)), cameras=200)
   t = jnp.linspace(.2, .8, 10_001)
   want = SIZE * SIZE * 3 * float(jnp.mean(noise_gain(t) ** 2))
-  got = moments.bootstrap(lambda w: moments.parts(image, w)['noise'], 200)
+  got = statistics.bootstrap(lambda w: statistics.parts(image, w)['noise'], 200)
   assert got.lower <= want <= got.upper and got.upper - got.lower < .2 * want
-  # In image space of the identity the gradient is the residual, and neither camera nor render moves anything.
+  # In image space of the identity the gradient is the residual, and neither camera nor render moves
+  # anything.
   for part in ('camera', 'render'):
-    found = moments.bootstrap(lambda w, part=part: moments.parts(parameter, w)[part], 200)
+    found = statistics.bootstrap(lambda w, part=part: statistics.parts(parameter, w)[part], 200)
     assert found.lower <= 0. <= found.upper
   np.testing.assert_allclose(parameter.noise, image.noise, rtol=1e-4)
 
 
 def test_the_share_of_the_render_is_its_closed_form_where_only_the_background_is_random():
-  shown, n, t = .6, 150, .5                      # z = .6 x + .4 of a colour drawn anew, at one t
+  shown, n, t = .6, 150, .5                      # z = .6 x + .4 of a color drawn anew, at one t
   def render(code, key):
     return picture(shown * code + (1. - shown) * jax.random.uniform(key, (3,))[None, None])
-  (_, parameter), _ = nested_draws(*parts(sds(guidance=ONE), times=(t, t), render=render), cameras=n, renders=3)
+  (_, parameter), _ = nested_draws(*parts(sds(guidance=ONE), times=(t, t), render=render),
+                                   cameras=n, renders=3)
   alpha, sigma = PRIOR.schedule.alpha(t), PRIOR.schedule.sigma(t)
-  slope = sigma ** 2 * sigma * alpha / (alpha ** 2 * STD ** 2 + sigma ** 2)                # of the residual in z
-  want = {'camera': 0., 'render': (shown * slope * (1. - shown)) ** 2 / 12., 'time': 0., 'noise': (shown * noise_gain(t)) ** 2}
+  slope = sigma ** 2 * sigma * alpha / (alpha ** 2 * STD ** 2 + sigma ** 2)  # of the residual in z
+  want = {'camera': 0., 'render': (shown * slope * (1. - shown)) ** 2 / 12., 'time': 0.,
+          'noise': (shown * noise_gain(t)) ** 2}
   for part, each in want.items():
-    found = moments.bootstrap(lambda w, part=part: moments.parts(parameter, w)[part], n)
+    found = statistics.bootstrap(lambda w, part=part: statistics.parts(parameter, w)[part], n)
     assert found.lower <= SIZE * SIZE * 3 * each <= found.upper, (part, found)
-  share = moments.bootstrap(lambda w: moments.parts(parameter, w)['render'] / moments.total(parameter, w), n)
+  share = statistics.bootstrap(lambda w: statistics.parts(parameter, w)['render']
+                               / statistics.total(parameter, w), n)
   assert share.lower > .1 and share.upper - share.lower < .1
 
 
 def test_comparing_a_method_with_itself_and_with_a_better_one(monkeypatch):
-  monkeypatch.setattr(moments, 'RESAMPLES', 200)
+  monkeypatch.setattr(statistics, 'RESAMPLES', 200)
   reference = subject('sds', *parts(sds(guidance=ONE)))
-  spread = subject('spread', *parts(sds(guidance=ONE), design=sampling.stratified, draws=4))._replace(nested=None)
+  spread = subject('spread', *parts(sds(guidance=ONE), design=sampling.stratified,
+                                    draws=4))._replace(nested=None)
   raw = ssd(guidance=ONE, phi=(constant(),), shape=SHAPE)
   raw = raw._replace(init=lambda key: {'mu': jnp.zeros((10, 1, 1, 1, 1))})
   subjects = [reference, reference._replace(name='same'), spread, subject('raw', *parts(raw))]
@@ -115,9 +139,11 @@ def test_comparing_a_method_with_itself_and_with_a_better_one(monkeypatch):
   assert product.mean == pytest.approx(rows['spread']['step'].mean * cost.mean)
   assert product.upper / product.lower > rows['spread']['step'].upper / rows['spread']['step'].lower
   for name in ('spread', 'raw'):                 # other draws, and another variate: the same mean
-    assert rows[name]['bias'].lower <= 0. <= rows[name]['bias'].upper or rows[name]['bias'].mean < .1, rows[name]['bias']
+    assert rows[name]['bias'].lower <= 0. <= rows[name]['bias'].upper or rows[name][
+        'bias'].mean < .1, rows[name]['bias']
   assert rows['raw']['parameter'].lower > 1.     # without its noise term SDS varies more
-  assert rows['raw']['second_moment'].mean < rows['raw']['parameter'].mean                 # the squared mean is in both
+  # the squared mean is in both
+  assert rows['raw']['second_moment'].mean < rows['raw']['parameter'].mean
   assert sum(rows['sds'][part].mean for part in comparison.SHARES) == pytest.approx(1.)
 
 
@@ -126,17 +152,20 @@ def test_what_is_timed_is_the_train_step_with_what_the_estimator_learns():
     init=lambda key: jnp.ones((48, 48)),
     loss=lambda draws, est, prior, z, views, step: jnp.mean((z.reshape(-1, 48) @ est @ est) ** 2))
   built, params = parts(learning)
-  begin, step = laboratory.make_step(built, MESH, views=VIEWS)
+  begin, step = variance_lab.make_step(built, MESH, views=VIEWS)
   local_step = train_step.make_local_step(sample=built.sample, gradient=built.gradient, tx=built.tx)
   trained = train_step.data_parallel(local_step, MESH)
   key, told = jax.random.key(7), (PRIOR, PRIOR.embed(''))
-  state = TrainState(jnp.int32(3), jax.tree.map(jnp.copy, params), built.tx.init(params), jax.random.key(7))
+  state = TrainState(jnp.int32(3), jax.tree.map(jnp.copy, params), built.tx.init(params),
+                     jax.random.key(7))
   flops = lambda compiled: compiled.cost_analysis()['flops']
   of_train = flops(trained.lower(state, *told, jnp.arange(VIEWS)).compile())
   compiled = step.lower(begin(key, params, 3), *told).compile()
   assert flops(compiled) == pytest.approx(of_train, rel=.01)
-  assert flops(compiled) > flops(laboratory.make_step(parts(sds(guidance=ONE))[0], MESH, views=VIEWS)[1].lower(
-    begin(key, params, 3), *told).compile()) + 4 * 2 * VIEWS * 48 * 48           # the loss and its gradient, at the least
+  assert flops(compiled) > flops(variance_lab.make_step(parts(sds(guidance=ONE))[0], MESH,
+                                                        views=VIEWS)[1].lower(
+# the loss and its gradient, at the least
+begin(key, params, 3), *told).compile()) + 4 * 2 * VIEWS * 48 * 48
   after, _ = step(begin(key, params, 3), *told)
   expected, _ = trained(state, *told, jnp.arange(VIEWS))
   jax.tree.map(np.testing.assert_array_equal, after.params, expected.params)
@@ -148,7 +177,7 @@ def test_what_is_timed_is_the_train_step_with_what_the_estimator_learns():
 def test_methods_take_turns_in_an_order_drawn_anew():
   calls = []
   turns = {name: partial(calls.append, name) for name in 'abcd'}
-  seconds = laboratory.by_turns(jax.random.key(0), turns, rounds=12)
+  seconds = variance_lab.by_turns(jax.random.key(0), turns, rounds=12)
   rounds = [tuple(calls[i:i + 4]) for i in range(0, 48, 4)]
   assert all(sorted(order) == list('abcd') for order in rounds) and len(set(rounds)) > 6
   assert all(len(of) == 12 and min(of) >= 0. for of in seconds.values())
@@ -157,70 +186,85 @@ def test_methods_take_turns_in_an_order_drawn_anew():
 def test_a_turn_goes_on_from_the_step_before():
   s = subject('sds', *parts(sds(guidance=ONE)))
   seen = []
-  counted = s._replace(step=lambda state, prior, text: seen.append(int(state.step)) or s.step(state, prior, text))
-  spent = laboratory.take_time(jax.random.key(0), [counted], '', parts(sds(guidance=ONE))[1]['scene'], {'sds': ()}, 5, rounds=2)
-  assert seen == list(range(5, 6 + 2 * laboratory.TURN)) and spent['sds'].shape == (2,) and (spent['sds'] > 0.).all()
+  counted = s._replace(step=lambda state, prior, text: seen.append(int(state.step))
+                       or s.step(state, prior, text))
+  spent = variance_lab.take_time(jax.random.key(0), [counted], '',
+                                 parts(sds(guidance=ONE))[1]['scene'], {'sds': ()}, 5, rounds=2)
+  assert seen == list(range(5, 6 + 2 * variance_lab.TURN)) and spent['sds'].shape == (2,) and (
+      spent['sds'] > 0.).all()
 
 
 def test_an_estimator_goes_on_learning_from_the_state_before():
-  counting = sds(guidance=ONE)._replace(init=lambda key: jnp.zeros(3), loss=lambda draws, est, *_: jnp.sum(est))
+  counting = sds(guidance=ONE)._replace(init=lambda key: jnp.zeros(3),
+                                        loss=lambda draws, est, *_: jnp.sum(est))
   built, params = parts(counting)
   s = subject('sds', built, params)
-  learn = lambda est, steps: laboratory.learn(jax.random.key(0), s, est, params['scene'], PRIOR.embed(''), 0, steps=steps)
-  np.testing.assert_allclose(learn(None, 5), -5 * .01, rtol=1e-4)                          # Adam's steps of .01 down a slope of one
+  learn = lambda est, steps: variance_lab.learn(jax.random.key(0), s, est, params['scene'],
+                                                PRIOR.embed(''), 0, steps=steps)
+  # Adam's steps of .01 down a slope of one
+  np.testing.assert_allclose(learn(None, 5), -5 * .01, rtol=1e-4)
   np.testing.assert_allclose(learn(learn(None, 5), 7), -12 * .01, rtol=1e-4)
 
 
-def test_adams_v_is_that_of_the_runs_optimiser():
+def test_adams_v_is_that_of_the_runs_optimizer():
   params = {'scene': {'a': jnp.ones(3), 'b': jnp.ones(2)}, 'est': {'c': jnp.ones(4)}}
   tx = optim.chain((('scene/a', .1), ('est/.*', .1, 'sgd'), ('.*', .2)), b2=B2)
   state = TrainState(jnp.int32(0), params, tx.init(params), jax.random.key(0))
-  assert laboratory.adam_v(state, B2) is None
+  assert variance_lab.adam_v(state, B2) is None
   v = {'a': 0., 'b': 0.}
   for i in range(1, 4):
     g = jax.tree.map(lambda p, i=i: i * p, params)
     _, opt = tx.update(g, state.opt, params)
     state = state.replace(opt=opt)
     v = {name: B2 * v[name] + (1. - B2) * i ** 2 for name in v}
-  found = laboratory.adam_v(state, B2)
+  found = variance_lab.adam_v(state, B2)
   for name in v:
     np.testing.assert_allclose(found[name], v[name] / (1. - B2 ** 3), rtol=1e-5)
-  one, two = ({'count': jnp.array(n), 'nu': {'scene': {'a': x, 'b': x}}} for n, x in ((3, jnp.ones(4)), ([3, 1], jnp.ones((2, 4)))))
+  one, two = ({'count': jnp.array(n), 'nu': {'scene': {'a': x, 'b': x}}}
+              for n, x in ((3, jnp.ones(4)), ([3, 1], jnp.ones((2, 4)))))
   as_adam = lambda of: optax.ScaleByAdamState(of['count'], (), of['nu'])
-  of_two = laboratory.adam_v(state.replace(opt=as_adam(two)), B2)['a']                     # particles count their own updates
-  np.testing.assert_allclose(of_two[0], laboratory.adam_v(state.replace(opt=as_adam(one)), B2)['a'], rtol=1e-5)
+  # particles count their own updates
+  of_two = variance_lab.adam_v(state.replace(opt=as_adam(two)), B2)['a']
+  np.testing.assert_allclose(of_two[0], variance_lab.adam_v(state.replace(opt=as_adam(one)),
+                                                            B2)['a'], rtol=1e-5)
   np.testing.assert_allclose(of_two[1], 1. / (1. - B2), rtol=1e-5)
-  plain = TrainState(jnp.int32(3), params, optim.chain((('.*', .1, 'sgd'),)).init(params), jax.random.key(0))
-  assert laboratory.adam_v(plain, B2) is None
+  plain = TrainState(jnp.int32(3), params, optim.chain((('.*', .1, 'sgd'),)).init(params),
+                     jax.random.key(0))
+  assert variance_lab.adam_v(plain, B2) is None
 
 
 def test_what_adam_divides_by_is_bounded_and_else_the_root_of_v():
   g = {'a': jnp.array([3., -2., .5]), 'b': jnp.array([0.])}
   large = jax.tree.map(lambda g: jnp.full_like(g, 1e8), g)
-  jax.tree.map(lambda u, g: np.testing.assert_allclose(u, g / 1e4, rtol=1e-2), laboratory.divided(g, large, .99, 1e-15), g)
-  none = laboratory.divided(g, jax.tree.map(jnp.zeros_like, g), .99, 1e-15)                # never seen before: 1 / sqrt(1 - b2)
+  jax.tree.map(lambda u, g: np.testing.assert_allclose(u, g / 1e4, rtol=1e-2),
+               variance_lab.divided(g, large, .99, 1e-15), g)
+  # never seen before: 1 / sqrt(1 - b2)
+  none = variance_lab.divided(g, jax.tree.map(jnp.zeros_like, g), .99, 1e-15)
   np.testing.assert_allclose(none['a'], [10., -10., 10.], rtol=1e-5)
   assert none['b'] == 0.
 
 
 def test_the_preconditioned_variance_is_that_of_divided_gradients():
   s = subject('sds', *parts(sds(guidance=ONE)))
-  lopsided = {'image': jnp.ones((SIZE, SIZE, 3)).at[0, 0, 0].set(1e-6) * 1e6}              # one number counts for nearly all
+  # one number counts for nearly all
+  lopsided = {'image': jnp.ones((SIZE, SIZE, 3)).at[0, 0, 0].set(1e-6) * 1e6}
   scaled = measured([s], cameras=3, repeats=40, v=lopsided)['sds']
-  plain = measured([s], cameras=3, repeats=40, v=jax.tree.map(lambda v: jnp.full_like(v, 1e6), lopsided))['sds']
+  plain = measured([s], cameras=3, repeats=40, v=jax.tree.map(lambda v: jnp.full_like(v, 1e6),
+                                                              lopsided))['sds']
   ones = np.ones(40)
   np.testing.assert_allclose(plain.scaled, plain.own / (B2 * 1e6), rtol=1e-3)
-  each = moments.variance(plain.own, ones) / plain.own.shape[0]
-  assert each > 0. and moments.variance(scaled.scaled, ones) > 50. * moments.variance(plain.scaled, ones)
+  each = statistics.variance(plain.own, ones) / plain.own.shape[0]
+  assert each > 0. and statistics.variance(scaled.scaled,
+                                           ones) > 50. * statistics.variance(plain.scaled, ones)
   np.testing.assert_array_equal(scaled.own, plain.own)
 
 
 def test_the_best_density_follows_the_power_of_the_gradient():
   _, power = nested_draws(*parts(sds(guidance=ONE)), cameras=300)
-  density = laboratory.best_density(*(np.concatenate(a) for a in zip(*power)), t_min=.2, t_max=.8)
+  density = variance_lab.best_density(*(np.concatenate(a) for a in zip(*power)), t_min=.2, t_max=.8)
   assert np.mean(density) == pytest.approx(1., abs=.01) and min(density) > 0.
   alpha, sigma = PRIOR.schedule.alpha, PRIOR.schedule.sigma
-  t = jnp.linspace(.2, .8, laboratory.BINS * 100).reshape(laboratory.BINS, -1)
+  t = jnp.linspace(.2, .8, variance_lab.BINS * 100).reshape(variance_lab.BINS, -1)
   z = parts(sds(guidance=ONE))[1]['scene']['image']
   force = sigma(t) ** 3 * alpha(t) / (alpha(t) ** 2 * STD ** 2 + sigma(t) ** 2)
   root = jnp.sqrt(jnp.mean(force ** 2 * jnp.sum((z - .3) ** 2) + z.size * noise_gain(t) ** 2, 1))
@@ -232,49 +276,57 @@ def test_the_best_density_follows_the_power_of_the_gradient():
   ('sds', 'ssd estimator.ssd.form=printed', False),
   ('sds', 'ssd estimator.ssd.guidance=7', False),
   ('sds estimator.sds.guidance=7', 'ssd estimator.ssd.guidance=7', True),
-  ('sds', 'sds sampling.design=lattice sampling.draws=4 sampling.antithetic=True sampling.density=1,2 sampling.views=8', True),
-  ('sds', 'sds sampling.t_max=.8', False), ('sds', 'csd', False), ('csd', 'csd sampling.draws=2', True),
-  ('csd', 'csd estimator.csd.weight=uniform', False), ('sds', 'sds negative="a grey cube"', False),
+  ('sds', 'sds sampling.design=lattice sampling.draws=4 sampling.antithetic=True '
+   'sampling.density=1,2 sampling.views=8', True),
+  ('sds', 'sds sampling.t_max=.8', False), ('sds', 'csd', False),
+  ('csd', 'csd sampling.draws=2', True),
+  ('csd', 'csd estimator.csd.weight=uniform', False), ('sds', 'sds negative_prompt="a grey cube"', False),
 ])
 def test_which_methods_have_one_mean(method, other, alike):
-  of = lambda text: laboratory.mean_of(laboratory.configured(base.get_config(), text))
+  of = lambda text: variance_lab.mean_of(variance_lab.configured(base.get_config(), text))
   assert (of(method) == of(other)) == alike
 
 
 def test_an_options_text_may_hold_spaces():
-  assert laboratory.configured(base.get_config(), 'csd negative="a grey cube"').negative == 'a grey cube'
+  assert variance_lab.configured(base.get_config(),
+                                 'csd negative_prompt="a grey cube"').negative_prompt == 'a grey cube'
 
 
 def test_a_methods_text_changes_the_config_and_nothing_else():
   method = 'ssd estimator.ssd.phi=constant,depth estimator.ssd.guidance=5 sampling.draws=4'
-  config = laboratory.configured(base.get_config(), method)
+  config = variance_lab.configured(base.get_config(), method)
   assert config.estimator.name == 'ssd' and config.estimator.ssd.phi == ('constant', 'depth')
-  assert config.estimator.ssd.guidance == (5,) and config.sampling.draws == 4 and config.sampling.design == 'independent'
-  assert laboratory.configured(base.get_config(), 'ssd estimator.ssd.phi=depth').estimator.ssd.phi == ('depth',)
+  assert config.estimator.ssd.guidance == (
+      5,) and config.sampling.draws == 4 and config.sampling.design == 'independent'
+  assert variance_lab.configured(base.get_config(),
+                                 'ssd estimator.ssd.phi=depth').estimator.ssd.phi == ('depth',)
   assert base.get_config().sampling.design == 'stratified'
   for wrong in ('sds sampling.drawn=3', 'sds estimator.ssd.phi.x=1', 'sds nothing=1'):
     with pytest.raises(ValueError, match='--methods'):
-      laboratory.configured(base.get_config(), wrong)
+      variance_lab.configured(base.get_config(), wrong)
 
 
 def test_a_picture_names_a_method_by_the_last_names_of_its_options():
   method = 'csd sampling.draws=2 estimator.csd.weight=uniform sampling.t_min=.2'
-  assert laboratory.label(method) == 'csd draws=2 weight=uniform t_min=.2'
-  assert laboratory.label(method, between='\n').splitlines() == ['csd', 'draws=2', 'weight=uniform', 't_min=.2']
+  assert variance_lab.label(method) == 'csd draws=2 weight=uniform t_min=.2'
+  assert variance_lab.label(method, between='\n').splitlines() == ['csd', 'draws=2',
+                                                                   'weight=uniform', 't_min=.2']
 
 
 def test_large_gradients_are_folded_without_changing_inner_products(monkeypatch):
   a, b = (jax.random.normal(k, (30_000,)) for k in jax.random.split(jax.random.key(4)))
   exact = jnp.dot(a + b, a)
   monkeypatch.setattr(laboratory, 'LARGEST', 8192)
-  folded = jnp.dot(laboratory.flat({'x': a[:7], 'y': a[7:]}) + laboratory.flat(b), laboratory.flat(a))
+  folded = jnp.dot(variance_lab.flat({'x': a[:7], 'y': a[7:]}) + variance_lab.flat(b),
+                   variance_lab.flat(a))
   assert abs(folded / exact - 1.) < 4. * (2. / 8192) ** .5
 
 
 def test_several_prompts_are_named_or_the_configs_own():
   config = base.get_config()
   assert variance.chosen_prompts('', config) == ['a red cube']
-  assert variance.chosen_prompts('a red car; a blue torus;', config) == ['a red car', 'a blue torus']
+  assert variance.chosen_prompts('a red car; a blue torus;',
+                                 config) == ['a red car', 'a blue torus']
   config.prior.name = 'empirical'
   with pytest.raises(ValueError, match='--prompts'):
     variance.chosen_prompts('a red car; a blue torus', config)
@@ -291,6 +343,7 @@ def test_progress_says_how_long_it_still_takes(monkeypatch, capsys):
 
 
 def test_each_method_stands_against_the_first_of_its_mean():
-  of = lambda name, mean: laboratory.Subject(name, None, None, None, mean, None, None)
-  assert variance.against([of('sds', 'a'), of('csd', 'b'), of('ssd', 'a'), of('csd draws=2', 'b')]) == {
-    'sds': 'sds', 'csd': 'csd', 'ssd': 'sds', 'csd draws=2': 'csd'}
+  of = lambda name, mean: variance_lab.Method(name, None, None, None, mean, None, None)
+  assert variance.against([of('sds', 'a'), of('csd', 'b'), of('ssd', 'a'),
+                           of('csd draws=2', 'b')]) == {
+'sds': 'sds', 'csd': 'csd', 'ssd': 'sds', 'csd draws=2': 'csd'}

@@ -1,0 +1,44 @@
+"""XLA takes the options of the trainings, and what it computes by them is what it computes
+without."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdreamer.toybox import xla_flags
+
+
+@pytest.mark.skipif(not xla_flags.own_convolutions(),
+                    reason='this backend does not take the options')
+def test_convolutions_and_their_gradients_leave_ynn_and_keep_their_values():
+  x, kernel = jax.random.normal(jax.random.key(0), (4, 16, 16, 32)), jax.random.normal(
+      jax.random.key(1), (3, 3, 32, 32))
+  def power(kernel):
+    y = jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME',
+                                     dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    return jnp.mean(y ** 2)
+  def built(options):
+    return jax.jit(jax.value_and_grad(power), compiler_options=options).lower(kernel).compile()
+  options = xla_flags.own_convolutions()
+  ours, theirs = built(options), built(dict.fromkeys(options,
+                                                     'LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION'))
+  def in_ynn(program):
+    return any('__ynn_fusion' in line and '/conv_general_dilated"' in line
+               for line in program.as_text().splitlines())
+  assert in_ynn(theirs) and not in_ynn(ours)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours(kernel),
+               theirs(kernel))
+
+
+def test_options_that_the_backend_does_not_take_are_left_out(monkeypatch):
+  assert xla_flags.known({'xla_of_another_version': 1, 'xla_backend_optimization_level': 0}) == {
+      'xla_backend_optimization_level': 0}
+  monkeypatch.setattr(xla_flags, 'takes', lambda option, value: False)
+  assert xla_flags.own_convolutions() == {}
+
+
+def test_the_options_are_asked_for_whatever_the_version(monkeypatch):
+  monkeypatch.setattr(jax, '__version_info__', (0, 99, 0))
+  monkeypatch.setattr(xla_flags, 'takes', lambda option, value: True)
+  monkeypatch.setattr(xla_flags.platform, 'machine', lambda: 'x86_64')
+  assert 'xla_cpu_experimental_ynn_fusion_type' in xla_flags.own_convolutions()
