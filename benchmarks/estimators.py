@@ -50,7 +50,8 @@ MIDDLE, UNIFORM, MEASURED = (' sampling.t_min=.2 sampling.t_max=.8',
 PUBLISHED = {
     'asd': ' estimator.asd.guidance=7.5 estimator.asd.negatives=.5 sampling.t_min=.5,.02,STEPS '
     'sampling.t_max=.98,.5,STEPS',
-    'csd': ' negative_prompt="a grey sphere" estimator.csd.negative=0,1,HALF estimator.csd.weight=uniform '
+    'csd': ' negative_prompt="a grey sphere" estimator.csd.negative=0,1,HALF '
+    'estimator.csd.weight=uniform '
     'sampling.t_max=.98,.5,HALF,1',
     'vsd': ' estimator.vsd.guidance=7.5 sampling.t_max=.98,.5,FIFTH,1',
 }

@@ -21,7 +21,7 @@ def view():
   shown = Rendering(seen.rgb, seen.mask, seen.depth, seen.normal * seen.mask[..., None],
                     zero, zero, zero)
   row = jnp.ones((1, 1))
-  return Views(camera, row, row, row, row, shown=shown)
+  return Views(camera, row, row, row, row, rendering=shown)
 
 
 def test_geometry_agrees_with_itself_and_its_opposite_does_not():
@@ -40,7 +40,7 @@ def test_geometry_agrees_with_itself_and_its_opposite_does_not():
 def test_an_estimator_may_see_at_another_size():
   """A slope seen at half the pixels is still that slope."""
   told, rise = view(), lambda n: jnp.broadcast_to(.3 + .1 * (jnp.arange(n) + .5) / n, (n, n))
-  flat = told._replace(shown=told.rendering._replace(opacity=jnp.ones((64, 64)),
+  flat = told._replace(rendering=told.rendering._replace(opacity=jnp.ones((64, 64)),
                                                      depth=1. / rise(64)))
   prior = PRIOR.replace(weights=PRIOR.weights | {'depth': ()})
   assert depth(see=lambda weights, x: rise(32)[None])(prior, jnp.zeros((64, 64, 3)),
@@ -50,7 +50,7 @@ def test_an_estimator_may_see_at_another_size():
 def test_their_slopes_reach_the_noisy_image_and_are_finite_where_nothing_is_rendered():
   weights, told = jax.jit(geometry.init)(jax.random.key(0)), view()
   prior = PRIOR.replace(weights=PRIOR.weights | {'depth': weights, 'normals': weights})
-  empty = told._replace(shown=jax.tree.map(jnp.zeros_like, told.rendering))
+  empty = told._replace(rendering=jax.tree.map(jnp.zeros_like, told.rendering))
   z = .1 * jax.random.normal(jax.random.key(1), (64, 64, 3))
   for make, look in ((depth, perception.depth), (normals, perception.normals)):
     slope = jax.jit(jax.grad(make(see=look('', size=64)[1]), argnums=1))

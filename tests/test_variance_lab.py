@@ -65,7 +65,7 @@ MESH = jax.make_mesh((1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,),
 def subject(name, built, params, *, mean='sds'):
   """A Method without a config but for its optimizer's."""
   nested = jax.jit(variance_lab.make_nested(built, renders=2, times=3, noises=2))
-  job = SimpleNamespace(prior=PRIOR, told=PRIOR.embed,
+  job = SimpleNamespace(prior=PRIOR, embed=PRIOR.embed,
                         init=lambda key: SimpleNamespace(params=params))
   config = SimpleNamespace(optim=SimpleNamespace(b2=B2, eps=1e-15))
   return variance_lab.Method(name, job, config, nested, mean,
@@ -280,7 +280,8 @@ def test_the_best_density_follows_the_power_of_the_gradient():
    'sampling.density=1,2 sampling.views=8', True),
   ('sds', 'sds sampling.t_max=.8', False), ('sds', 'csd', False),
   ('csd', 'csd sampling.draws=2', True),
-  ('csd', 'csd estimator.csd.weight=uniform', False), ('sds', 'sds negative_prompt="a grey cube"', False),
+  ('csd', 'csd estimator.csd.weight=uniform', False), ('sds', 'sds negative_prompt="a grey cube"',
+                                                       False),
 ])
 def test_which_methods_have_one_mean(method, other, alike):
   of = lambda text: variance_lab.mean_of(variance_lab.configured(base.get_config(), text))
@@ -288,8 +289,8 @@ def test_which_methods_have_one_mean(method, other, alike):
 
 
 def test_an_options_text_may_hold_spaces():
-  assert variance_lab.configured(base.get_config(),
-                                 'csd negative_prompt="a grey cube"').negative_prompt == 'a grey cube'
+  changed = variance_lab.configured(base.get_config(), 'csd negative_prompt="a grey cube"')
+  assert changed.negative_prompt == 'a grey cube'
 
 
 def test_a_methods_text_changes_the_config_and_nothing_else():
