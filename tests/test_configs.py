@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from jaxdreamer import schedules
+
 THREESTUDIO = 'threestudio@28d9d80 configs/'
 SCALEDREAMER = 'ScaleDreamer@23f433f configs/'
 CSD = 'Classifier-Score-Distillation@5c65ca7 configs/'
