@@ -192,7 +192,7 @@ def main():
   flags = os.environ.get('XLA_FLAGS', QUICK) + ' --xla_force_host_platform_device_count='
   command = (sys.executable, '-m', 'benchmarks.behavior', '--here', *sys.argv[1:])
   of = lambda n: os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': f'{flags}{n}'}
-  return any([subprocess.run(command, env=of(n)).returncode for n in (1, 4)])
+  return bool(sum(subprocess.run(command, env=of(n)).returncode != 0 for n in (1, 4)))
 
 
 if __name__ == '__main__':
