@@ -9,8 +9,7 @@ The first runs each of CASES on 1 and on 4 devices of a CPU, in a process each, 
   NAME-DEVICES.json    their SHA-256 and paths, what the first and the last call told; or an error
 The second runs nothing. It says `equal` of a case whose parameters agree bit for bit, else the
 largest |a - b| / max |b| of a leaf, and the same of what the first call told, before Adam makes
-large differences of small ones. It ends with 1 where a case is further apart than the tolerance,
-failed, is not finite, or is in one of the folders alone.
+large differences of small ones. Ends with 1 for cases further apart, failed, not finite or missing.
 
 Only folders of one machine, version of JAX and XLA_FLAGS (by default QUICK) can be compared.
 JAX_ENABLE_COMPILATION_CACHE=0 compiles anew what an earlier run has compiled.
