@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import amortised, estimators, results, toybox, unet, variance
+from benchmarks import amortised, behavior, estimators, results, toybox, unet, variance
 from jaxdreamer import schedules, variance_lab
 
 WRITES = '''
@@ -265,3 +265,30 @@ def test_generators_are_compared_prompt_by_prompt(tmp_path):
   # the prompts' own spread of .5 is in no interval
   for score, by in (('train_iou', .05), ('heldout_iou', .1)):
     assert list(above[score].values()) == pytest.approx([by] * 3)
+
+
+def test_a_changed_missing_or_non_finite_case_is_no_equal_behavior(tmp_path, capsys):
+  """One last bit is told from equal and passes, more does not; nan is not equal to itself."""
+  def written(folder, **cases):
+    (tmp_path / folder).mkdir()
+    for name, leaf in cases.items():
+      params = {'a': np.ones(2, np.float32), 'b': np.array([leaf, -4.], np.float32)}
+      behavior.save(tmp_path / folder / name, params, {'loss': 1.}, {'loss': 2.})
+    return tmp_path / folder
+
+  def compared(only, tolerance=1e-6):
+    bad = behavior.compare_all(other, base, [only], tolerance)
+    return bad, capsys.readouterr().out.splitlines()
+  base = written('base', same=1., bit=1., changed=1., lost=1., unsound=np.nan)
+  other = written('other', same=1., bit=np.nextafter(np.float32(1.), np.float32(2.)), changed=1.5,
+                  unsound=np.nan)
+  assert compared('same') == (False, ['same                     equal'])
+  passes, (line,) = compared('bit')
+  assert not passes and '3.0e-08 apart' in line and '0.0e+00 in what' in line
+  assert compared('bit', tolerance=1e-9)[0]
+  for name, said in (('changed', '1.2e-01 apart'), ('lost', 'missing or failed'),
+                     ('unsound', 'not finite')):
+    fails, (line,) = compared(name)
+    assert fails and said in line
+  (other / 'same.npz').unlink()                  # as a case that could not be built leaves it
+  assert compared('same')[0] and compared('nothing of this name') == (True, [])
