@@ -173,6 +173,7 @@ def pick(table: dict, section: Any, option: str) -> Callable:
 
 
 def through(phi: Callable, load: Callable, see: Callable) -> tuple[Callable, Callable]:
+  """A control variate phi that looks through the network `see`, beside what loads its weights."""
   return phi(see=see), load
 
 

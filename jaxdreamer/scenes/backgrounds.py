@@ -22,6 +22,7 @@ class Background(NamedTuple):
 
 
 def constant(*, rgb: tuple[float, float, float] = (1., 1., 1.)) -> Background:
+  """One color, in [0, 1], in every direction; nothing is learned."""
   return Background(lambda key: (), lambda params, key, direction: jnp.array(rgb))
 
 
