@@ -164,10 +164,6 @@ def test_what_is_cut_leaves_the_table():
   assert set(TO_CUT) <= set(over), f'take out of TO_CUT: {set(TO_CUT) - set(over)}'
 
 
-def test_lines_are_narrow():
-  none(house.wide_lines(HOUSE))
-
-
 def test_public_functions_have_docstrings():
   none(house.undocumented(HOUSE))
 
