@@ -21,6 +21,7 @@ Scalar = Float[Array, ''] | float
 
 
 def normalize(v: Float[Array, '3']) -> Float[Array, '3']:
+  """v over its length; the slope is finite at v = 0, where 0 comes back."""
   return v / jnp.sqrt(jnp.maximum(jnp.sum(v * v), 1e-12))
 
 

@@ -62,6 +62,7 @@ def defining(options: dict, contents: dict[str, str]) -> dict[str, Any]:
 
 
 def fingerprint(options: dict, *, contents: Mapping[str, str] = MappingProxyType({})) -> str:
+  """Twelve hexadecimal digits of what decides the numbers of a run; see `defining`."""
   return hashlib.sha256(json.dumps(defining(options, dict(contents)),
                                    sort_keys=True).encode()).hexdigest()[:12]
 

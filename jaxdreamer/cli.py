@@ -32,6 +32,7 @@ FAILED, MISUSED, STOPPED = 1, 2, 75  # exit statuses; 75 asks to be started agai
 
 
 def config_flag() -> flags.FlagHolder:
+  """Defines --config, with an option for each of the config's values."""
   return config_flags.DEFINE_config_file(
       'config', None, 'A config file: configs/toybox.py. Options follow it: --config.prompt="a red '
       'cube".', lock_config=True)
@@ -66,6 +67,7 @@ def compile_cache() -> str:
 
 
 def die(message: str, *, status: int = FAILED) -> NoReturn:
+  """Says `message` in one line on stderr and ends the process with `status`."""
   print(f'jaxdreamer: {" ".join(message.split())}', file=sys.stderr)
   raise SystemExit(status)
 
@@ -78,6 +80,7 @@ def config_file(argv: list[str]) -> tuple[str, str]:
 
 
 def shipped() -> list[str]:
+  """The configs of the package, as --config takes them: configs/toybox.py."""
   return [f'configs/{path.name}' for path in sorted(SHIPPED.glob('[a-z]*.py'))]
 
 

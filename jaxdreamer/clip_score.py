@@ -37,6 +37,7 @@ PROTOCOLS = {'scaledreamer': Protocol(120, math.radians(15.)),
 
 
 def unit(x):
+  """Rows [..., D] of length 1; a row of zeros stays."""
   return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 

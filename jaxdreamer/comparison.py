@@ -89,6 +89,7 @@ def in_image(x: Measured, w) -> float:
 
 
 def signed_root(v: float) -> float:
+  """sqrt |v| with v's sign: an estimate of a square may fall below 0."""
   return float(np.sign(v) * np.sqrt(abs(v)))
 
 

@@ -64,6 +64,7 @@ def diffuse(z: Float[Array, 'N *d'], t: Float[Array, 'N'], eps: Float[Array, 'N 
 
 
 def eps_from_x0(x0_hat, z_t, alpha, sigma):
+  """The noise in z_t = alpha x0 + sigma eps; sigma is above 0."""
   return (z_t - alpha * x0_hat) / sigma
 
 
@@ -73,6 +74,7 @@ def eps_from_v(v_hat, z_t, alpha, sigma):
 
 
 def x0_from_eps(eps_hat, z_t, alpha, sigma):
+  """The image in z_t = alpha x0 + sigma eps; alpha is above 0."""
   return (z_t - sigma * eps_hat) / alpha
 
 

@@ -263,6 +263,7 @@ def score_shape(prompt: str, density: Callable, extracted: tuple[meshes.Mesh, di
 
 
 def table(scores: dict) -> Table:
+  """The scores with their meanings, for the terminal."""
   out = Table('score', 'value', 'meaning', title_justify='left')
   for name, value in scores.items():
     out.add_row(name, report.number(value), MEANING.get(name, ''))
@@ -338,6 +339,7 @@ def score_corpus(folder: pathlib.Path, corpus: str, job: build.Job, params, step
 
 
 def main():
+  """Scores the run in --workdir, while nothing else writes there."""
   cli.compile_cache()
   folder = place(flags.FLAGS.workdir)
   with checkpoints.alone(folder):

@@ -19,6 +19,7 @@ from jaxdreamer.outputs import mesh, report, video
 
 
 def main() -> int:
+  """Checks the options and writes the mesh of --workdir; the exit status."""
   cli.compile_cache()
   options = flags.FLAGS
   workdir = place(options.workdir)
@@ -32,6 +33,7 @@ def main() -> int:
 
 
 def write(workdir: pathlib.Path, folder: pathlib.Path) -> int:
+  """Writes the mesh of the run's one object into `folder`; the exit status."""
   options = flags.FLAGS
   _, job, params, _ = runs.restore(workdir, **cli.moved())
   if len(job.prompts) > 1:

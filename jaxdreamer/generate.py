@@ -30,6 +30,7 @@ def folders_of(out: pathlib.Path, phrases: tuple[str, ...]) -> list[pathlib.Path
 
 
 def main() -> int:
+  """Checks the options and writes the meshes of the prompts; the exit status."""
   cli.compile_cache()
   options = flags.FLAGS
   if bool(options.prompt) == bool(options.prompts):
@@ -43,6 +44,7 @@ def main() -> int:
 
 
 def write(workdir: pathlib.Path, out: pathlib.Path, phrases: tuple[str, ...]) -> int:
+  """Writes a folder of mesh and video under `out` for each phrase; the exit status."""
   options = flags.FLAGS
   _, job, params, _ = runs.restore(workdir, **cli.moved())
   if len(job.prompts) == 1:

@@ -201,6 +201,7 @@ def check(config: ConfigDict):
 
 
 def check_steps(step: int, steps: int, steps_per_call: int):
+  """Raises ValueError where the steps left do not fill whole calls."""
   left = steps - step
   if left % steps_per_call:
     fits = step + left // steps_per_call * steps_per_call
@@ -212,6 +213,8 @@ def check_steps(step: int, steps: int, steps_per_call: int):
 
 def refuse_non_finite(info: dict[str, float], before: int, step: int,
                       saved: checkpoints.ocp.CheckpointManager):
+  """Raises FloatingPointError with the names of what is not finite after steps `before` + 1 to
+  `step`."""
   names = [name for name, value in info.items() if not math.isfinite(value) and name != 'finite']
   if not names and info.get('finite', 1.) != 1.:
     names = ['a gradient or parameter']

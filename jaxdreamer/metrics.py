@@ -31,6 +31,7 @@ def add(running: dict, values: dict, steps: int) -> dict:
 
 
 def means(running: dict) -> dict[str, float]:
+  """The means, a step, of the running sums that `add` made."""
   return {name: total / running['steps'] for name, total in running.items() if name != 'steps'}
 
 

@@ -42,10 +42,12 @@ class Rule(NamedTuple):
 
 
 def is_number(v) -> bool:
+  """A finite number, and no bool."""
   return isinstance(v, Real) and not isinstance(v, bool) and math.isfinite(v)
 
 
 def is_whole(v) -> bool:
+  """An integer, and no bool."""
   return isinstance(v, Integral) and not isinstance(v, bool)
 
 
@@ -56,19 +58,23 @@ def bounds(low: float, high: float) -> str:
 
 
 def whole(low: int, *, high: Number = math.inf) -> Rule:
+  """Takes a whole number from `low` to `high`."""
   span = f', from {low} to {high}' if high < math.inf else f', {low} or more'
   return Rule(f'a whole number{span}', lambda v: is_whole(v) and low <= v <= high)
 
 
 def number(low: float, *, high: float = math.inf) -> Rule:
+  """Takes a number from `low` to `high`."""
   return Rule(f'a number{bounds(low, high)}', lambda v: is_number(v) and low <= v <= high)
 
 
 def above(low: float) -> Rule:
+  """Takes a number above `low`, not `low` itself."""
   return Rule(f'a number above {low:g}', lambda v: is_number(v) and v > low)
 
 
 def below(high: float) -> Rule:
+  """Takes a number from 0 up to `high`, not `high` itself."""
   return Rule(f'a number, 0 or more and below {high:g}', lambda v: is_number(v) and 0. <= v < high)
 
 
@@ -82,10 +88,12 @@ def span(low: float, *, high: float = math.inf, open_at: tuple[float, ...] = ())
 
 
 def is_row(v) -> bool:
+  """A tuple or a list."""
   return isinstance(v, tuple | list)
 
 
 def is_schedule(v, low: float, high: float) -> bool:
+  """V, (V0, V1, STEPS) or (V0, V1, START, STEPS) with values from `low` to `high`."""
   v = v if is_row(v) else (v,)
   return (len(v) in (1, 3, 4) and all(map(is_number, v)) and all(low <= end <= high
                                                                  for end in v[:2])
@@ -93,30 +101,36 @@ def is_schedule(v, low: float, high: float) -> bool:
 
 
 def schedule(low: float, *, high: float = math.inf) -> Rule:
+  """Takes a schedule of values from `low` to `high`: see `is_schedule`."""
   return Rule(f'a schedule, V or V0,V1,STEPS or V0,V1,START,STEPS{bounds(low, high)}',
               lambda v: is_schedule(v, low, high))
 
 
 def numbers(low: float, *, count: int) -> Rule:
+  """Takes `count` numbers, each `low` or more."""
   return Rule(f'{count} numbers, each {low:g} or more',
               lambda v: is_row(v) and len(v) == count and all(is_number(n) and n >= low for n in v))
 
 
 def wholes(low: int, *, least: int = 1) -> Rule:
+  """Takes `least` or more whole numbers, each `low` or more."""
   return Rule(f'{least} or more whole numbers, each {low} or more',
               lambda v: is_row(v) and len(v) >= least and all(is_whole(n) and n >= low for n in v))
 
 
 def one_of(*names: str) -> Rule:
+  """Takes one of the names."""
   return Rule(f'one of {sorted(names)}', lambda v: v in names)
 
 
 def some_of(*names: str) -> Rule:
+  """Takes a row of some of the names, none twice."""
   return Rule(f'any of {sorted(names)}, each once, or ()',
               lambda v: is_row(v) and all(v.count(name) == 1 and name in names for name in v))
 
 
 def is_group(v) -> bool:
+  """('REGEX', RATE) or ('REGEX', RATE, kind), where RATE is a schedule from 0."""
   if not (is_row(v) and len(v) in (2, 3) and isinstance(v[0], str)
           and isinstance(v[-1] if v[2:] else '', str)):
     return False
@@ -128,6 +142,7 @@ def is_group(v) -> bool:
 
 
 def is_stage(v) -> bool:
+  """(first step, pixels): whole numbers from 0 and from 1."""
   return is_row(v) and len(v) == 2 and all(map(is_whole, v)) and v[0] >= 0 and v[1] >= 1
 
 
@@ -254,6 +269,7 @@ def check(config: ConfigDict) -> None:
 
 
 def shown(value: Any) -> str:
+  """The value as an error names it, of at most 100 characters."""
   return repr(value) if len(repr(value)) < 100 else repr(value)[:97] + '...'
 
 
@@ -267,6 +283,7 @@ def ramp(value: Any) -> tuple[Number, Number, int, int]:
 
 
 def at(value: Any, step: int) -> Number:
+  """A schedule's value at this step."""
   v0, v1, start, steps = ramp(value)
   return v0 + (v1 - v0) * min(max(step - start, 0) / max(steps, 1), 1.) if steps else v0
 

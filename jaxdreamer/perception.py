@@ -34,6 +34,8 @@ def read_config(path: str | os.PathLike, option: str) -> dict:
 
 
 def loader(network, file: pathlib.Path, rows: tuple, sides: tuple[int, int]) -> Callable:
+  """() -> the network's weights from `file`, its names translated by `rows`; sides [H, W] in
+  pixels."""
   def load():
     like = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *sides, 3)))['params']
     return weight_files.load(file, like, rename=rows)

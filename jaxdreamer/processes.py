@@ -40,6 +40,7 @@ class Seat(NamedTuple):
 
 
 def number(name: str, value: str) -> int:
+  """The whole number that the variable or option `name` holds as text."""
   if not re.fullmatch(r'\d+', value):
     raise ValueError(f'{name}={value!r}: takes a whole number')
   return int(value)

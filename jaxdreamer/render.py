@@ -95,6 +95,7 @@ def trace(field: Callable, ray: Rays, u: Float[Array, 'S'], u_fine: Float[Array,
 
 
 def white(direction: Float[Array, '3']) -> Float[Array, '3']:
+  """The background [3] of every direction: white."""
   return jnp.ones(3)
 
 

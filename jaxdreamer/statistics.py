@@ -76,6 +76,7 @@ def parts(x: Nested, w: Counts) -> dict[str, float]:
 
 
 def total(x: Nested, w: Counts) -> float:
+  """The variance of one draw: the sum of its parts."""
   return sum(parts(x, w).values())
 
 

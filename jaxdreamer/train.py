@@ -26,6 +26,7 @@ def default_workdir(config) -> pathlib.Path:
 
 
 def main() -> int:
+  """Trains what --config says, or goes on with the run in --workdir; the exit status."""
   config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
   if config is None:
     raise ValueError('give a config: --config=configs/toybox.py')

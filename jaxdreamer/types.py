@@ -114,6 +114,7 @@ class Prior:
   sample_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)
 
   def encode(self, x):
+    """Images [V, H, W, 3] in [0, 1] to latents [V, h, w, c]; differentiable."""
     return self.encode_fn(self.weights, x)
 
   def sample(self, keys, x):
@@ -122,6 +123,7 @@ class Prior:
     return self.sample_fn(self.weights, keys, x) if self.sample_fn else self.encode(x)
 
   def decode(self, z):
+    """Latents [V, h, w, c] to images [V, H, W, 3] in [0, 1]."""
     return self.decode_fn(self.weights, z)
 
   def eps(self, z_t, t, text, camera):
@@ -131,6 +133,7 @@ class Prior:
     return self.eps_fn(self.weights, z_t, t, text, camera)
 
   def embed(self, prompt, negative=''):
+    """The Text of a prompt and of a negative prompt; on the host, outside the step."""
     return self.embed_fn(self.weights, prompt, negative)
 
 

@@ -45,6 +45,7 @@ def states_of(config, prompts: list[str], at: list[int]):
 
 
 def text(interval: statistics.Interval) -> str:
+  """'1.23 [1.1, 1.4]': mean and both ends of the interval."""
   return f'{interval.mean:.3g} [{interval.lower:.3g}, {interval.upper:.3g}]'
 
 
@@ -57,6 +58,7 @@ STEP = {'cost': 'cost', 'step': 'variance', 'preconditioned': "as Adam's v divid
 
 
 def table(rows: dict[str, dict], columns: dict[str, str], title: str) -> Table:
+  """The rows that have all of `columns` ({name in the rows: heading}), for the terminal."""
   out = Table(title=title)
   for name in ('method', 'against', *columns.values()):
     out.add_column(name)
@@ -124,6 +126,7 @@ def progress(of: int):
 
 
 def main() -> int:
+  """Checks the options and compares; the exit status."""
   options = flags.FLAGS
   cli.compile_cache()
   if (options.config is None) == (options.workdir is None):
@@ -135,6 +138,8 @@ def main() -> int:
 
 
 def compare(folder: pathlib.Path) -> int:
+  """Measures the methods' variance at each state and writes table and figures into `folder`; the
+  exit status."""
   options = flags.FLAGS
   if options.workdir:
     if options.prompts:

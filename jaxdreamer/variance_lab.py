@@ -63,6 +63,7 @@ class Method(NamedTuple):
     return state.opt[1]['scene']
 
   def whole(self, *args) -> Float[Array, 'P']:
+    """The scene's gradient as one vector; takes what `gradient` takes."""
     return flat(self.gradient(*args))
 
 

@@ -24,6 +24,7 @@ def composite(weights: Float[Array, 'S'], values: Float[Array, '*f S']) -> Float
 
 
 def midpoints(dist: Float[Array, 'n']) -> Float[Array, 'n-1']:
+  """The middle of each interval between successive distances."""
   return .5 * (dist[:-1] + dist[1:])
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint and all tests, the slow ones too: 15 minutes on two cores. With --parity also the comparisons with PyTorch's classes as they
+# Lint, types and all tests, the slow ones too: 15 minutes on two cores. With --parity also the comparisons with PyTorch's classes as they
 # run, for which torch, diffusers and transformers are installed; without it stored activations of theirs stand for them.
 # Other arguments go to pytest:   bash launch/test.sh -k volume
 # There is no limit on the whole, so that a busy machine may take its time: pyproject.toml has one for each test.
@@ -15,5 +15,6 @@ make_venv "$extras" "$first"
 if [ -n "$first" ]; then python -c 'import torch, diffusers, transformers'; fi
 status=0
 ruff check . || status=1
+if command -v pyright >/dev/null; then pyright || status=1; fi
 python -m pytest -q -n 2 --dist loadfile --durations=15 ${arguments[@]+"${arguments[@]}"} </dev/null || status=$?
 exit "$status"

@@ -101,10 +101,11 @@ def test_local_leaves_a_venv_of_the_users_alone(checkout, python):
 
 @pytest.fixture
 def tests(checkout, python):
-  """launch/test.sh with its arguments, over stand-ins for python and ruff."""
+  """launch/test.sh with its arguments, over stand-ins for python, ruff and pyright."""
   (checkout / 'bin').mkdir()
-  (checkout / 'bin' / 'ruff').write_text('#!/usr/bin/env bash\nexit "${LINT:-0}"\n')
-  (checkout / 'bin' / 'ruff').chmod(0o755)
+  for name, status in (('ruff', 'LINT'), ('pyright', 'TYPES')):
+    (checkout / 'bin' / name).write_text(f'#!/usr/bin/env bash\nexit "${{{status}:-0}}"\n')
+    (checkout / 'bin' / name).chmod(0o755)
   path = f'{checkout / "bin"}:{os.environ["PATH"]}'
   known = {**os.environ, 'PYTHON': str(python), 'PATH': path}
   return lambda *args, **env: bash(checkout / 'launch' / 'test.sh', *args, env=known | env)
@@ -120,7 +121,8 @@ def test_the_tests_need_no_torch_unless_parity_is_asked_for(tests, checkout):
   assert '--parity' in (ROOT / '.ci' / 'run').read_text()
 
 
-@pytest.mark.parametrize(('env', 'status'), [({}, 0), ({'FAILS': '3'}, 3), ({'LINT': '1'}, 1)])
+@pytest.mark.parametrize(('env', 'status'), [({}, 0), ({'FAILS': '3'}, 3), ({'LINT': '1'}, 1),
+                                              ({'TYPES': '1'}, 1)])
 def test_the_tests_leave_with_what_failed(tests, env, status):
   out = tests(**env)
   assert out.returncode == status and 'tested:' in out.stdout

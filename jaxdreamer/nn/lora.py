@@ -29,6 +29,7 @@ CAMERA_IN = 16  # world_from_camera: numbers that enter an embedding of cameras 
 
 
 def flatten(weights: PyTree) -> dict[str, Array]:
+  """{'down_0/conv/kernel': array} of nested weights; {} where there are none."""
   return traverse_util.flatten_dict(weights, sep='/') if isinstance(weights, dict) else {}
 
 

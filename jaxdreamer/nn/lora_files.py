@@ -51,6 +51,7 @@ class LowRank(NamedTuple):
   shape: tuple[int, ...]
 
   def tensor(self) -> np.ndarray:
+    """scale * up @ down in the shape of the base's tensor."""
     return (self.scale * (self.up @ self.down)).reshape(self.shape)
 
 

@@ -28,6 +28,7 @@ TEMPLATE = importlib.resources.files('jaxdreamer.outputs') / 'report.html'
 
 
 def base64_of(data: bytes) -> str:
+  """Bytes as the text of a data: address."""
   return base64.b64encode(data).decode()
 
 
@@ -118,6 +119,7 @@ def page(*, prompt: str, settings: dict, command: str, about: dict, rows: Sequen
 
 
 def step_of(path: pathlib.Path) -> int:
+  """The last number in a file's name, which is its step; 0 where it has none."""
   return int((re.findall(r'\d+', path.stem) or ['0'])[-1])
 
 

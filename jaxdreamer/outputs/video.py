@@ -76,6 +76,7 @@ def panels(rendering: Rendering, camera: Camera, *, background: float = 1.) -> l
 
 
 def to_bytes(image: Float[np.ndarray, '*b H W 3']) -> UInt8[np.ndarray, '*b H W 3']:
+  """Images in [0, 1], clipped, as 0 to 255."""
   return np.round(np.clip(image, 0., 1.) * 255.).astype(np.uint8)
 
 
@@ -115,6 +116,7 @@ def even(frame: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'h w 3']:
 
 
 def png(image: Float[np.ndarray, 'H W 3']) -> bytes:
+  """The bytes of a PNG file of one image in [0, 1]."""
   out = io.BytesIO()
   Image.fromarray(to_bytes(image)).save(out, 'png', optimize=True)
   return out.getvalue()

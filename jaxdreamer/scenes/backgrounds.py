@@ -22,6 +22,7 @@ class Background(NamedTuple):
 
 
 def constant(*, rgb: tuple[float, float, float] = (1., 1., 1.)) -> Background:
+  """One color, in [0, 1], in every direction; nothing is learned."""
   return Background(lambda key: (), lambda params, key, direction: jnp.array(rgb))
 
 
@@ -117,6 +118,7 @@ def mixed(background: Background, *, probability: float = .5) -> Background:
 def with_background(scene: Scene, background: Background) -> Scene:
   """The scene whose parameters, and whose code, are {'field', 'background'}; `field` looks at the
   first."""
+  distance = scene.distance
   def init(key):
     k_field, k_background = jax.random.split(key)
     return {'field': scene.init(k_field), 'background': background.init(k_background)}
@@ -125,4 +127,4 @@ def with_background(scene: Scene, background: Background) -> Scene:
             'background': background.prepare(params['background'], y)}
   return Scene(init, prepare, lambda code, xyz: scene.field(code['field'], xyz),
                lambda code, step: code | {'field': scene.focus(code['field'], step)},
-               scene.distance and (lambda code, xyz: scene.distance(code['field'], xyz)))
+               distance and (lambda code, xyz: distance(code['field'], xyz)))

@@ -68,6 +68,7 @@ def dense_init(key: Key[Array, ''], n_in: int, n_out: int, *, gain: float = 2.) 
 
 
 def dense(params: dict, h: Float[Array, 'n']) -> Float[Array, 'm']:
+  """One linear layer."""
   return h @ params['kernel'] + params['bias']
 
 

@@ -49,8 +49,8 @@ def hyper_ingp(*, text: int = 1024, levels: int = 16, per_level: int = 2, log2_t
             'hypernet': net.init(k_net, jnp.zeros(text))['params']}
 
   def prepare(params, y):
-    sdf_1, sdf_2, rgb_1, rgb_2 = net.apply({'params': params['hypernet']}, y.pooled)
-    return {'tables': params['tables'], 'sdf': [sdf_1, sdf_2], 'rgb': [rgb_1, rgb_2]}
+    layers = net.apply({'params': params['hypernet']}, y.pooled)
+    return {'tables': params['tables'], 'sdf': layers[:2], 'rgb': layers[2:]}
 
   def encode(code, xyz):
     return hashgrid.encode(code['tables'], xyz / extent, sizes=sizes)

@@ -13,6 +13,7 @@ from jaxdreamer.types import Scene
 
 
 def layer_norm(h: Float[Array, 'n']) -> Float[Array, 'n']:
+  """h with mean 0 and variance 1; no scale or bias is learned."""
   h = h - jnp.mean(h)
   return h * jax.lax.rsqrt(jnp.mean(h * h) + 1e-6)
 

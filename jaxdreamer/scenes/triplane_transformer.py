@@ -11,6 +11,7 @@ Attention has no biases but those of its last projections, which are .02% of the
 parameters.
 """
 import math
+from functools import reduce
 
 import flax.linen as nn
 import jax
@@ -65,7 +66,7 @@ class Upsample(nn.Module):
     shifted = [jnp.pad(quarters[a, b], ((0, 0), (a * s, s - a * s), (b * s, s - b * s), (0, 0)))
                for a in (0, 1) for b in (0, 1)]
     inside = slice(s // 2, s // 2 + n * s)
-    return sum(shifted)[:, inside, inside]
+    return reduce(jnp.add, shifted)[:, inside, inside]
 
 
 class Block(nn.Module):

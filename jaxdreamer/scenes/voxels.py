@@ -5,6 +5,8 @@ large parts at once, the fine ones hold detail. Trilinear interpolation is linea
 `prepare` adds the levels up once per step and a point costs one look-up however many levels there
 are; where n_fine - 1 is a multiple of n_coarse - 1 this is exact.
 """
+from functools import reduce
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
@@ -60,7 +62,7 @@ def voxels(*, levels: tuple[int, ...] = (10, 19, 37), features: int = 3,
             for k, n in zip(keys, levels)}
 
   def prepare(params, y):
-    return pair_rows(sum(upsample(params[f'grid_{n}'], levels[-1]) for n in levels))
+    return pair_rows(reduce(jnp.add, (upsample(params[f'grid_{n}'], levels[-1]) for n in levels)))
 
   def field(code, xyz):
     return fields.split_raw(trilinear(code, xyz), bias(xyz, strength=strength, radius=radius),

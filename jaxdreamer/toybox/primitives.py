@@ -8,6 +8,7 @@ import numpy as np
 
 
 def norm(*v):
+  """The length of a vector given by its coordinates."""
   return jnp.sqrt(sum(u * u for u in v))
 
 
@@ -40,6 +41,7 @@ def corner(*q):
 
 
 def most(*d):
+  """The largest of some distances: where all their shapes overlap."""
   out = d[0]
   for u in d[1:]:
     out = jnp.maximum(out, u)
@@ -47,6 +49,7 @@ def most(*d):
 
 
 def least(*d):
+  """The smallest of some distances: all their shapes together."""
   out = d[0]
   for u in d[1:]:
     out = jnp.minimum(out, u)
@@ -54,10 +57,12 @@ def least(*d):
 
 
 def ball(p, c, r):
+  """Distance to a ball of radius r about c."""
   return norm(*move(p, *c)) - r
 
 
 def box(p, c, half, *, soft=0.):
+  """Distance to a box about c with half sides `half`, its edges rounded by `soft`."""
   return corner(*(jnp.abs(u) - (h - soft) for u, h in zip(move(p, *c), half))) - soft
 
 

@@ -95,4 +95,5 @@ def background(key: Key[Array, ''], size: int) -> Float[Array, 'H W 3']:
 
 def composite(rgb: UInt8[Array, 'H W 3'], mask: UInt8[Array, 'H W'],
               back: Float[Array, 'H W 3']) -> Float[Array, 'H W 3']:
+  """Premultiplied color over `back`, in [0, 1]; rgb and mask are 0 to 255."""
   return (rgb + (255. - mask.astype(jnp.float32))[..., None] * back) / 255.

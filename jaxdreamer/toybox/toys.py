@@ -45,36 +45,44 @@ EGG = (.57, .39, -.22, .34)
 
 
 def sphere(p):
+  """A ball."""
   return dress((norm(*p) - BALL, MAIN))
 
 
 def cube(p):
+  """A cube with its faces along the axes."""
   return dress((box(p, (0., 0., 0.), (CUBE,) * 3), MAIN))
 
 
 def cylinder(p):
+  """An upright can."""
   return dress((drum(p, CAN_R, CAN_H), MAIN))
 
 
 def cone(p):
+  """A cone with its tip up."""
   return dress((spike(p, CONE_R, 0., CONE_LOW, CONE_TOP), MAIN))
 
 
 def torus(p):
+  """A ring that lies flat."""
   return dress((ring(p, TORUS_R, TORUS_r), MAIN))
 
 
 def pyramid(p):
+  """A square pyramid with its tip up."""
   x, y, z = p
   return dress((taper(most(jnp.abs(x), jnp.abs(y)), z, PYRAMID_R, 0., PYRAMID_LOW, PYRAMID_TOP),
                 MAIN))
 
 
 def capsule(p):
+  """An upright pill."""
   return dress((rod(p, (0., 0., -PILL_H), (0., 0., PILL_H), PILL_R), MAIN))
 
 
 def egg(p):
+  """An egg, standing."""
   return dress((pear(p, *EGG), MAIN))
 
 
@@ -187,6 +195,7 @@ def chair(p):
 
 
 def table(p):
+  """A table on four legs, in a darker shade."""
   x, y, z = p
   legs = box((jnp.abs(x), jnp.abs(y), z), (.55, .35, -.08), (.065, .065, .36))
   return dress((legs, SHADE), (box(p, (0., 0., .33), (.67, .46, .065), soft=.02), MAIN))
@@ -205,6 +214,7 @@ def bed(p):
 
 
 def lamp(p):
+  """A table lamp: foot, rod, bulb and an open shade."""
   bell = most(spike(p, .56, .28, .12, .72), -spike(p, .5, .22, .08, .76))
   return dress((bell, MAIN), (rod(p, (0., 0., -.75), (0., 0., .3), .05), STEEL),
                (ball(p, (0., 0., .38), .15), LIGHT),
@@ -212,6 +222,7 @@ def lamp(p):
 
 
 def mushroom(p):
+  """A half ball of a cap over a cream stem."""
   x, y, z = p
   cap = most(blob(p, (0., 0., .0), (.74, .74, .74)), .1 - z)
   return dress((cap, MAIN), (drum(move(p, 0., 0., .08), .66, .03), CREAM),
@@ -219,6 +230,7 @@ def mushroom(p):
 
 
 def tree(p):
+  """A fir: three cones on a trunk."""
   leaves = least(spike(p, .62, .16, -.42, .1), spike(p, .5, .12, -.02, .46),
                  spike(p, .37, .0, .34, .88))
   return dress((leaves, MAIN), (drum(move(p, 0., 0., -.62), .14, .23), WOOD))

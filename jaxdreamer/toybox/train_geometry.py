@@ -92,6 +92,7 @@ def geometry_loss(weights, x, pick, dtype):
 
 
 def labels(pick):
+  """The classes of the picked items, one a head, as their cameras show them."""
   return geometry.labels(pick.item, geometry.mirrored(pick.camera))
 
 
@@ -158,6 +159,7 @@ def held_out(key, weights, *, batches=192):
 
 
 def main(_):
+  """Trains the networks of geometry.safetensors, from where the last run of --workdir ended."""
   os.makedirs(FLAGS.workdir, exist_ok=True)
   path = os.path.join(FLAGS.workdir, 'state.safetensors')
   k_init, k_run, k_held = jax.random.split(jax.random.key(FLAGS.seed), 3)

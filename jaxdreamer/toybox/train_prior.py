@@ -229,6 +229,7 @@ def begin():
 
 
 def main(_):
+  """Trains the prior of prior.safetensors, from where the last run of --workdir ended."""
   os.makedirs(FLAGS.workdir, exist_ok=True)
   k_run, k_held, k_grid = jax.random.split(jax.random.fold_in(jax.random.key(FLAGS.seed), 1), 3)
   compositions, make, state = fit.compositions(), partial(renders, fresh=FLAGS.fresh), begin()
