@@ -44,7 +44,6 @@ from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.estimators.vsd import vsd
-from jaxdreamer.nn import blueprints
 from jaxdreamer.priors.empirical import empirical
 from jaxdreamer.priors.mvdream import mvdream
 from jaxdreamer.priors.sdxl import sdxl
@@ -62,6 +61,7 @@ from jaxdreamer.scenes.triplane_transformer import triplane_transformer
 from jaxdreamer.scenes.voxels import voxels
 from jaxdreamer.toybox import compositions
 from jaxdreamer.types import Estimator, Prior, Scene, Text, TrainState
+from jaxdreamer.weights import model_shapes
 
 NEVER = (0.,)                    # the schedule of what is left out
 SCENES = {
@@ -336,8 +336,8 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
   that is not here."""
   check(config, mesh)
   config = options.expanded(config)
-  if config.prior.path == blueprints.SHAPES and not abstract:
-    raise ValueError(f'config.prior.path={blueprints.SHAPES!r}: takes weights; shapes alone are '
+  if config.prior.path == model_shapes.SHAPES and not abstract:
+    raise ValueError(f'config.prior.path={model_shapes.SHAPES!r}: takes weights; shapes alone are '
                      'for python -m jaxdreamer.doctor')
   r, s, c = config.render, config.sampling, config.cameras
   background, scene = make_background(config), make_scene(config)

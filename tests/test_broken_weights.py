@@ -19,7 +19,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdreamer.nn import weights
+from jaxdreamer.weights import safetensors_io
 
 EXAMPLES, SECONDS, MEMORY = 20, 5., 64 * 2 ** 20
 TENSORS = {'conv.0.weight': np.arange(24, dtype=np.float32).reshape(3, 2, 2, 2),
@@ -68,7 +68,7 @@ def load(files, name, **options):
       else:
         (inside / file).symlink_to(content)
     with bounded():
-      return weights.load(inside / name, LIKE, **options)
+      return safetensors_io.load(inside / name, LIKE, **options)
 
 
 def refused(content, match, *, name='w.safetensors', files=None, **options):
@@ -293,12 +293,12 @@ def test_a_pipe_and_a_folder_are_refused_without_waiting(tmp_path):
   os.mkfifo(tmp_path / 'w.safetensors')
   for path in (tmp_path / 'w.safetensors', tmp_path):
     with pytest.raises(ValueError, match='a folder or a device where a file is wanted'):
-      weights.load(path, LIKE)
+      safetensors_io.load(path, LIKE)
 
 
 def test_a_foreign_file_lists_its_keys_up_to_a_limit(tmp_path):
   safetensors.numpy.save_file({f'x.{i:04d}': np.zeros(1, np.float32) for i in range(3000)},
                               tmp_path / 'w.safetensors')
   with pytest.raises(ValueError, match=r"'x.0099'\] and 2900 more") as caught:
-    weights.load(tmp_path / 'w.safetensors', jax.eval_shape(lambda: LIKE))
+    safetensors_io.load(tmp_path / 'w.safetensors', jax.eval_shape(lambda: LIKE))
   assert len(str(caught.value)) < 5_000

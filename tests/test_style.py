@@ -13,8 +13,8 @@ PACKAGE = ROOT / 'jaxdreamer'
 
 # Data flows down this list: a module imports only from above itself, or from its own folder.
 ORDER = '''
-  configs types seeds diffusion volume cameras prompts corpus nn toybox scenes render regularizers
-  priors perception
+  configs types seeds diffusion volume cameras prompts corpus nn weights toybox scenes render
+  regularizers priors perception
   control_variates sampling estimators optim processes train_step checkpoints metrics statistics
   comparison outputs options showing places build
   runs generator_eval
@@ -23,8 +23,8 @@ ORDER = '''
 COMMANDS = ('train variance playground generate export doctor toybox.train_prior '
             'toybox.train_geometry'.split())
 ABSL = ['cli', 'evaluate', 'toybox.fit', *COMMANDS]
-# These read the config; everything above build.py takes values. (In nn, a config is a published
-# network's config.json.)
+# These read the config; everything above build.py takes values. (In nn and weights, a config is a
+# published network's config.json.)
 CONFIG_READERS = ['options', 'places', 'build', 'runs', 'variance_lab', 'clip_score', 'cli',
                   'evaluate', 'loop', *COMMANDS]
 LINES = 450
@@ -190,7 +190,7 @@ def test_config_is_read_at_the_rim(module):
     for function, in_class in functions(module):
       taken = {'config', 'cfg', 'flags', 'FLAGS'} & set(arguments(function, in_class)[1])
       assert not taken or module.startswith(
-          'nn.'), f'{module}:{function.lineno} takes values, not a config'
+          ('nn.', 'weights.')), f'{module}:{function.lineno} takes values, not a config'
     for root, line in imported_roots(module):
       assert root not in ('ml_collections', 'configs'), f'{module}:{line} imports {root}'
 

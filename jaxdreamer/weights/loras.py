@@ -1,8 +1,8 @@
 """LoRA files beside a model (Hu et al. 2021), merged into its weights while they are read: W +
 scale alpha / rank up @ down.
 
-    parts = lora_files.added(folder.open_model(path), 'style.safetensors', scale=.8,
-    option='config.prior.lora')
+    parts = loras.added(diffusers_folder.open_model(path), 'style.safetensors', scale=.8,
+                        option='config.prior.lora')
 
 Layouts, by the names of the tensors:
     kohya       lora_unet_down_blocks_0_..._to_q.lora_down.weight, .lora_up.weight, .alpha;
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdreamer.nn import foreign, safe_files, tensors, weights
+from jaxdreamer.weights import foreign, safe_files, safetensors_io, tensors
 
 ROLES = ((re.compile(
     r'\.(lora_down|lora_A|lora\.down|lora_linear_layer\.down|down)(\.default)?\.weight$'), 'down'),
@@ -56,8 +56,8 @@ class LowRank(NamedTuple):
 
 def added(parts: dict[str, Any], path: str | os.PathLike, *, scale: float,
           option: str) -> dict[str, Any]:
-  """The parts of folder.open_model, those that the file at `path` changes with what it adds to
-  them."""
+  """The parts of diffusers_folder.open_model, those that the file at `path` changes with what it
+  adds to them."""
   layers = {alias: (name, key, shape) for name, part in parts.items() if hasattr(part, 'changes')
             for key, shape in matrices(part).items()
             for alias in aliases(name, key.removesuffix('.weight'), part.config)}
@@ -99,8 +99,8 @@ def matrices(part: Any) -> dict[str, tuple[int, ...]]:
   with tensors.opened_all(part.file) as files:
     for file in files:
       for key, entry in file.entries.items():
-        for new, view in weights.renamed(key, part.rename):
-          shape = weights.viewed(view, ('',), np.broadcast_to(False, entry.shape)).shape
+        for new, view in safetensors_io.renamed(key, part.rename):
+          shape = safetensors_io.viewed(view, ('',), np.broadcast_to(False, entry.shape)).shape
           if new.endswith('.weight') and len(shape) in (2, 4):
             found[new] = shape
   return found

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Iterator, Mapping, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdreamer.nn import safe_files
+from jaxdreamer.weights import safe_files
 
 MAX_HEADER = 4 * 2 ** 20                 # bytes; Stable Diffusion XL in one file needs 0.4 MiB
 MAX_KEY = 512                            # characters of a tensor's name

@@ -1,9 +1,10 @@
 """Published text-to-image models: a folder in diffusers' layout, or Stable Diffusion in one
 safetensors file.
 
-    parts = open_model('stable-diffusion-2-1-base')              # reads indices and configs, no
-    tensors network = unet.UNet2DCondition(unet.config_from_diffusers(parts['unet'].config)) params
-    = load_part(parts['unet'], jax.eval_shape(network.init, ...)['params'], dtype=jnp.bfloat16)
+    parts = open_model('stable-diffusion-2-1-base')    # reads indices and configs, no tensors
+    network = unet.UNet2DCondition(unet.config_from_diffusers(parts['unet'].config))
+    like = jax.eval_shape(network.init, ...)['params']
+    params = load_part(parts['unet'], like, dtype=jnp.bfloat16)
 
 A folder holds model_index.json, {name: [library, class]}, and a subfolder of every name. Its files
 and subfolders may be links, as those of the Hugging Face cache; what a file names stays in the
@@ -19,11 +20,11 @@ from typing import Any, Mapping, NamedTuple
 import jax
 from jaxtyping import PyTree
 
-from jaxdreamer.nn import foreign, safe_files, single_file, tensors, weights
 from jaxdreamer.nn.clip import CLIP_RENAME, TEXT_PROJECTION_RENAME
 from jaxdreamer.nn.vae import VAE_RENAME
+from jaxdreamer.weights import foreign, safe_files, safetensors_io, single_file, tensors
 
-# Classes by part's name, with the rows for weights.load that read their files.
+# Classes by part's name, with the rows for safetensors_io.load that read their files.
 CLASSES = {
     'unet': {'UNet2DConditionModel': ()},
     'vae': {'AutoencoderKL': VAE_RENAME},
@@ -46,8 +47,8 @@ SETTINGS = ('force_zeros_for_empty_prompt',)
 
 
 class Part(NamedTuple):
-  """A network of the model: its config.json, the file or index for weights.load (None: shapes
-  alone, of blueprints.py), the rows that read it, and what lora_files.py adds to its weights,
+  """A network of the model: its config.json, the file or index for safetensors_io.load (None:
+  shapes alone, of model_shapes.py), the rows that read it, and what loras.py adds to its weights,
   {published key: LowRank}."""
   config: dict
   file: pathlib.Path | None
@@ -78,11 +79,11 @@ def open_model(path: str | os.PathLike, *, sha256: str | Mapping[str, str] | Non
 
 
 def load_part(part: Part, like: PyTree, *, dtype: Any, sharding: PyTree = None) -> PyTree:
-  """The parameters of a part, shaped as `like`; dtype, sharding and errors as weights.load's.
-  Without a file, their shapes."""
+  """The parameters of a part, shaped as `like`; dtype, sharding and errors as
+  safetensors_io.load's. Without a file, their shapes."""
   if part.file is None:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), like)
-  return weights.load(part.file, like, rename=part.rename, dtype=dtype, sharding=sharding,
+  return safetensors_io.load(part.file, like, rename=part.rename, dtype=dtype, sharding=sharding,
                       changes={key: change.tensor for key, change in part.changes.items()})
 
 

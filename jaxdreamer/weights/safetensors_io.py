@@ -28,8 +28,8 @@ import safetensors.numpy
 from flax import traverse_util
 from jaxtyping import PyTree
 
-from jaxdreamer.nn import safe_files, tensors
-from jaxdreamer.nn.safe_files import CONVERT as CONVERT
+from jaxdreamer.weights import safe_files, tensors
+from jaxdreamer.weights.safe_files import CONVERT as CONVERT
 
 LEAVES = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}  # linen's name -> torch's
 TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}  # axes of a kernel, by rank

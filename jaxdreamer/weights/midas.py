@@ -5,7 +5,8 @@ Omnidata's training code put `model.` before every key.
 """
 import os
 
-from jaxdreamer.nn import dpt, tensors
+from jaxdreamer.nn import dpt
+from jaxdreamer.weights import tensors
 
 MIDAS_RENAME = (
     (r'^model\.(pretrained|scratch)\.', r'\1.'),
