@@ -12,7 +12,14 @@ from typing import Any, Sequence
 
 from jaxdreamer import prompts
 from jaxdreamer.priors import toybox
-from jaxdreamer.weights import clip_tokens, diffusers_folder, hub, model_shapes, safe_files, tensors
+from jaxdreamer.weights import (
+  clip_tokens,
+  diffusers_folder,
+  hub,
+  model_shapes,
+  safe_files,
+  safetensors_io,
+)
 
 TOKENIZERS = ('tokenizer', 'tokenizer_2')
 ESTIMATED = ('depth', 'normals')              # of config.estimator.ssd
@@ -62,7 +69,7 @@ def mark_of(path: str) -> str:
   if (place / diffusers_folder.INDEX).is_file():
     parts = diffusers_folder.open_model(place)
     files = [file for part in parts.values() if isinstance(part, diffusers_folder.Part)
-             for file in tensors.files_of(part.file)]
+             for file in safetensors_io.files_of(part.file)]
   else:
     files = sorted(place.rglob('*.safetensors')) or [place / name for name in clip_tokens.FILES
                                                      if (place / name).is_file()]

@@ -132,7 +132,7 @@ def drawn(network, seed, *args, **kw):
 def named(tree):
   """{published key: tensor} of parameters."""
   return {key: np.ascontiguousarray(safetensors_io.transpose(path, np.asarray(leaf),
-                                                           safetensors_io.TO_TORCH))
+                                                             safetensors_io.TO_TORCH))
           for key, (path, leaf) in safetensors_io.keys_of(tree).items()}
 
 

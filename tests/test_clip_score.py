@@ -35,7 +35,7 @@ def test_both_towers_are_those_of_the_file(model):
   reader = clip.CLIPTextModelWithProjection(clip.config_from_transformers(config))
   like = jax.eval_shape(reader.init, jax.random.key(0), jnp.zeros((1, 77), jnp.int32))['params']
   weights = safetensors_io.load(folder / 'model.safetensors', like,
-                              rename=clip.TEXT_PROJECTION_RENAME)
+                                rename=clip.TEXT_PROJECTION_RENAME)
   rows, _ = reader.apply({'params': weights}, jnp.asarray(clip_tokens.load(folder)(texts)))
   np.testing.assert_allclose(read(texts), rows / jnp.linalg.norm(rows, axis=-1, keepdims=True),
                              atol=1e-5)

@@ -94,7 +94,7 @@ def weights_of(parts, name, dtype=jnp.float32):
   like = {key: np.zeros(shape, np.float32) for key, shape in found.items()}
   rest = ((r'(?!' + '|'.join(key.replace('.', r'\.') + '$' for key in found) + r')^.*$', None),)
   loaded = load_part(parts[name]._replace(rename=(*parts[name].rename, *rest)), like,
-                            dtype=dtype)
+                     dtype=dtype)
   return {key.removesuffix('.weight'): np.asarray(value) for key, value in loaded.items()}
 
 

@@ -144,7 +144,7 @@ def test_sharding_puts_each_part_on_its_device(tmp_path, tree):
   big = {'dense': {'kernel': jnp.arange(96.).reshape(8, 12), 'bias': jnp.arange(12.)}}
   safetensors_io.save(tmp_path / 'w.safetensors', big)
   back = safetensors_io.load(tmp_path / 'w.safetensors', big,
-                      sharding={'dense': {'kernel': rows, 'bias': whole}})
+                             sharding={'dense': {'kernel': rows, 'bias': whole}})
   assert back['dense']['kernel'].sharding == rows and back['dense']['bias'].sharding == whole
   for i, shard in enumerate(back['dense']['kernel'].addressable_shards):
     np.testing.assert_array_equal(shard.data, big['dense']['kernel'][2 * i:2 * i + 2])

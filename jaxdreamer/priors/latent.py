@@ -20,7 +20,7 @@ from jaxdreamer import prompts
 from jaxdreamer.diffusion import BETAS, PREDICTIONS, bcast, ddpm
 from jaxdreamer.nn import clip, vae
 from jaxdreamer.types import NoiseSchedule
-from jaxdreamer.weights import clip_tokens, loras, model_shapes, safe_files, tensors
+from jaxdreamer.weights import clip_tokens, loras, model_shapes, safe_files, safetensors_io
 from jaxdreamer.weights.diffusers_folder import Part, load_part, open_model
 
 # Of a scheduler_config.json only what changes the forward process counts; how its sampler walks
@@ -87,7 +87,7 @@ def opened(path: str, *, model: str, sha256: str, wanted: str, lora: str = '',
     return model_shapes.parts(model)
   parts = open_model(path, sha256=sha256 or None)
   return loras.added(parts, lora, scale=lora_scale,
-                          option='config.prior.lora') if lora else parts
+                     option='config.prior.lora') if lora else parts
 
 
 def schedule_of(scheduler: dict) -> Forward:
@@ -204,7 +204,7 @@ def stored(towers: Sequence[Part], ids: Sequence[Int[np.ndarray, 'N T']],
     return make()
   mark = hashlib.sha256(json.dumps([tower.config for tower in towers], sort_keys=True).encode())
   for tower, given in zip(towers, ids):
-    for file in tensors.files_of(tower.file):
+    for file in safetensors_io.files_of(tower.file):
       mark.update(safe_files.known_sha256(file).encode())
     for key, change in sorted(tower.changes.items()):
       mark.update(f'{key} {change.scale!r}'.encode() + change.up.tobytes() + change.down.tobytes())
@@ -221,5 +221,5 @@ def encode_text(network: Callable, part: Part, ids: Int[np.ndarray, 'N L']) -> t
     shapes, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), ids)
     return tuple(jnp.zeros(shape.shape) for shape in shapes)
   weights = load_part(part, jax.eval_shape(model.init, jax.random.key(0), ids)['params'],
-                             dtype=jnp.float32)
+                      dtype=jnp.float32)
   return jax.jit(lambda w, ids: model.apply({'params': w}, ids))(weights, ids)

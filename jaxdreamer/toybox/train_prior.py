@@ -243,7 +243,7 @@ def main(_):
   everywhere = NamedSharding(mesh, PartitionSpec()) if jax.device_count() > 1 else None
   ring, add = render_buffer.fill(k_run, first // FLAGS.steps_per_call, make,
                                  compositions=compositions, slots=FLAGS.slots,
-                        sharding=everywhere)
+                                 sharding=everywhere)
   state = jax.device_put((*state, jnp.copy(k_run)), everywhere)
   step = make_step(optimizer(), n=FLAGS.batch, steps=FLAGS.steps_per_call, share=FLAGS.decay,
                    peak=FLAGS.rate,

@@ -22,7 +22,7 @@ from jaxtyping import PyTree
 
 from jaxdreamer.nn.clip import CLIP_RENAME, TEXT_PROJECTION_RENAME
 from jaxdreamer.nn.vae import VAE_RENAME
-from jaxdreamer.weights import foreign, safe_files, safetensors_io, single_file, tensors
+from jaxdreamer.weights import foreign, safe_files, safetensors_io, single_file
 
 # Classes by part's name, with the rows for safetensors_io.load that read their files.
 CLASSES = {
@@ -69,10 +69,10 @@ def open_model(path: str | os.PathLike, *, sha256: str | Mapping[str, str] | Non
   path = pathlib.Path(path)
   if path.is_dir():
     return from_folder(path, sha256)
-  if path.suffix == tensors.INDEX:
+  if path.suffix == safetensors_io.INDEX:
     raise ValueError(f'{path} is an index: give the folder that holds {INDEX}, or one '
                      '.safetensors file')
-  with tensors.opened_all(path, sha256=sha256) as files:
+  with safetensors_io.opened_all(path, sha256=sha256) as files:
     found = single_file.parts(files[0])
   return {name: Part(config, path, rows) if rows else config
           for name, (config, rows) in found.items()}
@@ -84,7 +84,7 @@ def load_part(part: Part, like: PyTree, *, dtype: Any, sharding: PyTree = None) 
   if part.file is None:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), like)
   return safetensors_io.load(part.file, like, rename=part.rename, dtype=dtype, sharding=sharding,
-                      changes={key: change.tensor for key, change in part.changes.items()})
+                             changes={key: change.tensor for key, change in part.changes.items()})
 
 
 def from_folder(folder: pathlib.Path, sha256: str | Mapping[str, str] | None) -> dict[str, Any]:
@@ -102,14 +102,10 @@ def from_folder(folder: pathlib.Path, sha256: str | Mapping[str, str] | None) ->
     raise ValueError(f'{folder / INDEX} lists no {safe_files.listed(absent)}: it '
                      + (foreign.index(index) or 'is no Stable Diffusion, or is incomplete'))
   parts = {name: part_of(folder, name, entry) for name, entry in entries.items()}
-  if sha256 is not None:
-    files = [file for part in parts.values() if isinstance(part, Part)
-             for file in tensors.files_of(part.file)]
-    names = {file: file.relative_to(folder).as_posix() for file in files}
-    if unknown := [name for name in names.values() if name not in sha256]:
-      raise ValueError(f'{folder}: sha256 says nothing of {safe_files.listed(unknown)}')
-    for file, name in names.items():
-      safe_files.check_hash(file, sha256[name])
+  files = [file for part in parts.values() if isinstance(part, Part)
+           for file in safetensors_io.files_of(part.file)]
+  safe_files.check_hashes(folder, {file.relative_to(folder).as_posix(): file for file in files},
+                          sha256)
   return parts | {name: bool(index[name]) for name in SETTINGS if name in index}
 
 
@@ -150,11 +146,8 @@ def weights_in(home: pathlib.Path, stem: str) -> pathlib.Path:
                      f'or name it {names[0]}')
   if found or variants:
     file = (found or [home / name for name in variants])[0]
-    for shard in tensors.files_of(file):
-      with safe_files.regular(shard) as opened:
-        head = opened.read(safe_files.HEAD)
-      if head[8:9] != b'{' and (said := safe_files.what_is(head)):
-        raise ValueError(f'{shard} is no valid safetensors file: it {said}')
+    for shard in safetensors_io.files_of(file):
+      safetensors_io.check_kind(shard)
     return file
   pickles = [name for name in there if pathlib.Path(name).suffix.lower() in safe_files.PICKLES]
   if pickles:

@@ -1,25 +1,27 @@
-"""Strict reader and writer of safetensors files in the published (diffusers, transformers, torch)
-layout.
+"""Strict reader and writer of safetensors files, one or sharded, in the published (diffusers,
+transformers, torch) layout.
 
 One rule names everything: a path of the linen parameter tree, joined by dots, is the file's key,
 with `_3` read as `.3` (`linear_1` excepted) and the last name read as torch's:
     ['down_blocks_0']['resnets_1']['conv1']['kernel']  <->  down_blocks.0.resnets.1.conv1.weight
 so several models share one file as branches of one tree, {'unet': ..., 'text_model': ...}. Kernels
-are transposed:
-convolutions [kh, kw, in, out] <-> [out, in, kh, kw], dense [in, out] <-> [out, in]; all else is
-stored as it is.
-A tree is a nested dict of arrays: `variables['params']`, or its jax.eval_shape, without the outer
-'params'.
+are transposed: convolutions [kh, kw, in, out] <-> [out, in, kh, kw], dense [in, out] <-> [out, in];
+all else is stored as it is. A tree is a nested dict of arrays: `variables['params']`, or its
+jax.eval_shape, without the outer 'params'.
+
+The files themselves are read and checked by safetensors; nothing is mapped or unpickled. Links are
+followed; a name within an index of shards stays in the index's folder. FileNotFoundError where
+nothing is, ValueError for all else, in one line that names the file and the cause.
 """
+import contextlib
 import functools
 import json
 import math
 import os
+import pathlib
 import re
-import threading
-from concurrent import futures
 from types import MappingProxyType
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -27,16 +29,24 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 from jaxtyping import PyTree
+from safetensors import SafetensorError, safe_open
 
-from jaxdreamer.weights import safe_files, tensors
-from jaxdreamer.weights.safe_files import CONVERT as CONVERT
+from jaxdreamer.weights import safe_files
 
 LEAVES = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}  # linen's name -> torch's
 TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}  # axes of a kernel, by rank
 TO_LINEN = {2: (1, 0), 4: (2, 3, 1, 0)}
-BLOCK = 2 ** 18  # bytes read and cast at a time: a core's cache holds them and their copy
-THREADS = 2                              # while one waits for the disk another casts
-ALIGNED = 64                             # bytes; jax copies what starts elsewhere
+INDEX = '.json'                          # how the name of an index of shards ends
+SHARD = r'[\w][\w.\-]*\.safetensors'     # a plain name, in the index's own folder
+DTYPES = {'BOOL': jnp.bool_, 'F64': jnp.float64, 'F32': jnp.float32, 'F16': jnp.float16,
+          'BF16': jnp.bfloat16, 'I64': jnp.int64, 'I32': jnp.int32, 'I16': jnp.int16,
+          'I8': jnp.int8, 'U64': jnp.uint64, 'U32': jnp.uint32, 'U16': jnp.uint16, 'U8': jnp.uint8}
+ALIGNED = 64                             # bytes
+MAX_RANK, MAX_ELEMENTS = 8, 2 ** 40      # of a tensor; zeros of its shape count as ones
+# What safetensors' reasons mean to who downloaded the file.
+PLAIN = {'not fully covered': 'cut short or has bytes no tensor owns',
+         'header too small': 'cut short', 'header too large': 'of another kind',
+         'invalid header length': 'cut short or of another kind'}
 View = Callable[[np.ndarray], np.ndarray]
 
 
@@ -99,14 +109,125 @@ def viewed(view: View, path: tuple[str, ...], x: np.ndarray) -> np.ndarray:
   return transpose(path, x, TO_LINEN)
 
 
+class Tensors(NamedTuple):
+  """An open safetensors file: shapes and dtypes by key, its table of strings, and the reader of a
+  tensor."""
+  path: pathlib.Path
+  entries: dict[str, jax.ShapeDtypeStruct]
+  metadata: dict[str, str]
+  read: Callable[[str], np.ndarray]
+
+
+@contextlib.contextmanager
+def named(path: pathlib.Path) -> Iterator[None]:
+  """Errors of safetensors as one line that names the file."""
+  try:
+    yield
+  except (SafetensorError, OSError) as error:
+    cause = safe_files.one_line(error)
+    cause += ''.join(f': it is {plain}' for words, plain in PLAIN.items() if words in cause)
+    raise invalid(path, cause) from None
+
+
+def invalid(path: pathlib.Path, cause: str) -> ValueError:
+  """The error of a broken safetensors file."""
+  return ValueError(f'{path} is no valid safetensors file ({cause}): download or convert it again')
+
+
+def check_kind(path: pathlib.Path) -> None:
+  """ValueError for a file that begins as another kind than safetensors, or is named as a pickle."""
+  with safe_files.regular(path) as file:
+    head = file.read(safe_files.HEAD)
+  if head[8:9] != b'{':                  # else the length before it may look like any mark
+    if found := safe_files.what_is(head):
+      raise ValueError(f'{path} is no valid safetensors file: it {found}')
+    if re.match(rb'PK|\x80[\x02-\x05]', head):
+      raise ValueError(safe_files.pickle_refusal(path))
+    if text := safe_files.words_of(head):
+      raise invalid(path, f'it begins with the text {text!r}')
+  if path.suffix.lower() in safe_files.PICKLES:
+    raise ValueError(safe_files.pickle_refusal(path))
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike) -> Iterator[Tensors]:
+  """A safetensors file whose header is sound, as Tensors."""
+  path = pathlib.Path(path)
+  check_kind(path)
+  with named(path):
+    file = safe_open(path, 'numpy', backend='pread')
+
+  def read(key):
+    with named(path):
+      return file.get_tensor(key)
+
+  with file:
+    slices = {key: file.get_slice(key) for key in file.offset_keys()}
+    yield Tensors(path, {key: entry_of(path, key, x) for key, x in slices.items()},
+                  file.metadata() or {}, read)
+
+
+def entry_of(path: pathlib.Path, name: str, x: Any) -> jax.ShapeDtypeStruct:
+  """Shape and dtype of one of safetensors' slices."""
+  dtype, shape = x.get_dtype(), tuple(x.get_shape())
+  if dtype.startswith('F8_'):
+    raise ValueError(f'{path} is in 8 bit floats, fp8 ({name[:200]!r} has dtype {dtype!r}), which '
+                     'lack their scales and the precision that gradients need: take the same '
+                     'model in fp16, bf16 or float32')
+  if dtype not in DTYPES:
+    raise invalid(path, f'{name[:200]!r} has dtype {dtype!r}; known are {[*DTYPES]}')
+  if len(shape) > MAX_RANK or math.prod(max(n, 1) for n in shape) > MAX_ELEMENTS:
+    raise invalid(path, f'{name[:200]!r} has too many axes or elements, {str(shape)[:200]}')
+  return jax.ShapeDtypeStruct(shape, DTYPES[dtype])
+
+
+@contextlib.contextmanager
+def opened_all(path: str | os.PathLike, *,
+               sha256: str | Mapping[str, str] | None = None) -> Iterator[list[Tensors]]:
+  """The one file of a .safetensors path, or the shards of an index, checked against their hashes
+  where given."""
+  path = pathlib.Path(path)
+  shards = files_of(path)
+  if isinstance(sha256, str) and path.suffix == INDEX:
+    raise ValueError(f'{path}: one sha256 cannot vouch for many shards, give {{file name: sha256}}')
+  hashes = {path.name: sha256} if isinstance(sha256, str) else sha256
+  safe_files.check_hashes(path, {file.name: file for file in shards}, hashes)
+  with contextlib.ExitStack() as stack:
+    files = [stack.enter_context(opened(file)) for file in shards]
+    for file in files:
+      keys = shards[file.path]
+      if keys is not None and keys != file.entries.keys():
+        raise ValueError(f'{path} and its shard {file.path.name} disagree: the index alone has '
+                         f'{safe_files.listed(sorted(keys - file.entries.keys()))}, the shard '
+                         f'alone {safe_files.listed(sorted(file.entries.keys() - keys))}')
+    yield files
+
+
+def files_of(path: pathlib.Path) -> dict[pathlib.Path, set[str] | None]:
+  """The files that hold the tensors of a .safetensors path or of an index of shards, which alone
+  says the keys of each."""
+  if path.suffix != INDEX:
+    return {path: None}
+  table = safe_files.read_json(path).get('weight_map')
+  if not isinstance(table, dict) or not table:
+    raise ValueError(f'{path} has no weight_map: it is no index of shards')
+  shards = {}
+  for key, name in table.items():
+    if not isinstance(name, str) or not re.fullmatch(SHARD, name):
+      raise ValueError(f'{path} puts {key[:200]!r} into {str(name)[:200]!r}, which is no '
+                       '.safetensors file beside it')
+    shards.setdefault(path.parent / name, set()).add(key)
+  return shards
+
+
 def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple] = (),
-         dtype: Any = jnp.float32,
-         sharding: PyTree = None, sha256: str | Mapping[str, str] | None = None,
+         dtype: Any = jnp.float32, sharding: PyTree = None,
+         sha256: str | Mapping[str, str] | None = None,
          changes: Mapping[str, Callable[[], np.ndarray]] = MappingProxyType({})) -> PyTree:
   """Parameters shaped as `like` from a published .safetensors file, or from a
   .safetensors.index.json and the shards beside it. Floating tensors become `dtype`, and stand where
-  `sharding` (one, or a tree of them) says. Tensors are read and cast block by block: where they
-  stay in host memory, it holds little else.
+  `sharding` (one, or a tree of them) says. Tensors are read and cast one by one: where they stay in
+  host memory, it holds little else.
 
   `rename` holds (regex, replacement) rows applied in turn to the file's keys, for files of older or
   foreign layouts; a replacement of None drops the key, a tuple cuts the tensor into as many equal
@@ -118,36 +239,23 @@ def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple] = (),
   or not the model's kind of number, or says what is wrong with the file; FileNotFoundError names
   the path.
   """
-  expected, flat, lost = keys_of(like), {}, []
+  expected, flat = keys_of(like), {}
   where = keys_of(jax.tree.broadcast(sharding, like)) if sharding is not None else {}
-  with tensors.opened_all(path, sha256=sha256) as files:
-    wanted = [(file, key, news) for file in files for key in file.entries
-              if (news := renamed(key, rename))]
-    check_fit(path, expected, {new: (file.entries[key], view) for file, key, news in wanted for new,
-                               view in news},
-              sum(len(news) for *_, news in wanted))
-    wanted.sort(key=lambda row: (row[0].path, row[0].entries[row[1]].begin))
-    lent = Lent()
+  with opened_all(path, sha256=sha256) as files:
+    wanted = [(new, file, key, view) for file in files for key in file.entries
+              for new, view in renamed(key, rename)]
+    check_fit(path, expected, wanted)
 
-    def leaves(row):
-      file, key, news = row
-      # no page of it is ever touched
-      frame = np.empty(file.entries[key].shape, file.entries[key].dtype)
-      for new, view in news:
-        tree_path, leaf = expected[new]
-        blocks = functools.partial(stored, file, file.entries[key].begin, frame, lent)
-        wanted_dtype = dtype if kind(leaf.dtype) == 'floating' else leaf.dtype
-        value = cast(viewed(view, tree_path, frame), blocks, jnp.float32 if new in changes
-                     else wanted_dtype)
-        if value is not None and new in changes:
-          value = added(value, transpose(tree_path, changes[new](), TO_LINEN), wanted_dtype)
-        if value is None:
-          lost.append(new)
-        elif not lost:
-          flat[tree_path] = placed(value, where[new][1] if where else None)
+    def read(new, file, key, view):
+      tree_path, leaf = expected[new]
+      change = transpose(tree_path, changes[new](), TO_LINEN) if new in changes else None
+      value = cast(viewed(view, tree_path, file.read(key)), change,
+                   dtype if kind(leaf.dtype) == 'floating' else leaf.dtype)
+      return None if value is None else placed(value, where[new][1] if where else None)
 
-    with futures.ThreadPoolExecutor(THREADS) as pool:
-      list(pool.map(leaves, wanted))
+    for new, *row in wanted:
+      flat[expected[new][0]] = read(new, *row)
+  lost = [new for new, (tree_path, _) in expected.items() if flat[tree_path] is None]
   if lost:
     raise ValueError(f'{os.fspath(path)}: values that are not finite, or too large for '
                      f'{jnp.dtype(dtype).name} or for the '
@@ -155,19 +263,19 @@ def load(path: str | os.PathLike, like: PyTree, *, rename: Sequence[tuple] = (),
   return traverse_util.unflatten_dict({p: flat[p] for p, _ in expected.values()})
 
 
-def check_fit(path: str | os.PathLike, expected: dict, found: dict[str, tuple[tensors.Entry, View]],
-              count: int) -> None:
+def check_fit(path: str | os.PathLike, expected: dict, wanted: list[tuple]) -> None:
   """ValueError unless the tensors that `rename` made of the file's are the model's: names, shapes,
   kinds of number."""
-  if len(found) != count:
+  found = {new: (file.entries[key], view) for new, file, key, view in wanted}
+  if len(found) != len(wanted):
     raise ValueError(f'{os.fspath(path)}: rename gives several keys the same new name')
   missing, unused = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
   misshapen, foreign = [], []
   for key in sorted(expected.keys() & found.keys()):
     (tree_path, leaf), (entry, view) = expected[key], found[key]
     if viewed(view, tree_path, np.broadcast_to(False, entry.shape)).shape != leaf.shape:
-      wanted = transpose(tree_path, np.broadcast_to(False, leaf.shape), TO_TORCH).shape
-      misshapen.append(f'{key} {entry.shape} for {wanted}')
+      shape = transpose(tree_path, np.broadcast_to(False, leaf.shape), TO_TORCH).shape
+      misshapen.append(f'{key} {entry.shape} for {shape}')
     if kind(entry.dtype) != kind(leaf.dtype):
       foreign.append(f'{key} {entry.dtype.name} for {jnp.dtype(leaf.dtype).name}')
   faults = {'missing': missing, 'unused': unused, 'wrong shape': misshapen, 'wrong dtype': foreign}
@@ -182,58 +290,22 @@ def kind(dtype: Any) -> str:
   return next((name for name, cls in kinds.items() if jnp.issubdtype(dtype, cls)), str(dtype))
 
 
-class Lent(threading.local):
-  """Memory that a thread reads into."""
-  memory = np.empty(0, np.uint8)
-
-
-def stored(file: tensors.Tensors, begin: int, frame: np.ndarray, lent: Lent,
-           view: np.ndarray) -> np.ndarray:
-  """What the file holds where `view` looks at `frame`, an array laid out as the tensor that begins
-  at byte `begin`. Valid until the thread's next call, whose values take the same memory: fresh
-  memory for each would cost more than the reading."""
-  if view.size and not np.may_share_memory(view, frame):
-    raise TypeError('rename: a function of a tensor returned no view of it')
-  low, high = np.lib.array_utils.byte_bounds(view)
-  if len(lent.memory) < high - low:
-    lent.memory = np.empty(high - low, np.uint8)
-  raw = lent.memory[:high - low]
-  file.read(begin + low - frame.ctypes.data, raw)
-  return np.ndarray(view.shape, view.dtype, raw, view.ctypes.data - low, view.strides)
-
-
-def cast(view: np.ndarray, read: Callable[[np.ndarray], np.ndarray],
-         dtype: Any) -> np.ndarray | None:
-  """A contiguous copy as `dtype` of what `read` returns for parts of the view; None where a value
-  is not finite or does not fit. Goes through the tensor in the order of the file, in blocks that
-  caches hold: a transpose in one piece takes about twice as long. The copy is aligned, so that a
-  CPU device takes it over as it is."""
-  dtype = jnp.dtype(dtype)
-  size = math.prod(view.shape) * dtype.itemsize
-  raw = np.empty(size + ALIGNED, np.uint8)
-  out = raw[-raw.ctypes.data % ALIGNED:][:size].view(dtype).reshape(view.shape)
-  view, target = np.atleast_1d(view), np.atleast_1d(out)
-  axis = max(range(view.ndim), key=lambda i: (view.shape[i] > 1, abs(view.strides[i])))
-  view, target = (np.moveaxis(x, axis, 0) for x in (view, target))
-  # whole cache lines of the copy
-  line, floating = max(1, ALIGNED // dtype.itemsize), kind(dtype) == 'floating'
-  rows = max(1, BLOCK * len(view) // max(1, view.nbytes) // line) * line
-  for i in range(0, len(view), rows):
-    block = read(view[i:i + rows])
-    with np.errstate(over='ignore', invalid='ignore'):
-      # in the stored order: cast and transpose at once is slower
-      new = block.astype(dtype, copy=False)
-    if not (finite(new) if floating else (new == block).all()):
-      return None
-    target[i:i + rows] = new
-  return out
-
-
-def added(x: np.ndarray, change: np.ndarray, dtype: Any) -> np.ndarray | None:
-  """x + change, both float32, as `dtype`; None where that cannot hold it."""
+def cast(x: np.ndarray, change: np.ndarray | None, dtype: Any) -> np.ndarray | None:
+  """x as a contiguous array of `dtype`, after `change` is added in float32 where there is one; None
+  where `dtype` cannot hold a value, or one is not finite."""
   with np.errstate(over='ignore', invalid='ignore'):
-    new = (x + change.astype(np.float32)).astype(dtype)
-  return new if finite(new) else None
+    if change is not None:
+      x = x.astype(np.float32) + change
+    new = aligned(x.shape, jnp.dtype(dtype))
+    new[...] = x
+  return new if (finite(new) if kind(dtype) == 'floating' else (new == x).all()) else None
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  """An empty array that a CPU device takes over as it is; it copies what starts elsewhere."""
+  size = math.prod(shape) * dtype.itemsize
+  raw = np.empty(size + ALIGNED, np.uint8)
+  return raw[-raw.ctypes.data % ALIGNED:][:size].view(dtype).reshape(shape)
 
 
 def finite(x: np.ndarray) -> bool:
@@ -280,5 +352,5 @@ def save(path: str | os.PathLike, params: PyTree, *, metadata: dict[str, Any] | 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
   """The table of strings that `save` wrote beside the tensors; errors as load's."""
-  with tensors.opened(path) as file:
+  with opened(path) as file:
     return file.metadata

@@ -24,7 +24,7 @@ from typing import Any
 from jaxdreamer.nn.clip import CLIP_RENAME
 from jaxdreamer.nn.mvdream import MVDREAM_RENAME
 from jaxdreamer.weights import foreign, safe_files
-from jaxdreamer.weights.tensors import Tensors
+from jaxdreamer.weights.safetensors_io import Tensors
 
 UNET, VAE = 'model.diffusion_model.', 'first_stage_model.'
 CLIP_1, OPEN_CLIP_2 = 'cond_stage_model.transformer.', 'cond_stage_model.model.'

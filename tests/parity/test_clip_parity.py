@@ -34,7 +34,7 @@ def run(tmp_path, name, tensors, config):
       cases.clip_inputs(cases.CLIPS[name]))
   like = jax.eval_shape(model.init, jax.random.key(0), ids)['params']
   return model.apply({'params': safetensors_io.load(tmp_path / 'clip.safetensors', like,
-                                             rename=CLIP_RENAME)}, ids)
+                                                    rename=CLIP_RENAME)}, ids)
 
 
 def embedding(tmp_path, name, tensors, dtype=jnp.float32):

@@ -75,8 +75,7 @@ def single(tmp_path, theirs, layout, prefix):
 
 def converted(path, parse, names):
   """What our rows make of a file, under their published keys."""
-  from jaxdreamer.weights import tensors
-  with tensors.opened_all(path) as files:
+  with safetensors_io.opened_all(path) as files:
     _, rows = parse(files[0])
   return safetensors_io.load(path, like_of(names), rename=rows)
 
