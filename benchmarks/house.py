@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ORDER = '''
-  configs types seeds diffusion volume cameras prompts corpus nn toybox scenes render regularizers
-  priors perception
-  control_variates sampling estimators optim processes train_step checkpoints metrics statistics
-  comparison outputs options showing places build
-  runs generator_eval
-  variance_lab clip_score cli evaluate loop
+  files schedules types seeds signals training diffusion volume cameras conditioning prompts corpus
+  nn weights toybox scenes render regularizers priors perception control_variates sampling
+  estimators optim processes parallel probes train_step checkpoints metrics profiling statistics
+  comparison scores objects outputs places sections registry configs rules names options checks
+  build runs generator_eval variance_lab clip_score config_files cli_help cli evaluate finishing
+  loop
 '''.split()
 # Below all rooms, and imported by none.
 COMMANDS = ('train variance playground generate export doctor toybox.train_prior '

@@ -24,7 +24,8 @@ from benchmarks import results
 sys.path.insert(0, str(results.ROOT / 'tests' / 'parity'))
 import compare  # noqa: E402
 
-from jaxdreamer.nn import unet, weights  # noqa: E402
+from jaxdreamer.nn import unet  # noqa: E402
+from jaxdreamer.weights import safetensors_io  # noqa: E402
 
 NETWORKS = {
     'unet_sd15': ('unet', 'sd1'),
@@ -79,7 +80,7 @@ def full(live):
     safetensors.torch.save_file(theirs.state_dict(), file)
     del theirs
     gc.collect()
-    params = weights.load(file, like)
+    params = safetensors_io.load(file, like)
 
   def run(dtype):
     return lambda params, x: unet.UNet2DCondition(config, dtype).apply(

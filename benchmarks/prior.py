@@ -15,9 +15,9 @@ import numpy as np
 
 from benchmarks import results
 from jaxdreamer import cameras
-from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.priors.toybox import SHIPPED
 from jaxdreamer.toybox import geometry, network, train_geometry, train_prior, views, world
+from jaxdreamer.weights import safetensors_io
 
 PRIOR = ('prior', "The toybox prior: `jaxdreamer/toybox/network.py` in float16, in the published "
          "checkpoints' key layout.",
@@ -77,8 +77,8 @@ def main():
   parser.add_argument('--quick', action='store_true', help='a tenth of everything; writes nothing')
   options = parser.parse_args()
   shrink = 10 if options.quick else 1
-  weights = weight_files.load(SHIPPED, jax.eval_shape(network.init, jax.random.key(0)))
-  metadata = weight_files.read_metadata(SHIPPED)
+  weights = safetensors_io.load(SHIPPED, jax.eval_shape(network.init, jax.random.key(0)))
+  metadata = safetensors_io.read_metadata(SHIPPED)
   errors = train_prior.held_out(weights, jax.random.key(10 ** 6), batches=64 // shrink)
   figures = {'images_trained': int(metadata['images'])} | {f'held_out_{name}': value
                                                            for name, value in errors.items()}
@@ -95,7 +95,7 @@ def main():
     SHIPPED.with_name('prior.md').write_text(card(PRIOR, scores, metadata))
     if seen:
       SHIPPED.with_name('geometry.md').write_text(
-          card(GEOMETRY, seen, weight_files.read_metadata(geometry.SHIPPED)))
+          card(GEOMETRY, seen, safetensors_io.read_metadata(geometry.SHIPPED)))
 
 
 if __name__ == '__main__':

@@ -65,8 +65,9 @@ def load():
   import jax.numpy as jnp
 
   from jaxdreamer import metrics
-  from jaxdreamer.nn import clip, folder, unet, vae
-  parts = folder.open_model(FOLDER)
+  from jaxdreamer.nn import clip, unet, vae
+  from jaxdreamer.weights.diffusers_folder import load_part, open_model
+  parts = open_model(FOLDER)
   words = jnp.zeros((1, 77, 768))
   networks = {'unet': (unet.UNet2DCondition(unet.config_from_diffusers(parts['unet'].config)),
                        jnp.zeros((1, 8, 8, 4)),
@@ -81,7 +82,7 @@ def load():
   read = lambda: [path.read_bytes() for path in files()]
 
   def everything():
-    return jax.block_until_ready({name: folder.load_part(parts[name], tree, dtype=jnp.float16)
+    return jax.block_until_ready({name: load_part(parts[name], tree, dtype=jnp.float16)
                                   for name, tree in like.items()})
 
   before = metrics.process_memory()[0]

@@ -33,7 +33,6 @@ from jaxdreamer import (
   showing,
   train_step,
 )
-from jaxdreamer.nn import blueprints
 from jaxdreamer.registry import (
   BACKGROUNDS,
   CORPORA,
@@ -52,6 +51,7 @@ from jaxdreamer.scenes.image import picture
 from jaxdreamer.scenes.particles import stacked
 from jaxdreamer.schedules import schedule
 from jaxdreamer.types import Estimator, Prior, Scene, Text, TrainState
+from jaxdreamer.weights import model_shapes
 
 
 class Job(NamedTuple):
@@ -259,8 +259,8 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
   that is not here."""
   check(config, mesh)
   config = options.expanded(config)
-  if config.prior.path == blueprints.SHAPES and not abstract:
-    raise ValueError(f'config.prior.path={blueprints.SHAPES!r}: takes weights; shapes alone are '
+  if config.prior.path == model_shapes.SHAPES and not abstract:
+    raise ValueError(f'config.prior.path={model_shapes.SHAPES!r}: takes weights; shapes alone are '
                      'for python -m jaxdreamer.doctor')
   r, s, c = config.render, config.sampling, config.cameras
   background, scene = make_background(config), make_scene(config)

@@ -17,9 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxdreamer.nn import clip, clip_tokens, clip_vision, safe_files
-from jaxdreamer.nn import folder as model_folder
-from jaxdreamer.nn import weights as weight_files
+from jaxdreamer.nn import clip, clip_vision
+from jaxdreamer.weights import clip_tokens, diffusers_folder, safe_files, safetensors_io
 
 BATCH = 8                              # pictures at a time
 
@@ -43,8 +42,8 @@ def unit(x):
 
 def load(folder: str) -> tuple[Callable, Callable]:
   """(see, read) of a CLIP model in transformers' layout: config.json, the weights
-  (folder.weights_in) and the tokenizer's files in one folder. FileNotFoundError or ValueError, one
-  line, for what is missing or foreign."""
+  (diffusers_folder.weights_in) and the tokenizer's files in one folder. FileNotFoundError or
+  ValueError, one line, for what is missing or foreign."""
   folder = pathlib.Path(folder)
   if not (folder / 'config.json').is_file():
     raise FileNotFoundError(f'--clip={folder}: no config.json there; give the folder of a '
@@ -58,7 +57,7 @@ def load(folder: str) -> tuple[Callable, Callable]:
   side = vision_config.image_size
   def weights_of(net, example, rows):
     like = jax.eval_shape(net.init, jax.random.key(0), example)['params']
-    return weight_files.load(model_folder.weights_in(folder, 'model'), like, rename=rows)
+    return safetensors_io.load(diffusers_folder.weights_in(folder, 'model'), like, rename=rows)
   weights = (weights_of(tower, jnp.zeros((1, side, side, 3)), clip_vision.VISION_RENAME),
              weights_of(reader, jnp.zeros((1, 77), jnp.int32), clip.TEXT_PROJECTION_RENAME))
   look = jax.jit(lambda w, x: unit(tower.apply({'params': w},

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxdreamer import build, cli, loop, metrics, options, seeds
-from jaxdreamer.nn import blueprints, hub
+from jaxdreamer.weights import hub, model_shapes
 
 ASSETS = pathlib.Path(__file__).parent / 'assets'
 # The newest that all tests have passed with: the one place that says so.
@@ -138,13 +138,13 @@ def cost(config) -> dict[str, str]:
 
 
 def cost_without_weights(config) -> dict[str, str]:
-  """`cost`, by a blueprint where the config leads to no weights; then also what to put where."""
+  """`cost`, by shapes alone where the config leads to no weights; then also what to put where."""
   try:
     return cost(config)
   except FileNotFoundError as error:
     if config.prior.path or config.prior.hub:
       raise
-    config.prior.path = blueprints.SHAPES
+    config.prior.path = model_shapes.SHAPES
     return {'no weights': f'{error}; or --config.prior.hub, one of {sorted(hub.ALIASES)}, '
             'fetches some',
             'so': 'the following is of the published model, from its shapes', **cost(config)}

@@ -5,8 +5,8 @@
 `path` '' is the toybox's own; else a published one: a folder of Depth Anything or DPT-Hybrid in
 transformers' layout, config.json beside its weights (for normals with head_channels 3), or MiDaS's
 or Omnidata's DPT-Hybrid in one safetensors file, made of its authors' pickle by the command in
-nn/safe_files.py. They see `size` pixels: 224 is enough for a correlation, and several times cheaper
-than what the checkpoints were trained on.
+weights/safe_files.py. They see `size` pixels: 224 is enough for a correlation, and several times
+cheaper than what the checkpoints were trained on.
 """
 import os
 import pathlib
@@ -15,9 +15,9 @@ from typing import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxdreamer.nn import depth_anything, dinov2, dpt, folder, interpolate, midas, safe_files
-from jaxdreamer.nn import weights as weight_files
+from jaxdreamer.nn import depth_anything, dinov2, dpt, interpolate
 from jaxdreamer.toybox import geometry
+from jaxdreamer.weights import diffusers_folder, midas, safe_files, safetensors_io
 
 
 def read_config(path: str | os.PathLike, option: str) -> dict:
@@ -38,7 +38,7 @@ def loader(network, file: pathlib.Path, rows: tuple, sides: tuple[int, int]) -> 
   pixels."""
   def load():
     like = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *sides, 3)))['params']
-    return weight_files.load(file, like, rename=rows)
+    return safetensors_io.load(file, like, rename=rows)
   return load
 
 
@@ -61,8 +61,8 @@ def hybrid(path: str, option: str, *, channels: int) -> tuple[dpt.DPTForDepthEst
   if path.is_file():
     config, file, rows = midas.config(path), path, midas.MIDAS_RENAME
   else:
-    config, file, rows = dpt.config_from_transformers(read_config(path, option)), folder.weights_in(
-        path, 'model'), ()
+    config = dpt.config_from_transformers(read_config(path, option))
+    file, rows = diffusers_folder.weights_in(path, 'model'), ()
   if config.head_channels != channels:
     raise ValueError(f'{option}={os.fspath(path)!r}: its output has {config.head_channels} '
                      f'channels, {channels} are wanted; a '
@@ -79,8 +79,8 @@ def depth(path: str, *, size: int) -> tuple[Callable, Callable]:
   if config.get('model_type') == 'depth_anything':
     network = depth_anything.DepthAnythingForDepthEstimation(
         depth_anything.config_from_transformers(config))
-    return through(network, folder.weights_in(pathlib.Path(path), 'model'), dinov2.DINOV2_RENAME,
-                   size=size,
+    file = diffusers_folder.weights_in(pathlib.Path(path), 'model')
+    return through(network, file, dinov2.DINOV2_RENAME, size=size,
                    multiple=network.config.backbone_config.patch_size, normalization='imagenet')
   return through(*hybrid(path, option, channels=1), size=size, multiple=32, normalization='midas')
 

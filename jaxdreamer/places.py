@@ -11,8 +11,15 @@ import pathlib
 from typing import Any, Sequence
 
 from jaxdreamer import prompts
-from jaxdreamer.nn import blueprints, clip_tokens, folder, hub, safe_files, tensors
 from jaxdreamer.priors import toybox
+from jaxdreamer.weights import (
+  clip_tokens,
+  diffusers_folder,
+  hub,
+  model_shapes,
+  safe_files,
+  safetensors_io,
+)
 
 TOKENIZERS = ('tokenizer', 'tokenizer_2')
 ESTIMATED = ('depth', 'normals')              # of config.estimator.ssd
@@ -35,7 +42,7 @@ def contents(config: Any) -> dict[str, str]:
     path = weights_at(config.prior)
     if prior['name'] == 'toybox':
       path = path or os.fspath(toybox.SHIPPED)
-    if path != blueprints.SHAPES and (mark := mark_of(path)):
+    if path != model_shapes.SHAPES and (mark := mark_of(path)):
       found |= {'prior.path': mark} | ({'prior.hub': ''} if 'hub' in prior else {})
     if mark := mark_of(prior.get('lora', '')):
       found['prior.lora'] = mark
@@ -59,10 +66,10 @@ def mark_of(path: str) -> str:
     return ''
   if place.is_file():
     return f'sha256 {safe_files.known_sha256(place)}'
-  if (place / folder.INDEX).is_file():
-    parts = folder.open_model(place)
-    files = [file for part in parts.values() if isinstance(part, folder.Part)
-             for file in tensors.files_of(part.file)]
+  if (place / diffusers_folder.INDEX).is_file():
+    parts = diffusers_folder.open_model(place)
+    files = [file for part in parts.values() if isinstance(part, diffusers_folder.Part)
+             for file in safetensors_io.files_of(part.file)]
   else:
     files = sorted(place.rglob('*.safetensors')) or [place / name for name in clip_tokens.FILES
                                                      if (place / name).is_file()]

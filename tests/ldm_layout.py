@@ -1,5 +1,5 @@
 """The original latent-diffusion code's names for diffusers' and transformers' tensors, written from
-those names: the way back from jaxdreamer/nn/single_file.py, built block by block where that reads a
+those names: the way back from weights/single_file.py, built block by block where that reads a
 file's structure from its keys.
 parity/test_single_file_parity.py holds it to diffusers' own converter."""
 import numpy as np

@@ -8,7 +8,7 @@ import numpy as np
 import safetensors.numpy
 
 from jaxdreamer.nn import clip, clip_vision, unet, vae
-from jaxdreamer.nn import weights as weight_files
+from jaxdreamer.weights import safetensors_io
 
 UNET = {'_class_name': 'UNet2DConditionModel', 'in_channels': 4, 'out_channels': 4,
         'sample_size': 8,
@@ -113,7 +113,7 @@ jnp.zeros((1, 16, 16, 3)))
   tree = {}
   for key, (tower, example) in zip(keys, towers):
     tree |= tower.init(key, example)['params']
-  weight_files.save(folder / 'model.safetensors', tree, dtype=jnp.float32)
+  safetensors_io.save(folder / 'model.safetensors', tree, dtype=jnp.float32)
   return config
 
 
@@ -131,9 +131,9 @@ def drawn(network, seed, *args, **kw):
 
 def named(tree):
   """{published key: tensor} of parameters."""
-  return {key: np.ascontiguousarray(weight_files.transpose(path, np.asarray(leaf),
-                                                           weight_files.TO_TORCH))
-          for key, (path, leaf) in weight_files.keys_of(tree).items()}
+  return {key: np.ascontiguousarray(safetensors_io.transpose(path, np.asarray(leaf),
+                                                             safetensors_io.TO_TORCH))
+          for key, (path, leaf) in safetensors_io.keys_of(tree).items()}
 
 
 def write_mvdream(folder, *, seed=0):
@@ -194,7 +194,7 @@ def write_sdxl(folder, *, seed=0):
   for part, (config, tree) in files.items():
     write_json(folder / part / 'config.json', config)
     stem = 'model' if 'text' in part else 'diffusion_pytorch_model'
-    weight_files.save(folder / part / f'{stem}.safetensors', tree, dtype=jnp.float32)
+    safetensors_io.save(folder / part / f'{stem}.safetensors', tree, dtype=jnp.float32)
   return params
 
 
@@ -225,6 +225,6 @@ def write_model(folder, *, seed=0, scheduler=None, dtype=jnp.float32, sizes=None
     write_json(folder / part / 'config.json', config)
     name = 'model' if part == 'text_encoder' else 'diffusion_pytorch_model'
     tree = {'text_model': params[part]} if part == 'text_encoder' else params[part]
-    weight_files.save(folder / part / f'{name}.safetensors', tree, dtype=dtype)
+    safetensors_io.save(folder / part / f'{name}.safetensors', tree, dtype=dtype)
   write_json(folder / 'scheduler' / 'scheduler_config.json', SCHEDULER | (scheduler or {}))
   return params

@@ -9,9 +9,9 @@ import published
 import pytest
 
 from jaxdreamer import clip_score, evaluate
-from jaxdreamer.nn import clip, clip_tokens, clip_vision
-from jaxdreamer.nn import weights as weight_files
+from jaxdreamer.nn import clip, clip_vision
 from jaxdreamer.types import Rendering
+from jaxdreamer.weights import clip_tokens, safetensors_io
 
 
 @pytest.fixture(scope='module')
@@ -27,14 +27,15 @@ def test_both_towers_are_those_of_the_file(model):
   x, texts = np.asarray(jax.random.uniform(jax.random.key(1), (11, 20, 20, 3))), ['a red mug', '']
   tower = clip_vision.CLIPVisionModelWithProjection(clip_vision.config_from_transformers(config))
   like = jax.eval_shape(tower.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
-  weights = weight_files.load(folder / 'model.safetensors', like, rename=clip_vision.VISION_RENAME)
+  weights = safetensors_io.load(folder / 'model.safetensors', like,
+                                rename=clip_vision.VISION_RENAME)
   expected = tower.apply({'params': weights}, clip_vision.preprocess(jnp.asarray(x), size=16))
   expected /= jnp.linalg.norm(expected, axis=-1, keepdims=True)
   np.testing.assert_allclose(see(x), expected, atol=1e-5)
   reader = clip.CLIPTextModelWithProjection(clip.config_from_transformers(config))
   like = jax.eval_shape(reader.init, jax.random.key(0), jnp.zeros((1, 77), jnp.int32))['params']
-  weights = weight_files.load(folder / 'model.safetensors', like,
-                              rename=clip.TEXT_PROJECTION_RENAME)
+  weights = safetensors_io.load(folder / 'model.safetensors', like,
+                                rename=clip.TEXT_PROJECTION_RENAME)
   rows, _ = reader.apply({'params': weights}, jnp.asarray(clip_tokens.load(folder)(texts)))
   np.testing.assert_allclose(read(texts), rows / jnp.linalg.norm(rows, axis=-1, keepdims=True),
                              atol=1e-5)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxdreamer import cameras
-from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.toybox import geometry, network, train_geometry, views, world
+from jaxdreamer.weights import safetensors_io
 
 KEY = jax.random.key(0)
 
@@ -149,7 +149,7 @@ def test_who_stands_on_whom_does_not_depend_on_the_camera():
 def test_the_shipped_networks_know_the_toybox():
   """On renders of a key that training never saw, as well as their card says, within what so few
   pictures can tell."""
-  card = json.loads(weight_files.read_metadata(geometry.SHIPPED)['scores'])
+  card = json.loads(safetensors_io.read_metadata(geometry.SHIPPED)['scores'])
   seen = train_geometry.held_out(jax.random.key(77), geometry.shipped(), batches=8)
   for name in ('depth_pearson_clean', 'depth_pearson_noisy', 'normal_cosine'):
     assert seen[name] > card[name] - .1, (name, seen[name], card[name])

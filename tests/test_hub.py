@@ -9,7 +9,8 @@ import pytest
 
 from configs import base
 from jaxdreamer import build
-from jaxdreamer.nn import folder, hub
+from jaxdreamer.weights import hub
+from jaxdreamer.weights.diffusers_folder import open_model
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_repositories_are_tried_in_turn_and_only_what_is_read_is_fetched(tmp_pat
   home = publish(tmp_path, second)
   path = hub.fetch('sd21-base')
   assert asked == [(first, None), (second, None)]
-  assert folder.open_model(path).keys() == {'unet', 'vae', 'text_encoder', 'tokenizer', 'scheduler'}
+  assert open_model(path).keys() == {'unet', 'vae', 'text_encoder', 'tokenizer', 'scheduler'}
   left = {p.relative_to(home).as_posix() for p in home.rglob('*') if p.is_file()}
   left -= {p.relative_to(path).as_posix() for p in (tmp_path / 'cache' / second).rglob('*')}
   assert left == {'safety_checker/model.safetensors',
@@ -63,7 +64,7 @@ def test_half_precision_is_taken_where_there_is_nothing_else_and_a_revision_is_k
   for part, stem in (('unet', 'diffusion_pytorch_model'), ('vae', 'diffusion_pytorch_model'),
                      ('text_encoder', 'model')):
     (home / part / f'{stem}.safetensors').rename(home / part / f'{stem}.fp16.safetensors')
-  assert folder.open_model(hub.fetch('me/mine@abc'))[
+  assert open_model(hub.fetch('me/mine@abc'))[
       'unet'].file.name == 'diffusion_pytorch_model.fp16.safetensors'
   assert asked == [('me/mine', 'abc')] * 2
 
@@ -73,7 +74,7 @@ def test_a_variant_that_is_alone_is_taken(tmp_path, asked):
   (home / 'unet' / 'diffusion_pytorch_model.safetensors').rename(
       home / 'unet' / 'diffusion_pytorch_model.bf16.safetensors')
   (home / 'unet' / 'diffusion_pytorch_model.non_ema.safetensors').unlink()
-  assert folder.open_model(hub.fetch('me/mine'))[
+  assert open_model(hub.fetch('me/mine'))[
       'unet'].file.name == 'diffusion_pytorch_model.bf16.safetensors'
   assert len(asked) == 3
 

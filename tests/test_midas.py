@@ -10,7 +10,8 @@ import pytest
 import safetensors.numpy
 
 from jaxdreamer import perception
-from jaxdreamer.nn import bit, dpt, midas, weights
+from jaxdreamer.nn import bit, dpt
+from jaxdreamer.weights import midas, safetensors_io
 
 NORMS = ('weight', 'bias')
 TINY = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=48,
@@ -84,15 +85,17 @@ def like(config):
 @pytest.mark.parametrize('channels', [1, 3])
 def test_every_key_of_the_published_file_is_one_of_the_models(channels):
   config = dpt.DPTConfig(head_channels=channels)
-  found = {new for key in names(config) for new, _ in weights.renamed(key, midas.MIDAS_RENAME)}
-  assert found == set(weights.keys_of(like(config)))
+  found = {new for key in names(config)
+           for new, _ in safetensors_io.renamed(key, midas.MIDAS_RENAME)}
+  assert found == set(safetensors_io.keys_of(like(config)))
 
 
 @pytest.mark.parametrize('prefix', ['', 'model.'])
 def test_tensors_land_where_their_authors_meant_them(tmp_path, prefix):
   config = dpt.DPTConfig(**TINY, head_channels=3)
   tensors = write(tmp_path / 'normal.safetensors', config, prefix)
-  got = weights.load(tmp_path / 'normal.safetensors', like(config), rename=midas.MIDAS_RENAME)
+  got = safetensors_io.load(tmp_path / 'normal.safetensors', like(config),
+                            rename=midas.MIDAS_RENAME)
   layer = got['dpt']['encoder']['layer_1']
   query, key, value = (layer['attention']['attention'][name] for name in ('query', 'key', 'value'))
   qkv, bias = (tensors[f'pretrained.model.blocks.1.attn.qkv.{name}'] for name in ('weight', 'bias'))

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from jaxdreamer import cameras
-from jaxdreamer.nn import layers, mvdream, weights
+from jaxdreamer.nn import layers, mvdream
 from jaxdreamer.nn.unet import UNet2DCondition
 from jaxdreamer.toybox import xla_flags
+from jaxdreamer.weights import safetensors_io
 
 # Compiling is what takes time here.
 QUICK = xla_flags.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})
@@ -125,4 +126,5 @@ def test_the_published_network_is_stable_diffusion_2_and_two_layers():
 def test_the_cameras_layers_have_mvdreams_names(prefix):
   ours = {f'class_embedding.linear_{i}.{kind}' for i in (1, 2) for kind in ('weight', 'bias')}
   theirs = [f'{prefix}camera_embed.{i}.{kind}' for i in (0, 2) for kind in ('weight', 'bias')]
-  assert {new for key in theirs for new, _ in weights.renamed(key, mvdream.MVDREAM_RENAME)} == ours
+  assert {new for key in theirs
+          for new, _ in safetensors_io.renamed(key, mvdream.MVDREAM_RENAME)} == ours

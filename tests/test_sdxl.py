@@ -11,12 +11,13 @@ import pytest
 
 from jaxdreamer import cameras
 from jaxdreamer.diffusion import guided
-from jaxdreamer.nn import clip, clip_tokens, unet
+from jaxdreamer.nn import clip, unet
 from jaxdreamer.priors import latent
 from jaxdreamer.priors.sdxl import sdxl
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.toybox import xla_flags
 from jaxdreamer.types import Views
+from jaxdreamer.weights import clip_tokens
 
 KEY = jax.random.key(0)
 QUICK = xla_flags.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})

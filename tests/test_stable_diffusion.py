@@ -15,11 +15,12 @@ from flax.traverse_util import flatten_dict
 from jaxdreamer import cameras, prompts
 from jaxdreamer.diffusion import bcast, diffuse
 from jaxdreamer.estimators.vsd import vsd
-from jaxdreamer.nn import clip_tokens, lora, safe_files, unet, vae
+from jaxdreamer.nn import lora, unet, vae
 from jaxdreamer.priors import latent
 from jaxdreamer.priors.latent import schedule_of
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.toybox import xla_flags
+from jaxdreamer.weights import clip_tokens, safe_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KEY = jax.random.key(0)

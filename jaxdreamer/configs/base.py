@@ -63,7 +63,7 @@ def get_config():
       'name': 'toybox', 'path': '',  # of a folder or file of weights; '' is the shipped file
       # a LoRA file beside a published model, of kohya's or diffusers' layout
       'lora': '', 'lora_scale': 1.,
-      'hub': '',  # or: fetch an alias of jaxdreamer/nn/hub.py, or OWNER/NAME[@REVISION], of the hub
+      'hub': '',  # or: fetch an alias of weights/hub.py, or OWNER/NAME[@REVISION], of the hub
       'toybox': {'camera': True},                # camera False: view words alone
       'empirical': {'images': 512, 'bandwidth': .15},
       # as below

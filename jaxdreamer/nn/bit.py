@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdreamer.nn import layers, published
+from jaxdreamer.nn import hf_config, layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +44,10 @@ DEFAULTS = dict(layer_type='preactivation', global_padding=None, embedding_dynam
 def config_from_transformers(config: dict) -> BitConfig:
   """The BitConfig of a backbone_config. ValueError lists every field that asks for maths this class
   lacks."""
-  values = published.fields_of(config, BitConfig, defaults=DEFAULTS, fixed=FIXED,
+  values = hf_config.fields_of(config, BitConfig, defaults=DEFAULTS, fixed=FIXED,
                                ignored=('out_features', 'out_indices', 'num_channels'))
   stages = len(values['depths'])
-  if published.stage_indices('BitConfig', config, stages) != (1, 2, 3):
+  if hf_config.stage_indices('BitConfig', config, stages) != (1, 2, 3):
     raise ValueError(f'BitConfig: out_features {config.get("out_features")} must be stage1, stage2 '
                      'and stage3')
   return BitConfig(**values | {'hidden_sizes': values['hidden_sizes'][:stages]})

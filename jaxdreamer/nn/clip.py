@@ -3,7 +3,7 @@ toybox prior.
 clip_vision.py holds the image tower.
 
 `CLIPTextConfig` has the names of the published config.json, and the parameter tree the names of the
-published weights without their old `text_model.` prefix: weights.load(path, like,
+published weights without their old `text_model.` prefix: safetensors_io.load(path, like,
 rename=CLIP_RENAME) reads both kinds of file.
 input_ids [B, L] with L <= max_position_embeddings, padded on the right; the causal mask keeps
 padding out of what comes before it. Returns (last_hidden_state [B, L, D], pooled [B, D],
@@ -13,8 +13,8 @@ the first EOS token (row 0 where there is none). ValueError for a sequence too l
 configs.
 
 CLIPTextModelWithProjection maps the pooled row into the space shared with images, and returns
-(embedding [B, projection_dim], penultimate). Its files keep the prefix, so weights.load takes
-rename=TEXT_PROJECTION_RENAME, which also reads files that hold both towers.
+(embedding [B, projection_dim], penultimate). Its files keep the prefix, so
+safetensors_io.load takes rename=TEXT_PROJECTION_RENAME, which also reads files of both towers.
 """
 import dataclasses
 from typing import Any, ClassVar
@@ -29,7 +29,7 @@ from jaxdreamer.nn.layers import gelu
 ACTIVATIONS = {'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
                'gelu': gelu}
 
-# For weights.load: older files prefix every key, and carry the positions 0..L-1 as a tensor; some
+# For loading: older files prefix every key, and carry the positions 0..L-1 as a tensor; some
 # hold both towers, or what a training left.
 LEFT_OVER = (
     r'^(vision_model|visual_projection|embedding_manager)\.'

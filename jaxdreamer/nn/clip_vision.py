@@ -6,8 +6,8 @@ texts; NHWC.
 Images x are [B, H, W, 3] in [0, 1]; embeddings [B, projection_dim] are float32 and not normalized:
 the similarity is the cosine with that of CLIPTextModelWithProjection (clip.py). `CLIPVisionConfig`
 has the names of the published config.json, and the parameter tree those of the published weights
-(`pre_layrnorm` is theirs): weights.load(path, like, rename=VISION_RENAME) reads files of this tower
-and of both. ValueError for images of another size or unknown configs.
+(`pre_layrnorm` is theirs): safetensors_io.load(path, like, rename=VISION_RENAME) reads files of
+this tower and of both. ValueError for images of another size or unknown configs.
 """
 import dataclasses
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from jaxdreamer.nn import clip
 
-# For weights.load: drop the other tower, the temperature, and the positions 0..N of older files.
+# For loading: drop the other tower, the temperature, and the positions 0..N of older files.
 VISION_RENAME = ((r'^(text_model|text_projection)\.|^logit_scale$|\.position_ids$', None),)
 
 # transformers' defaults where they are not ours: a config.json may leave out what equals them.

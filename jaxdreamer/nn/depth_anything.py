@@ -1,7 +1,7 @@
 """Depth Anything V1 and V2 (Yang et al. 2024): DINOv2 and DPT's decoder; transformers'
 DepthAnythingForDepthEstimation.
 
-`DepthAnythingConfig` has the names of the published config.json; weights.load(path, like,
+`DepthAnythingConfig` has the names of the published config.json; safetensors_io.load(path, like,
 rename=DINOV2_RENAME) reads the published weights. Images [B, H, W, 3] normalized by
 interpolate.preprocess ('imagenet'), H and W multiples of patch_size (torch's class crops others in
 silence). Output [B, H, W], float32: relative inverse depth, large is near and never negative; or,
@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdreamer.nn import dinov2, dpt, interpolate, published
+from jaxdreamer.nn import dinov2, dpt, hf_config, interpolate
 
 ACTIVATIONS = {'relative': nn.relu, 'metric': nn.sigmoid}
 
@@ -54,12 +54,12 @@ V1_SMALL = dict(image_size=518, hidden_size=384, num_attention_heads=6, out_indi
 def config_from_transformers(config: dict) -> DepthAnythingConfig:
   """The DepthAnythingConfig of a published config.json. ValueError lists every field that asks for
   maths this class lacks."""
-  values = published.fields_of(config, DepthAnythingConfig, defaults={}, fixed=FIXED,
+  values = hf_config.fields_of(config, DepthAnythingConfig, defaults={}, fixed=FIXED,
                                ignored=IGNORED)
   backbone = dinov2.config_from_transformers(values.pop('backbone_config', None) or V1_SMALL)
   for name, ours in (('patch_size', backbone.patch_size), ('reassemble_hidden_size',
                                                            backbone.hidden_size)):
-    theirs = published.side('DepthAnythingConfig', name,
+    theirs = hf_config.side('DepthAnythingConfig', name,
                             config.get(name,
                                        {'patch_size': 14, 'reassemble_hidden_size': 384}[name]))
     if theirs != ours:

@@ -13,10 +13,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdreamer.nn import published, vit
+from jaxdreamer.nn import hf_config, vit
 from jaxdreamer.nn.layers import gelu
 
-# For weights.load: transformers 5 gave the attention layers shorter names.
+# For loading: transformers 5 gave the attention layers shorter names.
 DINOV2_RENAME = ((r'\.attention\.q_proj\.', '.attention.attention.query.'),
                  (r'\.attention\.k_proj\.', '.attention.attention.key.'),
                  (r'\.attention\.v_proj\.', '.attention.attention.value.'),
@@ -57,12 +57,12 @@ DEFAULTS = dict(hidden_size=768, num_attention_heads=12, image_size=224, reshape
 def config_from_transformers(config: dict) -> Dinov2Config:
   """The Dinov2Config of a backbone_config. ValueError lists every field that asks for maths this
   class lacks."""
-  values = published.fields_of(config, Dinov2Config, defaults=DEFAULTS, fixed=FIXED,
+  values = hf_config.fields_of(config, Dinov2Config, defaults=DEFAULTS, fixed=FIXED,
                                ignored=('out_features', 'layerscale_value'))  # an initial value
   depth = values.get('num_hidden_layers', Dinov2Config.num_hidden_layers)
-  values['out_indices'] = published.stage_indices('Dinov2Config', config, depth)
+  values['out_indices'] = hf_config.stage_indices('Dinov2Config', config, depth)
   for name in ('image_size', 'patch_size'):
-    values[name] = published.side('Dinov2Config', name,
+    values[name] = hf_config.side('Dinov2Config', name,
                                   values.get(name, getattr(Dinov2Config, name)))
   return Dinov2Config(**values)
 

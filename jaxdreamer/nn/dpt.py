@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdreamer.nn import bit, interpolate, published, vit
+from jaxdreamer.nn import bit, hf_config, interpolate, vit
 from jaxdreamer.nn.layers import gelu
 
 
@@ -78,11 +78,11 @@ IGNORED = ('use_auxiliary_head', 'auxiliary_loss_weight', 'semantic_loss_ignore_
 def config_from_transformers(config: dict) -> DPTConfig:
   """The DPTConfig of a published config.json. ValueError lists every field that asks for maths this
   class lacks."""
-  values = published.fields_of(config, DPTConfig, defaults=DEFAULTS, fixed=FIXED, ignored=IGNORED)
+  values = hf_config.fields_of(config, DPTConfig, defaults=DEFAULTS, fixed=FIXED, ignored=IGNORED)
   if values.get('use_bias_in_fusion_residual') is None:
     values['use_bias_in_fusion_residual'] = True
   backbone = values.pop('backbone_config', None)
-  values['image_size'] = published.side('DPTConfig', 'image_size',
+  values['image_size'] = hf_config.side('DPTConfig', 'image_size',
                                         values.get('image_size', DPTConfig.image_size))
   return DPTConfig(**values, backbone_config=bit.BitConfig() if backbone is None
                    else bit.config_from_transformers(backbone))

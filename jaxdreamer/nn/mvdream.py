@@ -25,7 +25,7 @@ CONFIG = UNetConfig(cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20)
                     use_linear_projection=True,
                     class_embed_type='projection', projection_class_embeddings_input_dim=CAMERA)
 
-# For weights.load, before the rows that serve any file of the LDM layout: MVDream's own two layers.
+# For loading, before the rows that serve any file of the LDM layout: MVDream's own two layers.
 MVDREAM_RENAME = ((r'^(.*\.)?camera_embed\.0\.', 'class_embedding.linear_1.'),
                   (r'^(.*\.)?camera_embed\.2\.', 'class_embedding.linear_2.'))
 

@@ -2,8 +2,8 @@
 torch class.
 
 `UNetConfig` has the names of the published config.json, and the parameter tree those of the
-published checkpoint, so weights.load fills it, and one class serves Stable Diffusion 1.x, 2.x and
-XL, MVDream and the small toybox prior.
+published checkpoint, so safetensors_io.load fills it, and one class serves Stable Diffusion 1.x,
+2.x and XL, MVDream and the small toybox prior.
 sample [B, h, w, in_channels]; timesteps [B] in 0..1000 (float allowed), not the t in [0, 1] of the
 rest of jaxdreamer; encoder_hidden_states [B, L, cross_attention_dim]; class_labels [B,
 projection_class_embeddings_input_dim] (a camera vector, say) for class_embed_type 'projection'; for

@@ -2,9 +2,9 @@
 maths of diffusers' AutoencoderKL.
 
 `VAEConfig` has the names of the published config.json, and the parameter tree those of the
-published checkpoint:
-weights.load(path, like, rename=VAE_RENAME) reads new files and old. Images [B, H, W, 3] are in [-1,
-1], not the [0, 1] of the rest of jaxdreamer; latents are [B, H/f, W/f, 4] with f = 2^(levels - 1).
+published checkpoint: safetensors_io.load(path, like, rename=VAE_RENAME) reads new files and old.
+Images [B, H, W, 3] are in [-1, 1], not the [0, 1] of the rest of jaxdreamer; latents are
+[B, H/f, W/f, 4] with f = 2^(levels - 1).
 What the UNet diffuses is `scaling_factor` times these latents; encode and decode know nothing of
 that factor, as in diffusers.
 
@@ -29,7 +29,7 @@ from jaxdreamer.nn import layers
 EPS = 1e-6                               # of every norm here; no field of config.json
 DOWN, UP = 'DownEncoderBlock2D', 'UpDecoderBlock2D'
 
-# For weights.load: older releases of diffusers named the attention's layers so.
+# For loading: older releases of diffusers named the attention's layers so.
 VAE_RENAME = ((r'(attentions\.\d+)\.query\.', r'\1.to_q.'), (r'(attentions\.\d+)\.key\.',
                                                              r'\1.to_k.'),
               (r'(attentions\.\d+)\.value\.', r'\1.to_v.'), (r'(attentions\.\d+)\.proj_attn\.',

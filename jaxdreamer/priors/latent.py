@@ -18,17 +18,10 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxdreamer import prompts
 from jaxdreamer.diffusion import BETAS, PREDICTIONS, bcast, ddpm
-from jaxdreamer.nn import (
-  blueprints,
-  clip,
-  clip_tokens,
-  folder,
-  lora_files,
-  safe_files,
-  tensors,
-  vae,
-)
+from jaxdreamer.nn import clip, vae
 from jaxdreamer.types import NoiseSchedule
+from jaxdreamer.weights import clip_tokens, loras, model_shapes, safe_files, safetensors_io
+from jaxdreamer.weights.diffusers_folder import Part, load_part, open_model
 
 # Of a scheduler_config.json only what changes the forward process counts; how its sampler walks
 # does not. {field: what it may be}, else the process is another one than z_t = alpha z + sigma eps
@@ -86,15 +79,15 @@ class Coder(NamedTuple):
 def opened(path: str, *, model: str, sha256: str, wanted: str, lora: str = '',
            lora_scale: float = 1.) -> dict[str, Any]:
   """The parts of the model at `path`, with the LoRA file `lora` added where one is given; those of
-  the blueprint `model` where the path is blueprints.SHAPES. `wanted` says what to put where nothing
-  is."""
+  `model` without weights where the path is model_shapes.SHAPES. `wanted` says what to put where
+  nothing is."""
   if not path:
     raise FileNotFoundError(f'{wanted}; it is empty')
-  if path == blueprints.SHAPES:
-    return blueprints.parts(model)
-  parts = folder.open_model(path, sha256=sha256 or None)
-  return lora_files.added(parts, lora, scale=lora_scale,
-                          option='config.prior.lora') if lora else parts
+  if path == model_shapes.SHAPES:
+    return model_shapes.parts(model)
+  parts = open_model(path, sha256=sha256 or None)
+  return loras.added(parts, lora, scale=lora_scale,
+                     option='config.prior.lora') if lora else parts
 
 
 def schedule_of(scheduler: dict) -> Forward:
@@ -147,7 +140,7 @@ def predicting(scheduler: dict, prediction: str, *, path: str, section: str) -> 
   return scheduler | ({'prediction_type': prediction} if prediction else {})
 
 
-def coder(part: folder.Part, *, side: int, dtype: Any) -> Coder:
+def coder(part: Part, *, side: int, dtype: Any) -> Coder:
   """The autoencoder of a model whose latents are `side` wide."""
   config = vae.config_from_diffusers(part.config)
   pixels = side * 2 ** (len(config.block_out_channels) - 1)
@@ -169,7 +162,7 @@ def coder(part: folder.Part, *, side: int, dtype: Any) -> Coder:
   def decode(weights, z):
     return .5 + .5 * network.apply({'params': weights}, z / config.scaling_factor, method='decode')
 
-  return Coder(folder.load_part(part, like, dtype=dtype), pixels,
+  return Coder(load_part(part, like, dtype=dtype), pixels,
                (side, side, config.latent_channels), encode, sample, decode)
 
 
@@ -185,7 +178,7 @@ def rows(parts: dict, phrases: list[str], *, tokenizer: str, section: str
   return both[:, :-1], both[:, -1]
 
 
-def tokens(part: folder.Part, phrases: list[str], *, tokenizer: str | pathlib.Path | None,
+def tokens(part: Part, phrases: list[str], *, tokenizer: str | pathlib.Path | None,
            option: str,
            warn: bool = True) -> Int[np.ndarray, 'N L']:
   """The phrases as a text tower takes them; view words at their end are never cut. `option` is
@@ -203,7 +196,7 @@ def tokens(part: folder.Part, phrases: list[str], *, tokenizer: str | pathlib.Pa
     return clip_tokens.load(tokenizer)(phrases, ends=prompts.ENDS)
 
 
-def stored(towers: Sequence[folder.Part], ids: Sequence[Int[np.ndarray, 'N T']],
+def stored(towers: Sequence[Part], ids: Sequence[Int[np.ndarray, 'N T']],
            make: Callable) -> Float[Array, 'N L D']:
   """make(), computed once and then kept on disk, by the weights of the text towers and by what each
   is given."""
@@ -211,7 +204,7 @@ def stored(towers: Sequence[folder.Part], ids: Sequence[Int[np.ndarray, 'N T']],
     return make()
   mark = hashlib.sha256(json.dumps([tower.config for tower in towers], sort_keys=True).encode())
   for tower, given in zip(towers, ids):
-    for file in tensors.files_of(tower.file):
+    for file in safetensors_io.files_of(tower.file):
       mark.update(safe_files.known_sha256(file).encode())
     for key, change in sorted(tower.changes.items()):
       mark.update(f'{key} {change.scale!r}'.encode() + change.up.tobytes() + change.down.tobytes())
@@ -219,7 +212,7 @@ def stored(towers: Sequence[folder.Part], ids: Sequence[Int[np.ndarray, 'N T']],
   return jnp.asarray(prompts.stored(mark.hexdigest(), make))
 
 
-def encode_text(network: Callable, part: folder.Part, ids: Int[np.ndarray, 'N L']) -> tuple[
+def encode_text(network: Callable, part: Part, ids: Int[np.ndarray, 'N L']) -> tuple[
     Array, ...]:
   """All that a text tower, of a class of clip.py, returns for tokens; its weights are let go
   afterwards."""
@@ -227,6 +220,6 @@ def encode_text(network: Callable, part: folder.Part, ids: Int[np.ndarray, 'N L'
   if part.file is None:
     shapes, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), ids)
     return tuple(jnp.zeros(shape.shape) for shape in shapes)
-  weights = folder.load_part(part, jax.eval_shape(model.init, jax.random.key(0), ids)['params'],
-                             dtype=jnp.float32)
+  weights = load_part(part, jax.eval_shape(model.init, jax.random.key(0), ids)['params'],
+                      dtype=jnp.float32)
   return jax.jit(lambda w, ids: model.apply({'params': w}, ids))(weights, ids)

@@ -12,10 +12,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxdreamer.nn import folder, unet
 from jaxdreamer.nn import mvdream as networks
+from jaxdreamer.nn import unet
 from jaxdreamer.priors import latent
 from jaxdreamer.types import Prior, Text
+from jaxdreamer.weights.diffusers_folder import load_part
 
 VIEWS = 4
 SIDE = 32  # of the latents of a 256 px picture; a single file does not say it
@@ -51,7 +52,7 @@ def mvdream(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokeniz
                         jnp.zeros(VIEWS),
                         jnp.zeros((VIEWS, 77, wired.cross_attention_dim)),
                         jnp.zeros((VIEWS, networks.CAMERA)))['params']
-  weights = {'unet': folder.load_part(parts['unet'], like, dtype=kind), 'vae': coder.weights}
+  weights = {'unet': load_part(parts['unet'], like, dtype=kind), 'vae': coder.weights}
 
   def eps(weights, z_t, t, text, camera):
     args = {'params': weights['unet']}, z_t, forward.timestep(t), text

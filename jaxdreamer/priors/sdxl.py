@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdreamer import prompts
-from jaxdreamer.nn import clip, folder, unet
+from jaxdreamer.nn import clip, unet
 from jaxdreamer.priors import latent
 from jaxdreamer.types import Prior, Text
+from jaxdreamer.weights.diffusers_folder import load_part
 
 SIDE = 128  # of the latents of a 1024 px picture; a single file does not say it
 SECTION = 'config.prior.sdxl'
@@ -53,7 +54,7 @@ def sdxl(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', prediction
                                                           time_ids=sizes)['params'],
                         jax.random.key(0), jnp.zeros((1, *coder.latent)),
                         jnp.zeros((1, 77, wired.cross_attention_dim)))
-  weights = {'unet': folder.load_part(parts['unet'], like, dtype=kind), 'vae': coder.weights}
+  weights = {'unet': load_part(parts['unet'], like, dtype=kind), 'vae': coder.weights}
 
   def eps(weights, z_t, t, text, camera):
     return forward.eps(apply({'params': weights['unet']}, z_t, t, text), z_t, t)

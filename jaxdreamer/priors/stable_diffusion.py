@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdreamer import prompts
-from jaxdreamer.nn import folder, layers, unet
+from jaxdreamer.nn import layers, unet
 from jaxdreamer.priors import latent
 from jaxdreamer.types import Prior, Text
+from jaxdreamer.weights.diffusers_folder import load_part
 
 CAMERA = 16                              # world_from_camera, row by row
 SECTION = 'config.prior.stable_diffusion'
@@ -31,7 +32,7 @@ def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16'
   `prediction`, one of diffusion.PREDICTIONS, goes before what the model says of itself;
   `tokenizer`, a folder, is for single files, which hold none; `sha256` is such a file's hash, where
   one wants it checked. `sample`: training sees draws of the autoencoder's posterior, else its mean.
-  `lora`: a file of lora_files.py, added `lora_scale` times to the weights.
+  `lora`: a file of loras.py, added `lora_scale` times to the weights.
 
   FileNotFoundError or ValueError, one line, for what is missing or not of these models.
   """
@@ -66,7 +67,7 @@ def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16'
   camera_in = layers.TimestepEmbedding(4 * unet_config.block_out_channels[0]).init(key, where)[
       'params']
   camera_in['linear_2']['kernel'] = jnp.zeros_like(camera_in['linear_2']['kernel'])
-  weights = {'unet': folder.load_part(parts['unet'], like, dtype=kind), 'vae': coder.weights}
+  weights = {'unet': load_part(parts['unet'], like, dtype=kind), 'vae': coder.weights}
   weights['unet']['class_embedding'] = jax.tree.map(lambda a: a.astype(kind), camera_in)
 
   def eps(weights, z_t, t, text, camera):

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdreamer import prompts
-from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.toybox import network, world
 from jaxdreamer.types import Prior, Text
+from jaxdreamer.weights import safetensors_io
 
 SHIPPED = pathlib.Path(__file__).parent.parent / 'assets' / 'prior.safetensors'
 
@@ -21,7 +21,7 @@ def toybox(*, path: str = '', camera: bool = True) -> Prior:
   `embed` raises ValueError for a prompt outside the toybox vocabulary, and names the nearest words.
   """
   like = jax.eval_shape(network.init, jax.random.key(0))
-  weights = weight_files.load(path or str(SHIPPED), like)
+  weights = safetensors_io.load(path or str(SHIPPED), like)
 
   def eps(weights, z_t, t, text, told):
     return network.eps(weights, z_t, t, text, told if camera else None)

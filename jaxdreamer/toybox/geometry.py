@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.nn.layers import GroupNorm, pixel_unshuffle, upsample_nearest
 from jaxdreamer.toybox import world
 from jaxdreamer.types import Camera
+from jaxdreamer.weights import safetensors_io
 
 SIZE = 64
 MIDDLE, SPREAD = .33, .05  # disparities of the toybox: in these units Adam's steps are small enough
@@ -104,7 +104,7 @@ def init(key: Key[Array, '']) -> PyTree:
 def shipped() -> PyTree:
   """The weights that come with the package. FileNotFoundError or ValueError, one line, where the
   file is damaged."""
-  return weight_files.load(str(SHIPPED), jax.eval_shape(init, jax.random.key(0)))
+  return safetensors_io.load(str(SHIPPED), jax.eval_shape(init, jax.random.key(0)))
 
 
 def geometry(weights: PyTree, x: Float[Array, 'B H W 3'], *, dtype: Any = jnp.float32

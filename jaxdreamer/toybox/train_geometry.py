@@ -24,9 +24,9 @@ from absl import app, flags
 from jaxtyping import Array, Float, Int8, UInt8
 from optax import contrib
 
-from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.toybox import files, fit, geometry, network, render_buffer, world, xla_flags
 from jaxdreamer.types import Camera
+from jaxdreamer.weights import safetensors_io
 
 FLAGS = flags.FLAGS
 WARM_UP = 200                                    # steps
@@ -165,8 +165,8 @@ def main(_):
   k_init, k_run, k_held = jax.random.split(jax.random.key(FLAGS.seed), 3)
   whole, before = jax.jit(geometry.init)(k_init), []
   if FLAGS.start:
-    whole, before = weight_files.load(FLAGS.start, whole), weight_files.read_metadata(FLAGS.start)[
-        'history'].splitlines()
+    whole = safetensors_io.load(FLAGS.start, whole)
+    before = safetensors_io.read_metadata(FLAGS.start)['history'].splitlines()
   weights = {name: whole[name] for name in LOSSES if FLAGS.only in ('', name)}
   tx, compositions, make = optimizer(), fit.compositions(), partial(fresh, n=FLAGS.fresh)
   state = (jnp.int32(0), weights, tx.init(weights))
@@ -191,7 +191,7 @@ def main(_):
   print(json.dumps(scores, indent=1))
   command = f'python -m jaxdreamer.toybox.train_geometry {fit.settings()}' + (
       f' --only={FLAGS.only}' if FLAGS.only else '')
-  weight_files.save(FLAGS.out, weights, metadata={
+  safetensors_io.save(FLAGS.out, weights, metadata={
     'history': '\n'.join([*before, f'`{command}`: {i * FLAGS.batch:,} pictures for '
                           f'{" and ".join(state[1])}']),
     'hardware': f'{jax.device_count()} x {jax.devices()[0].device_kind}',

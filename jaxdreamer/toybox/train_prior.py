@@ -29,8 +29,8 @@ from optax import contrib
 
 from jaxdreamer import cameras
 from jaxdreamer.diffusion import diffuse
-from jaxdreamer.nn import weights as weight_files
 from jaxdreamer.toybox import files, fit, geometry, network, render_buffer, views, world, xla_flags
+from jaxdreamer.weights import safetensors_io
 
 FLAGS = flags.FLAGS
 CAMERA_KEPT, VIEW_WORDS, CAPTION_DROPPED = .7, .6, .1
@@ -224,7 +224,7 @@ def begin():
   random weights."""
   params = jax.jit(init)(jax.random.fold_in(jax.random.key(FLAGS.seed), 0))
   if FLAGS.start:
-    params |= weight_files.load(FLAGS.start, jax.eval_shape(network.init, jax.random.key(0)))
+    params |= safetensors_io.load(FLAGS.start, jax.eval_shape(network.init, jax.random.key(0)))
   return jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer().init(params)
 
 
@@ -244,7 +244,7 @@ def main(_):
   everywhere = NamedSharding(mesh, PartitionSpec()) if jax.device_count() > 1 else None
   ring, add = render_buffer.fill(k_run, first // FLAGS.steps_per_call, make,
                                  compositions=compositions, slots=FLAGS.slots,
-                        sharding=everywhere)
+                                 sharding=everywhere)
   state = jax.device_put((*state, jnp.copy(k_run)), everywhere)
   step = make_step(optimizer(), n=FLAGS.batch, steps=FLAGS.steps_per_call, share=FLAGS.decay,
                    peak=FLAGS.rate,
@@ -264,7 +264,7 @@ def main(_):
       f.write(json.dumps(row) + '\n')
 
   state, i = fit.fit(run, state, ring, add, first=first, keep=keep)
-  weight_files.save(FLAGS.out, networks(state[2]), metadata={
+  safetensors_io.save(FLAGS.out, networks(state[2]), metadata={
     'images': str(i * FLAGS.batch), 'seed': str(FLAGS.seed), 'hardware': f'{jax.device_count()} x '
     f'{jax.devices()[0].device_kind}',
     'command': f'python -m jaxdreamer.toybox.train_prior {fit.settings()}',

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from jaxdreamer.nn import clip, clip_vision, depth_anything, dpt, mvdream, unet, vae, weights
+from jaxdreamer.nn import clip, clip_vision, depth_anything, dpt, mvdream, unet, vae
 from jaxdreamer.nn.dinov2 import DINOV2_RENAME
 from jaxdreamer.toybox import xla_flags
+from jaxdreamer.weights import safetensors_io
 
 # a third of the time
 QUICK = xla_flags.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})
@@ -135,7 +136,7 @@ def loaded(case, tensors):
   with tempfile.TemporaryDirectory() as folder:
     file = pathlib.Path(folder) / 'weights.safetensors'
     safetensors.numpy.save_file(tensors, file)
-    return weights.load(file, like, rename=case.rename)
+    return safetensors_io.load(file, like, rename=case.rename)
 
 
 @functools.cache

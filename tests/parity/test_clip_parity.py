@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxdreamer.nn import weights
 from jaxdreamer.nn.clip import (
   CLIP_RENAME,
   TEXT_PROJECTION_RENAME,
@@ -16,6 +15,7 @@ from jaxdreamer.nn.clip import (
   CLIPTextModelWithProjection,
   config_from_transformers,
 )
+from jaxdreamer.weights import safetensors_io
 
 TOLERANCE = 2e-5  # of the largest output; 3e-6 measured, wrong gelu 1e-4, wrong eps 1e-3
 TOLERANCE_BF16 = 2e-2                    # 8e-3 measured
@@ -33,8 +33,8 @@ def run(tmp_path, name, tensors, config):
   model, ids = CLIPTextModel(config_from_transformers(config)), jnp.asarray(
       cases.clip_inputs(cases.CLIPS[name]))
   like = jax.eval_shape(model.init, jax.random.key(0), ids)['params']
-  return model.apply({'params': weights.load(tmp_path / 'clip.safetensors', like,
-                                             rename=CLIP_RENAME)}, ids)
+  return model.apply({'params': safetensors_io.load(tmp_path / 'clip.safetensors', like,
+                                                    rename=CLIP_RENAME)}, ids)
 
 
 def embedding(tmp_path, name, tensors, dtype=jnp.float32):
@@ -44,7 +44,7 @@ def embedding(tmp_path, name, tensors, dtype=jnp.float32):
   model = CLIPTextModelWithProjection(config_from_transformers(cases.CLIPS[name]), dtype)
   ids = jnp.asarray(cases.clip_inputs(cases.CLIPS[name]))
   like = jax.eval_shape(model.init, jax.random.key(0), ids)['params']
-  params = weights.load(tmp_path / 'clip.safetensors', like, rename=TEXT_PROJECTION_RENAME)
+  params = safetensors_io.load(tmp_path / 'clip.safetensors', like, rename=TEXT_PROJECTION_RENAME)
   return model.apply({'params': params}, ids)
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import published
 import pytest
 
-from jaxdreamer.nn import clip_tokens
+from jaxdreamer.weights import clip_tokens
 
 transformers = pytest.importorskip('transformers')
 TEXTS = ['a red mug', 'A  Red\tMUG\n', '', "the mug's 12 reds, isn't it?!", 'naïve café №5 — 红色',

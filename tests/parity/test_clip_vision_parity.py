@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxdreamer.nn import weights
 from jaxdreamer.nn.clip_vision import (
   MEAN,
   STD,
@@ -16,6 +15,7 @@ from jaxdreamer.nn.clip_vision import (
   config_from_transformers,
   preprocess,
 )
+from jaxdreamer.weights import safetensors_io
 
 TOLERANCE = 2e-5                         # of the largest output; 1e-6 measured
 TOLERANCE_BF16 = 2e-2                    # 1.1e-2 measured
@@ -32,7 +32,7 @@ def run(tmp_path, name, tensors, dtype=jnp.float32):
   model = CLIPVisionModelWithProjection(config_from_transformers(cases.VISIONS[name]), dtype)
   image = jnp.asarray(cases.vision_inputs(cases.VISIONS[name]))
   like = jax.eval_shape(model.init, jax.random.key(0), image)['params']
-  params = weights.load(tmp_path / 'vision.safetensors', like, rename=VISION_RENAME)
+  params = safetensors_io.load(tmp_path / 'vision.safetensors', like, rename=VISION_RENAME)
   return jax.jit(model.apply)({'params': params}, image)
 
 

@@ -11,11 +11,12 @@ import published
 import pytest
 
 from jaxdreamer.diffusion import guided
-from jaxdreamer.nn import folder, lora_files
 from jaxdreamer.priors.latent import schedule_of
 from jaxdreamer.priors.sdxl import sdxl
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.types import Views
+from jaxdreamer.weights import loras
+from jaxdreamer.weights.diffusers_folder import open_model
 
 QUICK = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
 TOLERANCE = 1e-4                         # of the largest value; 2e-6 measured
@@ -160,19 +161,19 @@ def test_layers_of_a_lora_are_those_that_their_converter_finds(tmp_path, pipelin
   and through ours."""
   from diffusers.loaders import lora_conversion_utils as theirs
   pipelines['sdxl'].save_pretrained(tmp_path)
-  part = folder.open_model(tmp_path)['unet']
+  part = open_model(tmp_path)['unet']
   import torch
   state, wanted = {}, {}
-  for number, (key, shape) in enumerate(lora_files.matrices(part).items()):
+  for number, (key, shape) in enumerate(loras.matrices(part).items()):
     layer = key.removesuffix('.weight')
     if 'transformer_blocks' in layer and '.attn' in layer:
-      stem = 'lora_unet_' + lora_files.original(layer, part.config).replace('.', '_')
-      assert stem in lora_files.aliases('unet', layer, part.config)
+      stem = 'lora_unet_' + loras.original(layer, part.config).replace('.', '_')
+      assert stem in loras.aliases('unet', layer, part.config)
       state |= {f'{stem}.lora_down.weight': torch.full((2, shape[1]), float(number)),
                 f'{stem}.alpha': torch.tensor(2.),
                 f'{stem}.lora_up.weight': torch.full((shape[0], 2), float(number))}
       wanted |= {(f'unet.{layer}', role): number for role in ('down', 'up')}
   mapped = theirs._maybe_map_sgm_blocks_to_diffusers(state, pipelines['sdxl'].unet.config)
   converted, _ = theirs._convert_non_diffusers_lora_to_diffusers(mapped)
-  assert len(wanted) > 20 and {lora_files.parse(key): int(value.max())
+  assert len(wanted) > 20 and {loras.parse(key): int(value.max())
                                for key, value in converted.items()} == wanted

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxdreamer.nn import folder, weights
+from jaxdreamer.weights import safetensors_io
+from jaxdreamer.weights.diffusers_folder import load_part, open_model
 
 UNET = cases.UNETS['sd1'] | dict(block_out_channels=(16, 32, 32), attention_head_dim=8)
 VAE = cases.VAES['three_levels']
@@ -31,7 +32,7 @@ def like_of(tensors):
 def read(part, theirs):
   """A part's tensors by their published keys, loaded as they are stored: a name of one word is no
   kernel."""
-  return folder.load_part(part, like_of(theirs), dtype=jnp.float32)
+  return load_part(part, like_of(theirs), dtype=jnp.float32)
 
 
 def assert_same(ours, theirs):
@@ -56,7 +57,7 @@ def test_a_folder_that_diffusers_wrote_is_read(tmp_path, torch_side, options):
       scheduler=diffusers.DDIMScheduler(prediction_type='v_prediction'), safety_checker=None,
       feature_extractor=None, requires_safety_checker=False)
   pipeline.save_pretrained(tmp_path, **options)
-  found = folder.open_model(tmp_path)
+  found = open_model(tmp_path)
   assert found['scheduler']['prediction_type'] == 'v_prediction'
   assert (found['unet'].file.suffix == '.json') == ('max_shard_size' in options)
   for name, theirs in parts.items():
@@ -74,10 +75,9 @@ def single(tmp_path, theirs, layout, prefix):
 
 def converted(path, parse, names):
   """What our rows make of a file, under their published keys."""
-  from jaxdreamer.nn import tensors
-  with tensors.opened_all(path) as files:
+  with safetensors_io.opened_all(path) as files:
     _, rows = parse(files[0])
-  return weights.load(path, like_of(names), rename=rows)
+  return safetensors_io.load(path, like_of(names), rename=rows)
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -86,7 +86,7 @@ def test_a_single_files_part_is_what_diffusers_makes_of_it(tmp_path, torch_side,
   import diffusers
   from diffusers.loaders import single_file_utils as theirs
 
-  from jaxdreamer.nn import single_file
+  from jaxdreamer.weights import single_file
   if part == 'unet':
     model = torch_side.filled(diffusers.UNet2DConditionModel(**UNET))
     old = single(tmp_path, model, functools.partial(ldm_layout.unet, config=UNET), single_file.UNET)

@@ -9,8 +9,8 @@ import pytest
 import safetensors.numpy
 from compare import error
 
-from jaxdreamer.nn import weights
 from jaxdreamer.nn.unet import UNetConfig, config_from_diffusers
+from jaxdreamer.weights import safetensors_io
 
 TOLERANCE = 2e-5  # of the largest output; 3e-6 measured, wrong gelu 1e-4, wrong eps 1e-3
 TOLERANCE_BF16 = 2e-2  # 1.9e-2 measured; 1.4e-2 with norms and SiLU in float32, which cost memory
@@ -50,7 +50,7 @@ def test_gradients_by_all_parameters_agree_with_the_live_torch_class(tmp_path, t
   gradient = jax.grad(lambda params, x, d: jnp.vdot(d, case.apply(case.model(jnp.float32),
                                                                   {'params': params}, x)))
   found = compare.compiled(gradient, compare.parameters('unet', 'toybox'), case.x, case.cotangent)
-  weights.save(tmp_path / 'grad.safetensors', found, dtype=jnp.float32)
+  safetensors_io.save(tmp_path / 'grad.safetensors', found, dtype=jnp.float32)
   ours = safetensors.numpy.load_file(tmp_path / 'grad.safetensors')
   errors = {k: error(ours[k], p.grad.numpy()) for k, p in theirs.named_parameters()}
   assert max(errors.values()) < 5 * TOLERANCE, errors
@@ -60,7 +60,7 @@ def test_gradients_by_all_parameters_agree_with_the_live_torch_class(tmp_path, t
 def test_torch_loads_what_save_writes(tmp_path, torch_side):
   from safetensors.torch import load_file
   theirs, params = torch_side.unet('sd2'), compare.parameters('unet', 'sd2')
-  weights.save(tmp_path / 'ours.safetensors', params, dtype=jnp.float32)
+  safetensors_io.save(tmp_path / 'ours.safetensors', params, dtype=jnp.float32)
   written = load_file(tmp_path / 'ours.safetensors')
   assert all((written[k] == v).all() for k, v in theirs.state_dict().items())
   theirs.load_state_dict(written, strict=True)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxdreamer.nn import weights
 from jaxdreamer.nn.vae import VAE_RENAME, AutoencoderKL, Posterior, VAEConfig, config_from_diffusers
+from jaxdreamer.weights import safetensors_io
 
 TOLERANCE = 2e-5  # of the largest output; 1e-6 measured, eps 1e-5 for 1e-6 1e-2
 TOLERANCE_BF16 = 2e-2                    # 1.5e-2 measured
@@ -36,7 +36,7 @@ def loaded(tmp_path, name, tensors, dtype=jnp.float32):
   model = AutoencoderKL(config_from_diffusers(cases.VAES[name]), dtype)
   like = jax.eval_shape(model.init, jax.random.key(0),
                         jnp.asarray(cases.vae_inputs(cases.VAES[name])[0]))['params']
-  return model, weights.load(file, like, rename=VAE_RENAME)
+  return model, safetensors_io.load(file, like, rename=VAE_RENAME)
 
 
 def run(model, params, name):
@@ -113,7 +113,7 @@ def test_torch_loads_what_save_writes(tmp_path, torch_side):
   theirs = torch_side.vae(cases.VAES[name])
   model, params = loaded(tmp_path, name, {k: v.numpy() for k, v in theirs.state_dict().items()})
   params = jax.tree.map(lambda p: p + .01, params)
-  weights.save(tmp_path / 'ours.safetensors', params, dtype=jnp.float32)
+  safetensors_io.save(tmp_path / 'ours.safetensors', params, dtype=jnp.float32)
   theirs.load_state_dict(load_file(tmp_path / 'ours.safetensors'), strict=True)
   found = errors(run(model, params, name), run_torch(torch_side, theirs, name))
   assert max(found.values()) < TOLERANCE, found

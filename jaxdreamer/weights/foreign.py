@@ -7,7 +7,7 @@ import pathlib
 import re
 from typing import Iterable
 
-from jaxdreamer.nn import safe_files
+from jaxdreamer.weights import safe_files
 
 WANTED = 'give the folder of a whole model, or its one .safetensors file'
 SERVED = 'of Stable Diffusion 1.x, 2.x or XL'

@@ -10,7 +10,8 @@ import safetensors.numpy
 
 from configs import base
 from jaxdreamer import build, registry
-from jaxdreamer.nn import folder, lora_files
+from jaxdreamer.weights import loras
+from jaxdreamer.weights.diffusers_folder import load_part, open_model
 
 OPTION = 'config.prior.lora'
 # Layers of published.py's UNet and text encoder, by their kohya names: without prefix, shape of the
@@ -89,19 +90,19 @@ def written(path, names, *, alpha=1., metadata=None, extra=None):
 
 def weights_of(parts, name, dtype=jnp.float32):
   """{layer: weight in torch's layout} of a part, as the priors load it."""
-  found = lora_files.matrices(parts[name])
+  found = loras.matrices(parts[name])
   like = {key: np.zeros(shape, np.float32) for key, shape in found.items()}
   rest = ((r'(?!' + '|'.join(key.replace('.', r'\.') + '$' for key in found) + r')^.*$', None),)
-  loaded = folder.load_part(parts[name]._replace(rename=(*parts[name].rename, *rest)), like,
-                            dtype=dtype)
+  loaded = load_part(parts[name]._replace(rename=(*parts[name].rename, *rest)), like,
+                     dtype=dtype)
   return {key.removesuffix('.weight'): np.asarray(value) for key, value in loaded.items()}
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
 def test_what_is_added_is_scale_alpha_over_rank_times_the_product(model, tmp_path, layout):
   wanted = written(tmp_path / 'x.safetensors', LAYOUTS[layout])
-  before = folder.open_model(model)
-  parts = lora_files.added(before, tmp_path / 'x.safetensors', scale=.8, option=OPTION)
+  before = open_model(model)
+  parts = loras.added(before, tmp_path / 'x.safetensors', scale=.8, option=OPTION)
   for name, layers in wanted.items():
     old, new = weights_of(before, name), weights_of(parts, name)
     for layer, value in new.items():
@@ -113,22 +114,22 @@ def test_the_sum_is_taken_in_float32_before_it_is_rounded(model, tmp_path):
   """A change below half an ulp of bfloat16 counts where the weight lies near the middle between two
   of them."""
   written(tmp_path / 'x.safetensors', kohya, alpha=.004)
-  before = folder.open_model(model)
-  parts = lora_files.added(before, tmp_path / 'x.safetensors', scale=1., option=OPTION)
+  before = open_model(model)
+  parts = loras.added(before, tmp_path / 'x.safetensors', scale=1., option=OPTION)
   exact, rounded = weights_of(parts, 'unet'), weights_of(parts, 'unet', jnp.bfloat16)
   for layer in LAYERS['unet']:
     np.testing.assert_array_equal(rounded[layer], exact[layer].astype(jnp.bfloat16))
 
 
 def test_without_alpha_the_rank_stands_for_it_and_pefts_settings_are_read(model, tmp_path):
-  path, before = tmp_path / 'x.safetensors', folder.open_model(model)
+  path, before = tmp_path / 'x.safetensors', open_model(model)
   layer = 'down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q'
   told = {'unet.r': 2, 'unet.lora_alpha': 8, 'unet.alpha_pattern': {'attn2.to_out.0': 1}}
   for settings, factor in (({}, 1.), (told, 4.), (told | {'unet.use_rslora': True}, 8. / 2 ** .5),
                            ({'lora_alpha': 6}, 3.)):
     wanted = written(path, diffusers, alpha=None,
                      metadata={'lora_adapter_metadata': json.dumps(settings)})
-    change = lora_files.added(before, path, scale=1., option=OPTION)['unet'].changes
+    change = loras.added(before, path, scale=1., option=OPTION)['unet'].changes
     np.testing.assert_allclose(change[f'{layer}.weight'].tensor(), factor * wanted['unet'][layer],
                                rtol=1e-4, atol=1e-5)
     if settings == told:
@@ -158,12 +159,12 @@ def test_a_file_that_is_not_a_lora_of_this_model_alone_is_refused(model, tmp_pat
   path = tmp_path / 'x.safetensors'
   written(path, diffusers, alpha=None, extra=extra, metadata=metadata)
   with pytest.raises(ValueError, match=rf'{OPTION}=.*x.safetensors.*{said}') as caught:
-    lora_files.added(folder.open_model(model), path, scale=1., option=OPTION)
+    loras.added(open_model(model), path, scale=1., option=OPTION)
   assert len(str(caught.value).splitlines()) == 1
 
 
 def test_other_shapes_and_other_files_are_named(model, tmp_path):
-  path, parts = tmp_path / 'x.safetensors', folder.open_model(model)
+  path, parts = tmp_path / 'x.safetensors', open_model(model)
   down, up, _ = kohya('unet', 'mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0')
   for tensors, said in (({down: one, up: np.ones((64, 2), np.float32)},
                          r'\(64, 2\) by \(2, 32\), for a weight of \(64, 64\)'),
@@ -174,10 +175,10 @@ def test_other_shapes_and_other_files_are_named(model, tmp_path):
                         ({'lora_unet_x.hada_w1_a': one}, 'LyCORIS')):
     safetensors.numpy.save_file(tensors, path)
     with pytest.raises(ValueError, match=said):
-      lora_files.added(parts, path, scale=1., option=OPTION)
+      loras.added(parts, path, scale=1., option=OPTION)
   (tmp_path / 'x.ckpt').write_bytes(b'\x80\x02}q\x00.')
   with pytest.raises(ValueError, match='pickles can run code'):
-    lora_files.added(parts, tmp_path / 'x.ckpt', scale=1., option=OPTION)
+    loras.added(parts, tmp_path / 'x.ckpt', scale=1., option=OPTION)
 
 
 def test_the_config_names_it_and_priors_without_files_refuse_it(model, tmp_path, monkeypatch):

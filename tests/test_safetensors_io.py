@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxdreamer.nn import weights
+from jaxdreamer.weights import safetensors_io
 
 
 def model(key, width):
@@ -41,13 +41,13 @@ def tree():
     (('embeddings', 'position_embedding', 'embedding'), 'embeddings.position_embedding.weight'),
     (('embeddings', 'class_embedding'), 'embeddings.class_embedding')])
 def test_a_path_is_its_published_key(path, key):
-  assert weights.key_of(path) == key
+  assert safetensors_io.key_of(path) == key
 
 
 @pytest.mark.parametrize('dtype, bits', [(jnp.float32, 24), (jnp.float16, 11), (jnp.bfloat16, 8)])
 def test_load_inverts_save_to_half_a_unit_of_the_stored_precision(tmp_path, tree, dtype, bits):
-  weights.save(tmp_path / 'w.safetensors', tree, dtype=dtype)
-  back = weights.load(tmp_path / 'w.safetensors', jax.eval_shape(lambda: tree))
+  safetensors_io.save(tmp_path / 'w.safetensors', tree, dtype=dtype)
+  back = safetensors_io.load(tmp_path / 'w.safetensors', jax.eval_shape(lambda: tree))
   assert jax.tree.structure(back) == jax.tree.structure(tree)
   for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(back)):
     assert b.dtype == jnp.float32
@@ -55,7 +55,7 @@ def test_load_inverts_save_to_half_a_unit_of_the_stored_precision(tmp_path, tree
 
 
 def test_a_stored_kernel_computes_torchs_formula(tmp_path, tree):
-  weights.save(tmp_path / 'w.safetensors', tree, dtype=jnp.float32)
+  safetensors_io.save(tmp_path / 'w.safetensors', tree, dtype=jnp.float32)
   file = safetensors.numpy.load_file(tmp_path / 'w.safetensors')
   x = np.random.RandomState(0).standard_normal((5,)).astype(np.float32)
   dense = tree['unet']['layers_0']['linear_1']['kernel']
@@ -66,12 +66,12 @@ def test_a_stored_kernel_computes_torchs_formula(tmp_path, tree):
 
 
 def test_one_message_lists_every_missing_unused_and_misshapen_key(tmp_path, tree):
-  weights.save(tmp_path / 'w.safetensors', tree)
+  safetensors_io.save(tmp_path / 'w.safetensors', tree)
   tree['unet']['extra'] = {'kernel': jnp.zeros((2, 3))}
   del tree['text_model']['norm']
   tree['text_model']['conv_in']['kernel'] = jnp.zeros((3, 3, 4, 6))
   with pytest.raises(ValueError) as error:
-    weights.load(tmp_path / 'w.safetensors', tree)
+    safetensors_io.load(tmp_path / 'w.safetensors', tree)
   for part in ('w.safetensors', "missing ['unet.extra.weight']",
                "unused ['text_model.norm.weight']",
                'text_model.conv_in.weight (6, 4, 3, 1) for (6, 4, 3, 3)'):
@@ -79,12 +79,13 @@ def test_one_message_lists_every_missing_unused_and_misshapen_key(tmp_path, tree
 
 
 def test_rename_reads_a_file_of_another_layout(tmp_path, tree):
-  weights.save(tmp_path / 'w.safetensors', {'old': tree['unet'], 'ema': {'decay': jnp.ones(())}})
+  safetensors_io.save(tmp_path / 'w.safetensors',
+                      {'old': tree['unet'], 'ema': {'decay': jnp.ones(())}})
   rows = ((r'^ema\.', None), (r'^old\.(.*)', r'\1'))
-  back = weights.load(tmp_path / 'w.safetensors', tree['unet'], rename=rows)
+  back = safetensors_io.load(tmp_path / 'w.safetensors', tree['unet'], rename=rows)
   np.testing.assert_allclose(back['norm']['scale'], tree['unet']['norm']['scale'], rtol=1e-3)
   with pytest.raises(ValueError, match='same new name'):
-    weights.load(tmp_path / 'w.safetensors', tree['unet'], rename=[(r'.*', 'x')])
+    safetensors_io.load(tmp_path / 'w.safetensors', tree['unet'], rename=[(r'.*', 'x')])
 
 
 @pytest.mark.parametrize('name', ['model.bin', 'model.pt', 'model.ckpt', 'model.safetensors'])
@@ -97,43 +98,43 @@ def test_a_pickle_is_refused_with_the_line_that_converts_it(tmp_path, name):
     archive.writestr('archive/data.pkl', pickle.dumps(Evil()))
   with pytest.raises(ValueError, match='no valid safetensors file .* Convert one you trust by: '
                      'python -c'):
-    weights.load(tmp_path / name, {})
+    safetensors_io.load(tmp_path / name, {})
 
 
 def test_a_missing_file_is_named_with_the_remedy(tmp_path):
   with pytest.raises(FileNotFoundError, match='nowhere.safetensors: download'):
-    weights.load(tmp_path / 'nowhere.safetensors', {})
+    safetensors_io.load(tmp_path / 'nowhere.safetensors', {})
 
 
 def test_a_value_too_large_for_half_precision_is_refused_and_the_old_file_stays(tmp_path, tree):
   path = tmp_path / 'w.safetensors'
-  weights.save(path, tree)
+  safetensors_io.save(path, tree)
   before = path.read_bytes()
   tree['unet']['norm']['scale'] = jnp.full((5,), 1e6)
   with pytest.raises(ValueError, match=r"float16 cannot hold.*\['unet.norm.weight'\]"):
-    weights.save(path, tree)
+    safetensors_io.save(path, tree)
   assert path.read_bytes() == before
   assert [p.name for p in tmp_path.iterdir()] == ['w.safetensors']
 
 
 def test_metadata_comes_back_as_strings_and_json(tmp_path, tree):
-  weights.save(tmp_path / 'w.safetensors', tree, metadata={'seed': 3, 'command': 'python -m x',
-                                                           'config': {'a': [1, 2]}})
-  metadata = weights.read_metadata(tmp_path / 'w.safetensors')
+  safetensors_io.save(tmp_path / 'w.safetensors', tree,
+                      metadata={'seed': 3, 'command': 'python -m x', 'config': {'a': [1, 2]}})
+  metadata = safetensors_io.read_metadata(tmp_path / 'w.safetensors')
   assert metadata == {'format': 'pt', 'seed': '3', 'command': 'python -m x',
                       'config': '{"a": [1, 2]}'}
 
 
 def test_integers_stay_integers(tmp_path):
   tree = {'ids': jnp.arange(5, dtype=jnp.int32)}
-  weights.save(tmp_path / 'w.safetensors', tree)
-  back = weights.load(tmp_path / 'w.safetensors', tree)
+  safetensors_io.save(tmp_path / 'w.safetensors', tree)
+  back = safetensors_io.load(tmp_path / 'w.safetensors', tree)
   assert back['ids'].dtype == jnp.int32 and (back['ids'] == tree['ids']).all()
 
 
 def test_two_parameters_of_one_name_are_refused(tmp_path):
   with pytest.raises(ValueError, match='2 parameters share 1'):
-    weights.save(tmp_path / 'w.safetensors',
+    safetensors_io.save(tmp_path / 'w.safetensors',
                  {'a': {'scale': jnp.ones(2), 'kernel': jnp.ones((2, 2))}})
 
 
@@ -141,13 +142,13 @@ def test_sharding_puts_each_part_on_its_device(tmp_path, tree):
   mesh = jax.make_mesh((4,), ('model',), axis_types=(jax.sharding.AxisType.Auto,))
   rows, whole = (jax.NamedSharding(mesh, jax.P(*spec)) for spec in (('model',), ()))
   big = {'dense': {'kernel': jnp.arange(96.).reshape(8, 12), 'bias': jnp.arange(12.)}}
-  weights.save(tmp_path / 'w.safetensors', big)
-  back = weights.load(tmp_path / 'w.safetensors', big,
-                      sharding={'dense': {'kernel': rows, 'bias': whole}})
+  safetensors_io.save(tmp_path / 'w.safetensors', big)
+  back = safetensors_io.load(tmp_path / 'w.safetensors', big,
+                             sharding={'dense': {'kernel': rows, 'bias': whole}})
   assert back['dense']['kernel'].sharding == rows and back['dense']['bias'].sharding == whole
   for i, shard in enumerate(back['dense']['kernel'].addressable_shards):
     np.testing.assert_array_equal(shard.data, big['dense']['kernel'][2 * i:2 * i + 2])
-  both = weights.load(tmp_path / 'w.safetensors', big, sharding=rows)['dense']
+  both = safetensors_io.load(tmp_path / 'w.safetensors', big, sharding=rows)['dense']
   assert both['kernel'].sharding == both['bias'].sharding == rows
   np.testing.assert_array_equal(both['bias'], big['dense']['bias'])
 
@@ -160,7 +161,7 @@ def test_rename_cuts_and_turns_tensors(tmp_path):
           for name in 'qkv'} | {'out': {'kernel': jnp.zeros((9, 4))}}
   rows = ((r'^in_proj_weight$', ('q.weight', 'k.weight', 'v.weight')),
           (r'^projection$', 'out.weight', np.transpose))
-  back = weights.load(tmp_path / 'w.safetensors', like, rename=rows)
+  back = safetensors_io.load(tmp_path / 'w.safetensors', like, rename=rows)
   for name, stored in zip('qkv', (fused[:3], fused[3:6], fused[6:])):
     np.testing.assert_array_equal(back[name]['kernel'], stored.T)
   np.testing.assert_array_equal(back['out']['kernel'], fused)
@@ -168,7 +169,7 @@ def test_rename_cuts_and_turns_tensors(tmp_path):
     safetensors.numpy.save_file({'in_proj_weight': np.asarray(wrong), 'projection': fused},
                                 tmp_path / 'w.safetensors')
     with pytest.raises(ValueError, match=r'wrong shape \[.k.weight \(.*\) for \(3, 4\)'):
-      weights.load(tmp_path / 'w.safetensors', like, rename=rows)
+      safetensors_io.load(tmp_path / 'w.safetensors', like, rename=rows)
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf, 1e5])
@@ -179,7 +180,7 @@ def test_values_that_are_not_finite_are_refused_by_name(tmp_path, value):
   like = {name: {'kernel': jnp.zeros((300, 300))} for name in 'ab'}
   with pytest.raises(ValueError, match=r"w.safetensors: .* too large for float16 .* in "
                      r"\['b.weight'\]"):
-    weights.load(tmp_path / 'w.safetensors', like, dtype=jnp.float16)
+    safetensors_io.load(tmp_path / 'w.safetensors', like, dtype=jnp.float16)
 
 
 @pytest.mark.parametrize('stored, wanted', [(jnp.int32, jnp.float32), (jnp.float32, jnp.int32),
@@ -188,13 +189,13 @@ def test_another_kind_of_number_is_refused(tmp_path, stored, wanted):
   safetensors.numpy.save_file({'ids': np.ones(3, stored)}, tmp_path / 'w.safetensors')
   with pytest.raises(ValueError, match=rf"wrong dtype \['ids {jnp.dtype(stored).name} for "
                      rf"{jnp.dtype(wanted).name}'\]"):
-    weights.load(tmp_path / 'w.safetensors', {'ids': jnp.ones(3, wanted)})
+    safetensors_io.load(tmp_path / 'w.safetensors', {'ids': jnp.ones(3, wanted)})
 
 
 def test_integers_that_do_not_fit_are_refused(tmp_path):
   safetensors.numpy.save_file({'ids': np.array([1, 2 ** 32])}, tmp_path / 'w.safetensors')
   with pytest.raises(ValueError, match=r"integers wanted, in \['ids'\]"):
-    weights.load(tmp_path / 'w.safetensors', {'ids': jnp.ones(2, jnp.int32)})
+    safetensors_io.load(tmp_path / 'w.safetensors', {'ids': jnp.ones(2, jnp.int32)})
 
 
 @pytest.mark.slow
@@ -207,12 +208,12 @@ def test_loading_takes_the_memory_of_the_model_and_of_one_tensor(tmp_path):
   code = f"""
 import pathlib, re
 import jax
-from jaxdreamer.nn import weights
+from jaxdreamer.weights import safetensors_io
 def kib(what):
   return int(re.search(what + r':\\s+(\\d+) kB', pathlib.Path('/proc/self/status').read_text())[1])
 def load(name, n, width):
   leaf = {{'kernel': jax.ShapeDtypeStruct((3, 3, width, width), 'float32')}}
-  return weights.load(pathlib.Path({str(tmp_path)!r}) / name,
+  return safetensors_io.load(pathlib.Path({str(tmp_path)!r}) / name,
                       {{f'conv_{{i}}': leaf for i in range(n)}})
 load('small.safetensors', 1, 2)
 before = kib('VmRSS')

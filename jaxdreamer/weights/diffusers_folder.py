@@ -1,9 +1,10 @@
 """Published text-to-image models: a folder in diffusers' layout, or Stable Diffusion in one
 safetensors file.
 
-    parts = open_model('stable-diffusion-2-1-base')              # reads indices and configs, no
-    tensors network = unet.UNet2DCondition(unet.config_from_diffusers(parts['unet'].config)) params
-    = load_part(parts['unet'], jax.eval_shape(network.init, ...)['params'], dtype=jnp.bfloat16)
+    parts = open_model('stable-diffusion-2-1-base')    # reads indices and configs, no tensors
+    network = unet.UNet2DCondition(unet.config_from_diffusers(parts['unet'].config))
+    like = jax.eval_shape(network.init, ...)['params']
+    params = load_part(parts['unet'], like, dtype=jnp.bfloat16)
 
 A folder holds model_index.json, {name: [library, class]}, and a subfolder of every name. Its files
 and subfolders may be links, as those of the Hugging Face cache; what a file names stays in the
@@ -19,11 +20,11 @@ from typing import Any, Mapping, NamedTuple
 import jax
 from jaxtyping import PyTree
 
-from jaxdreamer.nn import foreign, safe_files, single_file, tensors, weights
 from jaxdreamer.nn.clip import CLIP_RENAME, TEXT_PROJECTION_RENAME
 from jaxdreamer.nn.vae import VAE_RENAME
+from jaxdreamer.weights import foreign, safe_files, safetensors_io, single_file
 
-# Classes by part's name, with the rows for weights.load that read their files.
+# Classes by part's name, with the rows for safetensors_io.load that read their files.
 CLASSES = {
     'unet': {'UNet2DConditionModel': ()},
     'vae': {'AutoencoderKL': VAE_RENAME},
@@ -46,8 +47,8 @@ SETTINGS = ('force_zeros_for_empty_prompt',)
 
 
 class Part(NamedTuple):
-  """A network of the model: its config.json, the file or index for weights.load (None: shapes
-  alone, of blueprints.py), the rows that read it, and what lora_files.py adds to its weights,
+  """A network of the model: its config.json, the file or index for safetensors_io.load (None:
+  shapes alone, of model_shapes.py), the rows that read it, and what loras.py adds to its weights,
   {published key: LowRank}."""
   config: dict
   file: pathlib.Path | None
@@ -68,22 +69,22 @@ def open_model(path: str | os.PathLike, *, sha256: str | Mapping[str, str] | Non
   path = pathlib.Path(path)
   if path.is_dir():
     return from_folder(path, sha256)
-  if path.suffix == tensors.INDEX:
+  if path.suffix == safetensors_io.INDEX:
     raise ValueError(f'{path} is an index: give the folder that holds {INDEX}, or one '
                      '.safetensors file')
-  with tensors.opened_all(path, sha256=sha256) as files:
+  with safetensors_io.opened_all(path, sha256=sha256) as files:
     found = single_file.parts(files[0])
   return {name: Part(config, path, rows) if rows else config
           for name, (config, rows) in found.items()}
 
 
 def load_part(part: Part, like: PyTree, *, dtype: Any, sharding: PyTree = None) -> PyTree:
-  """The parameters of a part, shaped as `like`; dtype, sharding and errors as weights.load's.
-  Without a file, their shapes."""
+  """The parameters of a part, shaped as `like`; dtype, sharding and errors as
+  safetensors_io.load's. Without a file, their shapes."""
   if part.file is None:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), like)
-  return weights.load(part.file, like, rename=part.rename, dtype=dtype, sharding=sharding,
-                      changes={key: change.tensor for key, change in part.changes.items()})
+  return safetensors_io.load(part.file, like, rename=part.rename, dtype=dtype, sharding=sharding,
+                             changes={key: change.tensor for key, change in part.changes.items()})
 
 
 def from_folder(folder: pathlib.Path, sha256: str | Mapping[str, str] | None) -> dict[str, Any]:
@@ -101,14 +102,10 @@ def from_folder(folder: pathlib.Path, sha256: str | Mapping[str, str] | None) ->
     raise ValueError(f'{folder / INDEX} lists no {safe_files.listed(absent)}: it '
                      + (foreign.index(index) or 'is no Stable Diffusion, or is incomplete'))
   parts = {name: part_of(folder, name, entry) for name, entry in entries.items()}
-  if sha256 is not None:
-    files = [file for part in parts.values() if isinstance(part, Part)
-             for file in tensors.files_of(part.file)]
-    names = {file: file.relative_to(folder).as_posix() for file in files}
-    if unknown := [name for name in names.values() if name not in sha256]:
-      raise ValueError(f'{folder}: sha256 says nothing of {safe_files.listed(unknown)}')
-    for file, name in names.items():
-      safe_files.check_hash(file, sha256[name])
+  files = [file for part in parts.values() if isinstance(part, Part)
+           for file in safetensors_io.files_of(part.file)]
+  safe_files.check_hashes(folder, {file.relative_to(folder).as_posix(): file for file in files},
+                          sha256)
   return parts | {name: bool(index[name]) for name in SETTINGS if name in index}
 
 
@@ -149,11 +146,8 @@ def weights_in(home: pathlib.Path, stem: str) -> pathlib.Path:
                      f'or name it {names[0]}')
   if found or variants:
     file = (found or [home / name for name in variants])[0]
-    for shard in tensors.files_of(file):
-      with safe_files.regular(shard) as opened:
-        head = opened.read(safe_files.HEAD)
-      if head[8:9] != b'{' and (said := safe_files.what_is(head)):
-        raise ValueError(f'{shard} is no valid safetensors file: it {said}')
+    for shard in safetensors_io.files_of(file):
+      safetensors_io.check_kind(shard)
     return file
   pickles = [name for name in there if pathlib.Path(name).suffix.lower() in safe_files.PICKLES]
   if pickles:

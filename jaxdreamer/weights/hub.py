@@ -7,7 +7,7 @@ has looked at.
 """
 from typing import Callable
 
-from jaxdreamer.nn import folder
+from jaxdreamer.weights.diffusers_folder import open_model
 
 ALIASES = {
     'sd15': ('stable-diffusion-v1-5/stable-diffusion-v1-5', 'benjamin-paine/stable-diffusion-v1-5'),
@@ -58,7 +58,7 @@ def snapshot(download: Callable, repository: str) -> str:
                                 for p in kind)]
     path = download(name, revision=revision or None, allow_patterns=patterns)
     try:
-      folder.open_model(path)
+      open_model(path)
       return path
     except FileNotFoundError as error:
       missing = error

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxdreamer.nn import clip, folder, unet, vae, weights
+from jaxdreamer.nn import clip, unet, vae
+from jaxdreamer.weights import safetensors_io
+from jaxdreamer.weights.diffusers_folder import NAMES, load_part, open_model
 
 DOWN, UP, CROSS_DOWN, CROSS_UP = ('DownBlock2D', 'UpBlock2D', 'CrossAttnDownBlock2D',
                                   'CrossAttnUpBlock2D')
@@ -91,7 +93,7 @@ def published(trees, tmp_path_factory):
   path = tmp_path_factory.mktemp('published') / 'x.safetensors'
   out = {}
   for name, tree in trees.items():
-    weights.save(path, tree)
+    safetensors_io.save(path, tree)
     out[name] = safetensors.numpy.load_file(path)
   return out
 
@@ -137,11 +139,11 @@ def assert_same(ours, tree):
 
 
 def load(parts, name, tree):
-  return folder.load_part(parts[name], jax.eval_shape(lambda: tree), dtype=jnp.float32)
+  return load_part(parts[name], jax.eval_shape(lambda: tree), dtype=jnp.float32)
 
 
 def test_a_folder_gives_every_part_with_its_config(model, trees):
-  parts = folder.open_model(str(model))
+  parts = open_model(str(model))
   assert parts.keys() == {'unet', 'vae', 'text_encoder', 'scheduler', 'tokenizer'}
   for name, tree in trees.items():
     assert_same(load(parts, name, tree), tree)
@@ -155,7 +157,7 @@ def test_a_folder_gives_every_part_with_its_config(model, trees):
 
 
 def test_load_part_gives_the_dtype_asked_for(model, trees):
-  params = folder.load_part(folder.open_model(model)['vae'], trees['vae'], dtype=jnp.bfloat16)
+  params = load_part(open_model(model)['vae'], trees['vae'], dtype=jnp.bfloat16)
   for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(trees['vae'])):
     np.testing.assert_array_equal(a, jnp.asarray(b).astype(jnp.bfloat16))
 
@@ -163,11 +165,11 @@ def test_load_part_gives_the_dtype_asked_for(model, trees):
 def test_the_plain_file_is_read_before_the_half_precision_one_and_that_before_shards(
     model, trees, published):
   home = model / 'vae'
-  plain, half, index = (home / name.format('diffusion_pytorch_model') for name in folder.NAMES[:3])
+  plain, half, index = (home / name.format('diffusion_pytorch_model') for name in NAMES[:3])
   safetensors.numpy.save_file({k: 2 * v for k, v in published['vae'].items()}, half)
   shards(home, {k: 4 * v for k, v in published['vae'].items()})
   for file, factor in ((plain, 1), (half, 2), (index, 4)):
-    part = folder.open_model(model)['vae']
+    part = open_model(model)['vae']
     assert part.file == file
     assert_same(load({'vae': part}, 'vae', trees['vae']),
                 jax.tree.map(lambda x: factor * x, trees['vae']))
@@ -187,12 +189,12 @@ def test_any_one_variant_is_read_and_several_are_listed(model, trees, published,
   else:
     plain.rename(home / f'diffusion_pytorch_model.{variant}.safetensors')
   (home / 'notes.txt').touch()
-  assert_same(load(folder.open_model(model), 'vae', trees['vae']), trees['vae'])
+  assert_same(load(open_model(model), 'vae', trees['vae']), trees['vae'])
   safetensors.numpy.save_file(published['vae'], home / 'diffusion_pytorch_model.ema.safetensors')
   with pytest.raises(ValueError, match=rf'several variants (?=.*ema)(?=.*{variant})'):
-    folder.open_model(model)
+    open_model(model)
   safetensors.numpy.save_file(published['vae'], home / 'diffusion_pytorch_model.fp16.safetensors')
-  assert folder.open_model(model)['vae'].file.name == 'diffusion_pytorch_model.fp16.safetensors'
+  assert open_model(model)['vae'].file.name == 'diffusion_pytorch_model.fp16.safetensors'
 
 
 def test_a_shard_that_is_not_there_is_named_at_once(model, published):
@@ -200,14 +202,14 @@ def test_a_shard_that_is_not_there_is_named_at_once(model, published):
   names = shards(model / 'vae', published['vae'])
   (model / 'vae' / names[2]).unlink()
   with pytest.raises(FileNotFoundError, match=names[2]):
-    folder.open_model(model)
+    open_model(model)
 
 
 def test_configs_may_hold_what_python_writes_and_json_lacks(model):
   path = model / 'scheduler' / 'scheduler_config.json'
   path.write_bytes(b'\xef\xbb\xbf' + json.dumps({'lambda_min_clipped': -np.inf, 'a': np.inf,
                                                  'b': [np.nan]}).encode())
-  told = folder.open_model(model)['scheduler']
+  told = open_model(model)['scheduler']
   assert told['lambda_min_clipped'] == -np.inf and told['a'] == np.inf and np.isnan(told['b'][0])
 
 
@@ -227,12 +229,12 @@ def test_what_is_no_weights_file_is_named_alone_and_in_a_folder(model, tmp_path,
   content, said = NO_MODELS[kind]
   (tmp_path / 'x.safetensors').write_bytes(content)
   with pytest.raises(ValueError, match=rf'x.safetensors .*{said}') as caught:
-    folder.open_model(tmp_path / 'x.safetensors')
+    open_model(tmp_path / 'x.safetensors')
   assert len(str(caught.value).splitlines()) == 1
   if kind in ('pointer', 'page', 'empty', 'refusal'):
     (model / 'vae' / 'config.json').write_bytes(content)
     with pytest.raises(ValueError, match=rf'config.json .*{said}'):
-      folder.open_model(model)
+      open_model(model)
 
 
 @pytest.mark.parametrize('length', [640, 896, 0x4b50, 0x8b1f])
@@ -241,7 +243,7 @@ def test_a_header_whose_length_looks_like_another_files_mark_is_read(tmp_path, l
                                                       'data_offsets': [0, 4]}}).encode()
   (tmp_path / 'x.safetensors').write_bytes(length.to_bytes(8, 'little') + text.ljust(length)
                                            + bytes(4))
-  assert weights.load(tmp_path / 'x.safetensors', {'x': np.zeros(1, np.float32)})['x'] == 0.
+  assert safetensors_io.load(tmp_path / 'x.safetensors', {'x': np.zeros(1, np.float32)})['x'] == 0.
 
 
 one = np.ones(1, np.float32)
@@ -272,36 +274,36 @@ def test_a_file_that_is_no_whole_model_is_told_what_it_is(tmp_path, kind):
   keys, said = FOREIGN[kind]
   safetensors.numpy.save_file(dict.fromkeys(keys, one), tmp_path / 'x.safetensors')
   with pytest.raises(ValueError, match=rf'x.safetensors .*{said}'):
-    folder.open_model(tmp_path / 'x.safetensors')
+    open_model(tmp_path / 'x.safetensors')
 
 
 def test_a_model_in_8_bit_floats_is_told_so(tmp_path):
   text = json.dumps({'x': {'dtype': 'F8_E4M3', 'shape': [4], 'data_offsets': [0, 4]}}).encode()
   (tmp_path / 'x.safetensors').write_bytes(len(text).to_bytes(8, 'little') + text + bytes(4))
   with pytest.raises(ValueError, match='fp8 .*take the same model in fp16'):
-    folder.open_model(tmp_path / 'x.safetensors')
+    open_model(tmp_path / 'x.safetensors')
 
 
 def test_a_folder_that_is_no_whole_model_is_told_what_it_is(model, tmp_path):
   with pytest.raises(ValueError, match='unet is of UNet2DConditionModel alone .*model is one'):
-    folder.open_model(model / 'unet')
+    open_model(model / 'unet')
   (tmp_path / 'lora').mkdir()
   (tmp_path / 'lora' / 'pytorch_lora_weights.safetensors').touch()
   with pytest.raises(ValueError, match='lora is the folder of a LoRA: .*config.prior.lora'):
-    folder.open_model(tmp_path / 'lora')
+    open_model(tmp_path / 'lora')
   (tmp_path / 'one').mkdir()
   (tmp_path / 'one' / 'sd.safetensors').touch()
   with pytest.raises(ValueError, match=r"but \['sd.safetensors'\]: give such a file"):
-    folder.open_model(tmp_path / 'one')
+    open_model(tmp_path / 'one')
   refiner = {'_class_name': 'StableDiffusionXLImg2ImgPipeline', 'requires_aesthetics_score': True,
              'text_encoder': [None, None]}
   edit(model / 'model_index.json', lambda v: v.update(refiner))
   with pytest.raises(ValueError, match="XL's refiner"):
-    folder.open_model(model)
+    open_model(model)
   edit(model / 'model_index.json', lambda v: v.update(_class_name='FluxPipeline',
                                                       requires_aesthetics_score=None))
   with pytest.raises(ValueError, match='is a FluxPipeline'):
-    folder.open_model(model)
+    open_model(model)
 
 
 def shards(home, tensors, n=3, stem='diffusion_pytorch_model'):
@@ -327,7 +329,7 @@ def test_old_names_of_the_vaes_attention_and_of_the_text_encoder_are_read(model,
   text = {f'text_model.{k}': v for k, v in published['text_encoder'].items()}
   text['text_model.embeddings.position_ids'] = np.arange(9)[None]
   safetensors.numpy.save_file(text, model / 'text_encoder' / file_of('text_encoder'))
-  parts = folder.open_model(model)
+  parts = open_model(model)
   for name in ('vae', 'text_encoder'):
     assert_same(load(parts, name, trees[name]), trees[name])
 
@@ -397,7 +399,7 @@ def test_a_broken_folder_ends_in_one_line_that_names_file_and_remedy(model, faul
   break_it, error, match = FAULTS[fault]
   break_it(model)
   with pytest.raises(error, match=match) as caught:
-    folder.open_model(model)
+    open_model(model)
   assert len(str(caught.value).splitlines()) == 1
 
 
@@ -407,14 +409,14 @@ def test_links_that_the_folder_holds_are_followed_wherever_they_lead(model, tree
   for target in (model / 'elsewhere', model.parent / 'outside'):
     (model / name).rename(target)
     (model / name).symlink_to(target)
-    assert_same(load(folder.open_model(model), 'vae', trees['vae']), trees['vae'])
+    assert_same(load(open_model(model), 'vae', trees['vae']), trees['vae'])
     (model / name).unlink()
     target.rename(model / name)
   if name != 'tokenizer':
     shutil.move(model / name, model.parent / 'gone')
     (model / name).symlink_to(model.parent / 'nowhere')
     with pytest.raises(FileNotFoundError, match='nowhere|no folder'):
-      folder.open_model(model)
+      open_model(model)
 
 
 def test_links_of_a_hugging_face_cache_are_followed_and_names_in_files_are_not(
@@ -429,28 +431,28 @@ def test_links_of_a_hugging_face_cache_are_followed_and_names_in_files_are_not(
     file.rename(repo / 'blobs' / str(i))
     file.symlink_to(os.path.relpath(repo / 'blobs' / str(i), file.parent))
   for name, tree in trees.items():
-    assert_same(load(folder.open_model(model), name, tree), tree)
+    assert_same(load(open_model(model), name, tree), tree)
   shard = model / 'vae' / names[1]
   shutil.copy(shard, tmp_path / 'outside.safetensors')
   shard.unlink()
   shard.symlink_to(tmp_path / 'outside.safetensors')
-  assert_same(load(folder.open_model(model), 'vae', trees['vae']), trees['vae'])
+  assert_same(load(open_model(model), 'vae', trees['vae']), trees['vae'])
   index = model / 'vae' / 'diffusion_pytorch_model.safetensors.index.json'
   for name in ('../../outside.safetensors', str(tmp_path / 'outside.safetensors')):
     edit(index, lambda v, name=name: v['weight_map'].update(dict.fromkeys(v['weight_map'], name)))
     with pytest.raises(ValueError, match='which is no .safetensors file beside it'):
-      folder.open_model(model)
+      open_model(model)
 
 
 def test_hashes_of_a_folder_are_checked_when_given(model):
   hashes = {f'{name}/{file_of(name)}': hashlib.sha256(
       (model / name / file_of(name)).read_bytes()).hexdigest()
             for name in ('unet', 'vae', 'text_encoder')}
-  folder.open_model(model, sha256=hashes)
+  open_model(model, sha256=hashes)
   with pytest.raises(ValueError, match=r"sha256 says nothing of \['vae/diffusion"):
-    folder.open_model(model, sha256={k: v for k, v in hashes.items() if 'vae' not in k})
+    open_model(model, sha256={k: v for k, v in hashes.items() if 'vae' not in k})
   with pytest.raises(ValueError, match='one sha256 cannot vouch for a folder'):
-    folder.open_model(model, sha256=hashes['vae/diffusion_pytorch_model.safetensors'])
+    open_model(model, sha256=hashes['vae/diffusion_pytorch_model.safetensors'])
   with (model / 'vae' / file_of('vae')).open('r+b') as file:
     file.seek(-1, os.SEEK_END)
     last = file.read(1)
@@ -458,7 +460,7 @@ def test_hashes_of_a_folder_are_checked_when_given(model):
     file.write(bytes([last[0] ^ 1]))
   with pytest.raises(ValueError, match='vae/diffusion_pytorch_model.safetensors has sha256 .* '
                      'damaged'):
-    folder.open_model(model, sha256=hashes)
+    open_model(model, sha256=hashes)
 
 
 def prefixed(prefix, tensors):
@@ -470,7 +472,7 @@ def in_one(name):
   """The tensors of a family's single file, and the trees they were made of."""
   def keys(tree):
     with tempfile.TemporaryDirectory() as home:
-      weights.save(f'{home}/x.safetensors', tree)
+      safetensors_io.save(f'{home}/x.safetensors', tree)
       return safetensors.numpy.load_file(f'{home}/x.safetensors')
 
   trees = {'unet': unet_tree(name), 'vae': vae_tree()}
@@ -513,7 +515,7 @@ def single(tmp_path, name, edited=lambda tensors: tensors):
 @pytest.mark.parametrize('name', UNETS)
 def test_a_single_file_is_its_parts_values_and_configs(tmp_path, name):
   path, trees = single(tmp_path, name)
-  parts = folder.open_model(path)
+  parts = open_model(path)
   assert parts.keys() == trees.keys() | {'scheduler'}
   for part, tree in trees.items():
     assert_same(load(parts, part, tree), tree)
@@ -551,14 +553,14 @@ def test_what_trainings_leave_under_the_text_encoders_is_dropped_and_other_weigh
   left |= {f'{ENCODERS[name][0]}.text_projection.weight': one,
            f'{ENCODERS[name][0].rpartition(".")[0]}.text_projection': one}
   path, trees = single(tmp_path, name, lambda t: t | left)
-  parts = folder.open_model(path)
+  parts = open_model(path)
   for part in ('text_encoder', 'text_encoder_2')[:len(ENCODERS[name])]:
     assert_same(load(parts, part, trees[part]), trees[part])
   for more in [f'{ENCODERS[name][-1]}.adapter.weight',
                f'{ENCODERS[name][-1].rpartition(".")[0]}.other.weight', 'other.weight']:
     path, _ = single(tmp_path, name, lambda t, more=more: t | {more: one})
     with pytest.raises(ValueError, match=r'(unused|no known part).*(adapter|other).weight'):
-      parts = folder.open_model(path)
+      parts = open_model(path)
       for part in ('text_encoder', 'text_encoder_2')[:len(ENCODERS[name])]:
         load(parts, part, trees[part])
 
@@ -570,7 +572,7 @@ def test_what_trainings_leave_in_the_text_encoder_of_a_folder_is_dropped(model, 
           'vision_model.post_layernorm.weight': one}
   safetensors.numpy.save_file(published['text_encoder'] | left,
                               model / 'text_encoder' / file_of('text_encoder'))
-  assert_same(load(folder.open_model(model), 'text_encoder', trees['text_encoder']),
+  assert_same(load(open_model(model), 'text_encoder', trees['text_encoder']),
               trees['text_encoder'])
 
 
@@ -590,7 +592,7 @@ def test_a_single_files_signs_say_what_its_unet_predicts(tmp_path, markers, meta
   path = tmp_path / 'x.safetensors'
   safetensors.numpy.save_file(tensors | dict.fromkeys(markers, np.ones(0, np.float32)),
                               path, metadata)
-  told = folder.open_model(path)['scheduler']
+  told = open_model(path)['scheduler']
   assert (told['prediction_type'], told.get('rescale_betas_zero_snr')) == (predicted, pure)
 
 
@@ -607,7 +609,7 @@ def test_a_single_files_signs_say_what_its_unet_predicts(tmp_path, markers, meta
 def test_a_single_file_of_another_layout_is_refused(tmp_path, change, match):
   path, _ = single(tmp_path, 'sd1', change)
   with pytest.raises(ValueError, match=match) as caught:
-    folder.open_model(path)
+    open_model(path)
   assert len(str(caught.value).splitlines()) == 1 and 'sd1.safetensors' in str(caught.value)
 
 
@@ -616,15 +618,15 @@ def test_a_tensor_missing_from_a_single_file_is_named(tmp_path):
   path, trees = single(tmp_path, 'sd1', lambda t: {k: v for k, v in t.items() if k != lost})
   with pytest.raises(ValueError, match=r"missing \['up_blocks.0.resnets.2.conv1.weight'\], "
                      r"unused \[\]"):
-    load(folder.open_model(path), 'unet', trees['unet'])
+    load(open_model(path), 'unet', trees['unet'])
 
 
 def test_a_single_files_hash_is_checked(tmp_path):
   path, _ = single(tmp_path, 'sd1')
   right = hashlib.sha256(path.read_bytes()).hexdigest()
-  folder.open_model(path, sha256=right.upper())
+  open_model(path, sha256=right.upper())
   with pytest.raises(ValueError, match='sd1.safetensors has sha256'):
-    folder.open_model(path, sha256='0' * 64)
+    open_model(path, sha256='0' * 64)
 
 
 @pytest.mark.parametrize('name, error, match', [
@@ -635,4 +637,4 @@ def test_what_is_no_model_is_named_with_the_remedy(tmp_path, name, error, match)
   if name != 'absent':
     (tmp_path / name).write_bytes(b'\x80\x02}q\x00.')
   with pytest.raises(error, match=match):
-    folder.open_model(tmp_path / name)
+    open_model(tmp_path / name)

@@ -9,12 +9,12 @@ import json
 import os
 import pathlib
 import re
-from typing import BinaryIO, Iterable
+from typing import BinaryIO, Iterable, Mapping
 
 MAX_JSON = 4 * 2 ** 20                   # bytes
 HEAD = 1024                              # bytes of a file, by which one may see what it is
 DEEPEST = 100                      # levels of JSON; published files have ten
-LISTED = 100                             # names in an error
+LISTED, LETTERS = 100, 200               # names in an error, and letters of each
 SAFETENSORS = 'give the .safetensors files of the model'
 KINDS = ((b'GGUF', 'a GGUF file, of quantized weights', SAFETENSORS),
          (b'\x1f\x8b', 'a gzip archive', 'unpack it'),
@@ -58,44 +58,40 @@ def check_depth(value):
     raise ValueError('nested too deep')
 
 
-def parsed(path: pathlib.Path, text: bytes, *, strict: bool = True) -> dict:
-  """A JSON object. Repeated names and nesting deeper than DEEPEST are refused; `strict` refuses NaN
-  and infinities too, and the byte-order mark, which are no JSON, though Python and Windows write
-  them into configs."""
+def read_json(path: str | os.PathLike, *, limit: int = MAX_JSON) -> dict:
+  """The object in a JSON file of at most `limit` bytes, as Python's json and Windows write it: with
+  NaN, infinities and a byte-order mark. Repeated names and nesting deeper than DEEPEST are
+  refused."""
+  path = pathlib.Path(path)
+  with regular(path) as file:
+    text = file.read(limit + 1)
+  if len(text) > limit:
+    raise ValueError(f'{path} is larger than the {limit} bytes of JSON that are read')
+
   def unique(pairs):
     table = dict(pairs)
     if len(table) != len(pairs):
       raise ValueError('a name is repeated')
     return table
 
-  def constant(name):
-    raise ValueError(f'{name} is no JSON')
-
   try:
-    value = json.loads(text.decode('utf-8' if strict else 'utf-8-sig'), object_pairs_hook=unique,
-                       parse_constant=constant if strict else None)
+    value = json.loads(text.decode('utf-8-sig'), object_pairs_hook=unique)
     check_depth(value)
   except (ValueError, RecursionError) as error:
-    cause = 'nested too deep' if isinstance(error,
-                                            RecursionError) else ' '.join(str(error).split())[:200]
-    found = what_is(text[:HEAD])
-    words = '' if strict or text.lstrip()[:1] in (b'{', b'[') else words_of(text[:HEAD])
+    if found := what_is(text[:HEAD]):
+      raise ValueError(f'{path} {found}') from None
+    cause = 'nested too deep' if isinstance(error, RecursionError) else one_line(error)
+    words = '' if text.lstrip()[:1] in (b'{', b'[') else words_of(text[:HEAD])
     cause += f'; it begins with the text {words!r}' if words else ''
-    raise ValueError(f'{path} {found}' if found else f'{path} holds no valid JSON ({cause}): '
-                     'download it again') from None
+    raise ValueError(f'{path} holds no valid JSON ({cause}): download it again') from None
   if not isinstance(value, dict):
     raise ValueError(f'{path} holds no JSON object: download it again')
   return value
 
 
-def read_json(path: str | os.PathLike, *, limit: int = MAX_JSON) -> dict:
-  """The object in a JSON file of at most `limit` bytes, as Python's json writes it."""
-  path = pathlib.Path(path)
-  with regular(path) as file:
-    text = file.read(limit + 1)
-  if len(text) > limit:
-    raise ValueError(f'{path} is larger than the {limit} bytes of JSON that are read')
-  return parsed(path, text, strict=False)
+def one_line(error: Exception) -> str:
+  """What an error says, in one line that is not long."""
+  return ' '.join(str(error).split())[:200]
 
 
 def what_is(head: bytes) -> str:
@@ -154,7 +150,18 @@ def check_hash(path: str | os.PathLike, sha256: str) -> None:
                      'another file')
 
 
+def check_hashes(owner: str | os.PathLike, files: Mapping[str, pathlib.Path],
+                 sha256: Mapping[str, str] | None) -> None:
+  """ValueError unless {name: hash}, where given, knows each of the files by name and is right."""
+  if sha256 is None:
+    return
+  if absent := [name for name in files if name not in sha256]:
+    raise ValueError(f'{os.fspath(owner)}: sha256 says nothing of {listed(absent)}')
+  for name, file in files.items():
+    check_hash(file, sha256[name])
+
+
 def listed(names: Iterable[str]) -> str:
   """A list as text, cut where a hostile or foreign file would fill the screen."""
-  names = list(names)
+  names = [name[:LETTERS] for name in names]
   return f'{names[:LISTED]}' + (f' and {len(names) - LISTED} more' if len(names) > LISTED else '')

@@ -1,15 +1,15 @@
 """Published models as their configs alone: for what a step with them would take, on a machine that
 has no weights.
 
-    parts('sdxl')                # as folder.open_model's, but no part has a file: folder.load_part
-                                 gives shapes in place of arrays
+    parts('sdxl')    # as diffusers_folder.open_model's, but no part has a file: load_part gives
+                     # shapes in place of arrays
 """
 import dataclasses
 
 from jaxdreamer.nn import mvdream
-from jaxdreamer.nn.folder import Part
-from jaxdreamer.nn.single_file import SCHEDULER
 from jaxdreamer.nn.unet import UNetConfig
+from jaxdreamer.weights.diffusers_folder import Part
+from jaxdreamer.weights.single_file import SCHEDULER
 
 SD21 = dataclasses.replace(mvdream.CONFIG, class_embed_type=None,
                            projection_class_embeddings_input_dim=None)
@@ -30,7 +30,7 @@ CLIP_G = CLIP_L | {'hidden_size': 1280, 'intermediate_size': 5120, 'num_hidden_l
                    'num_attention_heads': 20,
                    'projection_dim': 1280}
 
-SHAPES = 'shapes'                        # the path of a model that is here as a blueprint alone
+SHAPES = 'shapes'                        # the path of a model that is here by its shapes alone
 
 # name: (UNet, pixels of a side of its latents, scale of the latents, text encoders)
 MODELS = {'sd21-base': (SD21, 64, .18215, (CLIP_H,)),

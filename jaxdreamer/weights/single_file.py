@@ -10,8 +10,8 @@
              conditioner.embedders.1.model.*   (CLIP-L, OpenCLIP-G)
 
 `parts` infers each part's config, in diffusers' and transformers' terms, from the shapes of the
-tensors, and the rows for weights.load that read it. What shapes do not tell is the family's: heads,
-activations, groups of the norms.
+tensors, and the rows for safetensors_io.load that read it. What shapes do not tell is the family's:
+heads, activations, groups of the norms.
 An SD 2.x text encoder comes without its last layer, as the UNet was trained on the one before.
 Shapes do not tell either whether a UNet predicts eps or v: where neither a marker key (v_pred,
 ztsnr) nor the metadata (modelspec.prediction_type) does, that of SD 1.x and SDXL is taken to be
@@ -21,10 +21,10 @@ ValueError, in one line, for every other layout, says what the file is instead.
 import re
 from typing import Any
 
-from jaxdreamer.nn import foreign, safe_files
 from jaxdreamer.nn.clip import CLIP_RENAME
 from jaxdreamer.nn.mvdream import MVDREAM_RENAME
-from jaxdreamer.nn.tensors import Tensors
+from jaxdreamer.weights import foreign, safe_files
+from jaxdreamer.weights.safetensors_io import Tensors
 
 UNET, VAE = 'model.diffusion_model.', 'first_stage_model.'
 CLIP_1, OPEN_CLIP_2 = 'cond_stage_model.transformer.', 'cond_stage_model.model.'
@@ -131,7 +131,7 @@ class Shapes:
 
 
 def parts(file: Tensors) -> dict[str, tuple[dict, tuple]]:
-  """{name as in model_index.json: (config, rows for weights.load)}; the scheduler's has no rows."""
+  """{name as in model_index.json: (config, rows for loading)}; the scheduler's has no rows."""
   kept = [key for key in file.entries if not LEFT_OVER.match(key) and key not in (V_PRED, ZTSNR)]
   prefixes = {p for p in (CLIP_1, OPEN_CLIP_2, CLIP_XL, OPEN_CLIP_XL)
               if any(key.startswith(p) for key in kept)}

@@ -8,13 +8,14 @@ import pytest
 
 from configs import dreamfusion_sd, scaledreamer_amortised, scaledreamer_mvdream
 from jaxdreamer import build, doctor
-from jaxdreamer.nn import blueprints, unet
+from jaxdreamer.nn import unet
+from jaxdreamer.weights import model_shapes
 
 
 @pytest.mark.parametrize('name, unet_count', [('sd21-base', 865_910_724), ('sdxl', 2_567_463_684),
                                               ('mvdream', 865_910_724 + 17 * 1280 + 1281 * 1280)])
-def test_blueprints_have_as_many_parameters_as_the_published(name, unet_count):
-  config = unet.config_from_diffusers(blueprints.parts(name)['unet'].config)
+def test_shapes_have_as_many_parameters_as_the_published(name, unet_count):
+  config = unet.config_from_diffusers(model_shapes.parts(name)['unet'].config)
   zeros = lambda *shape: jnp.zeros(shape)
   more = {'text_embeds': zeros(1, 1280), 'time_ids': zeros(1, 6)} if name == 'sdxl' else {}
   where = [zeros(1, 16)] if name == 'mvdream' else []
@@ -25,8 +26,8 @@ def test_blueprints_have_as_many_parameters_as_the_published(name, unet_count):
 
 
 def shrunk(name):
-  """The blueprint of a network of the same kind, quick to compile."""
-  config, _, scale, texts = blueprints.MODELS[name]
+  """The shapes of a network of the same kind, quick to compile."""
+  config, _, scale, texts = model_shapes.MODELS[name]
   small = {'block_out_channels': (32, 64), 'layers_per_block': 1,
            'down_block_types': ('DownBlock2D', 'CrossAttnDownBlock2D'),
            'up_block_types': ('CrossAttnUpBlock2D', 'UpBlock2D'), 'attention_head_dim': 1}
@@ -37,13 +38,13 @@ def shrunk(name):
                                         (scaledreamer_mvdream, 'mvdream')])
 def test_a_step_without_weights_has_shapes_and_the_weights_it_wants_a_name(monkeypatch, make, name):
   """All that the doctor does but compiling; its words where nothing is."""
-  monkeypatch.setitem(blueprints.MODELS, name, shrunk(name))
-  monkeypatch.setattr(blueprints, 'VAE', blueprints.VAE | {'block_out_channels': (32, 32),
-                                                           'layers_per_block': 1,
-                                                          'down_block_types': (
+  monkeypatch.setitem(model_shapes.MODELS, name, shrunk(name))
+  monkeypatch.setattr(model_shapes, 'VAE', model_shapes.VAE | {'block_out_channels': (32, 32),
+                                                               'layers_per_block': 1,
+                                                               'down_block_types': (
                                                               'DownEncoderBlock2D',) * 2,
-                                                          'up_block_types': ('UpDecoderBlock2D',)
-                                                           * 2})
+                                                               'up_block_types': ('UpDecoderBlock2D',)
+                                                               * 2})
   seen = []
 
   def cost(config):
@@ -77,7 +78,7 @@ def test_a_step_of_a_generator_at_full_size_is_one_program(corpus, tmp_path, mon
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   (tmp_path / 'corpus.txt').write_text('a red mug\na blue car\n')
   config = scaledreamer_amortised.get_config(f'{corpus},1')
-  config.prior.path, config.corpus.path, config.mesh.data = blueprints.SHAPES, str(
+  config.prior.path, config.corpus.path, config.mesh.data = model_shapes.SHAPES, str(
       tmp_path / 'corpus.txt'), 1
   job = build.job(config, build.make_mesh(config), abstract=True)
   state = jax.eval_shape(job.init, jax.random.key(0))

@@ -18,7 +18,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
-from jaxdreamer.nn import safe_files
+from jaxdreamer.weights import safe_files
 
 FILES = ('vocab.json', 'merges.txt', 'tokenizer.json', 'added_tokens.json', 'tokenizer_config.json',
          'special_tokens_map.json')

@@ -1,8 +1,8 @@
 """LoRA files beside a model (Hu et al. 2021), merged into its weights while they are read: W +
 scale alpha / rank up @ down.
 
-    parts = lora_files.added(folder.open_model(path), 'style.safetensors', scale=.8,
-    option='config.prior.lora')
+    parts = loras.added(diffusers_folder.open_model(path), 'style.safetensors', scale=.8,
+                        option='config.prior.lora')
 
 Layouts, by the names of the tensors:
     kohya       lora_unet_down_blocks_0_..._to_q.lora_down.weight, .lora_up.weight, .alpha;
@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdreamer.nn import foreign, safe_files, tensors, weights
+from jaxdreamer.weights import foreign, safe_files, safetensors_io
+from jaxdreamer.weights.safetensors_io import Tensors
 
 ROLES = ((re.compile(
     r'\.(lora_down|lora_A|lora\.down|lora_linear_layer\.down|down)(\.default)?\.weight$'), 'down'),
@@ -57,12 +58,12 @@ class LowRank(NamedTuple):
 
 def added(parts: dict[str, Any], path: str | os.PathLike, *, scale: float,
           option: str) -> dict[str, Any]:
-  """The parts of folder.open_model, those that the file at `path` changes with what it adds to
-  them."""
+  """The parts of diffusers_folder.open_model, those that the file at `path` changes with what it
+  adds to them."""
   layers = {alias: (name, key, shape) for name, part in parts.items() if hasattr(part, 'changes')
             for key, shape in matrices(part).items()
             for alias in aliases(name, key.removesuffix('.weight'), part.config)}
-  with tensors.opened(path) as file:
+  with safetensors_io.opened(path) as file:
     groups, unknown = {}, []
     for key in file.entries:
       module, role = parse(key)
@@ -97,11 +98,11 @@ def matrices(part: Any) -> dict[str, tuple[int, ...]]:
   """{published key: shape} of the weights of a part that are matrices or convolutions, from the
   head of its files."""
   found = {}
-  with tensors.opened_all(part.file) as files:
+  with safetensors_io.opened_all(part.file) as files:
     for file in files:
       for key, entry in file.entries.items():
-        for new, view in weights.renamed(key, part.rename):
-          shape = weights.viewed(view, ('',), np.broadcast_to(False, entry.shape)).shape
+        for new, view in safetensors_io.renamed(key, part.rename):
+          shape = safetensors_io.viewed(view, ('',), np.broadcast_to(False, entry.shape)).shape
           if new.endswith('.weight') and len(shape) in (2, 4):
             found[new] = shape
   return found
@@ -162,11 +163,10 @@ def parse(key: str) -> tuple[str, str]:
   return key, ''
 
 
-def low_rank(file: tensors.Tensors, module: str, group: dict[str, str], shape: tuple[int, ...],
-             scale: float,
-             option: str) -> LowRank:
+def low_rank(file: Tensors, module: str, group: dict[str, str], shape: tuple[int, ...],
+             scale: float, option: str) -> LowRank:
   """What the tensors `group` {role: key} of a file add to a layer of this shape."""
-  up, down = (read(file, group[role]) for role in ('up', 'down'))
+  up, down = (file.read(group[role]).astype(np.float32) for role in ('up', 'down'))
   rank = len(down)
   if (up.ndim < 2 or down.ndim < 2 or math.prod(up.shape) != shape[0] * rank
       or up.shape[:2] != (shape[0], rank)
@@ -175,7 +175,7 @@ def low_rank(file: tensors.Tensors, module: str, group: dict[str, str], shape: t
                      f'for a weight of {shape}')
   alpha, divisor = settings(file, module, rank, option)
   if 'alpha' in group:
-    alpha, divisor = float(read(file, group['alpha']).reshape(-1)[0]), rank
+    alpha, divisor = float(file.read(group['alpha']).reshape(-1)[0]), rank
   found = LowRank(up.reshape(shape[0], rank), down.reshape(rank, -1), scale * alpha / divisor,
                   shape)
   if not (np.isfinite(found.up).all() and np.isfinite(found.down).all()
@@ -185,7 +185,7 @@ def low_rank(file: tensors.Tensors, module: str, group: dict[str, str], shape: t
   return found
 
 
-def settings(file: tensors.Tensors, module: str, rank: int, option: str) -> tuple[float, float]:
+def settings(file: Tensors, module: str, rank: int, option: str) -> tuple[float, float]:
   """(alpha, what divides it) of a layer by peft's settings in the metadata; without them alpha is
   the rank."""
   try:
@@ -205,11 +205,3 @@ def settings(file: tensors.Tensors, module: str, rank: int, option: str) -> tupl
                                                                    module)), get('lora_alpha'))
   return float(rank if alpha is None else alpha), math.sqrt(rank) if get('use_rslora') else float(
       rank)
-
-
-def read(file: tensors.Tensors, name: str) -> np.ndarray:
-  """A tensor as float32."""
-  entry = file.entries[name]
-  raw = np.empty(entry.size, np.uint8)
-  file.read(entry.begin, raw)
-  return raw.view(entry.dtype).reshape(entry.shape).astype(np.float32)
