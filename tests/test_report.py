@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from jaxdreamer.outputs import mesh, report, video
+from jaxdreamer.outputs import mesh_files, report, surface, video
 
 NASTY = ('</script><script>alert("1")</script> & <img src=x onerror=\'alert(2)\'> {{data}} '
          '\u2028 ünïcode')
@@ -57,7 +57,7 @@ def folder(tmp_path):
     (tmp_path / 'previews' / f'step_{step}.png').write_bytes(video.png(picture))
   (tmp_path / 'metrics.jsonl').write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0, '
                                           '"late": 5}\n')
-  mesh.save(mesh.Mesh(VERTICES, FACES, COLORS), tmp_path, formats=('ply',))
+  mesh_files.save(surface.Mesh(VERTICES, FACES, COLORS), tmp_path, formats=('ply',))
   (tmp_path / 'mesh.json').write_text('{"faces": 4, "watertight": true}')
   (tmp_path / 'scores.json').write_text('{"scores": {"psnr": 21.5, "front": null}, "meaning": '
                                         '{"psnr": "dB"}}')
