@@ -62,8 +62,8 @@ def read_back(prompt: str, x: Images) -> float | None:
     return None
   x = jax.image.resize(jnp.asarray(x, jnp.float32), (len(x), geometry.SIZE, geometry.SIZE, 3),
                        'linear')
-  return score.recall_at_1(np.asarray(jax.jit(geometry.caption_scores)(geometry.shipped(), x,
-                                                                 truth.rivals(prompt))), 0)
+  fit = jax.jit(geometry.caption_scores)(geometry.shipped(), x, truth.rivals(prompt))
+  return score.recall_at_1(np.asarray(fit), 0)
 
 
 def score_views(prompt: str, render: Callable, *, size: int) -> dict:
