@@ -34,6 +34,7 @@ from configs import toybox as config_file
 from configs.toybox_amortised import ROWS
 from jaxdreamer import cli, comparison, evaluate, registry, statistics, variance_lab
 from jaxdreamer.outputs import video
+from jaxdreamer.scores import silhouette_iou
 from jaxdreamer.toybox import truth
 
 PROMPTS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a red car',
@@ -115,7 +116,7 @@ def run(subject, prompt, seed, steps):
     for _ in range(steps // CURVE):
       state, _ = job.step(state, job.prior, text)
     shown = video.render_views(over_black(code(state)), NEAR)
-    curve.append({'step': int(state.step), 'iou': evaluate.silhouette_iou(shown.opacity, true)})
+    curve.append({'step': int(state.step), 'iou': silhouette_iou(shown.opacity, true)})
   scores = evaluate.score_views(prompt, over_black(code(state)), size=job.size)
   keys = jax.random.split(jax.random.key(9), 16)
   gradients = np.stack([subject.whole(k, state.params, job.prior, text, state.step) for k in keys])

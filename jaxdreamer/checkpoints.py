@@ -30,7 +30,10 @@ from typing import Any, Callable, Mapping
 
 import jax
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 from jaxtyping import PyTree
+
+from jaxdreamer import files
 
 FORMAT = 1
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -45,13 +48,7 @@ RESUMABLE = ('steps', 'steps_per_call', 'log_every', 'preview_every', 'checkpoin
 
 def flatten(options: dict) -> dict[str, Any]:
   """{'optim': {'lr': .1}} -> {'optim.lr': .1}."""
-  flat = {}
-  for name, value in options.items():
-    if isinstance(value, dict):
-      flat |= {f'{name}.{rest}': leaf for rest, leaf in flatten(value).items()}
-    else:
-      flat[name] = value
-  return flat
+  return flatten_dict(options, sep='.')
 
 
 def defining(options: dict, contents: dict[str, str]) -> dict[str, Any]:
@@ -117,10 +114,8 @@ def _refuse_other_run(workdir, options, contents):
 
 
 def _write(path, value):
-  """Whole or not at all."""
-  draft = path.with_name(f'.{path.name}.draft')
-  draft.write_text(json.dumps(value, indent=1, sort_keys=True) + '\n')
-  os.replace(draft, path)
+  with files.whole(path) as draft:
+    draft.write_text(json.dumps(value, indent=1, sort_keys=True) + '\n')
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -20,6 +20,7 @@ import traceback
 from typing import Callable, NoReturn
 
 import jax
+import platformdirs
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
@@ -55,11 +56,10 @@ def moved() -> dict:
 
 
 def compile_cache() -> str:
-  """Keeps every compiled program on disk, under JAX_COMPILATION_CACHE_DIR,
-  XDG_CACHE_HOME/jaxdreamer or ~/.cache/jaxdreamer."""
-  home = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
-  folder = jax.config.jax_compilation_cache_dir or str(home / 'jaxdreamer'
-                                                       / f'compiled-{jax.__version__}')
+  """Keeps every compiled program on disk, under JAX_COMPILATION_CACHE_DIR, or jaxdreamer/ in
+  XDG_CACHE_HOME or where this system's caches are."""
+  home = platformdirs.user_cache_path('jaxdreamer')
+  folder = jax.config.jax_compilation_cache_dir or str(home / f'compiled-{jax.__version__}')
   jax.config.update('jax_compilation_cache_dir', folder)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)

@@ -23,6 +23,7 @@ import tensorstore
 from jax.experimental import multihost_utils
 from jaxtyping import Int
 
+from jaxdreamer import files
 from jaxdreamer.types import Text
 
 BLOCK = 64                             # prompts that are done at a time
@@ -79,9 +80,8 @@ def open_store(folder: pathlib.Path, prompts: tuple[str, ...], embed: Callable[[
       prompts), lambda block: folder / f'done_{block:06}'
   folder.mkdir(parents=True, exist_ok=True)
   if not note.exists():
-    part = folder / f'prompts.{os.getpid()}.part'
-    part.write_text(named)
-    os.replace(part, note)
+    with files.whole(note) as draft:
+      draft.write_text(named)
   if note.read_text() != named:
     raise ValueError(f'{folder} holds the embeddings of other prompts: give another folder, or '
                      'remove it')

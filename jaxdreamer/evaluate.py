@@ -2,8 +2,8 @@
 
 Where the prompt names a toy of the toybox, the exact shape is known, and the run is held against it
 in 32 views that no step was trained on, as a mesh, and as a volume. Writes scores.json (every score
-and its meaning), prints a table, renews the report. Functions before the banner are pure; images
-are [V, H, W, 3] in [0, 1], masks and opacity [V, H, W].
+and its meaning), prints a table, renews the report. Images are [V, H, W, 3] in [0, 1], masks and
+opacity [V, H, W].
 
 `--clip=FOLDER` asks a CLIP model as well, for any prompt, and with `--prompts=FILE`, a prompt a
 line, which of them it would choose; clip.json names the protocol.
@@ -20,136 +20,20 @@ import jax.numpy as jnp
 import numpy as np
 import rich
 from absl import flags
-from jaxtyping import Bool, Float
 from rich.table import Table
-from scipy.spatial import KDTree
 
 from jaxdreamer import build, checkpoints, cli, clip_score, generator_eval, prompts, registry, runs
+from jaxdreamer import scores as score
 from jaxdreamer.options import place
-from jaxdreamer.outputs import gallery, report, video
+from jaxdreamer.outputs import gallery, report, silhouettes, surface, video
 from jaxdreamer.outputs import mesh as meshes
+from jaxdreamer.scores import Images, Masks
 from jaxdreamer.toybox import geometry, truth, world
-from jaxdreamer.toybox.truth import over_gray, silhouette_iou
+from jaxdreamer.toybox.truth import over_gray
 from jaxdreamer.types import Camera
 
 RING, ELEVATIONS = 16, (.15, .6)       # 32 views: azimuths in steps of 22.5 degrees, on two heights
 QUARTERS = slice(None, None, RING // 4)                # 8 of the views are enough to tell colors
-# colors whose every channel, and the other part of whose patterns, tell those of all others
-BASIS = ('black', 'pink', 'white')
-SURFACE = 20_000                       # points on each surface for the Chamfer distance
-Images = Float[np.ndarray, 'V H W 3']
-Masks = Float[np.ndarray, 'V H W']
-
-MEANING = {
-  'silhouette_iou': 'overlap of opacity and true mask, mean of 32 unseen views; 1 is perfect',
-  'psnr': 'decibels, against the true pictures in the same views',
-  'normal_degrees': 'mean angle between the normals of render and truth, where both are opaque',
-  'color_error': 'mean absolute difference of color where render and truth are both opaque',
-  'color_right': 'the color that explains the object best is the one asked for',
-  'color_found': 'that color, of the twelve of the toybox',
-  'recall_at_1': 'share of views that a reader finds to fit the prompt better than any prompt with '
-  'one other word',
-  'chamfer': f'mean distance between the surfaces, both ways; its floor, from {SURFACE} points on '
-  'each, is .01',
-  'volume_iou': 'overlap of the solids',
-  'pose_gap': 'what the silhouettes gain if the object is turned to its best yaw; 0 is a true pose',
-  'yaw': 'that best yaw, in degrees',
-  'front': 'of [-1, 1]: 1 the front view is the true front, -1 it is the true back',
-  'back': 'of [-1, 1]: 1 the back view is the true back, -1 it is the true front (Janus)',
-  'one_front': 'both of them are above 0',
-  'symmetry': 'of [0, 1]: 0 front and back differ at least as they should, 1 they are the same',
-  'mesh_iou': 'silhouettes of the mesh against those of the render; .95 is faithful',
-  'watertight': 'the mesh is closed',
-  'clip_similarity': "mean cosine of CLIP's view of the pictures and of the prompt",
-  'clip_recall_at_1': 'share of views that CLIP finds nearest to the prompt, of all in --prompts',
-}
-
-
-def psnr(x: Images, y: Images) -> float:
-  """-10 log10 of the mean squared difference."""
-  return float(-10. * np.log10(max(np.mean((x - y) ** 2), 1e-12)))
-
-
-def normal_degrees(a: Images, b: Images, opaque: Bool[np.ndarray, 'V H W']) -> float | None:
-  """Mean angle in degrees between normals of any length, where `opaque`; None where nothing is."""
-  unit = lambda n: n / np.maximum(np.linalg.norm(n, axis=-1, keepdims=True), 1e-9)
-  cosine = np.sum(unit(np.asarray(a, float)) * unit(np.asarray(b, float)), -1)[opaque]
-  return float(np.degrees(np.arccos(np.clip(cosine, -1., 1.)).mean())) if len(cosine) else None
-
-
-def chamfer(a: Float[np.ndarray, 'N 3'], b: Float[np.ndarray, 'M 3']) -> float:
-  """(mean_a min_b |a - b| + mean_b min_a |a - b|) / 2."""
-  return float(.5 * (np.mean(KDTree(b).query(a)[0]) + np.mean(KDTree(a).query(b)[0])))
-
-
-def pose_gap(opacity: Masks, mask: Masks, *, ring: int) -> tuple[float, float]:
-  """Best-yaw IoU minus true-pose IoU, and that yaw in radians, from views in rings of `ring` equal
-  steps of azimuth.
-
-  Turning the object by k steps moves each view k places along its ring, so no view is rendered
-  twice.
-  """
-  turned = opacity.reshape(-1, ring, *opacity.shape[1:])
-  scores = [silhouette_iou(np.roll(turned, -k, axis=1).reshape(opacity.shape), mask)
-            for k in range(ring)]
-  best = int(np.argmax(scores))
-  return scores[best] - scores[0], math.remainder(2. * math.pi * best / ring, 2. * math.pi)
-
-
-def unlikeness(a: Images, b: Images) -> float:
-  """d(a, b) = min over b and b mirrored left to right of mean |a - b|: a distance, since mirroring
-  keeps lengths.
-
-  Front and back silhouettes mirror each other, so without the mirror any lopsided object would seem
-  to have two faces.
-  """
-  return float(min(np.mean(np.abs(a - b)), np.mean(np.abs(a - b[:, :, ::-1]))))
-
-
-def janus(front: Images, back: Images, true_front: Images, true_back: Images) -> dict:
-  """Does the back look like the front where it must not? Renders and truths from azimuths 0 and pi,
-  same backgrounds.
-
-    front = (d(front, true_back) - d(front, true_front)) / d(true_front, true_back)
-    back = (d(back, true_front) - d(back, true_back)) / d(true_front, true_back)
-    one_front = front > 0 and back > 0
-    symmetry = max(0, 1 - d(front, back) / d(true_front, true_back))
-
-  d is `unlikeness`. By the triangle inequality front and back are in [-1, 1]; symmetry is blind to
-  the pose.
-  """
-  apart = unlikeness(true_front, true_back)
-  if apart < 1e-6:
-    raise ValueError('the true front and back are the same picture: this object cannot be a Janus')
-  ahead = (unlikeness(front, true_back) - unlikeness(front, true_front)) / apart
-  behind = (unlikeness(back, true_front) - unlikeness(back, true_back)) / apart
-  return {'front': ahead, 'back': behind, 'one_front': ahead > 0. and behind > 0.,
-          'symmetry': max(0., 1. - unlikeness(front, back) / apart)}
-
-
-def nearest_color(x: Images, opacity: Masks,
-                  candidates: Float[np.ndarray, 'K V H W 3']) -> int | None:
-  """Which of K recolorings of the truth explains x best (least squares), over solid pixels where
-  they differ."""
-  where = (np.ptp(candidates, axis=0).max(-1) > .1) & (opacity >= .5)
-  errors = np.mean((candidates[:, where] - x[where]) ** 2, (1, 2)) if where.any() else []
-  return int(np.argmin(errors)) if len(errors) else None
-
-
-def recall_at_1(scores: Float[np.ndarray, 'V K'], target: int) -> float:
-  """R@1: the share of views that text number `target`, of K, fits best (CLIP R-precision, Park et
-  al. 2021)."""
-  return float(np.mean(scores.argmax(1) == target))
-
-
-def occupied(grid: meshes.Grid, threshold: float) -> Bool[np.ndarray, 'R R R']:
-  """The solid of a log-density grid, closed cavities filled."""
-  level = np.log(threshold)
-  return meshes.fill_cavities(grid, level) >= level
-
-
-# --------------------------------------------------------------------------------------------------
-# against the toybox
 
 
 def true_pictures(prompt: str, camera: Camera, *, size: int) -> tuple[Images, Masks]:
@@ -158,47 +42,17 @@ def true_pictures(prompt: str, camera: Camera, *, size: int) -> tuple[Images, Ma
   return over_gray(view.rgb, view.mask), view.mask
 
 
-def in_each_color(item: world.Item, which: int, camera: Camera, *,
-                  size: int) -> Float[np.ndarray, 'K V H W 3']:
-  """The truth in each of the world's colors of object `which`, over the background.
-
-  A pixel's color is linear in the object's own and in that of the other part of its pattern, so
-  that three tracings tell all."""
-  known = [list(world.COLORS).index(name) for name in BASIS]
-  traced = [jax.device_get(truth.views(
-      world.caption(item._replace(color=item.color.at[which].set(k))), camera, size=size))
-            for k in known]
-  own = np.array(list(world.COLORS.values()))
-  parts = np.stack([own, np.broadcast_to(np.array(world.PARTNERS)[:, None], own.shape),
-                    np.ones_like(own)], -1).swapaxes(0, 1)
-  shares = parts @ np.linalg.inv(parts[:, known])  # [channel, K, tracing], of [channel, K, part]
-  rgb = np.einsum('ckm,mvhwc->kvhwc', shares, np.stack([view.rgb for view in traced]))
-  return over_gray(rgb, traced[0].mask)
-
-
 def colors_of(prompt: str, x: Images, opacity: Masks, camera: Camera, *, size: int) -> dict:
   """color_right and color_found: the truth in each color there is, for each object of the
   prompt."""
   item = world.parse(prompt)
   names, found = list(world.COLORS), []
   for which in range(1 if item.relation == world.ALONE else 2):
-    found.append(nearest_color(x, opacity, in_each_color(item, which, camera, size=size)))
+    candidates = truth.in_each_color(item, which, camera, size=size)
+    found.append(score.nearest_color(x, opacity, candidates))
   wanted = [int(k) for k in item.color[:len(found)]]
   return {'color_right': found == wanted, 'color_found': ', '.join('none' if k is None else names[k]
                                                                    for k in found)}
-
-
-def rivals(prompt: str) -> world.Item:
-  """The item [K] of the prompt, first, and all that differ from it in one color or one kind."""
-  target, found = world.parse(prompt), []
-  lone = int(target.relation) == world.ALONE
-  for which in range(1 if lone else 2):
-    colors = [target._replace(color=target.color.at[which].set(k))
-              for k in range(len(world.COLORS))]
-    kinds = [target._replace(kind=target.kind.at[which].set(k))
-             for k in range(len(world.KINDS if lone else world.SOLIDS))]
-    found += [item for item in colors + kinds if world.caption(item) != world.caption(target)]
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), target, *found)
 
 
 def read_back(prompt: str, x: Images) -> float | None:
@@ -208,8 +62,8 @@ def read_back(prompt: str, x: Images) -> float | None:
     return None
   x = jax.image.resize(jnp.asarray(x, jnp.float32), (len(x), geometry.SIZE, geometry.SIZE, 3),
                        'linear')
-  return recall_at_1(np.asarray(jax.jit(geometry.caption_scores)(geometry.shipped(), x,
-                                                                 rivals(prompt))), 0)
+  fit = jax.jit(geometry.caption_scores)(geometry.shipped(), x, truth.rivals(prompt))
+  return score.recall_at_1(np.asarray(fit), 0)
 
 
 def score_views(prompt: str, render: Callable, *, size: int) -> dict:
@@ -219,10 +73,11 @@ def score_views(prompt: str, render: Callable, *, size: int) -> dict:
   seen = video.render_views(render, camera)
   true = jax.device_get(truth.views(prompt, camera, size=size))
   x, true_x = over_gray(seen.rgb, seen.opacity), over_gray(true.rgb, true.mask)
-  gap, yaw = pose_gap(seen.opacity, true.mask, ring=RING)
-  scores = {'silhouette_iou': silhouette_iou(seen.opacity, true.mask), 'psnr': psnr(x, true_x),
-            'normal_degrees': normal_degrees(seen.normal, true.normal,
-                                             (seen.opacity > .9) & (true.mask > .9)),
+  gap, yaw = score.pose_gap(seen.opacity, true.mask, ring=RING)
+  scores = {'silhouette_iou': score.silhouette_iou(seen.opacity, true.mask),
+            'psnr': score.psnr(x, true_x),
+            'normal_degrees': score.normal_degrees(seen.normal, true.normal,
+                                                   (seen.opacity > .9) & (true.mask > .9)),
             'color_error': float(truth.color_error(jnp.asarray(seen.rgb), jnp.asarray(seen.opacity),
                                                    true)),
             **colors_of(prompt, x[QUARTERS], seen.opacity[QUARTERS],
@@ -230,35 +85,36 @@ def score_views(prompt: str, render: Callable, *, size: int) -> dict:
             'recall_at_1': read_back(prompt, x),
             'pose_gap': gap, 'yaw': math.degrees(yaw)}
   if truth.shape(prompt).has_front:
-    return scores | janus(x[::RING], x[RING // 2::RING], true_x[::RING], true_x[RING // 2::RING])
+    back = slice(RING // 2, None, RING)
+    return scores | score.janus(x[::RING], x[back], true_x[::RING], true_x[back])
   return scores | dict.fromkeys(('front', 'back', 'one_front', 'symmetry'))
 
 
 def extract(density: Callable, color: Callable, render: Callable, *, radius: float,
-            resolution: int) -> tuple[meshes.Mesh, dict] | None:
+            resolution: int) -> tuple[surface.Mesh, dict] | None:
   """meshes.extract, or None where there is no surface."""
-  camera = meshes.lookouts(radius=radius)
+  camera = silhouettes.lookouts(radius=radius)
   try:
     return meshes.extract(density, color, camera, video.render_views(render, camera).opacity,
                           radius=radius, resolution=resolution)
-  except meshes.Empty as error:
+  except surface.Empty as error:
     print(error)
 
 
-def score_shape(prompt: str, density: Callable, extracted: tuple[meshes.Mesh, dict] | None, *,
+def score_shape(prompt: str, density: Callable, extracted: tuple[surface.Mesh, dict] | None, *,
                 radius: float) -> dict:
   """The scores that compare solids; None for each where there is no surface."""
   if extracted is None:
     return dict.fromkeys(('chamfer', 'volume_iou', 'mesh_iou', 'watertight'))
   mesh, facts = extracted
-  exact = np.asarray(truth.surface_points(jax.random.key(0), prompt, SURFACE), float)
-  xyz = meshes.nodes(radius, facts['resolution'])
-  inside = meshes.evaluate(truth.shape(prompt).distance,
-                           xyz.reshape(-1, 3)).reshape(xyz.shape[:3]) < 0.
-  solid = occupied(meshes.log_density(density, radius=radius, resolution=facts['resolution']),
-                   facts['threshold'])
-  return {'chamfer': chamfer(meshes.sample_points(mesh, SURFACE)[0], exact),
-          'volume_iou': meshes.iou(solid, inside),
+  exact = np.asarray(truth.surface_points(jax.random.key(0), prompt, score.SURFACE), float)
+  xyz = surface.nodes(radius, facts['resolution'])
+  inside = surface.evaluate(truth.shape(prompt).distance,
+                            xyz.reshape(-1, 3)).reshape(xyz.shape[:3]) < 0.
+  grid, level = surface.log_density(density, radius=radius,
+                                    resolution=facts['resolution']), np.log(facts['threshold'])
+  return {'chamfer': score.chamfer(surface.sample_points(mesh, score.SURFACE)[0], exact),
+          'volume_iou': score.iou(surface.fill_cavities(grid, level) >= level, inside),
           'mesh_iou': facts['silhouette_iou'], 'watertight': facts['watertight']}
 
 
@@ -266,13 +122,13 @@ def table(scores: dict) -> Table:
   """The scores with their meanings, for the terminal."""
   out = Table('score', 'value', 'meaning', title_justify='left')
   for name, value in scores.items():
-    out.add_row(name, report.number(value), MEANING.get(name, ''))
+    out.add_row(name, report.number(value), score.MEANING.get(name, ''))
   return out
 
 
 def write(folder: pathlib.Path, prompt: str, step: int, job: build.Job, code, *,
           resolution: int = 96,
-          extracted: tuple[meshes.Mesh, dict] | None = None) -> dict:
+          extracted: tuple[surface.Mesh, dict] | None = None) -> dict:
   """Scores the scene of this code against what its prompt names; writes scores.json and returns the
   scores. ValueError: no toy's prompt.
 
@@ -286,7 +142,7 @@ def write(folder: pathlib.Path, prompt: str, step: int, job: build.Job, code, *,
                                                                     radius=job.radius)
   (folder / 'scores.json').write_text(json.dumps(
     {'prompt': prompt, 'step': step, 'scores': scores,
-     'meaning': {name: MEANING[name] for name in scores}}, indent=2) + '\n')
+     'meaning': {name: score.MEANING[name] for name in scores}}, indent=2) + '\n')
   return scores
 
 

@@ -17,6 +17,7 @@ from jaxtyping import PyTree
 from jaxdreamer import statistics
 from jaxdreamer.build import Job
 from jaxdreamer.outputs import gallery, video
+from jaxdreamer.scores import recall_at_1, silhouette_iou
 from jaxdreamer.toybox import geometry, truth, world
 
 VIEWS, ELEVATION = 8, .35              # radians
@@ -52,10 +53,10 @@ def scorer(prompts: list[str], camera, *, size: int) -> Callable:
   def score(index, shown):
     true = jax.device_get(truth.views(prompts[index], camera, size=size))
     x = np.asarray(truth.over_gray(shown.rgb, shown.opacity), np.float32)
-    return {'iou': truth.silhouette_iou(shown.opacity, true.mask),
+    return {'iou': silhouette_iou(shown.opacity, true.mask),
             'color_error': float(truth.color_error(jnp.asarray(shown.rgb),
                                                    jnp.asarray(shown.opacity), true)),
-            'recall_at_1': float(np.mean(np.asarray(fit(x)).argmax(1) == index))}
+            'recall_at_1': recall_at_1(np.asarray(fit(x)), index)}
   return score
 
 

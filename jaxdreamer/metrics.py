@@ -6,7 +6,6 @@ one does; what the clock decides goes to timing.jsonl. A row carries the step it
 steps since the row before, up to and with it.
 """
 import json
-import os
 import pathlib
 import resource
 import sys
@@ -15,6 +14,8 @@ from collections import Counter, deque
 from contextlib import contextmanager
 
 import jax
+
+from jaxdreamer import files
 
 GIB = 2. ** 30
 RECENT = 20  # rows whose mean speed foretells the rest: a pause is forgotten after as many
@@ -48,9 +49,8 @@ class Rows:
       except (json.JSONDecodeError, KeyError, TypeError):
         break
       kept.append(line)
-    draft = path.with_name(f'.{path.name}.draft')
-    draft.write_text(''.join(kept))
-    os.replace(draft, path)
+    with files.whole(path) as draft:
+      draft.write_text(''.join(kept))
     self._file = path.open('a')
 
   def write(self, step: int, row: dict):

@@ -13,7 +13,7 @@ SCENES = 'scene/field/'          # of several particles, the parameters that eac
 
 def name(path) -> str:
   """('scene', 'grid_37') -> 'scene/grid_37'."""
-  return '/'.join(str(getattr(p, 'key', getattr(p, 'idx', p))) for p in path)
+  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def scale_by_adan(*, b1: float = .98, b2: float = .92, b3: float = .99,
@@ -39,7 +39,7 @@ def scale_by_adan(*, b1: float = .98, b2: float = .92, b3: float = .99,
 
   def update(grads, state, params=None):
     t = optax.safe_increment(state.t)
-    mean = lambda b, old, new: jax.tree.map(lambda a, x: b * a + (1. - b) * x, old, new)
+    mean = lambda b, old, new: optax.tree.update_moment(new, old, b, 1)
     unbiased = lambda b, x: x / (1. - b ** t.astype(jnp.float32))
     d = jax.tree.map(lambda g, before: jnp.where(state.t == 0, jnp.zeros_like(g), g - before),
                      grads, state.g)

@@ -9,9 +9,10 @@ from typing import Callable
 
 import jax
 import numpy as np
+import platformdirs
 from jaxtyping import Array
 
-from jaxdreamer import seeds
+from jaxdreamer import files, seeds
 
 VIEWS = ('front view', 'side view', 'back view', 'overhead view')  # the order of cameras.view_bin
 # of the prompts of views, which no text encoder may cut off
@@ -99,9 +100,9 @@ def chosen(seed: int, step: int, *, count: int, each: int) -> np.ndarray:
 
 
 def cache() -> pathlib.Path:
-  """Where embeddings are kept: XDG_CACHE_HOME/jaxdreamer/text."""
-  return pathlib.Path(os.environ.get('XDG_CACHE_HOME')
-                      or '~/.cache').expanduser() / 'jaxdreamer' / 'text'
+  """Where embeddings are kept: jaxdreamer/text in XDG_CACHE_HOME, or where this system's caches
+  are."""
+  return platformdirs.user_cache_path('jaxdreamer') / 'text'
 
 
 def stored(name: str, make: Callable[[], Array]) -> np.ndarray:
@@ -113,9 +114,8 @@ def stored(name: str, make: Callable[[], Array]) -> np.ndarray:
     rows = np.asarray(make())
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(part := path.with_suffix(f'.{os.getpid()}.part'), 'wb') as file:
+    with files.whole(path) as draft, draft.open('wb') as file:
       np.save(file, rows, allow_pickle=False)
-    os.replace(part, path)
   except OSError:
     pass  # a cache that cannot be written only costs the time it would have saved
   return rows

@@ -10,7 +10,7 @@ import trimesh
 from scipy.special import expit
 
 from jaxdreamer import cameras
-from jaxdreamer.outputs import mesh, video
+from jaxdreamer.outputs import mesh, mesh_files, silhouettes, surface, video
 from jaxdreamer.types import Rendering
 
 SIZE, R = 48, 48
@@ -41,18 +41,14 @@ def disc(camera, radius, *, size=SIZE):
 
 
 def solid_of(density, *, threshold, resolution=R, radius=1.):
-  return mesh.surface(mesh.log_density(density, radius=radius, resolution=resolution), threshold,
-                      radius=radius)
-
-
-def as_trimesh(vertices, faces):
-  return trimesh.Trimesh(vertices, faces, process=False)
+  return surface.isosurface(surface.log_density(density, radius=radius, resolution=resolution),
+                            threshold, radius=radius)
 
 
 def test_a_ball_has_the_volume_and_area_of_a_ball_and_faces_outward():
   for threshold in (1., 3., 10.):
     r = radius_at(threshold)
-    found = as_trimesh(*solid_of(ball(.6), threshold=threshold))
+    found = solid_of(ball(.6), threshold=threshold)
     assert found.is_watertight
     assert found.volume == pytest.approx(4. / 3. * math.pi * r ** 3, rel=.01)  # positive: outward
     assert found.area == pytest.approx(4. * math.pi * r ** 2, rel=.01)
@@ -66,17 +62,18 @@ def test_moving_and_turning_the_density_moves_and_turns_the_mesh():
   box = lambda xyz: 60. * expit(40. * (.3 - np.max(np.abs(xyz) / np.array([1.6, 1., .7]), axis=-1)))
   still, moved = solid_of(box, threshold=3.), solid_of(lambda xyz: box((xyz - shift) @ turn),
                                                        threshold=3.)
-  assert as_trimesh(*moved).volume == pytest.approx(as_trimesh(*still).volume, rel=.02)
-  np.testing.assert_allclose(moved[0].mean(0), still[0].mean(0) @ turn.T + shift, atol=.02)
+  assert moved.volume == pytest.approx(still.volume, rel=.02)
+  np.testing.assert_allclose(moved.vertices.mean(0), still.vertices.mean(0) @ turn.T + shift,
+                             atol=.02)
   wide = lambda vertices: np.cov((vertices - vertices.mean(0)).T)
-  np.testing.assert_allclose(wide(moved[0]), turn @ wide(still[0]) @ turn.T, atol=.01)
+  np.testing.assert_allclose(wide(moved.vertices), turn @ wide(still.vertices) @ turn.T, atol=.01)
 
 
 def test_cavities_are_filled_and_the_mesh_stays_closed_at_the_border():
   hollow = lambda xyz: ball(.6)(xyz) - ball(.4)(xyz)
   volume = 4. / 3. * math.pi * radius_at(3.) ** 3
-  assert as_trimesh(*solid_of(hollow, threshold=3.)).volume == pytest.approx(volume, rel=.01)
-  everywhere = as_trimesh(*solid_of(lambda xyz: np.full(len(xyz), 50.), threshold=1.))
+  assert solid_of(hollow, threshold=3.).volume == pytest.approx(volume, rel=.01)
+  everywhere = solid_of(lambda xyz: np.full(len(xyz), 50.), threshold=1.)
   assert everywhere.is_watertight  # and cut to the ball in which the renderer looks
   assert everywhere.volume == pytest.approx(4. / 3. * math.pi, rel=.06)
 
@@ -84,16 +81,17 @@ def test_cavities_are_filled_and_the_mesh_stays_closed_at_the_border():
 def test_floaters_go_and_large_parts_stay():
   two = lambda xyz: ball(.35, (.5, 0., 0.))(xyz) + ball(.3, (-.5, 0., 0.))(xyz)
   dirty = lambda xyz: two(xyz) + ball(.01, (0., .8, 0.))(xyz)
-  grid = mesh.log_density(dirty, radius=1., resolution=64)
-  vertices, faces = mesh.surface(grid, 10., radius=1.)
-  clean = mesh.drop_floaters(vertices, faces)
-  assert as_trimesh(vertices, faces).body_count == 3 and as_trimesh(*clean).body_count == 2
-  assert len(np.unique(clean[1])) == len(clean[0]) < len(vertices)
+  whole = solid_of(dirty, threshold=10., resolution=64)
+  clean = surface.drop_floaters(whole)
+  assert whole.body_count == 3 and clean.body_count == 2
+  assert len(np.unique(clean.faces)) == len(clean.vertices) < len(whole.vertices)
 
 
 def test_the_silhouette_of_a_ball_is_the_exact_disc():
   camera = video.rings((3, .4))
-  seen = mesh.silhouettes(*solid_of(ball(.6), threshold=3., resolution=64), camera, size=SIZE)
+  solid = solid_of(ball(.6), threshold=3., resolution=64)
+  seen = silhouettes.silhouettes(np.asarray(solid.vertices), np.asarray(solid.faces), camera,
+                                 size=SIZE)
   assert np.mean(seen != disc(camera, radius_at(3.))) < .002
 
 
@@ -103,7 +101,7 @@ def test_two_triangles_cover_a_square_once_and_the_nearer_hides_the_other():
   square = lambda x, s: np.array([[x, -s, -s], [x, s, -s], [x, s, s], [x, -s, s]])
   vertices = np.concatenate([square(0., .5), square(.5, .2)])
   faces = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
-  face, place = mesh.rasterize(vertices, faces, camera, size=16)
+  face, place = silhouettes.rasterize(vertices, faces, camera, size=16)
   # half of the picture, no seam
   np.testing.assert_array_equal(face >= 0, np.pad(np.ones((8, 8), bool), 4))
   assert set(face[6:10, 6:10].ravel()) <= {2, 3} and set(face[4]) == {-1, 0, 1} or set(face[4]) == {
@@ -117,17 +115,17 @@ def test_two_triangles_cover_a_square_once_and_the_nearer_hides_the_other():
 
 
 def test_the_threshold_search_finds_the_radius_that_was_rendered():
-  camera = mesh.lookouts()
+  camera = silhouettes.lookouts()
   cone = lambda xyz: np.exp(5. - 8. * np.linalg.norm(xyz, axis=-1))  # density fixes a radius
-  grid = mesh.log_density(cone, radius=1., resolution=64)
+  grid = surface.log_density(cone, radius=1., resolution=64)
   for radius in (.4, .55, .7):
-    threshold, score = mesh.match_threshold(grid, camera, disc(camera, radius), radius=1.)
+    threshold, score = silhouettes.match_threshold(grid, camera, disc(camera, radius), radius=1.)
     assert score > .97
     assert (5. - math.log(threshold)) / 8. == pytest.approx(radius, abs=.02)
 
 
 def test_extract_reports_a_faithful_mesh_with_the_colors_of_the_scene():
-  camera = mesh.lookouts()
+  camera = silhouettes.lookouts()
   opacity = disc(camera, .6).astype(np.float32)
   found, facts = mesh.extract(ball(.6), halves, camera, opacity, resolution=R)
   assert facts['watertight'] and facts['silhouette_iou'] > .97 and facts['faces'] == len(
@@ -138,13 +136,13 @@ def test_extract_reports_a_faithful_mesh_with_the_colors_of_the_scene():
 
 
 def test_fog_has_a_shape_and_emptiness_says_so():
-  camera = mesh.lookouts()
+  camera = silhouettes.lookouts()
   fog = .3 * disc(camera, .6).astype(np.float32)
   _, facts = mesh.extract(ball(.6, peak=.5), halves, camera, fog, resolution=R)
   assert facts['silhouette_iou'] > .95 and facts['peak_opacity'] == pytest.approx(.3)
-  with pytest.raises(mesh.Empty, match='largest rendered opacity is 0.000'):
+  with pytest.raises(surface.Empty, match='largest rendered opacity is 0.000'):
     mesh.extract(ball(.6), halves, camera, 0. * fog, resolution=8)
-  with pytest.raises(mesh.Empty, match='density is below'):
+  with pytest.raises(surface.Empty, match='density is below'):
     mesh.extract(lambda xyz: 0. * xyz[:, 0], halves, camera, fog, resolution=8)
   with pytest.raises(ValueError, match='not finite'):
     mesh.extract(lambda xyz: np.nan * xyz[:, 0], halves, camera, fog, resolution=8)
@@ -152,17 +150,18 @@ def test_fog_has_a_shape_and_emptiness_says_so():
 
 @pytest.fixture(scope='module')
 def painted():
-  vertices, faces = solid_of(ball(.4, (.2, .1, .3)), threshold=30.)      # of radius .4
-  return mesh.Mesh(vertices, faces, halves(vertices))
+  solid = solid_of(ball(.4, (.2, .1, .3)), threshold=30.)                # of radius .4
+  vertices = np.asarray(solid.vertices)
+  return surface.Mesh(vertices, np.asarray(solid.faces), halves(vertices))
 
 
 def test_glb_is_y_up_with_the_front_at_z_and_its_colors_are_linear(painted, tmp_path):
-  mesh.save(painted, tmp_path, formats=('glb',))
+  mesh_files.save(painted, tmp_path, formats=('glb',))
   back, = trimesh.load_scene(tmp_path / 'mesh.glb').geometry.values()
   # x, y, z = right, up, front
   np.testing.assert_allclose(back.vertices, painted.vertices[:, [1, 2, 0]], atol=1e-6)
   # a turn, not a mirror
-  assert back.volume == pytest.approx(as_trimesh(*painted[:2]).volume, rel=1e-4)
+  assert back.volume == pytest.approx(trimesh.Trimesh(*painted[:2], process=False).volume, rel=1e-4)
   colors = back.visual.vertex_attributes['color'][:, :3]
   np.testing.assert_allclose(np.where(colors <= .0031308, 12.92 * colors,
                                       1.055 * colors ** (1. / 2.4) - .055),
@@ -174,7 +173,7 @@ def test_glb_is_y_up_with_the_front_at_z_and_its_colors_are_linear(painted, tmp_
 
 
 def test_obj_and_ply_come_back_with_bytes_of_color(painted, tmp_path):
-  for path in mesh.save(painted, tmp_path, formats=('obj', 'ply')):
+  for path in mesh_files.save(painted, tmp_path, formats=('obj', 'ply')):
     back = trimesh.load_mesh(path, process=False)
     expected = painted.vertices[:, [1, 2, 0]] if path.suffix == '.obj' else painted.vertices
     np.testing.assert_allclose(back.vertices, expected, atol=1e-6)
@@ -183,7 +182,7 @@ def test_obj_and_ply_come_back_with_bytes_of_color(painted, tmp_path):
 
 
 def test_points_are_on_the_surface_and_evenly_spread(painted):
-  xyz, colors = mesh.sample_points(painted, 20_000)
+  xyz, colors = surface.sample_points(painted, 20_000)
   offset = xyz - np.array([.2, .1, .3])
   np.testing.assert_allclose(np.linalg.norm(offset, axis=1), .4, atol=.01)
   np.testing.assert_allclose(offset.mean(0), 0., atol=.01)
@@ -209,6 +208,6 @@ def test_the_pictured_mesh_shows_its_front_to_the_front_camera(painted):
   middle = lambda image: image[SIZE // 2 - 8, SIZE // 2]
   halved = painted._replace(vertices=painted.vertices - np.array([.2, .1, 0.]),
                             colors=halves(painted.vertices - np.array([.2, .1, 0.])))
-  assert middle(mesh.picture(halved, front, size=SIZE))[0] > .9
-  assert middle(mesh.picture(halved, back, size=SIZE))[2] > .9
-  np.testing.assert_allclose(mesh.picture(halved, front, size=SIZE)[0, 0], 1.)
+  assert middle(silhouettes.picture(halved, front, size=SIZE))[0] > .9
+  assert middle(silhouettes.picture(halved, back, size=SIZE))[2] > .9
+  np.testing.assert_allclose(silhouettes.picture(halved, front, size=SIZE)[0, 0], 1.)

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from jaxdreamer.outputs import mesh, report, video
+from jaxdreamer.outputs import gallery, mesh_files, report, surface, video
 
 NASTY = ('</script><script>alert("1")</script> & <img src=x onerror=\'alert(2)\'> {{data}} '
          '\u2028 ünïcode')
@@ -57,7 +57,7 @@ def folder(tmp_path):
     (tmp_path / 'previews' / f'step_{step}.png').write_bytes(video.png(picture))
   (tmp_path / 'metrics.jsonl').write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0, '
                                           '"late": 5}\n')
-  mesh.save(mesh.Mesh(VERTICES, FACES, COLORS), tmp_path, formats=('ply',))
+  mesh_files.save(surface.Mesh(VERTICES, FACES, COLORS), tmp_path, formats=('ply',))
   (tmp_path / 'mesh.json').write_text('{"faces": 4, "watertight": true}')
   (tmp_path / 'scores.json').write_text('{"scores": {"psnr": 21.5, "front": null}, "meaning": '
                                         '{"psnr": "dB"}}')
@@ -86,6 +86,17 @@ def test_text_stays_text(folder):
   assert not [attrs for _, attrs in found.tags if 'onerror' in attrs]
   rows = [{'step': 1, NASTY: 1.}, {'step': 2, NASTY: 2.}]
   assert data_of(page(rows=rows))['curves'][0]['name'] == NASTY
+
+
+def test_the_text_of_a_gallery_stays_text(tmp_path):
+  rows = [gallery.Row(NASTY, NASTY, np.zeros((2, 4, 4, 3)), {NASTY: .5})]
+  text = gallery.write(tmp_path / 'gallery.html', rows, title=NASTY).read_text()
+  found = Parsed(text)
+  assert found.texts['h1'] == NASTY and found.texts['title'] == f'{NASTY} · jaxdreamer'
+  assert [tag for tag, _ in found.tags].count('script') == 1
+  assert not [attrs for _, attrs in found.tags if 'onerror' in attrs]
+  told, = json.loads(re.search(r'const rows = (.*), frames = 2;', text)[1])
+  assert told['prompt'] == told['split'] == NASTY and told['scores'] == {NASTY: .5}
 
 
 def test_the_page_is_built_from_the_folder(folder):
@@ -132,7 +143,7 @@ def test_long_curves_are_averaged_and_what_is_not_finite_becomes_a_gap():
   curve, = report.curves([{'step': 1, 'a': math.nan}, {'step': 2, 'a': 1.}])
   assert curve['values'] == [None, 1.]
   assert report.curves([]) == report.curves([{'step': 1, 'a': 0.}, {'step': 2, 'a': 0}]) == []
-  json.loads(report.safe_json(report.curves([{'step': 1, 'a': math.inf}])))
+  assert data_of(page(rows=[{'step': 1, 'a': math.inf}]))['curves'][0]['values'] == [None]
 
 
 def test_many_previews_are_thinned_evenly_and_both_ends_stay():

@@ -10,9 +10,6 @@ The page is built from what lies in the run's folder, each part optional:
 All text is escaped, so a prompt may hold anything. The mesh travels as base64 arrays and the page's
 own WebGL draws it.
 """
-import base64
-import html
-import importlib.resources
 import json
 import math
 import pathlib
@@ -21,15 +18,12 @@ from typing import Sequence
 
 import numpy as np
 import trimesh
+from flax.traverse_util import empty_node, flatten_dict
+
+from jaxdreamer.outputs import pages
 
 POINTS = 400                     # of one curve; more are averaged
 PREVIEWS = 80                    # more are thinned out evenly
-TEMPLATE = importlib.resources.files('jaxdreamer.outputs') / 'report.html'
-
-
-def base64_of(data: bytes) -> str:
-  """Bytes as the text of a data: address."""
-  return base64.b64encode(data).decode()
 
 
 def number(value) -> str:
@@ -41,20 +35,10 @@ def number(value) -> str:
   return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 
-def rows_of(table: list[tuple]) -> str:
-  """Table rows; the first cell of each heads it."""
-  cells = lambda row: f'<th scope="row">{html.escape(str(row[0]))}</th>' + ''.join(
-    f'<td>{html.escape(number(value))}</td>' for value in row[1:])
-  return '\n'.join(f'<tr>{cells(row)}</tr>' for row in table)
-
-
 def flatten(tree: dict) -> list[tuple]:
   """Nested dicts as (dotted name, value)."""
-  out = []
-  for name, value in tree.items():
-    inner = isinstance(value, dict) and value
-    out += [(f'{name}.{tail}', leaf) for tail, leaf in flatten(value)] if inner else [(name, value)]
-  return out
+  flat = flatten_dict(tree, keep_empty_nodes=True, sep='.')
+  return [(name, {} if value is empty_node else value) for name, value in flat.items()]
 
 
 def curves(rows: Sequence[dict], *, points: int = POINTS) -> list[dict]:
@@ -79,16 +63,10 @@ def arrays(vertices, faces, colors) -> dict:
   size = max(float((high - low).max()), 1e-6)
   places = np.round((vertices - low) / size * 65535.)
   return {'low': low.tolist(), 'size': size, 'high': high.tolist(),
-          'places': base64_of(np.pad(places, ((0, 0), (0, 1))).astype('<u2').tobytes()),
-          'colors': base64_of(np.pad(colors, ((0, 0), (0, 1)),
-                                     constant_values=255).astype(np.uint8).tobytes()),
-          'faces': base64_of(np.asarray(faces, '<u4').tobytes())}
-
-
-def safe_json(value) -> str:
-  """JSON that cannot end the script element it stands in."""
-  return json.dumps(value, allow_nan=False).replace('<', '\\u003c').replace('>', '\\u003e').replace(
-      '&', '\\u0026')
+          'places': pages.base64_of(np.pad(places, ((0, 0), (0, 1))).astype('<u2').tobytes()),
+          'colors': pages.base64_of(np.pad(colors, ((0, 0), (0, 1)),
+                                           constant_values=255).astype(np.uint8).tobytes()),
+          'faces': pages.base64_of(np.asarray(faces, '<u4').tobytes())}
 
 
 def page(*, prompt: str, settings: dict, command: str, about: dict, rows: Sequence[dict] = (),
@@ -101,21 +79,18 @@ def page(*, prompt: str, settings: dict, command: str, about: dict, rows: Sequen
   keep = np.unique(np.linspace(0, len(previews) - 1, min(PREVIEWS, len(previews))).round().astype(
       int))
   data = {'curves': curves(rows), 'mesh': mesh,
-          'previews': [[previews[k][0], 'data:image/png;base64,' + base64_of(previews[k][1])]
+          'previews': [[previews[k][0], pages.data_url('image/png', previews[k][1])]
                        for k in keep]}
   absent = {'video': video is None, 'mesh': mesh is None, 'previews': not previews,
             'scores': not scores,
             'curves': not data['curves'], 'facts': not mesh_facts}
-  fields = {
-    'prompt': html.escape(prompt), 'command': html.escape(command), 'data': safe_json(data),
-    'settings': rows_of(flatten(settings)), 'about': rows_of(flatten(about)),
-    'facts': rows_of(flatten(mesh_facts)),
-    'scores': rows_of([(name, value, meaning.get(name, '')) for name, value in flatten(scores)
-                       if value is not None]),
-    'video': f'data:video/mp4;base64,{base64_of(video)}' if video else '',
-    'absent': ' '.join(f'no-{name}' for name, is_absent in absent.items() if is_absent)}
-  return re.sub(r'\{\{(\w+)\}\}', lambda match: fields[match[1]],
-                TEMPLATE.read_text(encoding='utf-8'))
+  return pages.render(
+    'report.html', prompt=prompt, command=command, data=data, number=number,
+    settings=flatten(settings), about=flatten(about), facts=flatten(mesh_facts),
+    scores=[(name, value, meaning.get(name, '')) for name, value in flatten(scores)
+            if value is not None],
+    video=pages.data_url('video/mp4', video) if video else '',
+    absent=' '.join(f'no-{name}' for name, is_absent in absent.items() if is_absent))
 
 
 def step_of(path: pathlib.Path) -> int:

@@ -1,19 +1,18 @@
 """The training commands' own checkpoints: a pytree in one safetensors file, written whole or not at
 all."""
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 from safetensors.numpy import load_file, save_file
 
+from jaxdreamer import files
+
 
 def save(path: str, tree: PyTree) -> None:
-  """Written beside, then renamed."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  save_file({jax.tree_util.keystr(p): np.asarray(v) for p, v in leaves}, path + '.part')
-  os.replace(path + '.part', path)
+  with files.whole(path) as draft:
+    save_file({jax.tree_util.keystr(p): np.asarray(v) for p, v in leaves}, draft)
 
 
 def restore(path: str, like: PyTree) -> PyTree:

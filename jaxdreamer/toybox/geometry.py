@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from jaxdreamer.nn.layers import GroupNorm, pixel_unshuffle, upsample_nearest
@@ -58,9 +59,7 @@ class Geometry(nn.Module):
       h = Block(self.dtype, name=f'up_block_{i}')(h)
     h = nn.Conv(16, (3, 3), dtype=self.dtype,
                 name='conv_out')(nn.silu(GroupNorm(8, dtype=self.dtype, name='norm_out')(h)))
-    b, n, _, _ = h.shape
-    return h.astype(jnp.float32).reshape(b, n, n, 2, 2, 4).transpose(0, 1, 3, 2, 4,
-                                                                     5).reshape(b, 2 * n, 2 * n, 4)
+    return rearrange(h.astype(jnp.float32), 'b h w (p q c) -> b (h p) (w q) c', p=2, q=2)
 
 
 class Reader(nn.Module):

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Float, Int, Int8, Key, PyTree, UInt8
 
 from jaxdreamer import cameras
@@ -71,9 +72,7 @@ def geometry(mask: UInt8[Array, 'B H W'], normal: Int8[Array, 'B H W 3']) -> Flo
 
 def decode(z: Float[Array, 'B h w c']) -> Float[Array, 'B H W 3']:
   """The inverse of `encode`: patches in [-1, 1] to images in [0, 1]."""
-  b, h, w, _ = z.shape
-  z = z.reshape(b, h, w, PATCH, PATCH, 3).transpose(0, 1, 3, 2, 4, 5)
-  return .5 * z.reshape(b, h * PATCH, w * PATCH, 3) + .5
+  return .5 * rearrange(z, 'b h w (p q c) -> b (h p) (w q) c', p=PATCH, q=PATCH) + .5
 
 
 def init(key: Key[Array, '']) -> PyTree:

@@ -176,7 +176,7 @@ def make_step(tx, *, n, steps, share, peak, sharded, dtype=jnp.float32):
     rate = peak * fit.pace(i, progress, warm_up=WARM_UP, share=share, last=.02)
     params = jax.tree.map(lambda p, u: p + rate * u, params, updates)
     keep = jnp.minimum(.999, (1. + i) / (10. + i))
-    ema = jax.tree.map(lambda e, p: keep * e + (1. - keep) * p, ema, params)
+    ema = optax.incremental_update(params, ema, 1. - keep)
     return (i + 1, params, ema, opt, key), value
   return lambda state, ring, progress: fit.scan(partial(step, ring, progress), state, steps)
 

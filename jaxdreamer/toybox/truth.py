@@ -19,6 +19,8 @@ from jaxdreamer.types import Camera
 
 STEPS = 96                       # of sphere tracing: truth may take its time
 CANDIDATES = 64                  # drawn for each surface point
+# colors whose every channel, and the other part of whose patterns, tell those of all others
+BASIS = ('black', 'pink', 'white')
 GREY = .75  # the background on which pictures are compared; no color of the toybox
 
 
@@ -112,10 +114,32 @@ def over_gray(rgb: Float[np.ndarray, '*k V H W 3'], mask: Float[np.ndarray, 'V H
   return np.asarray(rgb, float) + (1. - np.asarray(mask, float)[..., None]) * GREY
 
 
-def silhouette_iou(opacity: Float[np.ndarray, 'V H W'], mask: Float[np.ndarray, 'V H W']) -> float:
-  """Mean over views of the IoU of what is at least half opaque; two empty views agree."""
-  def iou(a, b):
-    union = np.sum(a | b)
-    return np.sum(a & b) / union if union else 1.
-  return float(np.mean([iou(a, b) for a, b in zip(np.asarray(opacity) >= .5,
-                                                  np.asarray(mask) >= .5)]))
+def in_each_color(item: world.Item, which: int, camera: Camera, *,
+                  size: int) -> Float[np.ndarray, 'K V H W 3']:
+  """The truth in each of the world's colors of object `which`, over the background.
+
+  A pixel's color is linear in the object's own and in that of the other part of its pattern, so
+  that three tracings tell all."""
+  known = [list(world.COLORS).index(name) for name in BASIS]
+  traced = [jax.device_get(views(
+      world.caption(item._replace(color=item.color.at[which].set(k))), camera, size=size))
+            for k in known]
+  own = np.array(list(world.COLORS.values()))
+  parts = np.stack([own, np.broadcast_to(np.array(world.PARTNERS)[:, None], own.shape),
+                    np.ones_like(own)], -1).swapaxes(0, 1)
+  shares = parts @ np.linalg.inv(parts[:, known])  # [channel, K, tracing], of [channel, K, part]
+  rgb = np.einsum('ckm,mvhwc->kvhwc', shares, np.stack([view.rgb for view in traced]))
+  return over_gray(rgb, traced[0].mask)
+
+
+def rivals(prompt: str) -> world.Item:
+  """The item [K] of the prompt, first, and all that differ from it in one color or one kind."""
+  target, found = world.parse(prompt), []
+  lone = int(target.relation) == world.ALONE
+  for which in range(1 if lone else 2):
+    colors = [target._replace(color=target.color.at[which].set(k))
+              for k in range(len(world.COLORS))]
+    kinds = [target._replace(kind=target.kind.at[which].set(k))
+             for k in range(len(world.KINDS if lone else world.SOLIDS))]
+    found += [item for item in colors + kinds if world.caption(item) != world.caption(target)]
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), target, *found)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jaxtyping import Array, Float, Key
 
 from jaxdreamer import cameras
@@ -168,8 +169,8 @@ def render_batch(item: world.Item, camera: Camera, light: Light, *, size: int, s
 
   out = jax.lax.fori_loop(0, -(-alive.sum() // batch), paint,
                           jnp.zeros((padded.size, TILE ** 2, 8)))
-  out = out[jnp.argsort(order)].reshape(b, side, side, TILE, TILE, 8).transpose(0, 1, 3, 2, 4, 5)
-  out = out.reshape(b, size, size, 8)
+  out = rearrange(out[jnp.argsort(order)], '(b h w) (p q) c -> b (h p) (w q) c', h=side, w=side,
+                  p=TILE)
   rgb, normal, depth, mask = out[..., :3], out[..., 3:6], out[..., 6], out[..., 7]
   length = jnp.sqrt(jnp.maximum(jnp.sum(normal ** 2, -1, keepdims=True), 1e-12))
   return View(rgb, mask, depth / jnp.where(mask > 0., mask, 1.), normal / length)

@@ -1,0 +1,110 @@
+"""Outlines: of a density by projection, of triangles by rasterizing them, and how well two agree.
+
+Seen along a ray, {density >= threshold} is solid exactly if the largest density on that ray reaches
+the threshold, so one projection of maxima gives the silhouettes of *all* thresholds. Grids and
+meshes are those of surface.py, cameras those of cameras.py, in NumPy.
+"""
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import ndimage
+
+from jaxdreamer import cameras
+from jaxdreamer.outputs import video
+from jaxdreamer.outputs.surface import AIR, Empty, Grid, Mesh, Points
+from jaxdreamer.scores import iou
+from jaxdreamer.types import Camera
+
+THRESHOLDS = 96                  # rungs of the ladder from AIR to the largest density
+
+
+def lookouts(*, radius: float = 1.) -> Camera:
+  """[13] cameras for silhouettes: eight around, four from higher up, one from above."""
+  return video.rings((8, .2), (4, .8), (1, 1.4), distance=3. * radius)
+
+
+_rays = jax.jit(cameras.rays, static_argnums=1)
+
+
+def largest_on_rays(grid: Grid, camera: Camera, *, radius: float,
+                    size: int) -> Float[np.ndarray, 'size size']:
+  """The largest log density on the ray of each pixel of one camera: a sample each half cell, inside
+  the ball."""
+  rays = jax.device_get(_rays(camera, size))
+  origin, direction = rays.origin.astype(float), rays.direction.astype(float)
+  middle = -np.sum(origin * direction, -1)
+  half = np.sqrt(np.maximum(radius ** 2 + middle ** 2 - np.sum(origin ** 2, -1), 0.))
+  cells = len(grid) - 1
+  along = np.linspace(-1., 1., 2 * cells + 1)
+  seen = np.full((size, size), grid.min())
+  for row in range(size):                                      # a row at a time bounds the memory
+    distance = middle[row, :, None] + half[row, :, None] * along
+    xyz = origin[row, :, None] + distance[..., None] * direction[row, :, None]
+    place = np.moveaxis((xyz / radius + 1.) * cells / 2., -1, 0)
+    values = ndimage.map_coordinates(grid, place, order=1, mode='nearest')
+    seen[row] = np.where(half[row] > 0., values.max(-1), grid.min())
+  return seen
+
+
+def match_threshold(grid: Grid, camera: Camera, target: Bool[np.ndarray, 'V size size'], *,
+                    radius: float) -> tuple[float, float]:
+  """The density whose silhouettes in the [V] cameras agree best with `target`, and their mean
+  IoU."""
+  seen = [largest_on_rays(grid, one, radius=radius, size=target.shape[-1])
+          for one in video.unbatch(camera)]
+  top = grid.max()
+  if top <= np.log(AIR):
+    raise Empty(f'no mesh: the density is below {AIR} everywhere')
+  ladder = np.linspace(np.log(AIR), top, THRESHOLDS + 2)[1:-1]
+  scores = [np.mean([iou(s >= level, t) for s, t in zip(seen, target)]) for level in ladder]
+  best = int(np.argmax(scores))
+  if not scores[best]:
+    raise Empty('no mesh: no threshold makes a silhouette that meets the rendered one')
+  return float(np.exp(ladder[best])), float(scores[best])
+
+
+def rasterize(vertices: Points, faces: Int[np.ndarray, 'F 3'], camera: Camera, *, size: int
+              ) -> tuple[Int[np.ndarray, 'size size'], Float[np.ndarray, 'size size 3']]:
+  """The nearest face at each pixel's center, -1 where there is none, and the place on it in
+  barycentric coordinates."""
+  world_from_camera = np.asarray(camera.world_from_camera, float)
+  in_camera = (vertices - world_from_camera[:3, 3]) @ world_from_camera[:3, :3]
+  far = -in_camera[:, 2]
+  scale = .5 * size / np.tan(.5 * float(camera.fov))
+  column, row = .5 * size + scale * in_camera[:, 0] / far, .5 * size - scale * in_camera[:, 1] / far
+  # pixel (i, j) now has its center at (i, j)
+  x, y, z = column[faces] - .5, row[faces] - .5, far[faces]
+  x0, y0 = (np.clip(np.ceil(v.min(1)), 0, size).astype(int) for v in (x, y))
+  x1, y1 = (np.clip(np.floor(v.max(1)) + 1, 0, size).astype(int) for v in (x, y))
+  wide, high = np.maximum(x1 - x0, 0), np.maximum(y1 - y0, 0)
+  count = np.where(z.min(1) > 1e-6, wide * high, 0)            # nothing behind the camera
+  # one entry for each pixel of each face's bounding box
+  face = np.repeat(np.arange(len(faces)), count)
+  place = np.arange(len(face)) - np.repeat(np.cumsum(count) - count, count)
+  i, j = y0[face] + place // wide[face], x0[face] + place % wide[face]
+  dx, dy = x[face] - j[:, None], y[face] - i[:, None]
+  w = np.roll(dx, -1, 1) * np.roll(dy, -2, 1) - np.roll(dx, -2, 1) * np.roll(dy, -1, 1)
+  area = w.sum(1)
+  inside = ((w >= 0.).all(1) | (w <= 0.).all(1)) & (area != 0.)
+  face, i, j = face[inside], i[inside], j[inside]
+  w = w[inside] / area[inside, None] / z[face]                 # 1 / depth is linear on the screen
+  near = np.argsort(w.sum(1), kind='stable')                   # the nearest is written last
+  out, place = np.full((size, size), -1), np.zeros((size, size, 3))
+  out[i[near], j[near]] = face[near]
+  place[i[near], j[near]] = (w / w.sum(1, keepdims=True))[near]
+  return out, place
+
+
+def silhouettes(vertices: Points, faces: Int[np.ndarray, 'F 3'], camera: Camera, *, size: int
+                ) -> Bool[np.ndarray, 'V size size']:
+  """Of [V] cameras."""
+  return np.stack([rasterize(vertices, faces, one, size=size)[0] >= 0
+                   for one in video.unbatch(camera)])
+
+
+def picture(mesh: Mesh, camera: Camera, *, size: int,
+            background: float = 1.) -> Float[np.ndarray, 'size size 3']:
+  """The mesh in one camera, its vertex colors interpolated and unlit."""
+  face, place = rasterize(mesh.vertices, mesh.faces, camera, size=size)
+  rgb = np.sum(place[..., None] * mesh.colors[mesh.faces[face]], -2)
+  return np.where(face[..., None] >= 0, rgb, background)
