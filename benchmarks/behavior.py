@@ -41,16 +41,16 @@ TERMS = {f'regularizers.{name}': (.1,) for name in ('opacity', 'sparsity', 'opaq
 # Name, config and its argument, what changes in it. FILES is the folder that `write_files` fills.
 CASES = (
   ('sds', 'sds', {}),
-  ('csd', 'csd', {'negative': 'a blue torus', 'estimator.csd.negative': (.5, .1, 20)}),
+  ('csd', 'csd', {'negative_prompt': 'a blue torus', 'estimator.csd.omega2': (.5, .1, 20)}),
   ('vsd', 'vsd', SLOW),
   ('particles', 'sds', {'scene.particles': 2, 'optim.clip': 1.} | SLOW),
-  ('ssd-parameters', 'ssd', {'estimator.ssd.phi': ('constant', 'neighbours'),
+  ('ssd-parameters', 'ssd', {'estimator.ssd.phi': ('constant', 'neighbors'),
                              'estimator.ssd.every': 5} | SLOW),
   ('ssd-learnt', 'ssd', {'estimator.ssd.phi': ('constant', 'depth', 'normals'),
-                         'estimator.ssd.mu': 'learnt', 'estimator.ssd.per': ('c',)} | SLOW),
-  ('ssd-moments', 'ssd', {'estimator.ssd.phi': ('constant', 'neighbours'),
+                         'estimator.ssd.mu': 'learned', 'estimator.ssd.per': ('c',)} | SLOW),
+  ('ssd-moments', 'ssd', {'estimator.ssd.phi': ('constant', 'neighbors'),
                           'estimator.ssd.mu': 'moments'} | SLOW),
-  ('asd-perp-neg', 'asd', {'estimator.asd.negatives': .5}),
+  ('asd-perp-neg', 'asd', {'perp_neg': .5}),
   ('empirical', 'toybox:empirical', {'prior.empirical.images': 8, 'render.stages': ()}),
   ('stable-diffusion', 'dreamfusion_sd', {
     'prior.path': 'FILES/stable_diffusion', 'prior.stable_diffusion.dtype': 'float32',
@@ -61,7 +61,7 @@ CASES = (
     'prior.path': 'FILES/mvdream/mvdream.safetensors', 'prior.mvdream.dtype': 'float32',
     'prior.mvdream.tokenizer': 'FILES/mvdream/tokenizer', 'prior.mvdream.image_size': 16,
     'sampling.views': 8, 'render.remat': False} | LATENT),
-  ('learnt', 'toybox', {'render.background': 'learnt', 'optim.weight_decay': .01} | TERMS | SLOW),
+  ('learnt', 'toybox', {'render.background': 'learned', 'optim.weight_decay': .01} | TERMS | SLOW),
   ('hashgrid', 'toybox', {'scene.name': 'hashgrid', 'scene.hashgrid.band': (1, 2, 10),
                           'sampling.design': 'lattice', 'sampling.draws': 2,
                           'sampling.antithetic': True, 'sampling.density': (1., 2.)} | SLOW),
@@ -97,7 +97,7 @@ def train(config):
   job = build.job(config, mesh)
   state = processes.place(job.init(seeds.key(config.seed)), mesh)
   prior, told = processes.place(job.prior, mesh), []
-  for step in range(0, config.steps, job.stride):
+  for step in range(0, config.steps, job.steps_per_call):
     state, info = job.step(state, prior, job.text(step))
     told.append({name: float(value) for name, value in info.items()})
   return jax.device_get(state.params), told[0], told[-1]

@@ -24,8 +24,7 @@ from jaxdreamer import seeds
 from jaxdreamer.checkpoints import flatten
 from jaxdreamer.configs import base
 from jaxdreamer.estimators.ssd import FORMS
-from jaxdreamer.estimators.weights import WEIGHTS
-from jaxdreamer.sampling import RING
+from jaxdreamer.sampling import RING, WEIGHTS
 from jaxdreamer.types import Prior
 
 # sections with a name, and the options of each function it may name
@@ -179,9 +178,8 @@ RULES = {
   'prior.empirical.images': whole(1), 'prior.empirical.bandwidth': above(0.),
   'prior.*.image_size': whole(1),
   'prior.*.dtype': one_of(*DTYPES),
-  'estimator.csd.negative': schedule(0.), 'estimator.*.guidance': schedule(0.),
-  'estimator.*.negatives': number(0.),
-  'estimator.*.weight': one_of(*WEIGHTS), 'estimator.ssd.phi': NAMES,
+  'estimator.csd.omega2': schedule(0.), 'estimator.*.guidance': schedule(0.),
+  'perp_neg': number(0.), 'sampling.weight': one_of(*WEIGHTS), 'estimator.ssd.phi': NAMES,
   'estimator.ssd.per': some_of('h', 'w', 'c'),
   'estimator.ssd.form': one_of(*FORMS), 'estimator.ssd.bins': whole(1),
   'estimator.ssd.every': whole(1),

@@ -78,7 +78,7 @@ SLIPS = {
   'estimator.sds.guidance=abc': 'a schedule',
   'estimator.sds.guidance=1,2': 'a schedule',
   'estimator.sds.guidance=': 'a schedule',
-  'estimator.sds.weight=sigma': 'sigma2',
+  'sampling.weight=sigma': 'sigma2',
   'estimator.vsd.rank=-1': '1 or more',
   'sampling.t_max=1.5': 'from 0 to 1',
   'sampling.t_min=.99': 'config.sampling.t_max',
@@ -209,7 +209,7 @@ def test_schedules_that_last_as_long_as_the_run_follow_its_steps(parse, file):
                                     f'--config.steps={steps}').to_dict())
     for name in FOLLOWING[file]:
       assert found[name][:2] == published[name][:2] and sum(found[name][2:]) == steps
-      assert schedules.schedule(found[name])(steps) == pytest.approx(found[name][1])
+      assert schedules.at(found[name], steps) == pytest.approx(found[name][1])
 
 
 def test_a_schedule_that_is_given_does_not_follow_and_one_that_outlives_its_run_is_told(parse):

@@ -27,8 +27,9 @@ def of_steps(config, make: Callable[[int], tuple]) -> FieldReference:
 def get_config():
   config = ConfigDict({
     'prompt': 'a red cube',
-    # what guidance leads away from, in place of the empty prompt; csd: by its share
+    # what guidance leads away from, in place of the empty prompt; csd: by its omega2
     'negative_prompt': '',
+    'perp_neg': 0.,  # Perp-Neg: guidance away from the view's other sides; .5 is ScaleDreamer's
     'seed': 0,
     'steps': 200,
     'steps_per_call': 1,  # steps in one compiled call: 10 on a GPU or TPU, 1 on a CPU
@@ -83,22 +84,20 @@ def get_config():
     },
     'estimator': {
       'name': 'sds',
-      # guidance: scale 1 is conditional; threestudio's number is one less. negatives: of Perp-Neg,
-      # .5 is ScaleDreamer's.
-      'sds': {'guidance': (3.,), 'negatives': 0., 'weight': 'sigma2'},
-      # negative: its share, omega_2
-      'csd': {'negative': (0.,), 'negatives': 0., 'weight': 'sigma2',
-              # True: the residual over its norm, which sets what regularizers weigh
-              'normalize': False},
+      # guidance: scale 1 is conditional; threestudio's number is one less
+      'sds': {'guidance': (3.,)},
+      # omega2: the negative prompt's share
+      # normalize True: the residual over its norm, which sets what regularizers weigh
+      'csd': {'omega2': (0.,), 'normalize': False},
       # steps from probe to probe, for mu
       'ssd': {'guidance': (3.,), 'phi': ('constant',), 'mu': 'parameters', 'every': 10,
               # bins, per: of mu='learned'
-              'bins': 10, 'per': (), 'form': 'stein', 'negatives': 0., 'weight': 'sigma2',
+              'bins': 10, 'per': (), 'form': 'stein',
               # published estimators, '' the toybox's; pixels they see
               'depth': '', 'normals': '', 'size': 224},
       # dropped: the LoRA's cameras
-      'vsd': {'guidance': (7.5,), 'rank': 4, 'dropped': .1, 'negatives': 0., 'weight': 'sigma2'},
-      'asd': {'guidance': (3.,), 'eta': .1, 'negatives': 0., 'weight': 'sigma2'},
+      'vsd': {'guidance': (7.5,), 'rank': 4, 'dropped': .1},
+      'asd': {'guidance': (3.,), 'eta': .1},
     },
     'sampling': {'views': 4, 'draws': 1,         # draws of (t, eps) for each render
                  # how (camera, t) spread over the views: 'independent', 'lattice', 'rings'
@@ -106,6 +105,7 @@ def get_config():
                  'antithetic': False,            # every second draw is the one before with -eps
                  # a histogram of t between t_min and t_max; the mean stays a uniform one's
                  'density': (1.,),
+                 'weight': 'sigma2',             # w(t): or 'uniform', 'alpha_sigma2'
                  't_min': (.02,), 't_max': (.98,)},
     'cameras': {'azimuth': (-180., 180.), 'elevation': (-10., 85.), 'distance': (2.8, 3.3),
                 'fov': (40., 40.),
