@@ -1,8 +1,10 @@
 """Everything that a config may name, through dicts one can see: add a line here for what is to be
 shipped; what is your own needs none, a config names it 'module:function'."""
-from typing import Callable
+import importlib
+from functools import partial
+from typing import Any, Callable
 
-from jaxdreamer import perception, regularizers
+from jaxdreamer import perception, prompts, regularizers
 from jaxdreamer.control_variates.constant import constant
 from jaxdreamer.control_variates.depth import depth
 from jaxdreamer.control_variates.neighbors import neighbors
@@ -95,3 +97,25 @@ def control_variates(phi: tuple[str, ...], depth: str, normals: str,
     raise ValueError(f'config.estimator.ssd.phi={phi!r}: takes some of {sorted(CONTROL_VARIATES)}')
   paths = {'depth': depth, 'normals': normals}
   return {name: CONTROL_VARIATES[name](paths.get(name, ''), size) for name in phi}
+
+
+def pick(table: dict, section: Any, option: str) -> Callable:
+  """table[section.name], or a function of the user's own named 'module:function', with the keyword
+  arguments that the section holds for it."""
+  module, _, function = section.name.partition(':')
+  if function:
+    try:
+      return partial(getattr(importlib.import_module(module), function),
+                     **section.get(function, {}))
+    except (ImportError, AttributeError, ValueError) as error:
+      raise ValueError(f'config.{option}.name={section.name!r}: {error}') from error
+  if section.name not in table:
+    raise ValueError(f"config.{option}.name={section.name!r}: takes one of {sorted(table)}, or "
+                     "your own 'module:function'")
+  return partial(table[section.name], **section.get(section.name, {}))
+
+
+def read_corpus(path: str) -> tuple[str, ...]:
+  """The prompts of config.corpus.path: a file's, or those of CORPORA."""
+  return CORPORA[path]() if path in CORPORA else prompts.read_file(path,
+                                                                   option='config.corpus.path')

@@ -13,21 +13,20 @@ PACKAGE = ROOT / 'jaxdreamer'
 
 # Data flows down this list: a module imports only from above itself, or from its own folder.
 ORDER = '''
-  configs schedules types seeds diffusion volume cameras prompts corpus nn toybox scenes render
-  regularizers
-  priors perception
-  control_variates sampling estimators optim processes train_step checkpoints metrics statistics
-  comparison outputs options showing places registry build
+  configs schedules types seeds signals training diffusion volume cameras prompts corpus nn toybox
+  scenes render regularizers priors perception
+  control_variates sampling estimators optim processes train_step checkpoints metrics profiling
+  statistics comparison objects outputs options places registry checks build
   runs generator_eval
-  variance_lab clip_score cli evaluate loop
+  variance_lab clip_score cli evaluate finishing loop
 '''.split()
 COMMANDS = ('train variance playground generate export doctor toybox.train_prior '
             'toybox.train_geometry'.split())
 ABSL = ['cli', 'evaluate', 'toybox.fit', *COMMANDS]
 # These read the config; everything above build.py takes values. (In nn, a config is a published
 # network's config.json.)
-CONFIG_READERS = ['options', 'places', 'build', 'runs', 'variance_lab', 'clip_score', 'cli',
-                  'evaluate', 'loop', *COMMANDS]
+CONFIG_READERS = ['options', 'places', 'checks', 'build', 'runs', 'variance_lab', 'clip_score',
+                  'cli', 'evaluate', 'finishing', 'loop', *COMMANDS]
 LINES = 450
 LINES_OF_AN_ESTIMATOR = 180
 CATALOGS = {'toybox.world': 750}       # one shape after another
