@@ -144,13 +144,9 @@ def step_seconds(counts):
     config = toybox_amortised.get_config()
     config.update_from_flattened_dict({'corpus.prompts': count, 'sampling.views': 2 * count,
                                        'mesh.data': 1})
-    job = build.job(config, build.make_mesh(config))
-    state, text = job.init(jax.random.key(0)), job.text(0)
-
-    def run():
-      nonlocal state
-      state, _ = jax.block_until_ready(job.step(state, job.prior, text))
-    return run
+    training = build.training(config, build.make_mesh(config))
+    calls = training.of(training.text(0)).fit(training.init(jax.random.key(0)), steps=config.steps)
+    return lambda: jax.block_until_ready(next(calls))
   return medians({str(count): stepper(count) for count in counts}, repeats=ROUNDS)
 
 

@@ -6,7 +6,7 @@
 The first runs each of CASES on 1 and on 4 devices of a CPU, in a process each, and writes
   NAME-DEVICES.npz     the final parameters in the order of their key paths, under neutral names:
                        a parameter that is renamed still compares, if it keeps its place
-  NAME-DEVICES.json    their SHA-256 and paths, what the first and the last call told; or an error
+  NAME-DEVICES.json    their SHA-256 and paths, infos of the first and the last call; or an error
 The second runs nothing. It says `equal` of a case whose parameters agree bit for bit, else the
 largest |a - b| / max |b| of a leaf, and the same of what the first call told, before Adam makes
 large differences of small ones. Ends with 1 for cases further apart, failed, not finite or missing.
@@ -91,16 +91,16 @@ def configured(source, changes, files):
 
 
 def train(config):
-  """(final parameters, what the first and the last call told) of a run, as the loop makes it."""
+  """(final parameters, infos of the first and the last call) of a run, as the loop makes it."""
   from jaxdreamer import build, processes, seeds
   mesh = build.make_mesh(config)
-  job = build.job(config, mesh)
-  state = processes.place(job.init(seeds.key(config.seed)), mesh)
-  prior, told = processes.place(job.prior, mesh), []
-  for step in range(0, config.steps, job.steps_per_call):
-    state, info = job.step(state, prior, job.text(step))
-    told.append({name: float(value) for name, value in info.items()})
-  return jax.device_get(state.params), told[0], told[-1]
+  training = build.training(config, mesh)
+  training = training._replace(prior=processes.place(training.prior, mesh))
+  infos = []
+  begin = processes.place(training.init(seeds.key(config.seed)), mesh)
+  for _, state, info in training.fit(begin, steps=config.steps):
+    infos.append({name: float(value) for name, value in info.items()})
+  return jax.device_get(state.params), infos[0], infos[-1]
 
 
 def save(stem, params, first, last):

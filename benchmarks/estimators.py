@@ -23,7 +23,6 @@ import time
 from statistics import mean, median_low
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image, ImageDraw, ImageFont
@@ -32,7 +31,7 @@ from benchmarks import results
 from benchmarks.toybox import source_hash
 from configs import toybox as config_file
 from configs.toybox_amortised import ROWS
-from jaxdreamer import cli, comparison, evaluate, statistics, variance_lab
+from jaxdreamer import cameras, cli, comparison, evaluate, statistics, variance_lab
 from jaxdreamer.outputs import video
 from jaxdreamer.schedules import is_never
 from jaxdreamer.scores import silhouette_iou
@@ -68,7 +67,7 @@ RECOGNISABLE = .8
 CURVE = 10                                       # points of a curve
 ROUNDS = 10                                      # turns of each method's timed steps
 MINUTES = .6                                     # of a run, on two cores
-NEAR = video.rings((6, .3), (2, 1.))             # eight views no step was trained on
+NEAR = cameras.orbit((6, .3), (2, 1.))             # eight views no step was trained on
 
 
 def spelled(method, steps):
@@ -104,22 +103,21 @@ def spread(gradients):
   return statistics.relative_variance(gram, np.ones(len(gram)))
 
 
-def run(subject, prompt, seed, steps):
+def run(subject, model, prompt, seed, steps):
   """One run: its curve, its scores, its picture."""
-  job, state, text = subject.job, subject.job.init(jax.random.key(seed)), subject.job.embed(prompt)
-  code = lambda state: job.code(state.params['scene'], text)
-  over_black = lambda code: lambda camera: job.render(code, camera, np.zeros(3, np.float32))
-  true = np.asarray(jax.device_get(truth.views(prompt, NEAR, size=job.size)).mask)
-  curve = []
-  for _ in range(CURVE):
-    for _ in range(steps // CURVE):
-      state, _ = job.step(state, job.prior, text)
-    shown = video.render_views(over_black(code(state)), NEAR)
-    curve.append({'step': int(state.step), 'iou': silhouette_iou(shown.opacity, true)})
-  scores = evaluate.score_views(prompt, over_black(code(state)), size=job.size)
+  text, curve = subject.embed(prompt), []
+  training = subject.training.of(text)
+  for step, state, _ in training.fit(training.init(jax.random.key(seed)), steps=steps):
+    if step % (steps // CURVE) == 0:
+      object = model.object(state.params['scene'], prompt)
+      views = video.render_views(object.over(0.), NEAR)
+      true = np.asarray(jax.device_get(truth.views(prompt, NEAR, size=object.size)).mask)
+      curve.append({'step': step, 'iou': silhouette_iou(views.opacity, true)})
+  scores = evaluate.score_views(prompt, object)
   keys = jax.random.split(jax.random.key(9), 16)
-  gradients = np.stack([subject.whole(k, state.params, job.prior, text, state.step) for k in keys])
-  picture = np.asarray(job.render(code(state), video.unbatch(NEAR)[1], jnp.ones(3)).rgb)
+  gradients = np.stack([subject.whole(k, state.params, training.prior, text, state.step)
+                        for k in keys])
+  picture = np.asarray(object.over(1.)(video.unbatch(NEAR)[1]).rgb)
   return {'iou': scores['silhouette_iou'], 'color': scores['color_right'],
           'one_front': scores['one_front'],
           'steps': steps, 'curve': curve, 'relative_variance': spread(gradients)}, picture
@@ -133,7 +131,7 @@ def everything(prompts, methods, seeds, root, steps, sources):
   """{(method, prompt): [run of each seed]}, from the kept results of these sources where there are
   any."""
   jobs = [(prompt, method, seed) for method in methods for prompt in prompts for seed in seeds]
-  rows, spent, subject, built = {}, [], None, None
+  rows, spent, built = {}, [], None
   for i, (prompt, method, seed) in enumerate(jobs):
     kept = root / file_of(prompt, method, seed, 'json')
     row = results.kept(kept, sources)
@@ -143,7 +141,8 @@ def everything(prompts, methods, seeds, root, steps, sources):
       if built != method:
         jax.clear_caches()
         subject, built = subject_of(method, steps_of(method, steps)), method
-      row, picture = run(subject, prompt, seed, steps_of(method, steps))
+        model = build.model(subject.config, subject.embed)
+      row, picture = run(subject, model, prompt, seed, steps_of(method, steps))
       Image.fromarray(video.to_bytes(picture)).save(kept.with_suffix('.png'))
       results.keep(kept, row, sources)
       spent.append(time.time() - start)
@@ -160,18 +159,19 @@ def costs(methods, steps):
   all."""
   jax.config.update('jax_enable_compilation_cache', False)
   compilation_cache.reset_cache()
-  jobs = {method: subject_of(method, steps_of(method, steps)).job for method in methods}
-  states, programs, compiling = {method: job.init(jax.random.key(0))
-                                 for method, job in jobs.items()}, {}, {}
-  for method, job in jobs.items():
+  trainings = {method: subject_of(method, steps_of(method, steps)).training for method in methods}
+  states, programs, compiling = {method: training.init(jax.random.key(0))
+                                 for method, training in trainings.items()}, {}, {}
+  for method, training in trainings.items():
     start = time.perf_counter()
-    programs[method] = job.stages[0][1].lower(states[method], job.prior, job.text(0)).compile()
+    programs[method] = training.stages[0][1].lower(states[method], training.prior,
+                                                   training.text(0)).compile()
     compiling[method] = time.perf_counter() - start
 
   def turn(method):
-    job = jobs[method]
+    training = trainings[method]
     for _ in range(variance_lab.TURN):
-      states[method], _ = programs[method](states[method], job.prior, job.text(0))
+      states[method], _ = programs[method](states[method], training.prior, training.text(0))
     jax.block_until_ready(states[method])
   seconds = variance_lab.by_turns(jax.random.key(0), {method: functools.partial(turn, method)
                                                       for method in methods}, rounds=ROUNDS)

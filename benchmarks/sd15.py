@@ -108,15 +108,15 @@ def step():
   config.prior.path, config.prior.stable_diffusion.dtype = str(FOLDER), 'float32'
   config.mesh.data = config.steps_per_call = 1
   config.prior.stable_diffusion.image_size, config.render.chunk = 512, 4096
-  job = build.job(config, build.make_mesh(config))
-  state, text = job.init(jax.random.key(0)), job.text(0)
+  training = build.training(config, build.make_mesh(config))
+  state, text = training.init(jax.random.key(0)), training.text(0)
   begin = time.perf_counter()
-  compiled = job.stages[0][1].lower(state, job.prior, text).compile()
+  compiled = training.stages[0][1].lower(state, training.prior, text).compile()
   figures = {'compile_seconds': time.perf_counter() - begin,
-             'told': doctor.process_peak(compiled, (state, job.prior, text))}
+             'told': doctor.process_peak(compiled, (state, training.prior, text))}
   for _ in range(2):
     begin = time.perf_counter()
-    state, info = jax.block_until_ready(compiled(state, job.prior, text))
+    state, info = jax.block_until_ready(compiled(state, training.prior, text))
     figures |= {'seconds': time.perf_counter() - begin, 'finite': float(info['finite'])}
   return figures | {'peak': metrics.process_memory()[1]}
 

@@ -7,11 +7,11 @@ the left, and its center is at (i + .5, j + .5). Each function makes one camera,
 vmap.
 """
 import math
-from functools import partial
 from typing import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jaxdreamer.types import Camera, Rays
@@ -124,11 +124,16 @@ def sample(key: Key[Array, ''], *, azimuth: Range = (-math.pi, math.pi),
   return jitter(k_jitter, camera, position=jitter_position, target=jitter_target, up=jitter_up)
 
 
-def orbit(n: int, *, elevation: float = math.radians(15.), distance: float = 3.,
+_place = jax.jit(jax.vmap(orbital))
+
+
+def orbit(*rings: tuple[int, float], distance: float = 3.,
           fov: float = math.radians(40.)) -> Camera:
-  """[n] cameras around the object at equal steps of azimuth, from the front, towards +y."""
-  azimuth = jnp.arange(n) * (2. * math.pi / n)
-  return jax.vmap(partial(orbital, elevation=elevation, distance=distance, fov=fov))(azimuth)
+  """For each (n, elevation), n cameras at equal steps of azimuth from the front towards +y, ring
+  after ring, in NumPy."""
+  at = np.array([(2. * math.pi * k / n, elevation, distance, fov) for n, elevation in rings
+                 for k in range(n)], np.float32)
+  return jax.device_get(_place(*at.T))
 
 
 def ray(camera: Camera, pixel: Float[Array, '2'], size: int) -> Rays:

@@ -23,7 +23,7 @@ import tensorstore
 from jax.experimental import multihost_utils
 from jaxtyping import Int
 
-from jaxdreamer import files
+from jaxdreamer import files, prompts
 from jaxdreamer.types import Text
 
 BLOCK = 64                             # prompts that are done at a time
@@ -68,13 +68,13 @@ def open_store(folder: pathlib.Path, prompts: tuple[str, ...], embed: Callable[[
   ValueError, one line, where the folder holds other prompts or was made by other weights, or where
   `embed` refuses a prompt.
   """
-  def told(index):
+  def embedded(index):
     try:
       return jax.device_get(embed(prompts[index]))
     except ValueError as error:
       raise ValueError(f'prompt {index + 1} of {len(prompts)}, {prompts[index]!r}: '
                        f'{error}') from None
-  shared = told(0)
+  shared = embedded(0)
   own = {name: value for name in OWN if (value := getattr(shared, name)) is not None}
   note, named, mark = folder / 'prompts.json', json.dumps(
       prompts), lambda block: folder / f'done_{block:06}'
@@ -96,7 +96,7 @@ def open_store(folder: pathlib.Path, prompts: tuple[str, ...], embed: Callable[[
   for block in blocks[jax.process_index()::jax.process_count()]:
     if not mark(block).exists():
       begin, end = block * BLOCK, min((block + 1) * BLOCK, len(prompts))
-      texts = [told(i) for i in range(begin, end)]
+      texts = [embedded(i) for i in range(begin, end)]
       for name in rows:
         rows[name][begin:end].write(np.stack([np.asarray(getattr(t, name), jnp.bfloat16)
                                               for t in texts])).result()
@@ -115,6 +115,18 @@ def name_of(prompts: tuple[str, ...], negative: str, first: Text) -> str:
                         + np.asarray(first.plain).tobytes()).hexdigest()[:16]
 
 
+def texts(phrases: tuple[str, ...], embed: Callable[[str], Text], *, folder: str, each: int,
+          seed: int, negative: str, sharding: jax.sharding.Sharding) -> Callable:
+  """step -> the Text of the `each` phrases that it takes, of the store in `folder`; in one of the
+  user's caches if that is ''. `negative` is what `embed` adds to every phrase."""
+  @functools.cache
+  def store():
+    name = folder or prompts.cache() / name_of(phrases, negative, embed(phrases[0]))
+    return open_store(pathlib.Path(name), phrases, embed)
+  which = functools.partial(prompts.chosen, seed, count=len(phrases), each=each)
+  return batches(store, which, sharding)
+
+
 def batches(store: Callable[[], Store], which: Callable[[int], np.ndarray],
             sharding: jax.sharding.Sharding) -> Callable:
   """step -> the Text [P, ...] of its prompts, laid out by `sharding`; a process reads the rows of
@@ -123,6 +135,7 @@ def batches(store: Callable[[], Store], which: Callable[[int], np.ndarray],
   `store` is opened at the first step: whoever takes none need not have one. `which` (step=) -> the
   indices [P] of a step.
   """
+  @functools.lru_cache(maxsize=1)                # the first is taken to compile, then to run
   def text(step: int) -> Text:
     chosen = which(step=step)
     rows = functools.cache(lambda begin, end: store().read(chosen[begin:end]))

@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
-from jaxdreamer import build, cli, loop, metrics, options, seeds
+from jaxdreamer import build, cli, metrics, options, profiling, seeds
 from jaxdreamer.weights import hub, model_shapes
 
 ASSETS = pathlib.Path(__file__).parent / 'assets'
@@ -104,33 +104,34 @@ def process_peak(compiled: jax.stages.Compiled, here) -> int:
   latter."""
   held = metrics.process_memory()[0]
   loaded = sum(x.nbytes for x in jax.tree.leaves(here) if isinstance(x, jax.Array))
-  return held and held + loop.bytes_of(compiled) - loaded
+  return held and held + profiling.bytes_of(compiled) - loaded
 
 
 def cost(config) -> dict[str, str]:
   """What the config's step takes; compiled from shapes alone."""
   mesh = build.make_mesh(config)
   begin = time.monotonic()
-  job = build.job(config, mesh, abstract=True)
+  training = build.training(config, mesh, abstract=True)
   built = time.monotonic() - begin
   everywhere = NamedSharding(mesh, PartitionSpec())
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-                        (jax.eval_shape(job.init, seeds.key(config.seed)), job.prior))
-  shapes = (*shapes, job.text(0))
+                        (jax.eval_shape(training.init, seeds.key(config.seed)),
+                         training.prior))
+  shapes = (*shapes, training.text(0))
   begin = time.monotonic()
-  compiled = [(first, step.lower(*shapes).compile()) for first, step in job.stages]
+  compiled = [(first, step.lower(*shapes).compile()) for first, step in training.stages]
   rows = {'mesh': f'{dict(mesh.shape)} by {config.mesh.map}', 'state': size(shapes[0]),
           'prior': size(shapes[1]),
           'build': f'{built:.1f} s', 'compile': f'{time.monotonic() - begin:.1f} s',
-          **{f'step {first} on': loop.describe(step, job.steps_per_call)
+          **{f'step {first} on': profiling.describe(step, training.steps_per_call)
              for first, step in compiled}}
   if jax.default_backend() == 'cpu':
     rows['this process'] = (
-        f'at most {max(process_peak(step, job.prior) for _, step in compiled) / metrics.GIB:.1f} '
+        f'at most {max(process_peak(s, training.prior) for _, s in compiled) / metrics.GIB:.1f} '
         'GiB')
   limit = min((device.memory_stats() or {}).get('bytes_limit', 0)
               for device in mesh.devices.flat) or metrics.free_memory()
-  needs = max(loop.bytes_of(step) for _, step in compiled)
+  needs = max(profiling.bytes_of(step) for _, step in compiled)
   if 0 < limit < needs:
     rows['warning'] = (f'needs {needs / metrics.GIB:.1f} of {limit / metrics.GIB:.1f} GiB; '
                        f'{options.ways_to_fit(config)}')

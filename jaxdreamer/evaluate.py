@@ -12,18 +12,27 @@ import json
 import math
 import os
 import pathlib
-from functools import partial
-from typing import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import rich
 from absl import flags
+from jaxtyping import PyTree
 from rich.table import Table
 
-from jaxdreamer import build, checkpoints, cli, clip_score, generator_eval, prompts, registry, runs
+from jaxdreamer import (
+  cameras,
+  checkpoints,
+  cli,
+  clip_score,
+  generator_eval,
+  prompts,
+  registry,
+  runs,
+)
 from jaxdreamer import scores as score
+from jaxdreamer.objects import Model, Object
 from jaxdreamer.options import place
 from jaxdreamer.outputs import gallery, report, silhouettes, surface, video
 from jaxdreamer.outputs import mesh as meshes
@@ -66,11 +75,10 @@ def read_back(prompt: str, x: Images) -> float | None:
   return score.recall_at_1(np.asarray(fit), 0)
 
 
-def score_views(prompt: str, render: Callable, *, size: int) -> dict:
-  """The scores that compare pictures. `render` maps a camera to a Rendering over black: its rgb is
-  premultiplied."""
-  camera = video.rings(*((RING, elevation) for elevation in ELEVATIONS))
-  seen = video.render_views(render, camera)
+def score_views(prompt: str, object: Object) -> dict:
+  """The scores that compare pictures."""
+  camera, size = cameras.orbit(*((RING, elevation) for elevation in ELEVATIONS)), object.size
+  seen = video.render_views(object.over(0.), camera)  # over black: its rgb is premultiplied
   true = jax.device_get(truth.views(prompt, camera, size=size))
   x, true_x = over_gray(seen.rgb, seen.opacity), over_gray(true.rgb, true.mask)
   gap, yaw = score.pose_gap(seen.opacity, true.mask, ring=RING)
@@ -90,29 +98,29 @@ def score_views(prompt: str, render: Callable, *, size: int) -> dict:
   return scores | dict.fromkeys(('front', 'back', 'one_front', 'symmetry'))
 
 
-def extract(density: Callable, color: Callable, render: Callable, *, radius: float,
-            resolution: int) -> tuple[surface.Mesh, dict] | None:
+def extract(object: Object, *, resolution: int) -> tuple[surface.Mesh, dict] | None:
   """meshes.extract, or None where there is no surface."""
-  camera = silhouettes.lookouts(radius=radius)
+  camera = silhouettes.lookouts(radius=object.radius)
+  opacity = video.render_views(object.over(0.), camera).opacity
   try:
-    return meshes.extract(density, color, camera, video.render_views(render, camera).opacity,
-                          radius=radius, resolution=resolution)
+    return meshes.extract(object.density, object.color, camera, opacity, radius=object.radius,
+                          resolution=resolution)
   except surface.Empty as error:
     print(error)
 
 
-def score_shape(prompt: str, density: Callable, extracted: tuple[surface.Mesh, dict] | None, *,
-                radius: float) -> dict:
+def score_shape(prompt: str, object: Object,
+                extracted: tuple[surface.Mesh, dict] | None) -> dict:
   """The scores that compare solids; None for each where there is no surface."""
   if extracted is None:
     return dict.fromkeys(('chamfer', 'volume_iou', 'mesh_iou', 'watertight'))
   mesh, facts = extracted
   exact = np.asarray(truth.surface_points(jax.random.key(0), prompt, score.SURFACE), float)
-  xyz = surface.nodes(radius, facts['resolution'])
+  xyz = surface.nodes(object.radius, facts['resolution'])
   inside = surface.evaluate(truth.shape(prompt).distance,
                             xyz.reshape(-1, 3)).reshape(xyz.shape[:3]) < 0.
-  grid, level = surface.log_density(density, radius=radius,
-                                    resolution=facts['resolution']), np.log(facts['threshold'])
+  grid = surface.log_density(object.density, radius=object.radius, resolution=facts['resolution'])
+  level = np.log(facts['threshold'])
   return {'chamfer': score.chamfer(surface.sample_points(mesh, score.SURFACE)[0], exact),
           'volume_iou': score.iou(surface.fill_cavities(grid, level) >= level, inside),
           'mesh_iou': facts['silhouette_iou'], 'watertight': facts['watertight']}
@@ -126,20 +134,15 @@ def table(scores: dict) -> Table:
   return out
 
 
-def write(folder: pathlib.Path, prompt: str, step: int, job: build.Job, code, *,
-          resolution: int = 96,
+def write(folder: pathlib.Path, prompt: str, step: int, object: Object, *, resolution: int = 96,
           extracted: tuple[surface.Mesh, dict] | None = None) -> dict:
-  """Scores the scene of this code against what its prompt names; writes scores.json and returns the
-  scores. ValueError: no toy's prompt.
+  """Scores the object against what its prompt names; writes scores.json and returns the scores.
+  ValueError: no toy's prompt.
 
   `extracted` is its mesh (meshes.extract), for a caller that has it already."""
   world.parse(prompt)
-  render, density = lambda camera: job.render(code, camera,
-                                              np.zeros(3, np.float32)), partial(job.density, code)
-  extracted = extracted or extract(density, partial(job.color, code), render, radius=job.radius,
-                                   resolution=resolution)
-  scores = score_views(prompt, render, size=job.size) | score_shape(prompt, density, extracted,
-                                                                    radius=job.radius)
+  extracted = extracted or extract(object, resolution=resolution)
+  scores = score_views(prompt, object) | score_shape(prompt, object, extracted)
   (folder / 'scores.json').write_text(json.dumps(
     {'prompt': prompt, 'step': step, 'scores': scores,
      'meaning': {name: score.MEANING[name] for name in scores}}, indent=2) + '\n')
@@ -155,34 +158,33 @@ def read_prompts(path: str, prompt: str) -> list[str]:
   return lines
 
 
-def score_clip(folder: pathlib.Path, prompt: str, step: int, render: Callable, *, model: str,
-               texts: list[str], protocol: str,
-               size: int, radius: float) -> dict:
-  """What CLIP says of a ring of views; writes clip.json. `render` maps a camera to a Rendering over
-  white."""
-  see, read = clip_score.load(model)
-  views, elevation = clip_score.PROTOCOLS[protocol]
-  images, rows = see(np.clip(video.render_views(
-      render, video.rings((views, elevation), distance=3. * radius)).rgb, 0., 1.)), read(texts)
+def score_clip(folder: pathlib.Path, prompt: str, step: int, object: Object, *, model: str,
+               texts: list[str], protocol: str) -> dict:
+  """What CLIP says of a ring of views on white; writes clip.json. `model` is its folder."""
+  of_images, of_texts = clip_score.load(model)
+  camera = cameras.orbit(clip_score.PROTOCOLS[protocol], distance=3. * object.radius)
+  images = of_images(np.clip(video.render_views(object.over(1.), camera).rgb, 0., 1.))
+  rows = of_texts(texts)
   target = texts.index(prompt)
   scores = {'clip_similarity': clip_score.similarity(images, rows[target])}
   if len(texts) > 1:
     scores['clip_recall_at_1'] = clip_score.recall_at_1(images, rows, target)
-  told = clip_score.identity(protocol, backbone=pathlib.Path(model).name, prompts=len(texts),
-                             size=size)
-  row = {'prompt': prompt, 'step': step, 'protocol': told, 'scores': scores}
+  how = clip_score.identity(protocol, backbone=pathlib.Path(model).name, prompts=len(texts),
+                            size=object.size)
+  row = {'prompt': prompt, 'step': step, 'protocol': how, 'scores': scores}
   (folder / 'clip.json').write_text(json.dumps(row, indent=2) + '\n')
   return scores
 
 
-def score_corpus(folder: pathlib.Path, corpus: str, job: build.Job, params, step: int) -> dict:
+def score_corpus(folder: pathlib.Path, corpus: str, model: Model, params: PyTree,
+                 step: int) -> dict:
   """Of a generator: scores of all prompts it was trained on and, on the toybox, of those it was
   not, in scores.json, and gallery.html over them."""
-  splits = {'trained': job.prompts}
+  splits = {'trained': model.prompts}
   if f'{corpus}:held_out' in registry.CORPORA:
-    splits['held_out'] = build.read_corpus(f'{corpus}:held_out')
-  rows = list(generator_eval.look(job, params, splits,
-                                  say=lambda text: print(text, end='\r', flush=True)))
+    splits['held_out'] = registry.read_corpus(f'{corpus}:held_out')
+  rows = list(generator_eval.make_rows(model, params, splits,
+                                       say=lambda text: print(text, end='\r', flush=True)))
   scores = {split: {name: interval._asdict() for name, interval in of.items()}
             for split, of in generator_eval.summary(rows).items()}
   (folder / 'scores.json').write_text(json.dumps(
@@ -204,19 +206,17 @@ def main():
 
 def score_run(folder: pathlib.Path, *, ask: str):
   """Every score there is of the run; `ask` is the folder of a CLIP model, or ''."""
-  config, job, params, step = runs.restore(folder, **cli.moved())
+  config, model, params, step = runs.restore(folder, **cli.moved())
   texts = read_prompts(flags.FLAGS.prompts, config.prompt) if ask else []
   if config.corpus.path:
-    rich.print(table(score_corpus(folder, config.corpus.path, job, params, step)))
+    rich.print(table(score_corpus(folder, config.corpus.path, model, params, step)))
     return
-  code, scores = job.code(params, job.embed(config.prompt)), {}
+  object, scores = model.object(params, config.prompt), {}
   if not ask or world.names_a_toy(config.prompt):
-    scores |= write(folder, config.prompt, step, job, code, resolution=flags.FLAGS.resolution)
+    scores |= write(folder, config.prompt, step, object, resolution=flags.FLAGS.resolution)
   if ask:
-    scores |= score_clip(folder, config.prompt, step,
-                         lambda camera: job.render(code, camera, np.ones(3, np.float32)), model=ask,
-                         texts=texts, protocol=flags.FLAGS.protocol, size=job.size,
-                         radius=job.radius)
+    scores |= score_clip(folder, config.prompt, step, object, model=ask, texts=texts,
+                         protocol=flags.FLAGS.protocol)
   rich.print(table(scores))
   if (folder / 'report.json').exists():
     print(report.refresh(folder))

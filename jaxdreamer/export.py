@@ -7,9 +7,7 @@ empty scene costs the mesh alone. It takes the scene alone: the prior's weights 
 but for a generator of one prompt.
 """
 import pathlib
-from functools import partial
 
-import jax.numpy as jnp
 import rich
 from absl import flags
 
@@ -33,29 +31,26 @@ def main() -> int:
 
 
 def write(workdir: pathlib.Path, folder: pathlib.Path) -> int:
-  """Writes the mesh of the run's one object into `folder`; the exit status."""
+  """Writes what the flags ask for. Returns the exit status."""
   options = flags.FLAGS
-  _, job, params, _ = runs.restore(workdir, **cli.moved())
-  if len(job.prompts) > 1:
-    cli.die(f'--workdir={options.workdir} holds a generator of {len(job.prompts)} prompts: python '
-            '-m jaxdreamer.generate makes '
-            'their meshes', status=cli.MISUSED)
-  code = job.code(params, job.embed(job.prompts[0]))
-  render = lambda camera: job.render(code, camera, jnp.ones(3))
+  _, model, params, _ = runs.restore(workdir, **cli.moved())
+  if len(model.prompts) > 1:
+    cli.die(f'--workdir={options.workdir} holds a generator of {len(model.prompts)} prompts: '
+            'python -m jaxdreamer.generate makes their meshes', status=cli.MISUSED)
+  object = model.object(params, model.prompts[0])
   folder.mkdir(parents=True, exist_ok=True)
   status = 0
   try:
-    _, facts = mesh.write(partial(job.density, code), partial(job.color, code), render, folder,
-                          radius=job.radius,
-                       resolution=options.resolution, formats=tuple(options.formats),
-                       points=options.num_points if options.points else 0)
+    _, facts = mesh.write(object, folder, resolution=options.resolution,
+                          formats=tuple(options.formats),
+                          points=options.num_points if options.points else 0)
     rich.print(facts)
   except mesh.Empty as error:
     print(error)
     status = cli.FAILED
   if options.turntable:
-    for path in video.turntable(render, folder, frames=options.frames, height=options.height,
-                                distance=3. * job.radius):
+    for path in video.turntable(object.over(1.), folder, frames=options.frames,
+                                height=options.height, distance=3. * object.radius):
       print(path)
   if (folder / 'report.json').exists():
     print(report.refresh(folder))

@@ -7,12 +7,11 @@ among those it was trained on.
 import pathlib
 import re
 import time
-from functools import partial
 
 import numpy as np
 from absl import flags
 
-from jaxdreamer import checkpoints, cli, prompts, runs
+from jaxdreamer import cameras, checkpoints, cli, prompts, runs
 from jaxdreamer.options import place
 from jaxdreamer.outputs import gallery, mesh, video
 
@@ -44,32 +43,28 @@ def main() -> int:
 
 
 def write(workdir: pathlib.Path, out: pathlib.Path, phrases: tuple[str, ...]) -> int:
-  """Writes a folder of mesh and video under `out` for each phrase; the exit status."""
+  """Writes the outputs of each phrase into its folder. Returns the exit status."""
   options = flags.FLAGS
-  _, job, params, _ = runs.restore(workdir, **cli.moved())
-  if len(job.prompts) == 1:
-    cli.die(f'--workdir={options.workdir} holds one object, of {job.prompts[0]!r}, and no '
-            'generator: python -m jaxdreamer.export '
-            'writes its mesh', status=cli.MISUSED)
-  # what one of them refuses is refused before any is made
-  texts = [job.embed(phrase) for phrase in phrases]
+  _, model, params, _ = runs.restore(workdir, **cli.moved())
+  if len(model.prompts) == 1:
+    cli.die(f'--workdir={options.workdir} holds one object, of {model.prompts[0]!r}, and no '
+            'generator: python -m jaxdreamer.export writes its mesh', status=cli.MISUSED)
+  for phrase in phrases:
+    model.embed(phrase)                # a phrase that is refused is so before any is made
   rows, status = [], 0
-  camera = video.rings((options.frames, .26), distance=3. * job.radius)
-  for phrase, text, folder in zip(phrases, texts, folders_of(out, phrases)):
+  for phrase, folder in zip(phrases, folders_of(out, phrases)):
     start = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    code = job.code(params, text)
-    white = lambda one, code=code: job.render(code, one, np.ones(3, np.float32))
-    shown = video.render_views(white, camera)
+    object = model.object(params, phrase)
+    camera = cameras.orbit((options.frames, .26), distance=3. * object.radius)
+    views = video.render_views(object.over(1.), camera)
     frames_s = time.monotonic() - start
-    video.film_of(shown, camera, folder, height=options.height)
+    video.film_of(views, camera, folder, height=options.height)
     rows.append(gallery.Row(phrase, 'generated',
-                            shown.rgb[np.arange(STRIP) * options.frames // STRIP], {}))
+                            views.rgb[np.arange(STRIP) * options.frames // STRIP], {}))
     if options.mesh:
       try:
-        mesh.write(partial(job.density, code), partial(job.color, code), white, folder,
-                   radius=job.radius,
-                   resolution=options.resolution)
+        mesh.write(object, folder, resolution=options.resolution)
       except mesh.Empty as error:
         print(f'{phrase}: {error}')
         status = cli.FAILED

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxdreamer import statistics
-from jaxdreamer.build import Job
+from jaxdreamer import cameras, statistics
+from jaxdreamer.objects import Model
 from jaxdreamer.outputs import gallery, video
 from jaxdreamer.scores import recall_at_1, silhouette_iou
 from jaxdreamer.toybox import geometry, truth, world
@@ -23,39 +23,35 @@ from jaxdreamer.toybox import geometry, truth, world
 VIEWS, ELEVATION = 8, .35              # radians
 
 
-def look(job: Job, params: PyTree, splits: dict[str, tuple[str, ...]], *,
-         say: Callable = lambda text: None) -> Iterator[gallery.Row]:
-  """Each prompt of {split: prompts}, generated and seen from VIEWS sides, with its scores where all
-  prompts are the toybox's."""
-  camera = video.rings((VIEWS, ELEVATION), distance=3. * job.radius)
-  every = [prompt for prompts in splits.values() for prompt in prompts]
-  score = scorer(every, camera, size=job.size) if all(map(world.names_a_toy,
-                                                          every)) else lambda index, shown: {}
-  index = 0
-  for split, prompts in splits.items():
-    for prompt in prompts:
-      code = job.code(params, job.embed(prompt))
-      shown = video.render_views(lambda one, code=code: job.render(code, one,
-                                                                   np.zeros(3, np.float32)), camera)
-      yield gallery.Row(prompt, split, shown.rgb + (1. - shown.opacity)[..., None],
-                        score(index, shown))
-      index += 1
-      say(f'{index} of {len(every)} prompts')
+def make_rows(model: Model, params: PyTree, splits: dict[str, tuple[str, ...]], *,
+              say: Callable = lambda text: None) -> Iterator[gallery.Row]:
+  """Each prompt of {split: prompts}, generated and rendered from VIEWS sides, with its scores where
+  all prompts are the toybox's."""
+  every = [(split, prompt) for split, prompts in splits.items() for prompt in prompts]
+  toys = all(world.names_a_toy(prompt) for _, prompt in every)
+  score = scorer([prompt for _, prompt in every]) if toys else lambda *_: {}
+  for index, (split, prompt) in enumerate(every):
+    object = model.object(params, prompt)
+    camera = cameras.orbit((VIEWS, ELEVATION), distance=3. * object.radius)
+    views = video.render_views(object.over(0.), camera)
+    yield gallery.Row(prompt, split, views.rgb + (1. - views.opacity)[..., None],
+                      score(index, views, camera))
+    say(f'{index + 1} of {len(every)} prompts')
 
 
-def scorer(prompts: list[str], camera, *, size: int) -> Callable:
-  """(index of a prompt, its Rendering [V, H, W] over black) -> {score: value}."""
+def scorer(prompts: list[str]) -> Callable:
+  """(index of a prompt, its Rendering [V, H, W] over black, cameras [V]) -> {score: value}."""
   items = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(world.parse, prompts))
   weights = geometry.shipped()
   fit = jax.jit(lambda x: geometry.caption_scores(weights, jax.image.resize(
     x, (len(x), geometry.SIZE, geometry.SIZE, 3), 'linear'), items))
 
-  def score(index, shown):
-    true = jax.device_get(truth.views(prompts[index], camera, size=size))
-    x = np.asarray(truth.over_gray(shown.rgb, shown.opacity), np.float32)
-    return {'iou': silhouette_iou(shown.opacity, true.mask),
-            'color_error': float(truth.color_error(jnp.asarray(shown.rgb),
-                                                   jnp.asarray(shown.opacity), true)),
+  def score(index, views, camera):
+    true = jax.device_get(truth.views(prompts[index], camera, size=views.opacity.shape[-1]))
+    x = np.asarray(truth.over_gray(views.rgb, views.opacity), np.float32)
+    return {'iou': silhouette_iou(views.opacity, true.mask),
+            'color_error': float(truth.color_error(jnp.asarray(views.rgb),
+                                                   jnp.asarray(views.opacity), true)),
             'recall_at_1': recall_at_1(np.asarray(fit(x)), index)}
   return score
 

@@ -8,6 +8,7 @@ Writes playground.json, curves.png and pictures.png.
 import json
 import pathlib
 import time
+from itertools import chain
 
 import jax
 import jax.numpy as jnp
@@ -25,18 +26,14 @@ METHODS = ('sds; ssd; csd; vsd; asd; sds sampling.design=stratified; sds '
 def follow(key, subject: variance_lab.Method, *, steps: int, every: int, repeats: int):
   """(step, picture [H, W, 3], gradients [R P]) of one method's own run, every `every` steps and at
   its start."""
-  job, text = subject.job, subject.job.text(0)
-  state = job.init(seeds.key(subject.config.seed))
+  training, text = subject.training, subject.training.text(0)
+  begin = training.init(seeds.key(subject.config.seed))
   scene = jax.jit(lambda params: params['field']['image'])
-  while True:
-    step = int(state.step)
+  for step, state, _ in chain([(0, begin, {})], training.fit(begin, steps=steps)):
     if step % every == 0:
-      gradients = [subject.whole(k, state.params, job.prior, text, state.step)
+      gradients = [subject.whole(k, state.params, training.prior, text, state.step)
                    for k in jax.random.split(key, repeats)]
       yield step, np.asarray(jax.nn.sigmoid(scene(state.params['scene']))), np.stack(gradients)
-    if step >= steps:
-      return
-    state, _ = job.step(state, job.prior, text)
 
 
 def distance(picture, truth, mask) -> float:

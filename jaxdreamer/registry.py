@@ -1,6 +1,10 @@
 """Everything that a config may name, through dicts one can see: add a line here for what is to be
 shipped; what is your own needs none, a config names it 'module:function'."""
-from jaxdreamer import regularizers
+import importlib
+from functools import partial
+from typing import Any, Callable
+
+from jaxdreamer import prompts, regularizers
 from jaxdreamer.estimators.asd import asd
 from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
@@ -45,3 +49,25 @@ REGULARIZERS = {f.__name__: f for f in (regularizers.orientation, regularizers.o
                                         regularizers.opaque, regularizers.distortion,
                                         regularizers.z_variance,
                                         regularizers.eikonal)}
+
+
+def pick(table: dict, section: Any, option: str) -> Callable:
+  """table[section.name], or a function of the user's own named 'module:function', with the keyword
+  arguments that the section holds for it."""
+  module, _, function = section.name.partition(':')
+  if function:
+    try:
+      return partial(getattr(importlib.import_module(module), function),
+                     **section.get(function, {}))
+    except (ImportError, AttributeError, ValueError) as error:
+      raise ValueError(f'config.{option}.name={section.name!r}: {error}') from error
+  if section.name not in table:
+    raise ValueError(f"config.{option}.name={section.name!r}: takes one of {sorted(table)}, or "
+                     "your own 'module:function'")
+  return partial(table[section.name], **section.get(section.name, {}))
+
+
+def read_corpus(path: str) -> tuple[str, ...]:
+  """The prompts of config.corpus.path: a file's, or those of CORPORA."""
+  return CORPORA[path]() if path in CORPORA else prompts.read_file(path,
+                                                                   option='config.corpus.path')

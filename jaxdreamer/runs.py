@@ -1,39 +1,58 @@
-"""A run read back to be shown: its scene alone, and its prior only where a prompt must be told to a
-generator."""
+"""A run read back: its scene alone to show it, with its prior only where a generator reads a
+prompt; or all of its state, to go on with."""
 import functools
 import pathlib
-from typing import Any, Sequence
+from typing import Sequence
 
 import jax
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, checkpoints, options, places, seeds, showing
+from jaxdreamer import build, checkpoints, options, places, seeds
+from jaxdreamer.objects import Model
+from jaxdreamer.training import Training
+from jaxdreamer.types import Prior, TrainState
 
 
 def restore(workdir: pathlib.Path, *, prior: str = '',
-            tokenizers: Sequence[str] = ()) -> tuple[ConfigDict, build.Job, PyTree, int]:
-  """(config, a Job that can show and nothing more, the scene's parameters, step) of the run in
-  `workdir` at its newest checkpoint, on one device. The prior is opened when a generator is first
-  told a prompt: at `prior`, with `tokenizers`, where they are given, else where it was. ValueError
-  where there is no checkpoint, or where other weights lie than the run was trained with."""
-  config = options.expanded(ConfigDict(checkpoints.tuples(checkpoints.read_options(workdir))))
-  if not checkpoints.finished_steps(workdir):
-    raise ValueError(f'{workdir} holds no finished checkpoint: train it first')
+            tokenizers: Sequence[str] = ()) -> tuple[ConfigDict, Model, PyTree, int]:
+  """(config, Model, the scene's parameters, step) of the run in `workdir` at its newest checkpoint,
+  on one device. The prior is opened when a generator first reads a prompt: at `prior`, with
+  `tokenizers`, where they are given, else where it was. ValueError where there is no checkpoint, or
+  where other weights lie than the run was trained with."""
+  config = options.expanded(read_config(workdir))
   scene = build.make_scene(config)
   with checkpoints.reader(workdir) as saved:
     found = checkpoints.restore_scene(saved, jax.eval_shape(scene.init, seeds.key(config.seed)))
   if not found:
-    raise ValueError(f'{workdir} holds no finished checkpoint: train it first')
+    raise none_in(workdir)
 
   @functools.cache
-  def teller() -> Any:
+  def reader() -> Prior:
     places.move(config, prior, tokenizers, known=checkpoints.read_contents(workdir))
     return build.make_prior(config)
-  reads = showing.reads_text(scene)
-  told = lambda prompt: teller().embed(prompt, config.negative_prompt) if reads else None
-  phrases = build.read_corpus(config.corpus.path) if config.corpus.path else (config.prompt,)
-  job = build.Job(prompts=phrases, embed=told, init=None, stages=(),
-                  steps_per_call=config.steps_per_call, prior=None, text=None, parts=None,
-                  **build.shown(config, scene))
-  return config, job, *found
+  embed = lambda prompt: build.embedder(config, reader())(prompt)
+  return config, build.model(config, embed), *found
+
+
+def restore_state(workdir: pathlib.Path) -> tuple[ConfigDict, Training, TrainState]:
+  """All of the run in `workdir` at its newest checkpoint, on one device. ValueError where there is
+  none."""
+  config = read_config(workdir)
+  config.mesh.data = 1
+  training = build.training(config, build.make_mesh(config))
+  with checkpoints.reader(workdir) as saved:
+    return config, training, checkpoints.restore(saved, training.init(seeds.key(config.seed)))[0]
+
+
+def read_config(workdir: pathlib.Path) -> ConfigDict:
+  """The options of the run in `workdir`. ValueError where it has no checkpoint."""
+  config = ConfigDict(checkpoints.tuples(checkpoints.read_options(workdir)))
+  if not checkpoints.finished_steps(workdir):
+    raise none_in(workdir)
+  return config
+
+
+def none_in(workdir: pathlib.Path) -> ValueError:
+  """The error of a run without a checkpoint."""
+  return ValueError(f'{workdir} holds no finished checkpoint: train it first')

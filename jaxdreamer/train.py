@@ -14,6 +14,7 @@ import sys
 from absl import flags
 
 from jaxdreamer import build, checkpoints, cli, loop, options, places, processes
+from jaxdreamer.signals import SIGNALS
 
 
 def default_workdir(config) -> pathlib.Path:
@@ -45,7 +46,7 @@ def main() -> int:
       print(f'warning: {said}', flush=True)
     outcome = loop.run(config, folder, mesh,
                        command=shlex.join(['python', '-m', 'jaxdreamer.train', *sys.argv[1:]]))
-  if outcome.why in loop.SIGNALS:
+  if outcome.why in SIGNALS:
     return cli.STOPPED
   if processes.first():
     print(f'{folder}/report.html')

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from jaxdreamer import build, checkpoints, cli, comparison, seeds, statistics, variance_lab
+from jaxdreamer import build, checkpoints, cli, comparison, runs, seeds, statistics, variance_lab
 from jaxdreamer.options import place
 
 METHODS = ('sds; ssd; ssd estimator.ssd.mu=moments; csd; vsd; asd; sds sampling.design=stratified; '
@@ -34,12 +34,12 @@ METHODS = ('sds; ssd; ssd estimator.ssd.mu=moments; csd; vsd; asd; sds sampling.
 def states_of(config, prompts: list[str], at: list[int]):
   """(prompt, step, scene params, Adam's v or None) of a run of `config` for each prompt, at the
   steps `at`, as they come."""
-  job = build.job(config, build.make_mesh(config))
+  training = build.training(config, build.make_mesh(config))
+  embed = build.embedder(config, training.prior)
   for prompt in prompts:
-    state, text = job.init(seeds.key(config.seed)), job.embed(prompt)
+    state, own = training.init(seeds.key(config.seed)), training.of(embed(prompt))
     for step in sorted(at):
-      while int(state.step) < step:
-        state, _ = job.step(state, job.prior, text)
+      state = own.advanced(state, steps=step)
       yield prompt, int(state.step), jax.tree.map(
           jnp.copy, state.params['scene']), variance_lab.adam_v(state, config.optim.b2)
 
@@ -144,7 +144,7 @@ def compare(folder: pathlib.Path) -> int:
   if options.workdir:
     if options.prompts:
       raise ValueError('--prompts: takes --config, for the run of --workdir has its own prompt')
-    config, job, state = build.restore(place(options.workdir))
+    config, _, state = runs.restore_state(place(options.workdir))
     prompts, at = [config.prompt], [int(state.step)]
     states = [(config.prompt, int(state.step), state.params['scene'],
                variance_lab.adam_v(state, config.optim.b2))]

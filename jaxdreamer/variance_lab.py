@@ -36,6 +36,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from ml_collections import ConfigDict
 
 from jaxdreamer import build, comparison, optim, parallel, schedules, statistics, train_step
+from jaxdreamer.training import Parts, Training
 from jaxdreamer.types import Draws, Text, TrainState
 
 PUBLISHED = {'design': 'independent', 'draws': 1, 'antithetic': False, 'density': (1.,)}
@@ -49,13 +50,17 @@ HELD = 32  # draws that Adam's v is made of where the run's optimizer has none y
 class Method(NamedTuple):
   """A method that is ready to be measured."""
   name: str
-  job: build.Job
+  training: Training
   config: ConfigDict
   nested: Callable | None        # None where the method differs in sampling alone
   mean: str                      # `mean_of`
   begin: Callable                # (key, params, step) -> TrainState of `step`
   # (TrainState, prior, text) -> the same and info: a train step, which takes the state's memory
   step: Callable
+
+  def embed(self, prompt: str) -> Text:
+    """The Text of any prompt, beside the negative prompt of the config."""
+    return build.embedder(self.config, self.training.prior)(prompt)
 
   def gradient(self, key: Key[Array, ''], params: PyTree, prior, text: Text, step) -> PyTree:
     """The scene's gradient in one step."""
@@ -160,7 +165,7 @@ def adam_v(state: TrainState, b2: float) -> PyTree | None:
   return scene if known else None
 
 
-def make_nested(parts: build.Parts, *, renders: int, times: int, noises: int) -> Callable:
+def make_nested(parts: Parts, *, renders: int, times: int, noises: int) -> Callable:
   """(key, params, prior, text, step) -> what statistics.Nested needs of one camera, in both spaces,
   and (t, |gradient|^2) [B T E].
 
@@ -208,7 +213,7 @@ def recorded(tx: optax.GradientTransformation) -> optax.GradientTransformation:
                                                       jax.tree.map(jnp.zeros_like, params)), update)
 
 
-def make_step(parts: build.Parts, mesh, *, views: int, how: str = 'shard_map',
+def make_step(parts: Parts, mesh, *, views: int, how: str = 'shard_map',
               many: bool = False) -> tuple[Callable, Callable]:
   """(begin, step) of a Method, from what the run's own step is made of. All of the gradient is an
   output, what the estimator learns for itself too, and so is the optimizer's state: the compiler
@@ -231,13 +236,13 @@ def subject(config: ConfigDict, method: str, *, renders: int = 2, times: int = 2
   """`method` on the scene of `config`, its functions jitted."""
   changed = configured(config, method)
   mesh = build.make_mesh(changed)
-  job = build.job(changed, mesh)
+  training = build.training(changed, mesh)
   plain = not any(option.startswith('sampling.') and not option.startswith('sampling.weight=')
                   for option in shlex.split(method)[1:])
-  nested = jax.jit(make_nested(job.parts, renders=renders, times=times,
+  nested = jax.jit(make_nested(training.parts, renders=renders, times=times,
                                noises=noises)) if plain else None
-  return Method(method, job, changed, nested, mean_of(changed), *make_step(
-    job.parts, mesh, views=changed.sampling.views, how=changed.mesh.map,
+  return Method(method, training, changed, nested, mean_of(changed), *make_step(
+    training.parts, mesh, views=changed.sampling.views, how=changed.mesh.map,
     many=bool(changed.corpus.path)))
 
 
@@ -245,11 +250,11 @@ def learn(key: Key[Array, ''], s: Method, est: PyTree | None, scene: PyTree, tex
           *, steps: int) -> PyTree:
   """What the estimator learns for itself in `steps` steps on a scene that stays as it is, after
   `est`, or anew."""
-  state = s.begin(key, {'scene': scene, 'est': s.job.init(key).params['est'] if est is None
+  state = s.begin(key, {'scene': scene, 'est': s.training.init(key).params['est'] if est is None
                         else est}, step)
   if jax.tree.leaves(state.params['est']):
     for _ in range(steps):
-      state, _ = s.step(state, s.job.prior, text)
+      state, _ = s.step(state, s.training.prior, text)
       state = state.replace(params={'scene': jax.tree.map(jnp.copy, scene),
                                     'est': state.params['est']})
   return state.params['est']
@@ -280,10 +285,10 @@ def measure(key: Key[Array, ''], subjects: list[Method], prompt: str, scene: PyT
   scene, v = jax.device_put(jax.device_get((scene, v)))
   out, learned, reference, at = {}, {}, None, jnp.int32(step)
   for s in subjects:
-    text = s.job.embed(prompt)
+    text = s.embed(prompt)
     est = learned[s.name] = kept[s.name] if s.name in kept else learn(
       k_learn, s, before.get(s.name), scene, text, step, steps=warm)
-    args = {'scene': scene, 'est': est}, s.job.prior, text, at
+    args = {'scene': scene, 'est': est}, s.training.prior, text, at
     if v is None:
       squares = (jax.tree.map(jnp.square, s.gradient(k, *args))
                  for k in jax.random.split(k_held, HELD))
@@ -333,13 +338,13 @@ def take_time(key: Key[Array, ''], subjects: list[Method], prompt: str, scene: P
   for s in subjects:
     state = s.begin(key, {'scene': scene, 'est': learned[s.name]}, step)
     # compiled before it is timed
-    states[s.name], _ = jax.block_until_ready(s.step(state, s.job.prior, s.job.embed(prompt)))
+    states[s.name], _ = jax.block_until_ready(s.step(state, s.training.prior, s.embed(prompt)))
 
   def turn(s):
-    text = s.job.embed(prompt)
+    text = s.embed(prompt)
     def steps():
       for _ in range(TURN):
-        states[s.name], _ = s.step(states[s.name], s.job.prior, text)
+        states[s.name], _ = s.step(states[s.name], s.training.prior, text)
       jax.block_until_ready(states[s.name])
     return steps
   seconds = by_turns(key, {s.name: turn(s) for s in subjects}, rounds=rounds)

@@ -1,11 +1,12 @@
 """A generator from corpus to gallery: trained, killed and resumed, asked for prompts it never saw,
 scored."""
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import toybox_amortised
-from jaxdreamer import build, generate, generator_eval, loop, prompts
+from jaxdreamer import build, generate, generator_eval, loop, prompts, runs
 from jaxdreamer.outputs import gallery
 
 CORPUS = ('a red cube', 'a blue cube', 'a red sphere', 'a blue sphere',
@@ -53,22 +54,24 @@ def test_a_generator_killed_in_the_middle_of_an_epoch_sees_the_prompts_of_an_unb
   assert dict(seen) == whole and len(whole) == 6
   whole, broken = ((tmp_path / name / 'metrics.jsonl').read_text() for name in ('whole', 'broken'))
   assert whole == broken and len(whole.splitlines()) == 3
-  params = [build.restore(tmp_path / name)[2].params for name in ('whole', 'broken')]
+  params = [runs.restore_state(tmp_path / name)[2].params for name in ('whole', 'broken')]
   jax.tree.map(np.testing.assert_array_equal, *params)
   assert (tmp_path / 'whole' / 'gallery.html').stat().st_size > 10_000
 
-  _, job, state = build.restore(tmp_path / 'whole')
+  _, model, scene, _ = runs.restore(tmp_path / 'whole')
   splits = {'trained': CORPUS[:2], 'held_out': ('a yellow torus',)}
-  found = list(generator_eval.look(job, state.params['scene'], splits))
+  found = list(generator_eval.make_rows(model, scene, splits))
   assert [row.split for row in found] == ['trained', 'trained', 'held_out']
   figures = generator_eval.summary(found)
   of_two = figures['trained']['iou']
   # two prompts tell little, but something
   assert of_two.lower <= of_two.mean <= of_two.upper and 0. <= of_two.mean <= 1.
   assert 0. <= figures['held_out']['iou'].mean <= 1. and np.isnan(figures['held_out']['iou'].upper)
-  codes = [jax.tree.leaves(job.code(state.params['scene'], job.embed(prompt)))
-           for prompt in CORPUS[:2]]
-  assert any((a != b).any() for a, b in zip(*codes))                  # the prompt matters
+  xyz = jnp.linspace(-.5, .5, 30).reshape(10, 3)
+  of_prompts = [model.object(scene, prompt) for prompt in CORPUS[:2]]
+  for name in ('density', 'color'):                                   # the prompt matters
+    one, other = (getattr(object, name)(xyz) for object in of_prompts)
+    assert (one != other).any()
 
 
 @pytest.mark.parametrize(('changes', 'said'), [
@@ -80,7 +83,7 @@ def test_a_generator_killed_in_the_middle_of_an_epoch_sees_the_prompts_of_an_unb
 def test_a_corpus_that_does_not_fit_is_refused_before_anything_compiles(config, changes, said):
   config.update_from_flattened_dict(changes)
   with pytest.raises((ValueError, FileNotFoundError), match=said) as error:
-    build.job(config, build.make_mesh(config))
+    build.training(config, build.make_mesh(config))
   assert '\n' not in str(error.value)
 
 

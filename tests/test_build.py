@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from configs import base
 from jaxdreamer import build, cameras, conditioning, options, registry, sampling, schedules
 from jaxdreamer.priors.gaussian import gaussian
+from jaxdreamer.training import at_step
 
 REFUSED = {
   'prompt': ('  ', 'config.prompt'),
@@ -40,7 +41,7 @@ def test_a_bad_option_is_refused_by_name_with_what_it_takes(option):
   config = base.get_config()
   config.update_from_flattened_dict({option: value})
   with pytest.raises(ValueError, match=named) as error:
-    build.job(config, build.make_mesh(config))
+    build.training(config, build.make_mesh(config))
   assert '\n' not in str(error.value)
 
 
@@ -49,7 +50,7 @@ def test_a_prior_without_an_encoder_takes_renders_of_its_own_size_alone():
   config.prior.name, config.prior.empirical.images, config.render.stages = 'empirical', 4, (
       (0, 32), (100, 64))
   with pytest.raises(ValueError, match='config.render.stages.*64 pixels alone') as error:
-    build.job(config, build.make_mesh(config))
+    build.training(config, build.make_mesh(config))
   assert '\n' not in str(error.value)
 
 
@@ -57,7 +58,7 @@ def test_views_that_do_not_divide_by_the_devices_are_refused():
   config = base.get_config()
   config.sampling.views, config.mesh.data = 6, 4
   with pytest.raises(ValueError, match='config.sampling.views=6'):
-    build.job(config, build.make_mesh(config))
+    build.training(config, build.make_mesh(config))
 
 
 def test_data_zero_takes_the_most_devices_that_divide_the_views():
@@ -86,7 +87,7 @@ def test_missing_weights_are_named(tmp_path):
   config = base.get_config()
   config.prior.path = str(tmp_path / 'nothing.safetensors')
   with pytest.raises(FileNotFoundError, match='nothing.safetensors'):
-    build.job(config, build.make_mesh(config))
+    build.training(config, build.make_mesh(config))
 
 
 @pytest.mark.parametrize('name', sorted(p.stem for p in (pathlib.Path(__file__).parents[1]
@@ -111,8 +112,8 @@ def test_light_and_blur_reach_the_step():
     config.update_from_flattened_dict({'scene.name': 'mlp', 'sampling.views': 1, 'mesh.data': 1,
                                        'render.samples': 4,
                                        'render.fine': 0} | options)
-    built = build.job(config, build.make_mesh(config))
-    state, info = built.step(built.init(jax.random.key(0)), built.prior, built.text(0))
+    training = build.training(config, build.make_mesh(config))
+    _, state, info = next(training.fit(training.init(jax.random.key(0)), steps=1))
     assert float(info['finite']) == 1.
     return state.params['scene']['field']['encode']['kernel']
   lit, plain = moved(**{'render.shaded': (1.,)}), moved()
@@ -137,9 +138,9 @@ def test_every_estimator_steps_on_the_toybox(name):
   config = importlib.import_module(f'configs.{name}').get_config()
   config.update_from_flattened_dict({'sampling.views': 1, 'mesh.data': 1, 'render.samples': 4,
                                      'render.fine': 0})
-  job = build.job(config, build.make_mesh(config))
-  before = jax.jit(job.init)(jax.random.key(0))
-  after, info = job.step(jax.tree.map(jnp.copy, before), job.prior, job.text(0))
+  training = build.training(config, build.make_mesh(config))
+  before = training.init(jax.random.key(0))
+  _, after, info = next(training.fit(jax.tree.map(jnp.copy, before), steps=1))
   assert all(np.isfinite(v) for v in jax.tree.leaves(info)) and info['residual_power'] > 0.
   assert any((a != b).any() for a, b in zip(jax.tree.leaves(before.params['scene']),
                                             jax.tree.leaves(after.params['scene'])))
@@ -164,15 +165,15 @@ def staged(*stages):
 
 def test_renders_change_their_size_where_a_stage_begins():
   config = staged((0, 8), (4, 16))
-  job = build.job(config, build.make_mesh(config))
-  state = job.init(jax.random.key(0))
-  rays = []
-  for step in (0, 2, 4):
-    text = job.text(step)
-    lowered = build.at_step(job.stages, step).lower(state, job.prior, text)
+  training = build.training(config, build.make_mesh(config))
+  state = training.init(jax.random.key(0))
+  calls, rays = training.fit(state, steps=6), []
+  for before in (0, 2, 4):
+    lowered = at_step(training.stages, before).lower(state, training.prior, training.text(before))
     rays.append(lowered.cost_analysis()['flops'])
-    state, info = job.step(state, job.prior, text)
-    assert int(state.step) == step + 2 and info['finite'] == 1.
+    step, state, info = next(calls)
+    assert step == int(state.step) == before + 2 and info['finite'] == 1.
+  assert next(calls, None) is None
   assert rays[0] == pytest.approx(rays[1], rel=.01) and rays[1] < .5 * rays[2]
 
 
@@ -200,9 +201,9 @@ def traced(options, *, without=()):
       del config[section][name]
   config.update_from_flattened_dict({'render.background': 'environment', 'render.shaded': (1.,),
                                      'regularizers.orientation': (1.,)} | options)
-  job = build.job(config, build.make_mesh(config))
-  parts, prior, key = job.parts, any_size(), jax.random.key(0)
-  params = jax.eval_shape(job.init, key).params['scene']
+  training = build.training(config, build.make_mesh(config))
+  parts, prior, key = training.parts, any_size(), jax.random.key(0)
+  params = jax.eval_shape(training.init, key).params['scene']
   camera = jax.eval_shape(lambda: parts.sample(key, jnp.arange(1), 0))[0]
   render = lambda params, camera: parts.render_latents(params, prior, prior.embed(''), camera,
                                                        jax.random.split(key, 1), 0)[:3]
@@ -234,7 +235,7 @@ def test_a_map_that_reads_prompts_takes_a_generator():
   config.render.background = 'hypernet'
   with pytest.raises(ValueError,
                      match="config.render.background='hypernet'.*config.scene.name='voxels'"):
-    build.job(config, build.make_mesh(config))
+    build.training(config, build.make_mesh(config))
 
 
 @pytest.mark.parametrize('option, value', [('jitter', (.1, 0., 0.)), ('front_back', 10)])
@@ -252,7 +253,8 @@ def test_outputs_show_the_ball_that_they_are_told_to():
   for radius, shown in ((0., 2.), (1.4, 1.4)):
     config = staged((0, 8))
     config.render.radius, config.eval.radius = 2., radius
-    assert build.job(config, build.make_mesh(config)).radius == shown
+    scene = build.make_scene(config).init(jax.random.key(0))
+    assert build.model(config, None).object(scene, config.prompt).radius == shown
 
 
 def test_a_run_saved_before_these_options_is_what_it_was(plain):
@@ -265,7 +267,7 @@ def test_a_run_saved_before_these_options_is_what_it_was(plain):
 def test_particles_have_an_optimizer_each():
   config = staged((0, 8))
   config.scene.particles = 3
-  state = jax.eval_shape(build.job(config, build.make_mesh(config)).init, jax.random.key(0))
+  state = jax.eval_shape(build.training(config, build.make_mesh(config)).init, jax.random.key(0))
   counts = {leaf.shape for leaf in jax.tree.leaves(state.opt) if leaf.dtype == jnp.int32}
   assert counts == {(), (3,)}                      # steps that all have made, and each
 
@@ -274,7 +276,7 @@ def test_particles_have_an_optimizer_each():
 def test_stages_that_do_not_follow_one_another_are_refused(stages):
   config = staged(*stages)
   with pytest.raises(ValueError, match='config.render.stages=.*: takes .first step, pixels.'):
-    build.job(config, build.make_mesh(config))
+    build.training(config, build.make_mesh(config))
 
 
 SIXTH = """
@@ -297,14 +299,14 @@ def test_an_estimator_from_outside_the_package_is_named_in_a_config(tmp_path, mo
   residuals = []
   for name in ('mine:sixth', 'sds'):
     config.estimator.name, config.estimator.sds.guidance = name, (1.,)
-    parts = build.job(config, build.make_mesh(config)).parts
+    parts = build.training(config, build.make_mesh(config)).parts
     prior = gaussian(jnp.zeros((2, 2, 1)), std=.5)
     draws = sampling.draws(jax.random.key(0), jnp.full((3, 1), .5), jnp.arange(3), t_min=.1,
                            t_max=.9, shape=(2, 2, 1))
-    views = conditioning.condition(prior.embed(''), cameras.orbit(3))
+    views = conditioning.condition(prior.embed(''), cameras.orbit((3, .2)))
     residuals.append(parts.estimator.residual(draws, (), prior, jnp.ones((3, 2, 2, 1)), views,
                                               0)[0])
   np.testing.assert_allclose(residuals[0], 3. * residuals[1], rtol=1e-6)
   config.estimator.name = 'mine:seventh'
   with pytest.raises(ValueError, match='config.estimator.name'):
-    build.job(config, build.make_mesh(config))
+    build.training(config, build.make_mesh(config))

@@ -145,7 +145,7 @@ def test_half_widths_of_view_words_can_be_told():
 
 
 def test_an_orbit_turns_by_equal_steps():
-  orbit = cameras.orbit(8)
+  orbit = cameras.orbit((8, .26))
   np.testing.assert_allclose(jnp.diff(orbit.azimuth), 2. * math.pi / 8, rtol=1e-5)
   assert orbit.world_from_camera.shape == (8, 4, 4) and orbit.azimuth[0] == 0.
 

@@ -247,7 +247,7 @@ def test_paths_begin_at_home_where_they_say_so(monkeypatch, tmp_path):
   config = base.get_config()
   config.prior.path = '~/none.safetensors'
   with pytest.raises(FileNotFoundError, match=f'{tmp_path}/none.safetensors'):
-    build.job(config, build.make_mesh(config))
+    build.training(config, build.make_mesh(config))
 
 
 @pytest.mark.parametrize('command', ['export', 'evaluate', 'generate', 'variance'])

@@ -10,6 +10,7 @@ import pytest
 
 from jaxdreamer import clip_score, evaluate
 from jaxdreamer.nn import clip, clip_vision
+from jaxdreamer.objects import Object
 from jaxdreamer.types import Rendering
 from jaxdreamer.weights import clip_tokens, safetensors_io
 
@@ -63,13 +64,13 @@ def test_a_run_is_scored_under_a_named_protocol(model, tmp_path, monkeypatch):
   folder, _ = model
   monkeypatch.setitem(clip_score.PROTOCOLS, 'scaledreamer', clip_score.Protocol(3, .2))
   seen = []
-  def render(camera):
+  def render(camera, background):
     seen.append(camera)
     picture = jax.random.uniform(jax.random.key(len(seen)), (24, 24, 3))
     return Rendering(picture, *[jnp.ones((24, 24))] * 2, picture, *[jnp.ones((24, 24))] * 3)
-  scores = evaluate.score_clip(tmp_path, 'a red mug', 7, render, model=str(folder),
-                               texts=['a mug', 'a red mug'],
-                               protocol='scaledreamer', size=24, radius=1.)
+  object = Object(render, None, None, 1., 24)
+  scores = evaluate.score_clip(tmp_path, 'a red mug', 7, object, model=str(folder),
+                               texts=['a mug', 'a red mug'], protocol='scaledreamer')
   written = json.loads((tmp_path / 'clip.json').read_text())
   assert written['scores'] == scores and -1. <= scores['clip_similarity'] <= 1.
   assert scores['clip_recall_at_1'] in (0., 1 / 3, 2 / 3, 1.)

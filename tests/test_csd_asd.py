@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import toybox as toybox_config
-from jaxdreamer import build, cameras, train_step
+from jaxdreamer import build, cameras, checks, train_step
 from jaxdreamer.conditioning import condition
 from jaxdreamer.diffusion import perp_neg_texts
 from jaxdreamer.estimators.asd import asd
@@ -166,4 +166,4 @@ def test_what_lacks_a_negative_prompt_is_refused(name, option, value):
   config.estimator.name = name
   config.estimator[name][option] = value
   with pytest.raises(ValueError, match='config.negative_prompt is empty'):
-    build.check(config, build.make_mesh(config))
+    checks.check(config, build.make_mesh(config))

@@ -115,8 +115,8 @@ def test_the_config_says_which_w_of_t_and_a_residual_of_length_one_has_none(name
     'estimator.name': name, 'prior.name': f'{__name__}:small', 'sampling.density': (1., 3.),
     'sampling.views': 8})
   def weights():
-    job = build.job(config, build.make_mesh(config))
-    _, drawn, _ = job.parts.sample(jax.random.key(3), jnp.arange(8), 0)
+    training = build.training(config, build.make_mesh(config))
+    _, drawn, _ = training.parts.sample(jax.random.key(3), jnp.arange(8), 0)
     fair = 4. / jnp.where(drawn.t < .5, 2., 6.)
     return drawn.weight / fair, drawn.t
   for weight, w in sampling.WEIGHTS.items():

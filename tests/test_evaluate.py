@@ -5,8 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdreamer import evaluate, scores
-from jaxdreamer.outputs import video
+from jaxdreamer import cameras, evaluate, scores
+from jaxdreamer.objects import Object
 from jaxdreamer.toybox import geometry, truth, world
 from jaxdreamer.types import Rendering
 
@@ -16,7 +16,7 @@ SIZE = 32
 @pytest.mark.parametrize('prompt, which', [('a spotted pink teapot', 0),
                                            ('a red cone on a blue cube', 1)])
 def test_all_colors_of_an_object_follow_from_three(prompt, which):
-  item, camera = world.parse(prompt), video.rings((3, .4))
+  item, camera = world.parse(prompt), cameras.orbit((3, .4))
   found = truth.in_each_color(item, which, camera, size=SIZE)
   for k, color in enumerate(world.COLORS):
     repainted = world.caption(item._replace(color=item.color.at[which].set(k)))
@@ -25,9 +25,10 @@ def test_all_colors_of_an_object_follow_from_three(prompt, which):
                                atol=2e-5)
 
 
-def render_of(prompt, *, turn=0.):
-  """The truth as if it were a trained scene, turned by `turn` about z."""
-  def render(camera):
+def object_of(prompt, *, turn=0., density=None, color=None):
+  """The truth as if it were a trained scene, turned by `turn` about z, over black."""
+  def render(camera, background):
+    np.testing.assert_array_equal(background, 0.)
     batch = jax.tree.map(lambda a: np.asarray(a)[None], camera)
     pose = np.array(batch.world_from_camera)
     c, s = math.cos(turn), math.sin(turn)
@@ -36,12 +37,12 @@ def render_of(prompt, *, turn=0.):
     seen = truth.views(prompt, batch._replace(world_from_camera=back @ pose), size=SIZE)
     x, mask, depth, normal = (np.asarray(v[0]) for v in seen)
     return Rendering(x, mask, depth, normal, mask, mask, mask)
-  return render
+  return Object(render, density, color, 1., SIZE)
 
 
 @pytest.fixture(scope='module')
 def car():
-  return evaluate.score_views('a red car', render_of('a red car'), size=SIZE)
+  return evaluate.score_views('a red car', object_of('a red car'))
 
 
 def test_the_truth_is_perfect(car):
@@ -54,14 +55,13 @@ def test_the_truth_is_perfect(car):
 
 
 def test_a_turned_car_is_told_by_its_pose_not_by_its_shape(car):
-  found = evaluate.score_views('a red car', render_of('a red car', turn=math.pi / 2.), size=SIZE)
+  found = evaluate.score_views('a red car', object_of('a red car', turn=math.pi / 2.))
   assert found['yaw'] == pytest.approx(90.) and found['pose_gap'] > .1
   assert found['silhouette_iou'] + found['pose_gap'] > .95
 
 
 def test_the_wrong_color_is_named():
-  found = evaluate.score_views('a red cone on a blue cube', render_of('a red cone on a green cube'),
-                               size=SIZE)
+  found = evaluate.score_views('a red cone on a blue cube', object_of('a red cone on a green cube'))
   assert found['color_found'] == 'red, green' and not found['color_right']
   assert found['one_front'] is None and found['symmetry'] is None
 
@@ -72,20 +72,17 @@ def test_the_exact_shape_as_a_density_has_its_surface_and_volume(monkeypatch):
   distance = truth.shape(prompt).distance
   density = lambda xyz: 60. / (1. + np.exp(np.clip(80. * np.asarray(distance(xyz)), -50., 50.)))
   color = lambda xyz: np.full((len(xyz), 3), [.9, .1, .1])
-  found = evaluate.score_shape(prompt, density, evaluate.extract(density, color, render_of(prompt),
-                                                                 radius=1., resolution=48),
-                               radius=1.)
+  object = object_of(prompt, density=density, color=color)
+  found = evaluate.score_shape(prompt, object, evaluate.extract(object, resolution=48))
   assert found['volume_iou'] > .88 and found['chamfer'] < .03 and found['mesh_iou'] > .95 and found[
       'watertight']
-  empty = lambda xyz: 0. * xyz[:, 0]
-  nothing = evaluate.score_shape(prompt, empty, evaluate.extract(empty, color, render_of(prompt),
-                                                                 radius=1., resolution=8),
-                                 radius=1.)
+  empty = object._replace(density=lambda xyz: 0. * xyz[:, 0])
+  nothing = evaluate.score_shape(prompt, empty, evaluate.extract(empty, resolution=8))
   assert set(nothing.values()) == {None} and set(nothing) == set(found)
 
 
 def test_every_kind_with_a_front_has_one_that_differs_from_its_back():
-  camera = video.rings((16, .15), (16, .6))  # a shape of batch that is compiled already
+  camera = cameras.orbit((16, .15), (16, .6))  # a shape of batch that is compiled already
   for kind in world.FRONT:
     item = world.parse('a snowman with a red hat' if kind == 'snowman' else f'a red {kind}')
     x, _ = evaluate.true_pictures(world.caption(item), camera, size=SIZE)

@@ -102,9 +102,9 @@ def test_the_config_asks_and_its_path_wins(tmp_path, asked):
   config = base.get_config()
   config.prior.update({'name': 'stable_diffusion', 'hub': 'sd15', 'path': str(tmp_path / 'here')})
   with pytest.raises(FileNotFoundError, match='here'):
-    build.job(config, build.make_mesh(config))
+    build.training(config, build.make_mesh(config))
   assert not asked
   config.prior.path = ''
   with pytest.raises(FileNotFoundError, match='config.prior.hub'):
-    build.job(config, build.make_mesh(config))
+    build.training(config, build.make_mesh(config))
   assert [name for name, _ in asked] == list(hub.ALIASES['sd15'])

@@ -17,7 +17,10 @@ import pytest
 from jax.sharding import AxisType
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, checkpoints, loop, metrics
+from jaxdreamer import build, checkpoints, finishing, loop, metrics
+from jaxdreamer.objects import Model, Object
+from jaxdreamer.signals import SIGNALS, stop_signals
+from jaxdreamer.training import Training
 from jaxdreamer.types import NoiseSchedule, Prior, Rendering, TrainState
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -35,7 +38,7 @@ def make_config(**changes):
   return config.lock()
 
 
-def make_job(config, mesh):
+def make_training(config, mesh):
   """x falls down a noisy parabola by Adam; the loss is nan at step config.poison."""
   tx = optax.adam(config.lr)
 
@@ -57,21 +60,23 @@ def make_job(config, mesh):
     state, info = jax.lax.scan(lambda s, _: one(s, prior, text), state, None, config.steps_per_call)
     return state, jax.tree.map(jnp.mean, info)
 
-  def render(params, camera, background):
-    flat = jnp.ones((4, 4)) * jnp.cos(camera.azimuth)
-    rgb = jnp.broadcast_to(background, (4, 4, 3)) * jnp.abs(flat)[..., None]
-    return Rendering(rgb, flat, flat, rgb, flat, flat, flat)
-
   identity = lambda t: t
   nothing = lambda *_: jnp.zeros(())
   prior = Prior(jnp.ones(3), NoiseSchedule(identity, identity), 4, (4, 4, 3), nothing, nothing,
                 nothing, nothing)
   text = prior.embed(config.prompt)
-  return build.Job((config.prompt,), jax.jit(init), ((0, jax.jit(several, donate_argnums=0)),),
-                   config.steps_per_call, prior,
-                   lambda step: text, lambda prompt: text, lambda params, text: params,
-                   jax.jit(render),
-                   lambda code, xyz: jnp.sum(xyz, -1), lambda code, xyz: xyz, 1., 4, None)
+  return Training(jax.jit(init), ((0, jax.jit(several, donate_argnums=0)),), config.steps_per_call,
+                  prior, lambda step: text, parts=None)
+
+
+def make_model(config, embed):
+  """Objects that are as bright as their camera's azimuth has it."""
+  def render(camera, background):
+    flat = jnp.ones((4, 4)) * jnp.cos(camera.azimuth)
+    rgb = jnp.broadcast_to(background, (4, 4, 3)) * jnp.abs(flat)[..., None]
+    return Rendering(rgb, flat, flat, rgb, flat, flat, flat)
+  object = Object(jax.jit(render), lambda xyz: jnp.sum(xyz, -1), lambda xyz: xyz, 1., 4)
+  return Model((config.prompt,), embed, lambda params, prompt: object)
 
 
 def make_mesh(*, devices=1):
@@ -81,8 +86,9 @@ def make_mesh(*, devices=1):
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-  monkeypatch.setattr(build, 'job', make_job)
-  monkeypatch.setattr(loop, 'finish', lambda *_, **__: {})
+  monkeypatch.setattr(build, 'training', make_training)
+  monkeypatch.setattr(build, 'model', make_model)
+  monkeypatch.setattr(finishing, 'finish', lambda *_, **__: {})
 
 
 def run(workdir, *, devices=1, **changes):
@@ -90,7 +96,7 @@ def run(workdir, *, devices=1, **changes):
 
 
 def last_state(workdir):
-  like = loop.place(make_job(make_config(), None).init(jax.random.key(0)), make_mesh())
+  like = loop.place(make_training(make_config(), None).init(jax.random.key(0)), make_mesh())
   with checkpoints.manager(workdir, keep=2) as saved:
     return checkpoints.restore(saved, like)
 
@@ -159,18 +165,18 @@ def test_a_signal_saves_and_the_same_command_goes_on_as_if_unbroken(tmp_path, mo
 
 @pytest.mark.parametrize('own', [signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler])
 def test_signal_handlers_are_put_back(own):
-  before = {name: signal.signal(getattr(signal, name), own) for name in loop.SIGNALS}
+  before = {name: signal.signal(getattr(signal, name), own) for name in SIGNALS}
   try:
-    with loop.stop_signals():
-      assert own not in [signal.getsignal(getattr(signal, name)) for name in loop.SIGNALS]
-    assert {signal.getsignal(getattr(signal, name)) for name in loop.SIGNALS} == {own}
+    with stop_signals():
+      assert own not in [signal.getsignal(getattr(signal, name)) for name in SIGNALS]
+    assert {signal.getsignal(getattr(signal, name)) for name in SIGNALS} == {own}
   finally:
     for name, handler in before.items():
       signal.signal(getattr(signal, name), handler)
 
 
 def test_after_a_signal_the_next_one_acts_at_once():
-  with loop.stop_signals() as caught:
+  with stop_signals() as caught:
     os.kill(os.getpid(), signal.SIGTERM)
     assert caught == ['SIGTERM'] and signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 
@@ -280,7 +286,7 @@ REFUSED = {
 
 @pytest.mark.parametrize('option', REFUSED)
 def test_a_bad_option_is_refused_before_anything_is_built(tmp_path, monkeypatch, option):
-  monkeypatch.setattr(build, 'job', None)
+  monkeypatch.setattr(build, 'training', None)
   value, named = REFUSED[option]
   with pytest.raises(ValueError, match=named) as error:
     run(tmp_path, **{option: value})
@@ -294,7 +300,7 @@ def test_steps_that_do_not_divide_are_refused_with_those_that_do(tmp_path):
 
 def test_another_config_and_an_unwritable_workdir_are_refused_before_anything_is_built(
     unbroken, monkeypatch):
-  monkeypatch.setattr(build, 'job', None)
+  monkeypatch.setattr(build, 'training', None)
   with pytest.raises(ValueError, match='lr is 0.1 there, 0.2 here.*--workdir'):
     run(unbroken, lr=.2)
   with pytest.raises(ValueError, match='cannot write into .*--workdir'):
@@ -303,7 +309,7 @@ def test_another_config_and_an_unwritable_workdir_are_refused_before_anything_is
 
 def test_pictures_of_a_corpus_are_of_prompts_evenly_apart():
   for count in (1, 3, 4, 5, 8, 447):
-    chosen = [int(prompt) for prompt in loop.spread(tuple(map(str, range(count))), 4)]
+    chosen = [int(prompt) for prompt in finishing.spread(tuple(map(str, range(count))), 4)]
     apart = {*np.diff([*chosen, count])[:-1]} or {1}
     assert chosen[0] == 0 and min(count, 3) <= len(chosen) <= 4 and len(
         apart) == 1 and count - chosen[-1] <= max(apart)
@@ -318,7 +324,7 @@ def test_previews_hold_four_views_and_those_of_repeated_steps_are_dropped(tmp_pa
   assert picture.shape == (4, 16, 3)
   # cos of 0, 90, 180, 270 degrees
   assert (picture[:, [0, 8]] == 255).all() and (picture[:, [4, 12]] == 0).all()
-  loop.drop_previews(tmp_path, 8)
+  finishing.drop_previews(tmp_path, 8)
   assert sorted(path.name for path in (tmp_path / 'previews').iterdir()) == pictures[:2]
 
 
@@ -338,7 +344,8 @@ def test_a_run_in_a_thread_goes_without_signals(tmp_path):
 def test_a_failed_output_is_named_and_takes_no_other_along(tmp_path, monkeypatch, capfd):
   from jaxdreamer.outputs import mesh, report, video
   monkeypatch.undo()
-  monkeypatch.setattr(build, 'job', make_job)
+  monkeypatch.setattr(build, 'training', make_training)
+  monkeypatch.setattr(build, 'model', make_model)
   made = []
   def fail(*_, **__):
     raise ValueError('no surface')
@@ -371,5 +378,6 @@ def test_a_process_told_to_stop_saves_and_another_goes_on_as_if_unbroken(tmp_pat
 
 
 if __name__ == '__main__':
-  build.job, loop.finish = make_job, lambda *_, **__: {}
+  build.training, build.model = make_training, make_model
+  finishing.finish = lambda *_, **__: {}
   run(pathlib.Path(sys.argv[1]), steps=10 ** 9)

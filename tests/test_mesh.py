@@ -10,6 +10,7 @@ import trimesh
 from scipy.special import expit
 
 from jaxdreamer import cameras
+from jaxdreamer.objects import Object
 from jaxdreamer.outputs import mesh, mesh_files, silhouettes, surface, video
 from jaxdreamer.types import Rendering
 
@@ -88,7 +89,7 @@ def test_floaters_go_and_large_parts_stay():
 
 
 def test_the_silhouette_of_a_ball_is_the_exact_disc():
-  camera = video.rings((3, .4))
+  camera = cameras.orbit((3, .4))
   solid = solid_of(ball(.6), threshold=3., resolution=64)
   seen = silhouettes.silhouettes(np.asarray(solid.vertices), np.asarray(solid.faces), camera,
                                  size=SIZE)
@@ -97,7 +98,7 @@ def test_the_silhouette_of_a_ball_is_the_exact_disc():
 
 def test_two_triangles_cover_a_square_once_and_the_nearer_hides_the_other():
   # sees y, z in [-1, 1] at x = 0
-  camera = video.unbatch(video.rings((1, 0.), fov=2. * math.atan(1. / 3.)))[0]
+  camera = video.unbatch(cameras.orbit((1, 0.), fov=2. * math.atan(1. / 3.)))[0]
   square = lambda x, s: np.array([[x, -s, -s], [x, s, -s], [x, s, s], [x, -s, s]])
   vertices = np.concatenate([square(0., .5), square(.5, .2)])
   faces = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
@@ -191,11 +192,12 @@ def test_points_are_on_the_surface_and_evenly_spread(painted):
 
 
 def test_write_leaves_everything_in_the_folder(tmp_path):
-  def render(one):
+  def render(one, background):
     opacity = disc(jax.tree.map(lambda a: a[None], one), .6)[0].astype(np.float32)
-    rgb = np.repeat(1. - opacity[..., None], 3, -1)
+    rgb = (1. - opacity[..., None]) * background
     return Rendering(rgb, opacity, opacity, rgb, opacity, opacity, opacity)
-  _, facts = mesh.write(ball(.6), halves, render, tmp_path, resolution=R, points=100)
+  _, facts = mesh.write(Object(render, ball(.6), halves, 1., SIZE), tmp_path, resolution=R,
+                        points=100)
   assert {path.name for path in tmp_path.iterdir()} == {'mesh.glb', 'mesh.obj', 'mesh.ply',
                                                         'mesh.json', 'mesh.png',
                                                         'points.ply'}
@@ -204,7 +206,7 @@ def test_write_leaves_everything_in_the_folder(tmp_path):
 
 
 def test_the_pictured_mesh_shows_its_front_to_the_front_camera(painted):
-  front, back = video.unbatch(video.rings((2, 0.)))
+  front, back = video.unbatch(cameras.orbit((2, 0.)))
   middle = lambda image: image[SIZE // 2 - 8, SIZE // 2]
   halved = painted._replace(vertices=painted.vertices - np.array([.2, .1, 0.]),
                             colors=halves(painted.vertices - np.array([.2, .1, 0.])))

@@ -48,10 +48,10 @@ def test_a_step_without_weights_has_shapes_and_the_weights_it_wants_a_name(monke
   seen = []
 
   def cost(config):
-    job = build.job(config, build.make_mesh(config), abstract=True)
-    seen.append(jax.eval_shape(job.stages[0][1], jax.eval_shape(job.init, jax.random.key(0)),
-                               job.prior, job.text(0)))
-    return {'prior': doctor.size(job.prior)}
+    training = build.training(config, build.make_mesh(config), abstract=True)
+    state = jax.eval_shape(training.init, jax.random.key(0))
+    seen.append(jax.eval_shape(training.stages[0][1], state, training.prior, training.text(0)))
+    return {'prior': doctor.size(training.prior)}
 
   monkeypatch.setattr(doctor, 'cost', cost)
   config = make.get_config()
@@ -80,9 +80,9 @@ def test_a_step_of_a_generator_at_full_size_is_one_program(corpus, tmp_path, mon
   config = scaledreamer_amortised.get_config(f'{corpus},1')
   config.prior.path, config.corpus.path, config.mesh.data = model_shapes.SHAPES, str(
       tmp_path / 'corpus.txt'), 1
-  job = build.job(config, build.make_mesh(config), abstract=True)
-  state = jax.eval_shape(job.init, jax.random.key(0))
-  (_, step), = job.stages
-  (after, info), told = step.lower(state, job.prior, job.text(0)).out_info, jax.tree.map(
-      jnp.shape, state)
-  assert jax.tree.map(jnp.shape, after) == told and info['gradient_norm'].shape == ()
+  training = build.training(config, build.make_mesh(config), abstract=True)
+  state = jax.eval_shape(training.init, jax.random.key(0))
+  (_, step), = training.stages
+  after, info = step.lower(state, training.prior, training.text(0)).out_info
+  assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+  assert info['gradient_norm'].shape == ()

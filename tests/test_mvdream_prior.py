@@ -143,7 +143,7 @@ def test_a_config_whose_views_do_not_suit_is_refused_by_name(model, option, valu
   config = small(model[0])
   config.update_from_flattened_dict({option: value})
   with pytest.raises((ValueError, FileNotFoundError), match=named) as error:
-    build.job(config, build.make_mesh(config))
+    build.training(config, build.make_mesh(config))
   assert '\n' not in str(error.value)
 
 
@@ -159,14 +159,14 @@ def test_a_step_of_the_config_trains(model):
   config = small(model[0])
   mesh = build.make_mesh(config)
   assert mesh.devices.size == 1
-  job = build.job(config, mesh)
-  state = job.init(KEY)
+  training = build.training(config, mesh)
+  state = training.init(KEY)
   before = jax.device_get(state.params['scene'])
-  camera, draws, _ = job.parts.sample(KEY, jnp.arange(4), jnp.int32(0))
+  camera, draws, _ = training.parts.sample(KEY, jnp.arange(4), jnp.int32(0))
   assert len(set(map(float, draws.t))) == 1 and (draws.eps[0] != draws.eps[1]).all()
   np.testing.assert_allclose(jnp.diff(camera.azimuth) % (2. * np.pi), np.pi / 2, atol=1e-4)
   assert len(set(map(float, camera.elevation))) == len(set(map(float, camera.distance))) == 1
-  state, info = job.step(state, job.prior, job.text(0))
+  _, state, info = next(training.fit(state, steps=1))
   assert info['finite'] == 1. and info['gradient_norm'] > 0.
   changed = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before,
                          jax.device_get(state.params['scene']))

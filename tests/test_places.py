@@ -12,7 +12,7 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from configs import base, toybox_amortised
-from jaxdreamer import build, checkpoints, places, runs, showing
+from jaxdreamer import build, checkpoints, objects, places, runs
 from jaxdreamer.types import TrainState
 
 
@@ -110,11 +110,10 @@ def test_the_scene_is_read_alone_when_the_weights_are_gone(model, tmp_path):
   config = config_of(home)
   scene = trained(tmp_path / 'run', config)
   shutil.rmtree(home)
-  _, job, params, step = runs.restore(tmp_path / 'run')
-  assert step == 7 and job.prompts == (config.prompt,) and job.embed(config.prompt) is None
+  _, model, params, step = runs.restore(tmp_path / 'run')
+  assert step == 7 and model.prompts == (config.prompt,) and model.embed(config.prompt) is None
   jax.tree.map(np.testing.assert_array_equal, params, scene)
-  code = job.code(params, None)
-  assert np.isfinite(job.density(code, jnp.zeros((2, 3)))).all()
+  assert np.isfinite(model.object(params, config.prompt).density(jnp.zeros((2, 3)))).all()
   with pytest.raises(ValueError, match='no finished checkpoint'):
     checkpoints.claim(tmp_path / 'new', config.to_dict())
     runs.restore(tmp_path / 'new')
@@ -122,11 +121,11 @@ def test_the_scene_is_read_alone_when_the_weights_are_gone(model, tmp_path):
 
 def test_generators_are_told_by_the_prior_where_it_is_now(tmp_path, monkeypatch):
   config = toybox_amortised.get_config()
-  assert showing.reads_text(build.make_scene(config)) and not showing.reads_text(
+  assert objects.reads_text(build.make_scene(config)) and not objects.reads_text(
       build.make_scene(base.get_config()))
   for name in ('conv3d', 'triplane_transformer', 'hyper_ingp'):
     config.scene.name = name
-    assert showing.reads_text(build.make_scene(config))
+    assert objects.reads_text(build.make_scene(config))
   for name, value in (('here', 0.), ('there', 0.), ('other', 1.)):
     safetensors.numpy.save_file({'x': np.array([value], np.float32)},
                                 tmp_path / f'{name}.safetensors')

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 
 from configs import toybox
-from jaxdreamer import build, checkpoints, loop, parallel, processes
+from jaxdreamer import build, checkpoints, finishing, loop, parallel, processes, runs
 from jaxdreamer.priors.gaussian import gaussian
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -95,12 +95,12 @@ def test_two_processes_give_the_numbers_of_one_and_go_on_when_one_was_killed(tmp
   config = toybox.get_config()
   with config.unlocked():
     config.update_from_flattened_dict(SMALL | {'steps': steps})
-  loop_finish, loop.finish = loop.finish, lambda *_, **__: {}
+  finish, finishing.finish = finishing.finish, lambda *_, **__: {}
   try:
     loop.run(config, tmp_path / 'one', build.make_mesh(config))
   finally:
-    loop.finish = loop_finish
-  one, two = (build.restore(tmp_path / name)[2].params for name in ('one', 'two'))
+    finishing.finish = finish
+  one, two = (runs.restore_state(tmp_path / name)[2].params for name in ('one', 'two'))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), one, two)
   assert (tmp_path / 'one' / 'metrics.jsonl').read_bytes() == (tmp_path / 'two'
                                                                / 'metrics.jsonl').read_bytes()
@@ -296,12 +296,12 @@ def test_the_mean_over_devices_is_added_in_their_order(devices, how):
   np.testing.assert_allclose(mean['b'], expected[0, 0], rtol=3e-7)
 
 
-def finish(config, job, params, workdir, *, step, **_):
+def finish(config, model, params, workdir, *, step, **_):
   with (workdir / 'finished').open('a') as file:
     file.write(f'process {jax.process_index()} at {step}\n')
   return {}
 
 
 if __name__ == '__main__':
-  loop.finish = finish
+  finishing.finish = finish
   runpy.run_module('jaxdreamer.train', run_name='__main__')

@@ -60,8 +60,9 @@ def test_the_config_in_readme_takes_an_estimator_of_its_own(monkeypatch):
   config.sampling.views, config.mesh.data = 1, 1
   options.check(config)
   assert config.estimator.mine.scale == 2.
-  job = build.job(config, build.make_mesh(config))
-  assert job.parts.estimator.init(None, None) == () and job.parts.estimator.loss() == 0.
+  training = build.training(config, build.make_mesh(config))
+  assert training.parts.estimator.init(None, None) == ()
+  assert training.parts.estimator.loss() == 0.
 
 
 def test_the_estimator_in_readme_meets_the_closed_form_whatever_the_density_of_t():

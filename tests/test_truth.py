@@ -1,4 +1,6 @@
 """Scores against the exact shape, where the shape is known in closed form."""
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +50,7 @@ def test_surface_points_are_uniform_in_area():
 
 
 def test_the_silhouette_of_the_sphere_is_the_cone_around_it():
-  camera = cameras.orbit(3)
+  camera = cameras.orbit((3, math.radians(15.)))
   mask = np.asarray(truth.silhouettes('a red sphere', camera, size=32))
   direction = np.asarray(jax.vmap(lambda c: cameras.rays(c, 32))(camera).direction)
   toward = -np.asarray(camera.world_from_camera[:, :3, 3]) / 3.
@@ -57,7 +59,7 @@ def test_the_silhouette_of_the_sphere_is_the_cone_around_it():
 
 
 def test_color_error_is_zero_for_the_truth_and_sees_a_wrong_color():
-  camera = cameras.orbit(4)
+  camera = cameras.orbit((4, math.radians(15.)))
   red, blue = (truth.views(f'a {c} mug', camera, size=32) for c in ('red', 'blue'))
   assert truth.color_error(red.rgb, red.mask, red) == 0.
   assert truth.color_error(blue.rgb, blue.mask, red) > .2

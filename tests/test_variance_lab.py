@@ -11,7 +11,6 @@ import pytest
 
 from configs import base
 from jaxdreamer import (
-  build,
   cameras,
   comparison,
   optim,
@@ -26,6 +25,7 @@ from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.priors.gaussian import gaussian
 from jaxdreamer.scenes.image import image, picture
+from jaxdreamer.training import Parts
 from jaxdreamer.types import TrainState
 
 SIZE, STD, VIEWS, B2 = 4, .5, 2, .99
@@ -45,9 +45,8 @@ def parts(estimator, *, draws=1, design=sampling.independent, times=(.2, .8),
     design=design, camera_from=partial(cameras.from_uniform, **RANGES), views=VIEWS, dims=draws,
     draw=sampling.make_draw(noise=PRIOR.schedule, t_min=times[0], t_max=times[1], shape=SHAPE))
   tx = optim.chain((('.*', .01),), b2=B2)
-  built = build.Parts(estimator, sample, render_latents,
-                      train_step.make_gradient(render_latents=render_latents, estimator=estimator),
-                      tx)
+  built = Parts(estimator, sample, render_latents,
+                train_step.make_gradient(render_latents=render_latents, estimator=estimator), tx)
   return built, {'scene': scene.init(jax.random.key(0)),
                  'est': estimator.init(jax.random.key(1), PRIOR)}
 
@@ -68,10 +67,9 @@ MESH = jax.make_mesh((1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,),
 def subject(name, built, params, *, mean='sds'):
   """A Method without a config but for its optimizer's."""
   nested = jax.jit(variance_lab.make_nested(built, renders=2, times=3, noises=2))
-  job = SimpleNamespace(prior=PRIOR, embed=PRIOR.embed,
-                        init=lambda key: SimpleNamespace(params=params))
-  config = SimpleNamespace(optim=SimpleNamespace(b2=B2, eps=1e-15))
-  return variance_lab.Method(name, job, config, nested, mean,
+  training = SimpleNamespace(prior=PRIOR, init=lambda key: SimpleNamespace(params=params))
+  config = SimpleNamespace(optim=SimpleNamespace(b2=B2, eps=1e-15), negative_prompt='')
+  return variance_lab.Method(name, training, config, nested, mean,
                              *variance_lab.make_step(built, MESH, views=VIEWS))
 
 

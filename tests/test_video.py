@@ -1,11 +1,13 @@
 """Films play and have the right size; panels show near as bright and up as green; sheets have rows
 and columns."""
+import math
 import re
 import subprocess
 from functools import partial
 
 import imageio_ffmpeg
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -40,15 +42,16 @@ def read(path):
 
 
 def test_rings_are_orbits_one_after_another():
-  found = video.rings((4, .2), (3, .8), distance=2.5)
+  found = cameras.orbit((4, .2), (3, .8), distance=2.5)
   for part, (n, elevation) in ((slice(0, 4), (4, .2)), (slice(4, 7), (3, .8))):
-    expected = jax.jit(partial(cameras.orbit, n, elevation=elevation, distance=2.5))()
+    expected = jax.vmap(partial(cameras.orbital, elevation=elevation, distance=2.5,
+                                fov=math.radians(40.)))(jnp.arange(n) * (2. * math.pi / n))
     np.testing.assert_allclose(found.world_from_camera[part], expected.world_from_camera, atol=1e-6)
   assert len(video.unbatch(found)) == 7
 
 
 def test_depth_is_bright_where_near_and_spans_the_map():
-  camera = video.rings((2, .3))
+  camera = cameras.orbit((2, .3))
   shown = video.show_depth(video.render_views(ball, camera)).sum(-1)
   depth, hit = video.render_views(ball, camera).depth, video.render_views(ball, camera).opacity > .5
   order = np.argsort(depth[hit])
@@ -57,7 +60,7 @@ def test_depth_is_bright_where_near_and_spans_the_map():
 
 
 def test_normals_are_in_the_frame_of_the_camera():
-  camera = video.rings((3, .5))
+  camera = cameras.orbit((3, .5))
   for image in video.show_normals(video.render_views(ball, camera), camera):
     right, left, top, bottom = image[8, 11], image[8, 4], image[4, 8], image[11, 8]
     assert right[0] > .7 > .3 > left[0] and top[1] > .7 > .3 > bottom[1]
@@ -67,7 +70,7 @@ def test_normals_are_in_the_frame_of_the_camera():
 
 def test_a_view_without_object_is_all_background():
   nothing = lambda camera: jax.tree.map(np.zeros_like, ball(camera))
-  camera = video.rings((1, 0.))
+  camera = cameras.orbit((1, 0.))
   empty = video.render_views(nothing, camera)
   np.testing.assert_allclose(video.show_depth(empty, background=.5), .5)
   np.testing.assert_allclose(video.show_normals(empty, camera, background=.5), .5)

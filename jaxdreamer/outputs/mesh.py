@@ -11,6 +11,7 @@ from typing import Callable
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jaxdreamer.objects import Object
 from jaxdreamer.outputs import silhouettes, surface, video
 from jaxdreamer.outputs.mesh_files import FORMATS, points_to_ply, save
 from jaxdreamer.outputs.surface import Empty, Mesh
@@ -50,21 +51,20 @@ def extract(density: Callable, color: Callable, camera: Camera,
     'peak_opacity': float(opacity.max()), 'resolution': resolution}
 
 
-def write(density: Callable, color: Callable, render: Callable, folder: pathlib.Path, *,
-          radius: float = 1.,
-          resolution: int = 96, formats: tuple[str, ...] = FORMATS,
-          points: int = 0) -> tuple[Mesh, dict]:
+def write(object: Object, folder: pathlib.Path, *, resolution: int = 96,
+          formats: tuple[str, ...] = FORMATS, points: int = 0) -> tuple[Mesh, dict]:
   """`extract`, and its files in `folder`: those of the mesh, mesh.json with the report, mesh.png
-  with the mesh under the render; points.ply too where `points` > 0. `render` maps one camera to a
-  Rendering over white. Raises Empty where there is no mesh."""
-  camera = silhouettes.lookouts(radius=radius)
-  seen = video.render_views(render, camera)
-  mesh, facts = extract(density, color, camera, seen.opacity, radius=radius, resolution=resolution)
+  with the mesh under the render; points.ply too where `points` > 0. Raises Empty where there is no
+  mesh."""
+  camera = silhouettes.lookouts(radius=object.radius)
+  views = video.render_views(object.over(1.), camera)
+  mesh, facts = extract(object.density, object.color, camera, views.opacity, radius=object.radius,
+                        resolution=resolution)
   save(mesh, folder, formats=formats)
   (folder / 'mesh.json').write_text(json.dumps(facts, indent=2) + '\n')
-  size = seen.opacity.shape[-1]
+  size = views.opacity.shape[-1]
   drawn = [silhouettes.picture(mesh, one, size=size) for one in video.unbatch(camera)]
-  (folder / 'mesh.png').write_bytes(video.png(video.sheet([*np.clip(seen.rgb, 0., 1.), *drawn],
+  (folder / 'mesh.png').write_bytes(video.png(video.sheet([*np.clip(views.rgb, 0., 1.), *drawn],
                                                           columns=len(drawn))))
   if points:
     (folder / 'points.ply').write_bytes(points_to_ply(*surface.sample_points(mesh, points)))

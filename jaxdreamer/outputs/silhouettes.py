@@ -20,7 +20,7 @@ THRESHOLDS = 96                  # rungs of the ladder from AIR to the largest d
 
 def lookouts(*, radius: float = 1.) -> Camera:
   """[13] cameras for silhouettes: eight around, four from higher up, one from above."""
-  return video.rings((8, .2), (4, .8), (1, 1.4), distance=3. * radius)
+  return cameras.orbit((8, .2), (4, .8), (1, 1.4), distance=3. * radius)
 
 
 _rays = jax.jit(cameras.rays, static_argnums=1)

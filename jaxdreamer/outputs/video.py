@@ -6,7 +6,6 @@ the camera's frame: right is red, up is green, towards the camera is blue). Film
 yuv420p with even sides, which every browser plays.
 """
 import io
-import math
 import pathlib
 import subprocess
 from typing import Callable
@@ -27,18 +26,6 @@ FILTERS = {'nearest': Image.Resampling.NEAREST, 'lanczos': Image.Resampling.LANC
 Images = Float[np.ndarray, 'V H W 3']
 
 
-_stand = jax.jit(jax.vmap(cameras.orbital))
-
-
-def rings(*heights: tuple[int, float], distance: float = 3.,
-          fov: float = math.radians(40.)) -> Camera:
-  """For each (n, elevation), n cameras at equal steps of azimuth from the front on, ring after
-  ring, in NumPy."""
-  place = np.array([(2. * math.pi * k / n, elevation, distance, fov) for n, elevation in heights
-                    for k in range(n)])
-  return jax.device_get(_stand(*place.astype(np.float32).T))
-
-
 def unbatch(camera: Camera) -> list[Camera]:
   """The cameras of a batch, one by one."""
   return [jax.tree.map(lambda a, i=i: a[i], camera) for i in range(len(camera.fov))]
@@ -46,8 +33,8 @@ def unbatch(camera: Camera) -> list[Camera]:
 
 def render_views(render: Callable, camera: Camera) -> Rendering:
   """The [V, H, W] Rendering, in NumPy, of [V] cameras, one at a time."""
-  shots = [jax.device_get(render(one)) for one in unbatch(camera)]
-  return jax.tree.map(lambda *a: np.stack(a), *shots)
+  renderings = [jax.device_get(render(one)) for one in unbatch(camera)]
+  return jax.tree.map(lambda *a: np.stack(a), *renderings)
 
 
 def show_depth(rendering: Rendering, *, background: float = 1.) -> Images:
@@ -144,16 +131,16 @@ def turntable(render: Callable, folder: pathlib.Path, *, frames: int = 90, eleva
               background: float = 1.) -> list[pathlib.Path]:
   """Writes turntable.mp4, one turn of `frames` at 30 a second, and turntable.png, eight of its
   views; both enlarged where small."""
-  camera = rings((frames, elevation), distance=distance)
+  camera = cameras.orbit((frames, elevation), distance=distance)
   return film_of(render_views(render, camera), camera, folder, height=height, how=how,
                  background=background)
 
 
-def film_of(shown: Rendering, camera: Camera, folder: pathlib.Path, *, height: int = 256,
+def film_of(rendering: Rendering, camera: Camera, folder: pathlib.Path, *, height: int = 256,
             how: str = 'lanczos',
             background: float = 1.) -> list[pathlib.Path]:
   """The same of views that are there already."""
-  views = panels(shown, camera, background=background)
+  views = panels(rendering, camera, background=background)
   film = [enlarge(np.concatenate(parts, 1), height, how=how) for parts in zip(*views)]
   path = folder / 'turntable.png'
   path.write_bytes(png(enlarge(strip(views), STRIP, how=how)))

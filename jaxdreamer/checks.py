@@ -1,0 +1,93 @@
+"""What can be wrong with a config as a whole, said in one line each before anything is built."""
+from jax.sharding import Mesh
+
+from jaxdreamer import options, sampling
+from jaxdreamer.registry import (
+  BACKGROUNDS,
+  ESTIMATORS,
+  NEVER,
+  NORMALS,
+  PRIORS,
+  SCENES,
+  pick,
+  read_corpus,
+)
+
+
+def check(config, mesh: Mesh) -> None:
+  """What can be wrong with the numbers of a config, said before anything compiles."""
+  options.check(config)
+  for table, section in ((SCENES, 'scene'), (PRIORS, 'prior'), (ESTIMATORS, 'estimator')):
+    pick(table, config[section], section)
+  views = config.sampling.views
+  if views % mesh.devices.size:
+    raise ValueError(f'config.sampling.views={views}: must be a multiple of the '
+                     f'{mesh.devices.size} devices of the '
+                     f'mesh; change it, or set config.mesh.data')
+  if views % (mesh.devices.size * options.ring(config.sampling)):
+    raise ValueError(f'config.sampling.views={views}: '
+                     f'config.sampling.design={config.sampling.design!r} takes a multiple of '
+                     f'{options.ring(config.sampling)} for each of the {mesh.devices.size} devices '
+                     'of config.mesh.data')
+  if config.steps % config.steps_per_call:
+    raise ValueError(f'config.steps={config.steps}: must be a multiple of '
+                     f'config.steps_per_call={config.steps_per_call}')
+  if config.corpus.path:
+    check_corpus(config, mesh)
+  elif not isinstance(config.prompt, str) or not config.prompt.strip():
+    raise ValueError(f'config.prompt={config.prompt!r}: takes a text')
+  if config.sampling.design not in sampling.DESIGNS:
+    raise ValueError(f'config.sampling.design={config.sampling.design!r}: takes one of '
+                     f'{sorted(sampling.DESIGNS)}')
+  s = config.sampling
+  if s.draws % (2 if s.antithetic else 1):
+    raise ValueError(f'config.sampling.draws={s.draws}: takes an even number with '
+                     'config.sampling.antithetic=True')
+  leads_away = config.estimator.name == 'csd' and config.estimator.csd.negative != NEVER
+  if leads_away and not config.negative_prompt:
+    raise ValueError(f'config.estimator.csd.negative={config.estimator.csd.negative} asks for a '
+                     'negative prompt, and '
+                     'config.negative_prompt is empty: give one, or set the share to 0')
+  for option, value, table in (('background', config.render.background, BACKGROUNDS),
+                               ('normals', config.render.get('normals', 'exact'), NORMALS)):
+    if value not in table:
+      raise ValueError(f'config.render.{option}={value!r}: takes one of {sorted(table)}')
+  if config.render.background == 'hypernet' and 'text' not in config.scene.get(
+      config.scene.name, {}):
+    raise ValueError(f"config.render.background='hypernet': takes a generator, not "
+                     f"config.scene.name={config.scene.name!r}")
+
+
+def check_corpus(config, mesh: Mesh) -> None:
+  """What can be wrong with many prompts."""
+  each, views = config.corpus.prompts, config.sampling.views
+  count = len(read_corpus(config.corpus.path))
+  if each % mesh.devices.size or views % each:
+    raise ValueError(f'config.corpus.prompts={each}: must be a positive multiple of the '
+                     f'{mesh.devices.size} devices of the mesh '
+                     f'that divides config.sampling.views={views}, the views of all of them')
+  if views // each % options.ring(config.sampling):
+    raise ValueError(f'config.sampling.views={views}: '
+                     f'config.sampling.design={config.sampling.design!r} takes a multiple of '
+                     f'{options.ring(config.sampling)} for each of config.corpus.prompts={each}')
+  if config.steps_per_call != 1:
+    raise ValueError(f'config.steps_per_call={config.steps_per_call}: takes 1 with '
+                     'config.corpus.path, whose prompts change at '
+                     'every step')
+  if config.prior.name == 'empirical':
+    raise ValueError("config.prior.name='empirical' knows one caption: take another prior with "
+                     "config.corpus.path")
+  if count < each:
+    raise ValueError(f'config.corpus.prompts={each}: there are {count} in '
+                     f'config.corpus.path={config.corpus.path!r}')
+
+
+def check_steps(step: int, steps: int, steps_per_call: int):
+  """ValueError where whole calls do not lead from `step` to `steps`."""
+  left = steps - step
+  if left % steps_per_call:
+    fits = step + left // steps_per_call * steps_per_call
+    raise ValueError(f'steps={steps}: the {left} left from step {step} are no multiple of '
+                     f'steps_per_call={steps_per_call}; '
+                     f'give steps={fits or steps_per_call} or steps={fits + steps_per_call}, or '
+                     'another steps_per_call')

@@ -1,0 +1,71 @@
+"""What a run has learned, as its outputs take it: a Model makes an Object of each prompt. No
+optimizer has a part in it, and a prior only where a generator reads a prompt."""
+from functools import partial
+from typing import Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from jaxdreamer import render, train_step
+from jaxdreamer.types import Scene
+
+
+class Object(NamedTuple):
+  """The scene of one prompt, its parameters bound."""
+  render: Callable              # (one Camera, background [3]) -> Rendering [size, size]
+  density: Callable             # xyz [N, 3] -> [N]
+  color: Callable               # xyz [N, 3] -> [N, 3]
+  radius: float                 # of the ball that outputs show
+  size: int                     # pixels of a side of a render
+
+  def over(self, gray: float) -> Callable:
+    """camera -> Rendering over a gray: 0 is black, 1 is white."""
+    return lambda camera: self.render(camera, np.full(3, gray, np.float32))
+
+
+class Model(NamedTuple):
+  """What holds for all parameters that a run may come to."""
+  prompts: tuple[str, ...]      # that it learns
+  embed: Callable               # prompt -> its Text; None for a scene that reads none
+  object: Callable              # (scene params, prompt) -> Object
+
+
+def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...], embed: Callable,
+          step: int, size: int, samples: int, fine: int, ball: float, radius: float,
+          chunk: int | None) -> Model:
+  """The Model of `scene` as `step` sees it: renders of `size` pixels with `samples` and `fine` more
+  along a ray in the `ball`, `chunk` rays at a time; `radius` is Object's. `embed` (prompt) -> Text
+  is asked by generators alone."""
+  read = embed if reads_text(scene) else lambda prompt: None
+
+  @jax.jit
+  def prepare(params, text):
+    text = text and text._replace(noise=jnp.zeros(train_step.NOISE))
+    return scene.focus(scene.prepare(params, text), step)
+
+  @jax.jit
+  def draw(code, camera, background):
+    return render.image(key, partial(scene.field, code), camera, size=size, samples=samples,
+                        fine=fine, radius=ball, jitter=0.,
+                        background=lambda direction: background, chunk=chunk)
+
+  at = lambda code, xyz: jax.vmap(partial(scene.field, code))(xyz)
+  density = jax.jit(lambda code, xyz: at(code, xyz)[0])
+  color = jax.jit(lambda code, xyz: at(code, xyz)[1][:, :3])
+
+  def object_of(params, prompt):
+    code = prepare(params, read(prompt))
+    return Object(*(partial(f, code) for f in (draw, density, color)), radius, size)
+  return Model(prompts, read, object_of)
+
+
+def reads_text(scene: Scene) -> bool:
+  """Whether a scene is a generator: whether its code depends on the text."""
+  try:
+    jax.eval_shape(lambda key: scene.focus(scene.prepare(scene.init(key), None), 0),
+                   jax.random.key(0))
+  except (AttributeError, TypeError):
+    return True
+  return False

@@ -1,0 +1,74 @@
+"""What a compiled program takes, in memory and arithmetic; and the profiler's trace of steps."""
+import math
+import pathlib
+import re
+from contextlib import contextmanager
+from typing import Callable, Collection
+
+import jax
+
+from jaxdreamer import metrics
+
+
+def bytes_of(compiled: jax.stages.Compiled) -> int:
+  """Memory a device needs to run it; 0 where the backend does not tell."""
+  sizes = compiled.memory_analysis()
+  return sizes and (sizes.argument_size_in_bytes + sizes.output_size_in_bytes
+                    + sizes.temp_size_in_bytes
+                    - sizes.alias_size_in_bytes) or 0
+
+
+def yet_to_take(compiled: jax.stages.Compiled) -> int:
+  """Of those, what is not there before it runs: its arguments are."""
+  sizes = compiled.memory_analysis()
+  return (sizes and sizes.output_size_in_bytes + sizes.temp_size_in_bytes
+          - sizes.alias_size_in_bytes or 0)
+
+
+def refuse_too_large(what: str, each: int, devices: Collection[jax.Device], remedy: Callable):
+  """ValueError where the devices have not the memory that each still needs. Those of a CPU share
+  one."""
+  free, needs = metrics.free_memory(), each * (len(devices) if jax.default_backend() == 'cpu'
+                                               else 1)
+  if 0 < free < needs:
+    raise ValueError(f'{what} needs {needs / metrics.GIB:.1f} GiB of memory and '
+                     f'{free / metrics.GIB:.1f} are free; '
+                     f'{remedy()}')
+
+
+def describe(compiled: jax.stages.Compiled, steps: int) -> str:
+  """Memory and arithmetic of a compiled program of `steps` steps."""
+  flops = (compiled.cost_analysis() or {}).get('flops', 0.)
+  return (f'a call of {steps} steps takes {bytes_of(compiled) / metrics.GIB:.2f} GiB and '
+          f'{flops / 1e9:.1f} GFLOP a device')
+
+
+def profile_range(steps: str) -> tuple[int, int] | None:
+  """'a:b' -> (a, b), '' -> None."""
+  if not steps:
+    return None
+  match = re.fullmatch(r'(\d+):(\d+)', steps)
+  if not match or int(match[1]) >= int(match[2]):
+    raise ValueError(f"profile_steps={steps!r}: give 'a:b' with a < b, or ''")
+  return int(match[1]), int(match[2])
+
+
+@contextmanager
+def tracer(steps: str, folder: pathlib.Path):
+  """Yields a function of the step: it starts the profiler at the first step of the range and ends
+  it after the last."""
+  first, last = profile_range(steps) or (math.inf, math.inf)
+  on = []
+
+  def trace(step):
+    if not on and first <= step < last:
+      jax.profiler.start_trace(folder)
+      on.append(True)
+    elif on == [True] and step >= last:
+      jax.profiler.stop_trace()
+      on.append(False)
+
+  try:
+    yield trace
+  finally:
+    trace(math.inf)

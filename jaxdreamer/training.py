@@ -1,0 +1,69 @@
+"""The one loop of all trainings, and a run's training as functions."""
+import math
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
+
+from jaxtyping import PyTree
+
+from jaxdreamer.types import Estimator, Prior, Text, TrainState
+
+
+def fit(advance: Callable, state: PyTree, feed: Callable, *, step: int, stride: int = 1,
+        steps: float = math.inf) -> Iterator[tuple[int, PyTree, Any]]:
+  """(step, state, info) after each call of `advance` (step, state, feed(step)) -> (state, info),
+  which makes `stride` steps, from `step` on until `steps`.
+
+  Whoever iterates watches, saves and stops. Nothing here waits for a device: the next call is fed
+  while the last one is at work.
+  """
+  fed = feed(step) if step < steps else None
+  while step < steps:
+    state, info = advance(step, state, fed)
+    step += stride
+    fed = feed(step) if step < steps else None
+    yield step, state, info
+
+
+def crosses(before: int, step: int, every: int) -> bool:
+  """Whether a multiple of `every` lies in (before, step]; never, for 0."""
+  return every > 0 and step // every > before // every
+
+
+class Parts(NamedTuple):
+  """What the first stage's step is made of, for those who take it apart: the variance
+  laboratory."""
+  estimator: Estimator
+  sample: Callable              # sampling.make_sample's
+  render_latents: Callable      # train_step.make_render_latents's
+  gradient: Callable            # train_step.make_gradient's
+  tx: Any                       # the optax chain
+
+
+class Training(NamedTuple):
+  """A run's training as functions. Scene parameters are state.params['scene']."""
+  init: Callable                # key -> TrainState
+  # (first step, jitted (state, prior, text) -> (state, info)) for each size of the renders
+  stages: tuple
+  steps_per_call: int           # steps of a call, which donates the state; info is their means
+  prior: Prior
+  text: Callable                # step -> the Text that it takes: always the same for one prompt
+  parts: Parts
+
+  def fit(self, state: TrainState, *, steps: int) -> Iterator[tuple[int, TrainState, dict]]:
+    """(step, state, info) after each call, from where `state` is until `steps`."""
+    return fit(lambda step, state, text: at_step(self.stages, step)(state, self.prior, text), state,
+               self.text, step=int(state.step), stride=self.steps_per_call, steps=steps)
+
+  def advanced(self, state: TrainState, *, steps: int) -> TrainState:
+    """The state at step `steps`."""
+    for _, later, _ in self.fit(state, steps=steps):
+      state = later
+    return state
+
+  def of(self, text: Text) -> 'Training':
+    """The same on one prompt, whatever its own are."""
+    return self._replace(text=lambda step: text)
+
+
+def at_step(stages: Sequence[tuple[int, Callable]], step: int) -> Callable:
+  """The last of `stages`, as Training's, that has begun at `step`."""
+  return [made for first, made in stages if first <= step][-1]
