@@ -97,8 +97,9 @@ def train(config):
   training = build.training(config, mesh)
   training = training._replace(prior=processes.place(training.prior, mesh))
   infos = []
-  begin = processes.place(training.init(seeds.key(config.seed)), mesh)
-  for _, state, info in training.fit(begin, steps=config.steps):
+  state = processes.place(training.init(seeds.key(config.seed)), mesh)
+  for _, later, info in training.fit(state, steps=config.steps):
+    state = later
     infos.append({name: float(value) for name, value in info.items()})
   return jax.device_get(state.params), infos[0], infos[-1]
 

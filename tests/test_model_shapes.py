@@ -43,7 +43,8 @@ def test_a_step_without_weights_has_shapes_and_the_weights_it_wants_a_name(monke
                                                                'layers_per_block': 1,
                                                                'down_block_types': (
                                                               'DownEncoderBlock2D',) * 2,
-                                                               'up_block_types': ('UpDecoderBlock2D',)
+                                                               'up_block_types': (
+                                                                   'UpDecoderBlock2D',)
                                                                * 2})
   seen = []
 
