@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -161,6 +162,19 @@ def test_a_signal_saves_and_the_same_command_goes_on_as_if_unbroken(tmp_path, mo
   assert 'once more stops at once' in out.err
   assert run(tmp_path / 'broken').why == 'done'
   assert same_run(tmp_path / 'broken', unbroken)
+
+
+def test_the_step_is_traced_once_by_a_run_of_many_calls_and_not_again_where_it_goes_on(
+    tmp_path, monkeypatch):
+  chex.clear_trace_counter()
+  job = make_job(make_config(), None)
+  advance = job.stages[0][1].__wrapped__                         # before jit
+  counted = jax.jit(chex.assert_max_traces(advance, n=1), donate_argnums=0)
+  monkeypatch.setattr(build, 'job', lambda *_: job._replace(stages=((0, counted),)))
+  with monkeypatch.context() as patch:
+    stop_at(patch, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert run(tmp_path) == loop.Outcome(6, 'SIGTERM', {})
+  assert run(tmp_path) == loop.Outcome(12, 'done', {})           # with the state from the disk
 
 
 @pytest.mark.parametrize('own', [signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler])

@@ -12,6 +12,7 @@ import sys
 import threading
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,7 +102,7 @@ def test_two_processes_give_the_numbers_of_one_and_go_on_when_one_was_killed(tmp
   finally:
     finishing.finish = finish
   one, two = (runs.restore_state(tmp_path / name)[2].params for name in ('one', 'two'))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), one, two)
+  chex.assert_trees_all_close(one, two, rtol=0, atol=1e-6)
   assert (tmp_path / 'one' / 'metrics.jsonl').read_bytes() == (tmp_path / 'two'
                                                                / 'metrics.jsonl').read_bytes()
 

@@ -2,6 +2,7 @@
 import math
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,8 +107,7 @@ def test_chunks_and_rematerialization_change_nothing(options):
                        samples=6, fine=6, **kw)
     return jnp.sum(out.rgb ** 2) + jnp.sum(out.distortion)
   plain, other = (jax.jit(jax.value_and_grad(partial(loss, **kw)))(PARAMS) for kw in ({}, options))
-  for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(other)):
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+  chex.assert_trees_all_close(plain, other, rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_agree_with_finite_differences_along_random_directions():
@@ -136,8 +136,7 @@ def test_gradients_are_finite_in_vacuum_and_in_solids_with_light_and_every_regul
                        light=light)
     return sum(jnp.sum(v) for v in out)
   params = jax.tree.map(lambda p: p.at[..., 0].set(raw), PARAMS)
-  value, grad = jax.jit(jax.value_and_grad(loss))(params)
-  assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grad))
+  chex.assert_tree_all_finite(jax.jit(jax.value_and_grad(loss))(params))
 
 
 def test_light_follows_lamberts_law():

@@ -3,6 +3,7 @@ import itertools
 import math
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,8 +145,7 @@ def test_a_field_of_twice_the_extent_is_the_field_at_half_the_place_but_for_its_
   params = jax.tree.map(lambda p: p + .3 * jax.random.normal(jax.random.key(2), p.shape),
                         one.init(jax.random.key(1)))
   xyz = jnp.array([1.3, -.7, .2])
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), two.field(params, xyz),
-               one.field(params, xyz / 2.))
+  chex.assert_trees_all_close(two.field(params, xyz), one.field(params, xyz / 2.), rtol=1e-5)
 
 
 def test_normals_and_their_gradients_are_finite_in_empty_space():
@@ -170,7 +170,7 @@ def test_fields_are_finite_outside_the_cube_and_at_its_corners(name):
   for xyz in (jnp.ones(3), -jnp.ones(3), jnp.array([5., -7., 0.]), jnp.zeros(3)):
     (density, features), pullback = jax.vjp(scene.field, code, xyz)
     assert density >= 0. and ((features >= 0.) & (features <= 1.)).all()
-    assert all(np.isfinite(g).all() for g in jax.tree.leaves(pullback((density, features))))
+    chex.assert_tree_all_finite(pullback((density, features)))
 
 
 def test_levels_of_the_hash_grid_fade_in_one_after_the_other():
@@ -179,7 +179,7 @@ def test_levels_of_the_hash_grid_fade_in_one_after_the_other():
   tables = hashgrid.fade_in(params, jnp.float32(1.25))['tables']
   for table, share, full in zip(tables, (1., .25, 0.), params['tables']):
     np.testing.assert_allclose(table, share * full, rtol=1e-6)
-  jax.tree.map(np.testing.assert_array_equal, hashgrid.fade_in(params, jnp.float32(3.)), params)
+  chex.assert_trees_all_equal(hashgrid.fade_in(params, jnp.float32(3.)), params)
 
 
 def test_blurring_the_encoding_is_its_mean_over_a_gaussian():

@@ -3,6 +3,7 @@ unbroken."""
 import dataclasses
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,7 +96,7 @@ def test_the_step_does_not_depend_on_the_scale_of_the_gradient():
   loud, quiet = (tx.update(jax.tree.map(lambda g: scale * g, grads), tx.update(
     jax.tree.map(lambda g: scale * g, grads), tx.init(params), params)[1], params)[0]
                  for scale in (1., 1e-7))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), loud, quiet)
+  chex.assert_trees_all_close(loud, quiet, rtol=1e-3, atol=1e-6)
   assert all(abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(quiet))
 
 

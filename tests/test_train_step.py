@@ -2,6 +2,7 @@
 import math
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +69,12 @@ def test_devices_and_the_kind_of_map_do_not_change_the_result(devices, how, draw
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), want, got)
   for name in info:
     np.testing.assert_allclose(info[name], info2[name], rtol=1e-3, atol=1e-6, err_msg=name)
+
+
+def test_the_step_is_traced_once_over_many_calls():
+  chex.clear_trace_counter()
+  local_step, *rest = setup()
+  run(chex.assert_max_traces(local_step, n=1), *rest, devices=2, steps=3)
 
 
 def test_the_pullback_is_the_gradient_of_residual_times_rendering_plus_regularizer():

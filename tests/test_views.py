@@ -2,6 +2,7 @@
 tracer."""
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,8 +133,7 @@ def test_one_picture_equals_its_row_of_a_batch_and_supersampling_averages_it():
   row = lambda tree: jax.tree.map(lambda v: v[3], tree)
   alone = jax.jit(partial(views.render, size=SIZE, steps=96))(world.parse('a striped yellow car'),
                                                               row(camera), row(light))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), alone,
-               row(render(item, camera, light)))
+  chex.assert_trees_all_close(alone, row(render(item, camera, light)), rtol=1e-7, atol=2e-5)
   half = jax.jit(partial(views.render_batch, size=SIZE // 2, supersample=2,
                          steps=96))(item, camera, light)
   full = render(item, camera, light)

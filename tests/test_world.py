@@ -1,5 +1,6 @@
 """The embedded world: distances are distances, toys fit, pairs touch, and what is said is what is
 meant."""
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,8 +87,8 @@ def test_vmap_over_items_agrees_with_one_at_a_time():
   stacked = jax.tree.map(lambda *v: jnp.stack(v), *items)
   together = jax.jit(jax.vmap(lambda i: (world.distance(i, p), world.surface(i, p))))(stacked)
   for i, item in enumerate(items):
-    jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-6), together,
-                 (distance(item, p), surface(item, p)))
+    chex.assert_trees_all_close(jax.tree.map(lambda a: a[i], together),
+                                (distance(item, p), surface(item, p)), rtol=1e-7, atol=1e-6)
 
 
 def test_each_solid_of_a_pair_wears_its_own_color():

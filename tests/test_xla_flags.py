@@ -1,8 +1,8 @@
 """XLA takes the options of the trainings, and what it computes by them is what it computes
 without."""
+import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from jaxdreamer.toybox import xla_flags
@@ -26,8 +26,7 @@ def test_convolutions_and_their_gradients_leave_ynn_and_keep_their_values():
     return any('__ynn_fusion' in line and '/conv_general_dilated"' in line
                for line in program.as_text().splitlines())
   assert in_ynn(theirs) and not in_ynn(ours)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours(kernel),
-               theirs(kernel))
+  chex.assert_trees_all_close(ours(kernel), theirs(kernel), rtol=1e-4, atol=1e-4)
 
 
 def test_options_that_the_backend_does_not_take_are_left_out(monkeypatch):
