@@ -111,8 +111,7 @@ def pick(table: dict, section: Any, option: str) -> Callable:
 def make_prior(config) -> Prior:
   """The prior of config.prior, with its LoRA where it names one."""
   p, key = config.prior, seeds.key(config.seed)
-  # older runs do not say it
-  changes = {k: p[k] for k in ('lora', 'lora_scale')} if p.get('lora', '') else {}
+  changes = {k: p[k] for k in ('lora', 'lora_scale')} if p.lora else {}
   if changes and p.name not in ('stable_diffusion', 'sdxl', 'mvdream'):
     raise ValueError(f'config.prior.lora={p.lora!r}: config.prior.name={p.name!r} takes none; '
                      'published models do')
@@ -144,9 +143,8 @@ def make_mesh(config) -> Mesh:
 def camera_ranges(section) -> dict:
   """Degrees in config, radians in code."""
   angles = {k: tuple(math.radians(a) for a in section[k]) for k in ('azimuth', 'elevation', 'fov')}
-  # older runs do not say it
-  return angles | {'distance': tuple(section.distance), 'relative': section.get('relative', False),
-                   'angular': section.get('angular', 0.)}
+  return angles | {'distance': tuple(section.distance), 'relative': section.relative,
+                   'angular': section.angular}
 
 
 def make_regularize(section) -> Callable:
@@ -197,7 +195,7 @@ def check(config, mesh: Mesh) -> None:
                      'negative prompt, and '
                      'config.negative_prompt is empty: give one, or set the share to 0')
   for option, value, table in (('background', config.render.background, BACKGROUNDS),
-                               ('normals', config.render.get('normals', 'exact'), NORMALS)):
+                               ('normals', config.render.normals, NORMALS)):
     if value not in table:
       raise ValueError(f'config.render.{option}={value!r}: takes one of {sorted(table)}')
   if config.render.background == 'hypernet' and 'text' not in config.scene.get(
@@ -272,18 +270,18 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
   tx = optim.chain(config.optim.groups, b1=config.optim.b1, b2=config.optim.b2,
                    eps=config.optim.eps,
                    weight_decay=config.optim.weight_decay, clip=config.optim.clip,
-                   accumulate=config.optim.get('accumulate', 1),
-                   particles=config.scene.get('particles', 1))
+                   accumulate=config.optim.accumulate,
+                   particles=config.scene.particles)
   shaded, textureless, regularize = schedule(r.shaded), schedule(
       r.textureless), make_regularize(config.regularizers)
   sample = train_step.make_sample(
     design=sampling.DESIGNS[s.design], camera_from=partial(cameras.from_uniform,
                                                            **camera_ranges(c)),
-    move=cameras.make_move(by=c.get('jitter', (0., 0., 0.)), front_back=c.get('front_back', 0)),
+    move=cameras.make_move(by=c.jitter, front_back=c.front_back),
     draw=sampling.make_draw(t_min=t_min, t_max=t_max, shape=prior.latent, density=s.density,
                             antithetic=s.antithetic),
     views=s.views, dims=s.draws // (2 if s.antithetic else 1))
-  words = partial(cameras.view_bin, **{side: math.radians(c.get(side, 45.))
+  words = partial(cameras.view_bin, **{side: math.radians(c[side])
                                        for side in ('front', 'back')})
   ids = jnp.arange(s.views)
 
@@ -293,11 +291,11 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
     k_image, k_background, k_light = jax.random.split(key, 3)
     light = None if r.shaded == NEVER else render.sample_light(k_light, camera, shaded=shaded(step),
                                                                textureless=textureless(step),
-                                                               **r.get('light', {}))
+                                                               **r.light)
     return render.image(k_image, partial(scene.field, code), camera, size=size, samples=r.samples,
                         fine=r.fine, radius=r.radius,
                         chunk=r.chunk or None, remat=r.remat, light=light,
-                        normals=NORMALS[r.get('normals', 'exact')],
+                        normals=NORMALS[r.normals],
                         distance=scene.distance and partial(scene.distance, code),
                         background=partial(background.color, code['background'], k_background))
 
@@ -333,8 +331,7 @@ def make_background(config) -> backgrounds.Background:
   learns = r.background in LEARNED
   reads = {'text': config.scene[config.scene.name].text} if r.background == 'hypernet' else {}
   background = BACKGROUNDS[r.background](**reads)
-  share = r.get('random_background', .5)
-  return backgrounds.mixed(background, probability=share) if learns else background
+  return backgrounds.mixed(background, probability=r.random_background) if learns else background
 
 
 def make_scene(config) -> Scene:
@@ -347,15 +344,15 @@ def shown(config, scene: Scene) -> dict[str, Any]:
   """The fields of a Job that show its scene."""
   e = config.eval
   made = showing.functions(seeds.key(config.seed), scene, step=config.steps, size=e.size,
-                           samples=e.samples, fine=e.get('fine', 0),
+                           samples=e.samples, fine=e.fine,
                            radius=config.render.radius, chunk=e.chunk or None)
-  return made | {'radius': e.get('radius', 0.) or config.render.radius}
+  return made | {'radius': e.radius or config.render.radius}
 
 
 def restore(workdir: pathlib.Path) -> tuple[ConfigDict, Job, TrainState]:
   """The run in `workdir` at its newest checkpoint, on one device. ValueError where there is
   none."""
-  config = ConfigDict(checkpoints.tuples(checkpoints.read_options(workdir)))
+  config = options.restored(workdir)
   if not checkpoints.finished_steps(workdir):
     raise ValueError(f'{workdir} holds no finished checkpoint: train it first')
   config.mesh.data = 1

@@ -17,7 +17,7 @@ def restore(workdir: pathlib.Path, *, prior: str = '',
   `workdir` at its newest checkpoint, on one device. The prior is opened when a generator is first
   told a prompt: at `prior`, with `tokenizers`, where they are given, else where it was. ValueError
   where there is no checkpoint, or where other weights lie than the run was trained with."""
-  config = options.expanded(ConfigDict(checkpoints.tuples(checkpoints.read_options(workdir))))
+  config = options.expanded(options.restored(workdir))
   if not checkpoints.finished_steps(workdir):
     raise ValueError(f'{workdir} holds no finished checkpoint: train it first')
   scene = build.make_scene(config)

@@ -12,7 +12,16 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import base
-from jaxdreamer import build, cameras, options, registry, sampling, schedules, train_step
+from jaxdreamer import (
+  build,
+  cameras,
+  checkpoints,
+  options,
+  registry,
+  sampling,
+  schedules,
+  train_step,
+)
 from jaxdreamer.priors.gaussian import gaussian
 
 REFUSED = {
@@ -191,16 +200,12 @@ REACHES = {
 }
 
 
-def traced(options, *, without=()):
+def traced(changes, *, config=None):
   """The first stage's sample and picture as they are traced, at these options: nothing is
   compiled."""
-  config = staged((0, 8))
-  with config.unlocked():
-    for option in without:
-      section, _, name = option.partition('.')
-      del config[section][name]
+  config = config or staged((0, 8))
   config.update_from_flattened_dict({'render.background': 'environment', 'render.shaded': (1.,),
-                                     'regularizers.orientation': (1.,)} | options)
+                                     'regularizers.orientation': (1.,)} | changes)
   job = build.job(config, build.make_mesh(config))
   parts, prior, key = job.parts, any_size(None, '', ''), jax.random.key(0)
   params = jax.eval_shape(job.init, key).params['scene']
@@ -256,11 +261,15 @@ def test_outputs_show_the_ball_that_they_are_told_to():
     assert build.job(config, build.make_mesh(config)).radius == shown
 
 
-def test_a_run_saved_before_these_options_is_what_it_was(plain):
-  assert plain == traced({}, without=(
-    'cameras.angular', 'cameras.jitter', 'cameras.front_back', 'cameras.front', 'cameras.back',
-    'eval.radius',
-    'render.random_background', 'render.light', 'render.normals'))
+def test_a_run_saved_before_these_options_is_what_it_was(plain, tmp_path):
+  saved = staged((0, 8)).to_dict()
+  for option in ('cameras.angular', 'cameras.jitter', 'cameras.front_back', 'cameras.front',
+                 'cameras.back', 'eval.radius', 'render.random_background', 'render.light',
+                 'render.normals', 'scene.particles', 'optim.accumulate'):
+    section, _, name = option.partition('.')
+    del saved[section][name]
+  checkpoints.claim(tmp_path, saved)
+  assert plain == traced({}, config=options.restored(tmp_path))
 
 
 def test_particles_have_an_optimizer_each():
@@ -280,7 +289,7 @@ def test_stages_that_do_not_follow_one_another_are_refused(stages):
 
 SIXTH = """
 from jaxdreamer.estimators.sds import sds
-def sixth(prior, t_min, scale):
+def sixth(prior, t_min, *, scale=1.):
   one = sds(guidance=lambda step: 1.)
   def residual(*args):
     r, info = one.residual(*args)
@@ -293,8 +302,8 @@ def test_an_estimator_from_outside_the_package_is_named_in_a_config(tmp_path, mo
   (tmp_path / 'mine.py').write_text(SIXTH)
   monkeypatch.syspath_prepend(tmp_path)
   config = base.get_config()
-  with config.unlocked():
-    config.estimator.sixth = {'scale': 3.}
+  config.estimator.name = 'mine:sixth'
+  options.with_own(config).estimator.sixth.scale = 3.
   residuals = []
   for name in ('mine:sixth', 'sds'):
     config.estimator.name, config.estimator.sds.guidance = name, (1.,)

@@ -13,20 +13,21 @@ PACKAGE = ROOT / 'jaxdreamer'
 
 # Data flows down this list: a module imports only from above itself, or from its own folder.
 ORDER = '''
-  configs schedules types seeds diffusion volume cameras prompts corpus nn toybox scenes render
+  schedules types seeds diffusion volume cameras prompts corpus nn toybox scenes render
   regularizers
   priors perception
   control_variates sampling estimators optim processes train_step checkpoints metrics statistics
-  comparison outputs options showing places registry build
+  comparison outputs showing places sections registry configs rules names options build
   runs generator_eval
-  variance_lab clip_score cli evaluate loop
+  variance_lab clip_score config_files cli_help cli evaluate loop
 '''.split()
 COMMANDS = ('train variance playground generate export doctor toybox.train_prior '
             'toybox.train_geometry'.split())
-ABSL = ['cli', 'evaluate', 'toybox.fit', *COMMANDS]
+ABSL = ['cli', 'cli_help', 'evaluate', 'toybox.fit', *COMMANDS]
 # These read the config; everything above build.py takes values. (In nn, a config is a published
 # network's config.json.)
-CONFIG_READERS = ['options', 'places', 'build', 'runs', 'variance_lab', 'clip_score', 'cli',
+CONFIG_READERS = ['options', 'places', 'build', 'runs', 'variance_lab', 'clip_score',
+                  'config_files', 'cli_help', 'cli',
                   'evaluate', 'loop', *COMMANDS]
 LINES = 450
 LINES_OF_AN_ESTIMATOR = 180

@@ -11,6 +11,9 @@ from typing import Callable, NamedTuple
 
 from ml_collections import ConfigDict, FieldReference
 
+# {section: the function whose options it holds}
+FUNCTIONS = {}
+
 
 class Following(NamedTuple):
   """What a FieldReference does to its value, as ml_collections calls it: fn(value, *args)."""
