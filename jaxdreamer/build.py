@@ -7,6 +7,7 @@ nothing is compiled before all of it has been checked.
 """
 import functools
 import importlib
+import inspect
 import math
 import os
 import pathlib
@@ -21,9 +22,11 @@ from ml_collections import ConfigDict
 from jaxdreamer import (
   cameras,
   checkpoints,
+  conditioning,
   corpus,
   optim,
   options,
+  parallel,
   places,
   processes,
   prompts,
@@ -39,18 +42,16 @@ from jaxdreamer.registry import (
   CORPORA,
   ESTIMATORS,
   LEARNED,
-  NEVER,
   NORMALS,
   PRIORS,
   REGULARIZERS,
   SCENES,
-  control_variates,
 )
 from jaxdreamer.scenes import backgrounds
 from jaxdreamer.scenes.backgrounds import with_background
 from jaxdreamer.scenes.image import picture
 from jaxdreamer.scenes.particles import stacked
-from jaxdreamer.schedules import schedule
+from jaxdreamer.schedules import at, is_never
 from jaxdreamer.types import Estimator, Prior, Scene, Text, TrainState
 
 
@@ -81,8 +82,8 @@ class Parts(NamedTuple):
   """What the first stage's step is made of, for those who take it apart: the variance
   laboratory."""
   estimator: Estimator
-  sample: Callable              # train_step.make_sample's
-  picture: Callable             # train_step.make_render_latents's
+  sample: Callable              # sampling.make_sample's
+  render_latents: Callable      # train_step.make_render_latents's
   gradient: Callable            # train_step.make_gradient's
   tx: Any                       # the optax chain
 
@@ -109,24 +110,17 @@ def pick(table: dict, section: Any, option: str) -> Callable:
 
 
 def make_prior(config) -> Prior:
-  """The prior of config.prior, with its LoRA where it names one."""
-  p, key = config.prior, seeds.key(config.seed)
-  changes = {k: p[k] for k in ('lora', 'lora_scale')} if p.lora else {}
-  if changes and p.name not in ('stable_diffusion', 'sdxl', 'mvdream'):
+  """The prior of config.prior. Of what the run knows, registry.FACTS, it is given what it asks
+  for."""
+  p = config.prior
+  make = pick(PRIORS, p, 'prior')
+  facts = {'key': seeds.key(config.seed), 'prompt': config.prompt, 'path': places.weights_at(p),
+           'lora': p.lora, 'lora_scale': p.lora_scale}
+  asked = inspect.signature(make).parameters
+  if facts['lora'] and 'lora' not in asked:
     raise ValueError(f'config.prior.lora={p.lora!r}: config.prior.name={p.name!r} takes none; '
                      'published models do')
-  return pick(PRIORS, p, 'prior')(key, config.prompt, places.weights_at(p), **changes)
-
-
-def with_perception(prior: Prior, section: Any) -> Prior:
-  """The prior with the weights beside its own that the baselines look through: so they enter the
-  step as arguments."""
-  if section.name != 'ssd':
-    return prior
-  chosen = control_variates(section.ssd.phi, section.ssd.depth, section.ssd.normals,
-                            section.ssd.size)
-  return prior.replace(weights=prior.weights | {name: load() for name, (_, load) in chosen.items()
-                                                if load})
+  return make(**{name: fact for name, fact in facts.items() if name in asked})
 
 
 def make_mesh(config) -> Mesh:
@@ -153,10 +147,10 @@ def make_regularize(section) -> Callable:
   if unknown:
     raise ValueError(f'config.regularizers: unknown {sorted(unknown)}; takes '
                      f'{sorted(REGULARIZERS)}')
-  terms = [(REGULARIZERS[k], schedule(v)) for k, v in section.items() if v != NEVER]
-  def regularize(shown, step):
-    return sum((weight(step) * term(shown) for term, weight in terms),
-               start=0. * jnp.sum(shown.opacity))
+  terms = [(REGULARIZERS[k], v) for k, v in section.items() if not is_never(v)]
+  def regularize(rendering, step):
+    return sum((at(weight, step) * term(rendering) for term, weight in terms),
+               start=0. * jnp.sum(rendering.opacity))
   return regularize
 
 
@@ -189,9 +183,9 @@ def check(config, mesh: Mesh) -> None:
   if s.draws % (2 if s.antithetic else 1):
     raise ValueError(f'config.sampling.draws={s.draws}: takes an even number with '
                      'config.sampling.antithetic=True')
-  leads_away = config.estimator.name == 'csd' and config.estimator.csd.negative != NEVER
+  leads_away = config.estimator.name == 'csd' and not is_never(config.estimator.csd.omega2)
   if leads_away and not config.negative_prompt:
-    raise ValueError(f'config.estimator.csd.negative={config.estimator.csd.negative} asks for a '
+    raise ValueError(f'config.estimator.csd.omega2={config.estimator.csd.omega2} asks for a '
                      'negative prompt, and '
                      'config.negative_prompt is empty: give one, or set the share to 0')
   for option, value, table in (('background', config.render.background, BACKGROUNDS),
@@ -232,24 +226,24 @@ def read_corpus(path: str) -> tuple[str, ...]:
 
 def make_texts(config, prior: Prior, mesh: Mesh) -> tuple[tuple[str, ...], Callable, Callable]:
   """(prompts, step -> Text of that step, prompt -> its Text)."""
-  told = lambda prompt: prior.embed(prompt, config.negative_prompt)
+  embed = lambda prompt: prior.embed(prompt, config.negative_prompt)
   if not config.corpus.path:
-    one = told(config.prompt)
+    one = embed(config.prompt)
     text = processes.place(one, mesh)
     return (config.prompt,
-            ), lambda step: text, lambda prompt: one if prompt == config.prompt else told(prompt)
+            ), lambda step: text, lambda prompt: one if prompt == config.prompt else embed(prompt)
   phrases = read_corpus(config.corpus.path)
   if len(phrases) < config.corpus.prompts:
     raise ValueError(f'config.corpus.prompts={config.corpus.prompts}: there are {len(phrases)} in '
                      f'config.corpus.path={config.corpus.path!r}')
 
   def store():
-    name = corpus.name_of(phrases, config.negative_prompt, told(phrases[0]))
+    name = corpus.name_of(phrases, config.negative_prompt, embed(phrases[0]))
     folder = config.corpus.store or os.fspath(prompts.cache() / name)
-    return corpus.open_store(pathlib.Path(folder), phrases, told)
+    return corpus.open_store(pathlib.Path(folder), phrases, embed)
   which = partial(prompts.chosen, config.seed, count=len(phrases), each=config.corpus.prompts)
   text = corpus.batches(functools.cache(store), which, NamedSharding(mesh, PartitionSpec('data')))
-  return phrases, text, told
+  return phrases, text, embed
 
 
 def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
@@ -262,36 +256,38 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
                      'for python -m jaxdreamer.doctor')
   r, s, c = config.render, config.sampling, config.cameras
   background, scene = make_background(config), make_scene(config)
-  prior = with_perception(make_prior(config), config.estimator)
+  prior, estimator = make_prior(config), pick(ESTIMATORS, config.estimator, 'estimator')()
+  if more := estimator.load():                   # so they enter the step as arguments
+    prior = prior.replace(weights=prior.weights | more)
+  jax.eval_shape(estimator.init, seeds.key(config.seed), prior)      # or it refuses the prior
   options.check_views(config, prior.views_per_scene)
-  t_min, t_max = schedule(config.sampling.t_min), schedule(config.sampling.t_max)
-  estimator = pick(ESTIMATORS, config.estimator, 'estimator')(prior, t_min)
-  phrases, text, told = make_texts(config, prior, mesh)
+  phrases, text, embed = make_texts(config, prior, mesh)
   tx = optim.chain(config.optim.groups, b1=config.optim.b1, b2=config.optim.b2,
                    eps=config.optim.eps,
                    weight_decay=config.optim.weight_decay, clip=config.optim.clip,
                    accumulate=config.optim.accumulate,
                    particles=config.scene.particles)
-  shaded, textureless, regularize = schedule(r.shaded), schedule(
-      r.textureless), make_regularize(config.regularizers)
-  sample = train_step.make_sample(
+  regularize = make_regularize(config.regularizers)
+  sample = sampling.make_sample(
     design=sampling.DESIGNS[s.design], camera_from=partial(cameras.from_uniform,
                                                            **camera_ranges(c)),
     move=cameras.make_move(by=c.jitter, front_back=c.front_back),
-    draw=sampling.make_draw(t_min=t_min, t_max=t_max, shape=prior.latent, density=s.density,
-                            antithetic=s.antithetic),
+    draw=sampling.make_draw(noise=prior.schedule, t_min=s.t_min, t_max=s.t_max,
+                            weight=estimator.weight or s.weight, shape=prior.latent,
+                            density=s.density, antithetic=s.antithetic),
     views=s.views, dims=s.draws // (2 if s.antithetic else 1))
   words = partial(cameras.view_bin, **{side: math.radians(c[side])
                                        for side in ('front', 'back')})
+  condition = partial(conditioning.condition, words=words, perp_neg=config.perp_neg)
   ids = jnp.arange(s.views)
 
   def draw_scene(size, code, camera, key, step):
     if config.scene.name == 'image':             # seen whole by every camera
       return picture(code['field'])
     k_image, k_background, k_light = jax.random.split(key, 3)
-    light = None if r.shaded == NEVER else render.sample_light(k_light, camera, shaded=shaded(step),
-                                                               textureless=textureless(step),
-                                                               **r.light)
+    light = None if is_never(r.shaded) else render.sample_light(
+      k_light, camera, shaded=at(r.shaded, step), textureless=at(r.textureless, step),
+      **r.light)
     return render.image(k_image, partial(scene.field, code), camera, size=size, samples=r.samples,
                         fine=r.fine, radius=r.radius,
                         chunk=r.chunk or None, remat=r.remat, light=light,
@@ -301,27 +297,26 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
 
   def stage(size):
     """(parts, jitted step) at renders of `size` pixels."""
-    see = train_step.make_render_latents(scene=scene, render=partial(draw_scene, size),
-                                         regularize=regularize, words=words)
-    gradient = train_step.make_gradient(picture=see, estimator=estimator)
+    render_latents = train_step.make_render_latents(scene=scene, render=partial(draw_scene, size),
+                                                    regularize=regularize, condition=condition)
+    gradient = train_step.make_gradient(render_latents=render_latents, estimator=estimator)
     local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx,
                                             ordered=processes.on_cpus(mesh))
-    mapped = train_step.data_parallel(train_step.scan_steps(local_step, config.steps_per_call),
-                                      mesh, how=config.mesh.map,
-                                      many=bool(config.corpus.path))
-    return (Parts(estimator, sample, see, gradient, tx),
+    mapped = parallel.data_parallel(parallel.scan_steps(local_step, config.steps_per_call), mesh,
+                                    how=config.mesh.map, many=bool(config.corpus.path))
+    return (Parts(estimator, sample, render_latents, gradient, tx),
             jax.jit(lambda state, prior, text: mapped(state, prior, text, ids), donate_argnums=0))
   starts, sizes = zip(*options.check_stages(config, prior))
   parts, steps = zip(*map(stage, sizes))
 
   def init(key):
     k_scene, k_est, k_run = jax.random.split(key, 3)
-    params = {'scene': scene.init(k_scene), 'est': estimator.init(k_est)}
+    params = {'scene': scene.init(k_scene), 'est': estimator.init(k_est, prior)}
     return TrainState(jnp.int32(0), params, tx.init(params), k_run)
 
   return Job(prompts=phrases, init=jax.jit(init), stages=tuple(zip(starts, steps)),
              steps_per_call=config.steps_per_call,
-             prior=prior, text=text, embed=told, parts=parts[0], **shown(config, scene))
+             prior=prior, text=text, embed=embed, parts=parts[0], **shown(config, scene))
 
 
 def make_background(config) -> backgrounds.Background:
@@ -330,7 +325,7 @@ def make_background(config) -> backgrounds.Background:
   r = config.render
   learns = r.background in LEARNED
   reads = {'text': config.scene[config.scene.name].text} if r.background == 'hypernet' else {}
-  background = BACKGROUNDS[r.background](**reads)
+  background = BACKGROUNDS[r.background](**r.backgrounds.get(r.background, {}), **reads)
   return backgrounds.mixed(background, probability=r.random_background) if learns else background
 
 

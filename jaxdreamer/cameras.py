@@ -159,8 +159,13 @@ def view_bin(azimuth: Float[Array, '*b'], elevation: Float[Array, '*b'], *,
 
 def camera_vector(camera: Camera) -> Float[Array, '6']:
   """What a prior may know of a camera: (cos az, sin az, sin el, cos el, distance - 3, 1); zeros
-  mean 'not told'.
-  A camera of fov 0 is not told."""
-  return (camera.fov > 0.) * jnp.stack([jnp.cos(camera.azimuth), jnp.sin(camera.azimuth),
-                                        jnp.sin(camera.elevation),
-                    jnp.cos(camera.elevation), camera.distance - 3., jnp.ones_like(camera.azimuth)])
+  where it is not `known`."""
+  vector = jnp.stack([jnp.cos(camera.azimuth), jnp.sin(camera.azimuth), jnp.sin(camera.elevation),
+                      jnp.cos(camera.elevation), camera.distance - 3.,
+                      jnp.ones_like(camera.azimuth)])
+  return hidden(camera, vector)
+
+
+def hidden(camera: Camera, numbers: Float[Array, '*b n']) -> Float[Array, '*b n']:
+  """The `numbers` made of each camera, zeros where it is not `known`."""
+  return numbers if camera.known is None else camera.known[..., None] * numbers

@@ -82,7 +82,10 @@ def of_command(argv: Sequence[str], *, default: str = '') -> ConfigDict | None:
   path, argument = given(argv)
   if not (path or default):
     return None
-  pattern = re.compile(r'--?config\.(\w+)\.name(?:=|\s)(.*)', re.DOTALL)
-  words = [*argv, *(f'{a} {b}' for a, b in zip(argv, argv[1:]))]
-  chosen = {match[1]: match[2] for match in map(pattern.fullmatch, words) if match}
-  return options.with_own(load(path or default, argument), chosen=chosen)
+  pattern = re.compile(r'--?config\.(\w+)\.name=(.*)', re.DOTALL)
+  words = [*argv, *(f'{a}={b}' for a, b in zip(argv, argv[1:]) if '=' not in a)]
+  config = load(path or default, argument)
+  for match in map(pattern.fullmatch, words):
+    if match and match[1] in names.CHOICES:
+      config[match[1]].name = match[2]
+  return options.with_own(config)

@@ -78,8 +78,10 @@ def x0_from_eps(eps_hat, z_t, alpha, sigma):
 
 class Prediction(NamedTuple):
   """What a network predicts."""
-  eps: Callable                          # (output, z_t, alpha, sigma) -> the noise it amounts to
-  error: Callable  # (alpha, sigma) -> how far the output's error is, over that of this noise
+  # (output, z_t, alpha, sigma) -> the noise it amounts to
+  eps: Callable[[Array, Array, Array, Array], Array]
+  # (alpha, sigma) -> how far the output's error is, over that of this noise
+  error: Callable[[Array, Array], Array]
 
 
 PREDICTIONS = {                          # by diffusers' names
@@ -110,10 +112,10 @@ def perp_neg(eps_y, eps_null, eps_neg, weights, scale):
   return eps_null + scale * total
 
 
-def against(words: Float[Array, '4 L D'], azimuth: Float[Array, ''], elevation: Float[Array, ''], *,
-            overhead: float = 1.0472
-            ) -> tuple[Float[Array, 'L D'], Float[Array, '2 L D'], Float[Array, '2']]:
-  """What Perp-Neg (Armandpour et al. 2023) tells of one view: the text between the words of its two
+def perp_neg_texts(words: Float[Array, '4 L D'], azimuth: Float[Array, ''],
+                   elevation: Float[Array, ''], *, overhead: float = 1.0472
+                   ) -> tuple[Float[Array, 'L D'], Float[Array, '2 L D'], Float[Array, '2']]:
+  """What Perp-Neg (Armandpour et al. 2023) makes of one view: the text between the words of its two
   nearest sides, two texts that it is not, and their weights, which are negative or 0; constants as
   in threestudio. `overhead` is the elevation above which the view is from above, and nothing is
   denied. Angles are radians."""
@@ -149,26 +151,25 @@ def predictions(prior, rows, camera):
                              else jax.tree.map(repeat, camera)), len(rows))
 
 
-def sides(views, negatives):
-  """(text [N, L, D], texts of other sides that Perp-Neg leads away from, their weights [N, K] times
-  `negatives`); with 0 the text with the view's words, and no others."""
-  if not negatives:
-    return views.text, (), None
-  text, others, weights = jax.vmap(against)(views.words, views.camera.azimuth,
-                                            views.camera.elevation)
-  return text, (others[:, 0], others[:, 1]), negatives * weights
-
-
-def guided(prior, z_t, t, views, *, scale, negatives=0., later=()):
+def guided(prior, z_t, t, views, *, scale):
   """Classifier-free guidance by the text of `views`, away from the negative prompt, which is the
-  empty one unless the config gives another; with `negatives` by Perp-Neg too, two rows more. [N,
-  ...] -> [eps_hat [N, ...]], and from the same batch the conditional prediction at each (z_t, t) of
-  `later`."""
-  text, others, weights = sides(views, negatives)
-  rows = [(z_t, t, row) for row in (text, views.negative, *others)] + [(*place, text)
-                                                                       for place in later]
+  empty one unless the config gives another, and from the texts of Perp-Neg where views have some:
+  eps_hat [N, ...] at z_t [N, ...], t [N].
+
+      eps_hat = guided(prior, z_t, draws.t, views, scale=7.5)
+  """
+  eps_hat, = guided_and(prior, z_t, t, views, [], scale=scale)
+  return eps_hat
+
+
+def guided_and(prior, z_t, t, views, places, *, scale):
+  """[`guided`, and from the same batch the conditional prediction at each (z_t, t) of `places`]."""
+  others = views.perp_neg.texts
+  rows = [(z_t, t, text) for text in (views.text, views.negative, *others)] + [
+    (*place, views.text) for place in places]
   eps_y, eps_away, *rest = predictions(prior, rows, views.camera)
-  return [perp_neg(eps_y, eps_away, rest[:len(others)], weights, scale), *rest[len(others):]]
+  return [perp_neg(eps_y, eps_away, rest[:len(others)], views.perp_neg.weights, scale),
+          *rest[len(others):]]
 
 
 def ddim_step(eps_hat, z_t, alpha, sigma, alpha_next, sigma_next):

@@ -13,6 +13,9 @@ CHOICES = ('scene', 'prior', 'estimator')
 # Options and, behind =, values that have another name by now.
 OLD_NAMES = {
   'negative': 'negative_prompt',
+  'estimator.csd.negative': 'estimator.csd.omega2',
+  'estimator.*.negatives': 'perp_neg',
+  'estimator.*.weight': 'sampling.weight',
   'render.background=learnt': 'learned',
   'estimator.ssd.mu=learnt': 'learned',
   'estimator.ssd.phi=neighbours': 'neighbors',

@@ -1,12 +1,13 @@
 """Optimizers: regex groups over parameter names -> one optax chain for scene and estimator
 together."""
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdreamer.schedules import schedule
+from jaxdreamer.schedules import at
 
 SCENES = 'scene/field/'          # of several particles, the parameters that each has for itself
 
@@ -100,7 +101,7 @@ def chain(groups, *, b1: float = .9, b2: float = .99, eps: float = 1e-15, weight
     decay = optax.identity() if kind == 'sgd' else optax.add_decayed_weights(weight_decay)
     own = kinds[kind](), decay
     return optax.chain(*((each_alone(optax.chain(*own)),) if apart else own),
-                       optax.scale_by_learning_rate(schedule(rate)))
+                       optax.scale_by_learning_rate(partial(at, rate)))
 
   transforms = {str(i): transform(*rest) for i, (_, *rest) in enumerate(groups)}
   if particles > 1:

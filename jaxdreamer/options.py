@@ -8,8 +8,7 @@ reads the options of a saved run, `with_own` gives a function of the user's own 
 import math
 import os
 import pathlib
-from types import MappingProxyType
-from typing import Any, Callable, Mapping
+from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
@@ -28,24 +27,21 @@ from jaxdreamer.types import Prior
 PATHS = ('path', 'store', 'tokenizer', 'tokenizer_2', 'lora', 'depth', 'normals')
 
 
-def own_functions(config: ConfigDict, *,
-                  chosen: Mapping[str, str] = MappingProxyType({})) -> dict[str, Callable]:
-  """{'estimator.mine': function} for each 'module:mine' of the user's own that the config names, or
-  that is `chosen` for a section."""
+def own_functions(config: ConfigDict) -> dict[str, Callable]:
+  """{'estimator.mine': function} for each 'module:mine' of the user's own that the config names."""
   found = {}
   for section in CHOICES:
-    name = chosen.get(section, config[section].name)
+    name = config[section].name
     if ':' in name:
       found[f'{section}.{name.partition(":")[2]}'] = sections.own_function(
         name, option=f'config.{section}.name')
   return found
 
 
-def with_own(config: ConfigDict, *,
-             chosen: Mapping[str, str] = MappingProxyType({})) -> ConfigDict:
+def with_own(config: ConfigDict) -> ConfigDict:
   """The config with a section for each of own_functions: its defaults, and over them what the
   config gives."""
-  for place, function in own_functions(config, chosen=chosen).items():
+  for place, function in own_functions(config).items():
     section, name = place.split('.')
     given = config[section].get(name, {})
     with config.unlocked():
@@ -59,15 +55,15 @@ def check(config: ConfigDict) -> None:
   options, defaults = config.to_dict(), base.get_config().to_dict()
   known = flatten(defaults)
   for name, value in flatten(options).items():
-    section, _, rest = name.partition('.')
+    section = name.split('.')[0]
     if answer := renamed(name, value=value):
       raise ValueError(answer)
     if own(name, defaults):
       check_own(name, options[section]['name'])
       continue
-    if name not in known and section in CHOICES and '.' not in rest:
+    if name not in known:
       raise ValueError(unknown(name, list(known)))
-    rule = rule_of(name, known.get(name))
+    rule = rule_of(name, known[name])
     if rule and not rule.fits(value):
       raise ValueError(f'config.{name}={shown(value)}: takes {rule.takes}')
   check_times(options)

@@ -1,6 +1,6 @@
-"""The depth and normal estimators that control variates look through: each (load, see), `load` ()
--> weights and `see` (weights, images [N, H, W, 3] in [0, 1]) -> disparity [N, h, w] or unit normals
-[N, h, w, 3] (x right, y up, z towards the camera).
+"""The depth and normal estimators that control variates look through: each (load,
+estimate), `load` () -> weights and `estimate` (weights, images [N, H, W, 3] in [0, 1]) -> disparity
+[N, h, w] or unit normals [N, h, w, 3] (x right, y up, z towards the camera).
 
 `path` '' is the toybox's own; else a published one: a folder of Depth Anything or DPT-Hybrid in
 transformers' layout, config.json beside its weights (for normals with head_channels 3), or MiDaS's
@@ -42,13 +42,13 @@ def loader(network, file: pathlib.Path, rows: tuple, sides: tuple[int, int]) -> 
 
 def through(network, file: pathlib.Path, rows: tuple, *, size: int, multiple: int,
             normalization: str) -> tuple[Callable, Callable]:
-  """(load, see) of a network; what it returns, as it is."""
+  """(load, estimate) of a network; what it returns, as it is."""
   sides = interpolate.network_size(size, size, size=size, multiple=multiple)
 
-  def see(weights, x):
+  def estimate(weights, x):
     return network.apply({'params': weights},
                          interpolate.preprocess(x, shape=sides, normalization=normalization))
-  return loader(network, file, rows, sides), see
+  return loader(network, file, rows, sides), estimate
 
 
 def hybrid(path: str, option: str, *, channels: int) -> tuple[dpt.DPTForDepthEstimation,
@@ -87,7 +87,7 @@ def normals(path: str, *, size: int) -> tuple[Callable, Callable]:
   """Unit normals of the camera's frame."""
   if not path:
     return geometry.shipped, lambda weights, x: geometry.geometry(weights, x)[1]
-  load, see = through(*hybrid(path, 'config.estimator.ssd.normals', channels=3), size=size,
+  load, estimate = through(*hybrid(path, 'config.estimator.ssd.normals', channels=3), size=size,
                       multiple=32,
                       normalization='omnidata_normal')
-  return load, lambda weights, x: dpt.unit_normals(see(weights, x))
+  return load, lambda weights, x: dpt.unit_normals(estimate(weights, x))

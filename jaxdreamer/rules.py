@@ -8,7 +8,8 @@ from typing import Any, Callable, NamedTuple
 
 from jaxdreamer import seeds
 from jaxdreamer.estimators.ssd import FORMS
-from jaxdreamer.estimators.weights import WEIGHTS
+from jaxdreamer.sampling import WEIGHTS
+from jaxdreamer.scenes.fields import ACTIVATIONS, BLOBS
 
 Number = float | int
 DTYPES = ('bfloat16', 'float16', 'float32')
@@ -75,9 +76,10 @@ def schedule(low: float, *, high: float = math.inf) -> Rule:
               lambda v: is_schedule(v, low, high))
 
 
-def numbers(low: float, *, count: int) -> Rule:
-  return Rule(f'{count} numbers, each {low:g} or more',
-              lambda v: is_row(v) and len(v) == count and all(is_number(n) and n >= low for n in v))
+def numbers(low: float, *, count: int, high: float = math.inf) -> Rule:
+  return Rule(f'{count} numbers, each{bounds(low, high).removeprefix(",")}',
+              lambda v: is_row(v) and len(v) == count and all(is_number(n) and low <= n <= high
+                                                              for n in v))
 
 
 def wholes(low: int, *, least: int = 1) -> Rule:
@@ -138,13 +140,16 @@ RULES = {
   'scene.hashgrid.band': schedule(0.),
   'scene.mlp.blur': schedule(0.), 'scene.mlp.octaves': whole(0), 'scene.*.radius': above(0.),
   'scene.*.extent': above(0.),
-  'scene.*.strength': number(0.),
+  'scene.*.strength': number(0.), 'scene.*.scale': number(0.),
+  'scene.*.activation': one_of(*ACTIVATIONS), 'scene.*.blob': one_of(*BLOBS),
+  'scene.*.features': whole(3), 'scene.image.thickness': above(0.),
+  'scene.image.density': above(0.),
   'prior.empirical.images': whole(1), 'prior.empirical.bandwidth': above(0.),
   'prior.*.image_size': whole(1),
   'prior.*.dtype': one_of(*DTYPES),
-  'estimator.csd.negative': schedule(0.), 'estimator.*.guidance': schedule(0.),
-  'estimator.*.negatives': number(0.),
-  'estimator.*.weight': one_of(*WEIGHTS), 'estimator.ssd.phi': NAMES,
+  'estimator.csd.omega2': schedule(0.), 'estimator.*.guidance': schedule(0.),
+  'perp_neg': number(0.), 'sampling.weight': one_of(*WEIGHTS), 'estimator.ssd.phi': NAMES,
+  'estimator.ssd.mu': one_of('learned', 'moments', 'parameters'),
   'estimator.ssd.per': some_of('h', 'w', 'c'),
   'estimator.ssd.form': one_of(*FORMS), 'estimator.ssd.bins': whole(1),
   'estimator.ssd.every': whole(1),
@@ -163,8 +168,10 @@ RULES = {
   'render.radius': above(0.),
   'render.stages': STAGES, 'render.shaded': schedule(0., high=1.),
   'render.textureless': schedule(0., high=1.),
-  'render.random_background': number(0., high=1.), 'render.light.distance': span(0., open_at=(0.,)),
-  'render.light.jitter': number(0.), 'render.normals': one_of('exact', 'forward', 'central'),
+  'render.random_background': number(0., high=1.),
+  'render.backgrounds.*.rgb': numbers(0., count=3, high=1.),
+  'render.light.distance': span(0., open_at=(0.,)), 'render.light.jitter': number(0.),
+  'render.normals': one_of('exact', 'forward', 'central'),
   'regularizers.*': schedule(0.),
   'optim.groups': GROUPS, 'optim.b?': below(1.), 'optim.eps': number(0.),
   'optim.weight_decay': number(0.),
@@ -174,7 +181,7 @@ RULES = {
   'eval.size': whole(1), 'eval.samples': whole(1), 'eval.fine': whole(0), 'eval.chunk': whole(0),
   'eval.mesh_resolution': whole(8, high=512), 'eval.radius': number(0.),
 }
-SIZES = whole(1)                                 # whole numbers of a scene: levels, widths, pixels
+SIZES = whole(1)       # whole numbers of a scene or a background: levels, widths, pixels
 
 
 def is_text(text: str) -> bool:
@@ -192,7 +199,7 @@ def rule_of(name: str, default: Any) -> Rule | None:
   for pattern, rule in RULES.items():
     if fnmatchcase(name, pattern):
       return rule
-  if name.startswith('scene.') and type(default) is int:
+  if name.startswith(('scene.', 'render.backgrounds.')) and type(default) is int:
     return SIZES
   return KINDS.get(type(default))
 

@@ -1,5 +1,5 @@
-"""The draws of a step, for any estimator: where in (t, camera) space each view stands, and its
-noise.
+"""What a step draws, for any estimator: where in (t, camera) space each view stands, its noise, and
+what its residual is weighed by.
 
 A design maps (key, view ids, number of views in the step, dimensions) to u in [0, 1). It sees *all*
 views of the step, whatever device holds them: every device draws the same permutation and picks its
@@ -9,17 +9,27 @@ of it at no cost and without bias. Several draws for one render share its cost, 
 it is linear, so their residuals are averaged before it (CARV, Bettencourt et al. 2026).
 """
 import math
+from functools import partial
 from typing import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jaxdreamer.types import Draws
+from jaxdreamer.schedules import Schedule, at
+from jaxdreamer.types import Camera, Draws, NoiseSchedule
+
+MOVE = 102                               # what a step's key is folded with to move cameras
+# w(t), the weight of a residual at time t: each (noise schedule, t [N]) -> [N]
+WEIGHTS = {
+  'sigma2': lambda noise, t: noise.sigma(t) ** 2,                             # DreamFusion
+  'uniform': lambda noise, t: jnp.ones_like(t),
+  'alpha_sigma2': lambda noise, t: noise.alpha(t) * noise.sigma(t) ** 2,      # Fantasia3D
+}
 
 
 def by_view(key, ids):
-  """One key a view."""
+  """One key a view: jax.random.fold_in(key, i) of each i."""
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
 
 
@@ -83,16 +93,16 @@ def inverse_cdf(u: Float[Array, '*n'], density: tuple[float, ...]) -> tuple[Floa
 
 
 def draws(key: Key[Array, ''], u: Float[Array, 'V M'], ids: Int[Array, 'V'], *,
-          t_min: Float[Array, ''] | float,
-          t_max: Float[Array, ''] | float, shape: tuple[int, ...],
-          density: tuple[float, ...] = (1.,),
-          antithetic: bool = False) -> Draws:
+          t_min: Float[Array, ''] | float, t_max: Float[Array, ''] | float,
+          shape: tuple[int, ...], w: Callable[[Array], Array] = jnp.ones_like,
+          density: tuple[float, ...] = (1.,), antithetic: bool = False) -> Draws:
   """The N = V M draws of a step, those of one view side by side; N = 2 V M when `antithetic`: then
   each (t, eps) is followed by (t, -eps).
 
   t = t_min + v (t_max - t_min) with v of the histogram `density`: draw j of a view takes u from the
   j-th of M strata.
-  eps ~ N(0, I) of latent `shape`; `weight` keeps the mean what a uniform density gives.
+  eps ~ N(0, I) of latent `shape`; `weight` is `w` (t [N]) -> [N] times what keeps the mean that of
+  a uniform density.
   """
   k_eps, k_more = jax.random.split(key)
   each = u.shape[1]
@@ -102,14 +112,41 @@ def draws(key: Key[Array, ''], u: Float[Array, 'V M'], ids: Int[Array, 'V'], *,
   if antithetic:
     place, weight = (jnp.repeat(a, 2, 1) for a in (place, weight))
     eps = flat(jnp.stack([eps, -eps], 2)).reshape(len(ids), 2 * each, *shape)
-  more = by_view(k_more, ids) if place.shape[1] == 1 else flat(
-      jax.vmap(lambda k: jax.random.split(k, place.shape[1]))(
-by_view(k_more, ids)))
-  return Draws(t=t_min + flat(place) * (t_max - t_min), eps=flat(eps), weight=flat(weight),
-               key=more)
+  more = by_view(k_more, ids)
+  if place.shape[1] > 1:
+    more = flat(jax.vmap(lambda k: jax.random.split(k, place.shape[1]))(more))
+  t = t_min + flat(place) * (t_max - t_min)
+  return Draws(t=t, eps=flat(eps), weight=flat(weight) * w(t), key=more,
+               t_min=jnp.full_like(t, t_min))
 
 
-def make_draw(*, t_min: Callable, t_max: Callable, **options) -> Callable:
-  """(key, u, ids, step) -> Draws, with t's range given by two schedules of the step."""
-  return lambda key, u, ids, step: draws(key, u, ids, t_min=t_min(step), t_max=t_max(step),
-                                         **options)
+def make_draw(*, noise: NoiseSchedule, shape: tuple[int, ...], t_min: Schedule = (.02,),
+              t_max: Schedule = (.98,), weight: str = 'sigma2', density: tuple[float, ...] = (1.,),
+              antithetic: bool = False) -> Callable[..., Draws]:
+  """(key, u, ids, step) -> Draws, with t's range given by two schedules, and w by its name in
+  WEIGHTS. ValueError for a name that is not there."""
+  if weight not in WEIGHTS:
+    raise ValueError(f'config.sampling.weight={weight!r}: takes one of {sorted(WEIGHTS)}')
+  return lambda key, u, ids, step: draws(key, u, ids, t_min=at(t_min, step), t_max=at(t_max, step),
+                                         shape=shape, w=partial(WEIGHTS[weight], noise),
+                                         density=density, antithetic=antithetic)
+
+
+def make_sample(*, design: Callable[..., Array], camera_from: Callable[[Array], Camera],
+                draw: Callable[..., Draws], views: int, dims: int = 1,
+                move: Callable[..., Camera] | None = None) -> Callable:
+  """(key, ids [local views], step) -> (camera [V], Draws, one key a view for rendering).
+
+  `design` spreads (azimuth, elevation, distance, fov, t of `dims` draws) over the step's `views`
+  views; `camera_from` (u [4]) -> Camera, which `move` (key, Camera, step) -> Camera may change;
+  `draw` (key, u [V, dims], ids, step) -> Draws.
+  """
+  def sample(key, ids, step):
+    k_where, k_draw, k_render = jax.random.split(key, 3)
+    u = design(k_where, ids, views=views, dims=4 + dims)
+    camera = jax.vmap(camera_from)(u[:, :4])
+    if move:
+      camera = jax.vmap(move, (0, 0, None))(by_view(jax.random.fold_in(key, MOVE), ids), camera,
+                                            step)
+    return camera, draw(k_draw, u[:, 4:], ids, step), by_view(k_render, ids)
+  return sample

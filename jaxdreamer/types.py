@@ -16,6 +16,21 @@ from typing import Any, Callable, NamedTuple
 import flax.struct
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+# The signatures that records are made of. Params: what is trained; Code: what a scene makes of it.
+Params = PyTree
+Code = PyTree
+# (code, xyz [3]) -> density [], features [F] (the first three: albedo in [0, 1])
+Field = Callable[[Code, Array], tuple[Array, Array]]
+Distance = Callable[[Code, Array], Array]        # (code, xyz [3]) -> [], negative inside
+# (code, one Camera, key, step) -> its Rendering [H, W]
+Render = Callable[[Code, 'Camera', Array, Any], 'Rendering']
+# (weights, z_t [V h w c], t [V], text [V L D], camera [V] or None) -> eps_hat [V h w c]
+Predict = Callable[[Any, Array, Array, Array, 'Camera | None'], Array]
+# (draws of N, est, prior, z [N h w c], views [N], step) -> r [N h w c], {name: what to watch}
+Residual = Callable[['Draws', Params, 'Prior', Array, 'Views', Any], tuple[Array, dict[str, Array]]]
+Loss = Callable[['Draws', Params, 'Prior', Array, 'Views', Any], Any]      # as Residual's -> []
+Rate = Callable[[Array], Array]                  # t [N] -> alpha or sigma [N]
+
 
 class Camera(NamedTuple):
   """One pinhole camera, or a batch with leading axes. `world_from_camera` is rigid; position is its
@@ -25,6 +40,8 @@ class Camera(NamedTuple):
   azimuth: Float[Array, '*b']
   elevation: Float[Array, '*b']
   distance: Float[Array, '*b']
+  # 0 or False where a prior must not look at the camera; None: it may, everywhere
+  known: Array | None = None
 
 
 class Rays(NamedTuple):
@@ -45,15 +62,22 @@ class Text(NamedTuple):
   noise: Float[Array, 'Z'] | None = None
 
 
+class PerpNeg(NamedTuple):
+  """What Perp-Neg leads away from: K texts of each view, and their weights, negative or 0. K = 0 is
+  plain guidance."""
+  texts: tuple[Float[Array, 'V L D'], ...] = ()
+  weights: Float[Array, 'V K'] | None = None
+
+
 class Views(NamedTuple):
-  """The views of one step as a prior sees them: cameras, the text row of each, and whether the
-  prior may read the camera."""
-  camera: Camera                       # [V]
-  text: Float[Array, 'V L D']
+  """The views of one step as a prior is asked about them: cameras, and the text rows of each. Texts
+  of one prompt are made into it by conditioning.condition."""
+  camera: Camera | None                # [V]
+  text: Float[Array, 'V L D']          # the prompt with the words of the view
   plain: Float[Array, 'V L D']
   null: Float[Array, 'V L D']
   negative: Float[Array, 'V L D']
-  words: Float[Array, 'V 4 L D'] | None = None  # the rows of all four view words, for Perp-Neg
+  perp_neg: PerpNeg = PerpNeg()
   # the step's Rendering [V, H, W], held fixed: what a control variate may compare with
   rendering: Any = None
 
@@ -73,37 +97,46 @@ class Rendering(NamedTuple):
 
 
 class Scene(NamedTuple):
-  """A differentiable 3D representation.  `field` is written for one point; callers vmap."""
-  init: Callable                       # key -> params
-  prepare: Callable  # (params, y) -> code; identity for one prompt, a generator for many
-  field: Callable  # (code, xyz [3]) -> density [], features [F] (the first three: albedo in [0, 1])
-  focus: Callable = lambda code, step: code  # coarse to fine: the code as `step` sees it
-  # (code, xyz) -> [], negative inside: the signed distance its density is made of
-  distance: Callable | None = None
+  """A differentiable 3D representation. `field` is written for one point; callers vmap.
+
+      code = scene.focus(scene.prepare(scene.init(key), text), step)
+      density, features = scene.field(code, jnp.zeros(3))
+  """
+  init: Callable[[Array], Params]                # key -> params
+  # (params, Text or None) -> code; identity for one prompt, a generator for many
+  prepare: Callable[[Params, Any], Code]
+  field: Field
+  # coarse to fine: the code as `step` sees it
+  focus: Callable[[Code, Any], Code] = lambda code, step: code
+  distance: Distance | None = None               # the signed distance its density is made of
 
 
 @flax.struct.dataclass
 class NoiseSchedule:
   """z_t = alpha(t) z + sigma(t) eps, alpha^2 + sigma^2 = 1."""
-  alpha: Callable = flax.struct.field(pytree_node=False)
-  sigma: Callable = flax.struct.field(pytree_node=False)
+  alpha: Rate = flax.struct.field(pytree_node=False)
+  sigma: Rate = flax.struct.field(pytree_node=False)
 
 
 @flax.struct.dataclass
 class Prior:
   """A frozen 2D diffusion model. A pytree whose only leaves are weights, so they enter jit as
-  arguments, not constants."""
+  arguments, not constants.
+
+      text = prior.embed('a red cube')
+      eps_hat = prior.eps(z_t, t, text.plain[None], None)        # z_t [1, h, w, c], t [1]
+  """
   weights: PyTree
   schedule: NoiseSchedule
   image_size: int = flax.struct.field(pytree_node=False)
-  latent: tuple = flax.struct.field(pytree_node=False)         # (h, w, c) of an encoded image
+  latent: tuple[int, int, int] = flax.struct.field(pytree_node=False)  # of an encoded image, h w c
   # (weights, x [V,H,W,3]) -> z [V,h,w,c], differentiable
-  encode_fn: Callable = flax.struct.field(pytree_node=False)
-  decode_fn: Callable = flax.struct.field(pytree_node=False)   # (weights, z) -> x
-  # (weights, z_t, t [V], text [V,L,D], camera | None) -> eps_hat
-  eps_fn: Callable = flax.struct.field(pytree_node=False)
+  encode_fn: Callable[[Any, Array], Array] = flax.struct.field(pytree_node=False)
+  # (weights, z) -> x
+  decode_fn: Callable[[Any, Array], Array] = flax.struct.field(pytree_node=False)
+  eps_fn: Predict = flax.struct.field(pytree_node=False)
   # (weights, prompt, negative) -> Text; on the host, once
-  embed_fn: Callable = flax.struct.field(pytree_node=False)
+  embed_fn: Callable[[Any, str, str], Text] = flax.struct.field(pytree_node=False)
   # by the network itself: of diffusion.PREDICTIONS
   predicted: str = flax.struct.field(pytree_node=False, default='epsilon')
   # eps takes a LoRA's parameters beside its own: lora.beside
@@ -111,26 +144,33 @@ class Prior:
   # so many successive rows are views of one scene to eps
   views_per_scene: int = flax.struct.field(pytree_node=False, default=1)
   # (weights, keys [V], x) -> z, or no draw
-  sample_fn: Callable | None = flax.struct.field(pytree_node=False, default=None)
+  sample_fn: Callable[[Any, Array, Array], Array] | None = flax.struct.field(
+    pytree_node=False, default=None)
 
-  def encode(self, x):
+  def encode(self, x: Float[Array, 'V H W 3']) -> Float[Array, 'V h w c']:
+    """Images in [0, 1] -> latents, differentiable."""
     return self.encode_fn(self.weights, x)
 
-  def sample(self, keys, x):
+  def sample(self, keys: Key[Array, 'V'],
+             x: Float[Array, 'V H W 3']) -> Float[Array, 'V h w c']:
     """A draw of the latents whose mean is encode(x), by a key for each image; the mean itself where
     the prior draws none."""
     return self.sample_fn(self.weights, keys, x) if self.sample_fn else self.encode(x)
 
-  def decode(self, z):
+  def decode(self, z: Float[Array, 'V h w c']) -> Float[Array, 'V H W 3']:
+    """Latents -> images."""
     return self.decode_fn(self.weights, z)
 
-  def eps(self, z_t, t, text, camera):
-    """Predicted noise; text [V, L, D] rows from Text; camera [V] or None for a camera-free
-    prediction. A camera whose fov is 0 is not told either. Each `views_per_scene` successive rows
-    are one scene: one t, one ring of cameras."""
+  def eps(self, z_t: Float[Array, 'V h w c'], t: Float[Array, 'V'], text: Float[Array, 'V L D'],
+          camera: Camera | None) -> Float[Array, 'V h w c']:
+    """Predicted noise; text rows from Text; camera None for a camera-free prediction, which is that
+    of each camera that is not `known`, too. Each `views_per_scene` successive rows are one scene:
+    one t, one ring of cameras."""
     return self.eps_fn(self.weights, z_t, t, text, camera)
 
-  def embed(self, prompt, negative=''):
+  def embed(self, prompt: str, negative: str = '') -> Text:
+    """What the text encoder makes of a prompt and of what guidance leads away from; on the
+    host."""
     return self.embed_fn(self.weights, prompt, negative)
 
 
@@ -139,9 +179,9 @@ class Draws(NamedTuple):
   no other randomness."""
   t: Float[Array, 'N']
   eps: Float[Array, 'N h w c']
-  # importance weight p(t) / q(t), 1 where q = p; times w(t) by the time an estimator sees it
-  weight: Float[Array, 'N']
+  weight: Float[Array, 'N']            # w(t) p(t) / q(t): the step multiplies the residual by it
   key: Key[Array, 'N']                 # for whatever more an estimator needs
+  t_min: Float[Array, 'N']             # the least t that this step draws
 
 
 class Probe(NamedTuple):
@@ -149,22 +189,27 @@ class Probe(NamedTuple):
   few cotangents once they are pulled back to the scene's parameters. Every so many steps, of the
   draws of one view: all views have one distribution."""
   every: int                           # steps
-  vectors: Callable  # residual's arguments -> [N K h w c], which the step weighs as it does r
-  loss: Callable                       # (inner products [M K K], the M draws, est) -> []
+  # residual's arguments -> [N K h w c], which the step weighs as it does r
+  vectors: Callable[['Draws', Params, 'Prior', Array, 'Views', Any], Array]
+  loss: Callable[[Array, Draws, Params], Any]    # (inner products [M K K], M draws, est) -> []
 
 
 class Estimator(NamedTuple):
   """A score-distillation estimator: a residual at z, and what it learns for itself (nothing, for
-  most).
+  most). It knows nothing of the run: the step multiplies r by the weight of each draw.
 
-  The step multiplies each draw's residual by `weight` and by p(t) / q(t): `residual` has neither.
+      def raw():
+        def residual(draws, est, prior, z, views, step):
+          z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
+          return prior.eps(z_t, draws.t, views.text, views.camera), {}
+        return Estimator(residual)
   """
-  residual: Callable                   # (draws, est, prior, z, views, step) -> r [N h w c], info
-  init: Callable = lambda key: ()      # key -> est
-  loss: Callable = lambda *_: 0.       # residual's arguments -> []
-  # w of estimators/weights.py: (schedule, t [N]) -> [N]
-  weight: Callable = lambda schedule, t: 1. + 0. * t
+  residual: Residual
+  init: Callable[[Array, Prior], Params] = lambda key, prior: ()         # -> est
+  loss: Loss = lambda *_: 0.
   probe: Probe | None = None
+  weight: str | None = None            # the w(t) it asks for, whatever config.sampling.weight is
+  load: Callable[[], dict[str, Any]] = dict      # more weights that prior.weights are to hold
 
 
 @flax.struct.dataclass

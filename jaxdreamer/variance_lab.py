@@ -35,7 +35,7 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, comparison, optim, registry, statistics, train_step
+from jaxdreamer import build, comparison, optim, parallel, schedules, statistics, train_step
 from jaxdreamer.types import Draws, Text, TrainState
 
 PUBLISHED = {'design': 'independent', 'draws': 1, 'antithetic': False, 'density': (1.,)}
@@ -82,7 +82,7 @@ def configured(config: ConfigDict, method: str) -> ConfigDict:
   config.mesh.data = 1
   config.sampling.update(PUBLISHED)
   for name in config.regularizers:
-    config.regularizers[name] = registry.NEVER
+    config.regularizers[name] = schedules.NEVER
   name, *options = shlex.split(method)
   for option in [f'estimator.name={name}', *options]:
     path, _, text = option.partition('=')
@@ -176,13 +176,13 @@ def make_nested(parts: build.Parts, *, renders: int, times: int, noises: int) ->
       drawn = jax.vmap(lambda k: jax.tree.map(lambda a: a[0], parts.sample(k, one, step)[1]))
       under, fresh = drawn(jax.random.split(k_times, times)), drawn(
           jax.random.split(k_noises, times * noises))
-      draws = Draws(t=jnp.repeat(under.t, noises), eps=fresh.eps,
-                    weight=jnp.repeat(under.weight, noises), key=fresh.key)
-      z, cost, told, pullback = parts.picture(params['scene'], prior, text, camera,
-                                              k_render[None], step)
-      told, latent = jax.tree.map(lambda a: jnp.repeat(a, times * noises, 0),
-                                  (told, jax.lax.stop_gradient(z)))
-      r, _ = train_step.residual(parts.estimator, draws, params['est'], prior, latent, told, step)
+      draws = Draws(eps=fresh.eps, key=fresh.key, **{
+        name: jnp.repeat(getattr(under, name), noises) for name in ('t', 'weight', 't_min')})
+      z, cost, views, pullback = parts.render_latents(params['scene'], prior, text, camera,
+                                                      k_render[None], step)
+      views, latent = jax.tree.map(lambda a: jnp.repeat(a, times * noises, 0),
+                                   (views, jax.lax.stop_gradient(z)))
+      r, _ = train_step.residual(parts.estimator, draws, params['est'], prior, latent, views, step)
       return r, jax.vmap(lambda r: flat(pullback(r[None], jnp.zeros_like(cost))))(r), draws.t
     r, grads, t = jax.vmap(rendered)(*(jax.random.split(k, renders) for k in (k_renders, k_draws)))
 
@@ -214,7 +214,7 @@ def make_step(parts: build.Parts, mesh, *, views: int, how: str = 'shard_map',
   drops nothing that a train step computes."""
   tx = recorded(parts.tx)
   local_step = train_step.make_local_step(sample=parts.sample, gradient=parts.gradient, tx=tx)
-  mapped = train_step.data_parallel(local_step, mesh, how=how, many=many)
+  mapped = parallel.data_parallel(local_step, mesh, how=how, many=many)
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
   def begin(key, params, step):
@@ -231,7 +231,8 @@ def subject(config: ConfigDict, method: str, *, renders: int = 2, times: int = 2
   changed = configured(config, method)
   mesh = build.make_mesh(changed)
   job = build.job(changed, mesh)
-  plain = not any(option.startswith('sampling.') for option in shlex.split(method)[1:])
+  plain = not any(option.startswith('sampling.') and not option.startswith('sampling.weight=')
+                  for option in shlex.split(method)[1:])
   nested = jax.jit(make_nested(job.parts, renders=renders, times=times,
                                noises=noises)) if plain else None
   return Method(method, job, changed, nested, mean_of(changed), *make_step(
@@ -281,9 +282,9 @@ def measure(key: Key[Array, ''], subjects: list[Method], prompt: str, scene: PyT
     text = s.job.embed(prompt)
     est = learned[s.name] = kept[s.name] if s.name in kept else learn(
       k_learn, s, before.get(s.name), scene, text, step, steps=warm)
-    told = {'scene': scene, 'est': est}, s.job.prior, text, at
+    args = {'scene': scene, 'est': est}, s.job.prior, text, at
     if v is None:
-      squares = (jax.tree.map(jnp.square, s.gradient(k, *told))
+      squares = (jax.tree.map(jnp.square, s.gradient(k, *args))
                  for k in jax.random.split(k_held, HELD))
       total = next(squares)
       for square in squares:
@@ -291,14 +292,14 @@ def measure(key: Key[Array, ''], subjects: list[Method], prompt: str, scene: PyT
       v = jax.tree.map(lambda square: square / HELD, total)
     nested = (None, None, None)
     if s.nested:
-      seen = [jax.device_get(s.nested(k, *told)) for k in jax.random.split(k_nested, cameras)]
+      seen = [jax.device_get(s.nested(k, *args)) for k in jax.random.split(k_nested, cameras)]
       sections, power = zip(*seen)
       nested = (*(gather([c[space] for c in sections], shape) for space in ('image', 'parameter')),
                 tuple(np.concatenate(a) for a in zip(*power)))
     adam = s.config.optim
     drawn = []
     for k in jax.random.split(k_whole, repeats):
-      g = s.gradient(k, *told)
+      g = s.gradient(k, *args)
       drawn.append(jax.device_get((flat(g), flat(divided(g, v, adam.b2, adam.eps)))))
     plain, scaled = (np.stack(x).astype(np.float64) for x in zip(*drawn))
     reference = plain if reference is None else reference

@@ -7,22 +7,23 @@ import pytest
 
 from configs import toybox as toybox_config
 from jaxdreamer import build, cameras, train_step
-from jaxdreamer.control_variates.constant import constant
-from jaxdreamer.diffusion import against
+from jaxdreamer.conditioning import condition
+from jaxdreamer.diffusion import perp_neg_texts
 from jaxdreamer.estimators.asd import asd
 from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.priors.gaussian import gaussian
-from jaxdreamer.types import Draws, Views
+from jaxdreamer.types import Draws, Text, Views
 
 MEAN, NULL, STD, N = .4, -.3, .5, 100_000
 PRIOR = gaussian(jnp.full((1, 1, 1), MEAN), std=STD, null_mean=jnp.full((1, 1, 1), NULL))
 
 
-def draws(n, t):
+def draws(n, t, *, t_min=.02):
   eps = jax.random.normal(jax.random.key(0), (n, 1, 1, 1))
-  return Draws(jnp.broadcast_to(t, (n,)), eps, jnp.ones(n), jax.random.split(jax.random.key(1), n))
+  return Draws(jnp.broadcast_to(t, (n,)), eps, jnp.ones(n),
+               jax.random.split(jax.random.key(1), n), jnp.full(n, t_min))
 
 
 def views(n, *, negative=0.):
@@ -30,8 +31,8 @@ def views(n, *, negative=0.):
   return Views(None, one, one, zero, zero + negative)
 
 
-def residual(estimator, *, n=64, t=.4, z=.2, negative=0.):
-  return train_step.residual(estimator, draws(n, t), (), PRIOR, jnp.full((n, 1, 1, 1), z),
+def residual(estimator, *, n=64, t=.4, z=.2, negative=0., **options):
+  return train_step.residual(estimator, draws(n, t, **options), (), PRIOR, jnp.full((n, 1, 1, 1), z),
                              views(n, negative=negative), 0)[0]
 
 
@@ -42,17 +43,17 @@ def gain(t):
 
 
 def test_sds_is_the_conditional_term_plus_scale_minus_one_times_csd():
-  one, five = (residual(sds(guidance=lambda i, s=s: s)) for s in (1., 5.))
+  one, five = (residual(sds(guidance=s)) for s in (1., 5.))
   np.testing.assert_allclose(five, one + 4. * residual(csd()), rtol=1e-4, atol=1e-6)
 
 
 def test_csd_is_its_closed_form_whatever_the_noise():
   b, alpha, sigma = gain(.4)
-  np.testing.assert_allclose(residual(csd()), sigma ** 2 * b * alpha * (NULL - MEAN), rtol=1e-4)
+  np.testing.assert_allclose(residual(csd()), b * alpha * (NULL - MEAN), rtol=1e-4)
 
 
 def test_a_negative_prompt_takes_over_from_the_empty_one():
-  half = csd(negative=lambda i: .5)
+  half = csd(omega2=.5)
   # the negative prompt is the empty one
   np.testing.assert_allclose(residual(half), residual(csd()), rtol=1e-5)
   # the prompt itself
@@ -63,20 +64,19 @@ def test_a_normalized_residual_has_length_one_and_the_same_direction():
   eps = jax.random.normal(jax.random.key(0), (8, 2, 2, 3))
   several = gaussian(jax.random.normal(jax.random.key(1), (2, 2, 3)), std=STD,
                      null_mean=jnp.zeros((2, 2, 3)))
-  told = Draws(jnp.linspace(.1, .9, 8), eps, jnp.arange(1., 9.),
-               jax.random.split(jax.random.key(2), 8))
+  d = Draws(jnp.linspace(.1, .9, 8), eps, jnp.arange(1., 9.),
+            jax.random.split(jax.random.key(2), 8), jnp.zeros(8))
   z = jax.random.normal(jax.random.key(3), eps.shape)
-  of = lambda **kw: train_step.residual(csd(**kw), told, (), several, z, views(8),
+  of = lambda **kw: train_step.residual(csd(**kw), d, (), several, z, views(8),
                                         0)[0].reshape(8, -1)
   plain, unit = of(), of(normalize=True)
   # the draws' own weight is kept
-  np.testing.assert_allclose(np.linalg.norm(unit, axis=1), told.weight, rtol=1e-4)
+  np.testing.assert_allclose(np.linalg.norm(unit, axis=1), d.weight, rtol=1e-4)
   np.testing.assert_allclose(unit / np.linalg.norm(unit, axis=1, keepdims=True),
                              plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-5)
-  # w(t) has no say
-  np.testing.assert_allclose(of(normalize=True, weight='uniform'), unit, atol=1e-5)
+  assert csd(normalize=True).weight == 'uniform' and csd().weight is None      # w(t) has no say
   alike = gaussian(jnp.zeros((2, 2, 3)), std=STD)
-  assert np.isfinite(csd(normalize=True).residual(told, (), alike, z, views(8), 0)[0]).all()
+  assert np.isfinite(csd(normalize=True).residual(d, (), alike, z, views(8), 0)[0]).all()
 
 
 def test_perp_neg_of_csd_leads_away_as_seen_from_the_negative_prompt():
@@ -89,71 +89,61 @@ def test_perp_neg_of_csd_leads_away_as_seen_from_the_negative_prompt():
   prior = PRIOR.replace(eps_fn=lambda weights, z_t, t, text, camera: jnp.broadcast_to(
       text[:, None], (len(t), 1, 1, 3)))
   camera = jax.tree.map(lambda a: a[None], cameras.orbital(1., .2, 2., .7))
-  words = jnp.concatenate([rows[name] for name in ('front', 'side', 'back', 'above')])[None]
-  seen = Views(camera, rows['front'], rows['front'], rows['null'], rows['negative'], words)
+  words = jnp.stack([rows[name][0] for name in ('front', 'side', 'back', 'above')])
+  views = condition(Text(words, rows['front'][0], rows['null'][0], rows['negative'][0]), camera,
+                    perp_neg=3.)
   z = jnp.zeros((1, 1, 1, 3))
-  one = Draws(jnp.full(1, .4), z, jnp.ones(1), jax.random.split(jax.random.key(1), 1))
-  text, others, weights = (np.asarray(a[0]) for a in jax.vmap(against)(words, camera.azimuth,
-                                                                       camera.elevation))
-  for share, base in ((.25, 'negative'), (None, 'null')):
-    estimator = csd(negative=share and (lambda i: share), negatives=3., weight='uniform')
+  one = Draws(jnp.full(1, .4), z, jnp.ones(1), jax.random.split(jax.random.key(1), 1),
+              jnp.zeros(1))
+  text, others, weights = map(np.asarray, perp_neg_texts(words, camera.azimuth[0],
+                                                         camera.elevation[0]))
+  for share, base in ((.25, 'negative'), (0., 'null')):
     y, null, away = text[0], np.ravel(rows['null']), np.ravel(rows['negative'])
     direction = y - np.ravel(rows[base])
-    expected = y + ((share or 0.) - 1.) * null - (share or 0.) * away
+    expected = y + (share - 1.) * null - share * away
     for other, weight in zip(others[:, 0], 3. * weights):
       off = other - np.ravel(rows[base])
       expected = expected + weight * (off - off @ direction / (direction @ direction) * direction)
-    np.testing.assert_allclose(np.ravel(estimator.residual(one, (), prior, z, seen, 0)[0]),
-                               expected, rtol=1e-5)
+    r, _ = csd(omega2=share).residual(one, (), prior, z, views, 0)
+    np.testing.assert_allclose(np.ravel(r), expected, rtol=1e-5)
 
 
 def test_asd_without_a_shift_is_csd_times_scale_minus_one():
-  still = asd(guidance=lambda i: 5., t_min=lambda i: .02, eta=0.)
+  still = asd(guidance=5., eta=0.)
   np.testing.assert_allclose(residual(still), 4. * residual(csd()), rtol=1e-3, atol=1e-6)
 
 
-GUIDED = {
-  'sds': lambda **kw: sds(guidance=lambda i: 5., **kw),
-  'asd': lambda **kw: asd(guidance=lambda i: 5., t_min=lambda i: .02, **kw),
-  'ssd': lambda **kw: ssd(guidance=lambda i: 5., phi=(constant(),), shape=(1, 1, 1), **kw),
-}
+GUIDED = {'sds': sds(guidance=5.), 'asd': asd(guidance=5.), 'ssd': ssd(guidance=5.)}
 
 
-@pytest.mark.parametrize('make', GUIDED.values(), ids=GUIDED.keys())
-def test_guidance_away_from_the_prompt_itself_is_none(make):
-  estimator = make()
+@pytest.mark.parametrize('estimator', GUIDED.values(), ids=GUIDED.keys())
+def test_guidance_away_from_the_prompt_itself_is_none(estimator):
   run = lambda negative, prior=PRIOR: estimator.residual(
-    draws(64, .4), estimator.init(jax.random.key(0)), prior, jnp.full((64, 1, 1, 1), .2),
+    draws(64, .4), estimator.init(jax.random.key(0), prior), prior, jnp.full((64, 1, 1, 1), .2),
     views(64, negative=negative), 0)[0]
   alone = gaussian(jnp.full((1, 1, 1), MEAN), std=STD)           # no prompt changes its prediction
   np.testing.assert_allclose(run(1.), run(0., alone), rtol=1e-4, atol=1e-5)
   assert np.abs(run(1.) - run(0.)).max() > .01
 
 
-@pytest.mark.parametrize('make', [*GUIDED.values(), csd], ids=[*GUIDED.keys(), 'csd'])
-def test_perp_neg_leaves_plain_guidance_where_nothing_is_denied(make):
-  """From above and straight at the front Perp-Neg denies nothing; between two sides it does."""
-  n, words = 3, jnp.linspace(-1., 1., 4)[None, :, None, None]
-  camera = jax.vmap(lambda a, e: cameras.orbital(a, e, 3., .7))(jnp.array([0., 0., .7]),
-                                                                jnp.array([1.4, 0., 0.]))
-  # overhead, front, between front and side
-  text = jnp.array([1., -1., -1. + 2. * .7 / jnp.pi * 2. / 3.])[:, None, None]
-  seen = Views(camera, text, text, jnp.zeros((n, 1, 1)), jnp.zeros((n, 1, 1)),
-               jnp.broadcast_to(words, (n, 4, 1, 1)))
+@pytest.mark.parametrize('estimator', [*GUIDED.values(), csd()], ids=[*GUIDED.keys(), 'csd'])
+def test_perp_neg_leaves_plain_guidance_where_nothing_is_denied(estimator):
+  """From above and straight at the front Perp-Neg denies nothing."""
+  text = Text(jnp.linspace(-1., 1., 4)[:, None, None], *jnp.zeros((3, 1, 1)))
+  camera = jax.vmap(lambda a, e: cameras.orbital(a, e, 3., .7))(jnp.array([0., 0.]),
+                                                                jnp.array([1.4, 0.]))
   prior = gaussian(jnp.full((1, 1, 1), MEAN), std=STD)
   prior = prior.replace(eps_fn=lambda w, z_t, t, text, camera: z_t * .1 + text[:, :, :, None] ** 2)
-  def of(negatives):
-    estimator = make(negatives=negatives)
-    est = estimator.init(jax.random.key(0))
-    return estimator.residual(draws(n, .4), est, prior, jnp.full((n, 1, 1, 1), .2), seen,
-                              0)[0].ravel()
-  np.testing.assert_allclose(of(.5)[:2], of(0.)[:2], rtol=1e-4)
+  def of(scale):
+    views = condition(text, camera, perp_neg=scale)
+    est = estimator.init(jax.random.key(0), prior)
+    return estimator.residual(draws(2, .4), est, prior, jnp.full((2, 1, 1, 1), .2), views, 0)[0]
+  np.testing.assert_allclose(of(.5), of(0.), rtol=1e-4)
 
 
 def test_the_expectation_of_asd_is_its_closed_form():
   t, t_min, eta, scale, z = .6, .1, .3, 4., -.9
-  r = residual(asd(guidance=lambda i: scale, t_min=lambda i: t_min, eta=eta, weight='uniform'),
-               n=N, t=t, z=z)
+  r = residual(asd(guidance=scale, eta=eta), n=N, t=t, z=z, t_min=t_min)
   b, alpha, _ = gain(t)
   later_b, later_alpha, _ = gain(t + eta * (t - t_min) * (jnp.arange(10_000) + .5) / 10_000)
   guided_mean = NULL + scale * (MEAN - NULL)
@@ -164,13 +154,13 @@ def test_the_expectation_of_asd_is_its_closed_form():
 def test_the_later_time_stays_below_one():
   seen = []
   spy = PRIOR.replace(eps_fn=lambda weights, z_t, t, text, camera: seen.append(t) or 0. * z_t)
-  asd(guidance=lambda i: 1., t_min=lambda i: .02, eta=5.).residual(
+  asd(guidance=1., eta=5.).residual(
     draws(500, jnp.linspace(.5, .98, 500)), (), spy, jnp.zeros((500, 1, 1, 1)), views(500), 0)
   t, _, later = jnp.split(seen[0], 3)
   assert (later >= t).all() and later.max() <= .999 + 1e-6 and later.max() > .99
 
 
-@pytest.mark.parametrize('name, option, value', [('csd', 'negative', (.5,))])
+@pytest.mark.parametrize('name, option, value', [('csd', 'omega2', (.5,))])
 def test_what_lacks_a_negative_prompt_is_refused(name, option, value):
   config = toybox_config.get_config()
   config.estimator.name = name

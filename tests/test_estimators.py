@@ -8,25 +8,27 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from configs import base
-from jaxdreamer import build, cameras, diffusion, optim, registry, sampling, train_step
-from jaxdreamer.control_variates.constant import constant
+from jaxdreamer import (
+  build,
+  cameras,
+  conditioning,
+  diffusion,
+  optim,
+  parallel,
+  sampling,
+  train_step,
+)
 from jaxdreamer.estimators.asd import asd
 from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.estimators.vsd import vsd
-from jaxdreamer.estimators.weights import WEIGHTS
 from jaxdreamer.priors.gaussian import gaussian
-from jaxdreamer.types import Draws, Probe, Rendering, Scene, TrainState, Views
+from jaxdreamer.types import Draws, Probe, Rendering, Scene, Text, TrainState, Views
 
 N, SHAPE, SCALE, SHARE = 3, (1, 1, 2), 5., .3
-FIVE = {
-  'sds': lambda **kw: sds(guidance=lambda i: SCALE, **kw),
-  'csd': lambda **kw: csd(negative=lambda i: SHARE, **kw),
-  'asd': lambda **kw: asd(guidance=lambda i: SCALE, t_min=lambda i: .02, eta=0., **kw),
-  'ssd': lambda **kw: ssd(guidance=lambda i: SCALE, phi=(constant(),), shape=SHAPE, **kw),
-  'vsd': lambda **kw: vsd(weights=PRIOR.weights, guidance=lambda i: SCALE, **kw),
-}
+FIVE = {'sds': sds(guidance=SCALE), 'csd': csd(omega2=SHARE), 'asd': asd(guidance=SCALE, eta=0.),
+        'ssd': ssd(guidance=SCALE), 'vsd': vsd(guidance=SCALE)}
 every_estimator = pytest.mark.parametrize('name', FIVE)
 
 
@@ -46,72 +48,87 @@ PRIOR = prior()
 def draws(*, weight=1.):
   k_eps, k_more = jax.random.split(jax.random.key(0))
   return Draws(jnp.array([.2, .5, .8]), jax.random.normal(k_eps, (N, *SHAPE)), weight * jnp.ones(N),
-               jax.random.split(k_more, N))
+               jax.random.split(k_more, N), jnp.full(N, .02))
 
 
-def views():
-  """Cameras between two sides; plain, empty and negative text are three."""
-  camera = jax.vmap(lambda azimuth: cameras.orbital(azimuth, 0., 3., .7))(jnp.array([.4, .9, 2.]))
-  row = lambda v: jnp.full((N, 1, 1), v)
-  words = jnp.broadcast_to(jnp.linspace(-1., 1., 4)[None, :, None, None], (N, 4, 1, 1))
-  return Views(camera, row(1.), row(.8), row(0.), row(-.4), words)
+def text(*, negative=-.4):
+  """Words of the sides, plain, empty and negative text, all of them other numbers."""
+  row = lambda v: jnp.full((1, 1), v)
+  return Text(jnp.linspace(-1., 1., 4)[:, None, None], row(.8), row(0.), row(negative))
 
 
+# between two sides
+CAMERA = jax.vmap(lambda azimuth: cameras.orbital(azimuth, 0., 3., .7))(jnp.array([.4, .9, 2.]))
 Z = jnp.full((N, *SHAPE), .2)
 
 
-def run(name, *, seen=None, drawn=None, **options):
-  estimator = FIVE[name](**options)
-  return train_step.residual(estimator, drawn or draws(), estimator.init(jax.random.key(1)), PRIOR,
-                             Z, seen or views(), 0)[0]
+def run(name, *, perp_neg=0., drawn=None, **options):
+  estimator = FIVE[name]
+  views = conditioning.condition(text(**options), CAMERA, perp_neg=perp_neg)
+  est = estimator.init(jax.random.key(1), PRIOR)
+  return train_step.residual(estimator, drawn or draws(), est, PRIOR, Z, views, 0)[0]
 
 
-def told(name, negatives):
+def published(name, perp_neg):
   """r of the papers, of predictions that are made one at a time."""
-  d, seen = draws(), views()
+  d, rows = draws(), text()
   z_t = diffusion.diffuse(Z, d.t, d.eps, schedule=PRIOR.schedule)
-  eps = lambda text: PRIOR.eps(z_t, d.t, text, None)
-  text, others, weights = diffusion.sides(seen, negatives)
-  follow = lambda away, scale: diffusion.perp_neg(eps(text), eps(away),
-                                                  [eps(other) for other in others], weights, scale)
+  eps = lambda row: PRIOR.eps(z_t, d.t, jnp.broadcast_to(row, (N, 1, 1)), None)
+  own, others, weights = jax.vmap(lambda azimuth: diffusion.perp_neg_texts(
+    rows.views, azimuth, jnp.zeros(())))(CAMERA.azimuth)
+  if not perp_neg:                               # front, side, side
+    own = rows.views[jnp.array([0, 1, 1])]
+  follow = lambda away, scale: diffusion.perp_neg(eps(own), eps(away),
+                                                  [eps(others[:, k]) for k in (0, 1)],
+                                                  perp_neg * weights, scale)
   if name == 'csd':
-    return follow(seen.negative, 1.) + (SHARE - 1.) * eps(seen.null) - SHARE * eps(seen.negative)
-  minus = {'sds': d.eps, 'ssd': d.eps, 'asd': eps(text), 'vsd': eps(seen.plain)}[name]
-  return follow(seen.negative, SCALE) - minus
+    return follow(rows.negative, 1.) + (SHARE - 1.) * eps(rows.null) - SHARE * eps(rows.negative)
+  minus = {'sds': d.eps, 'ssd': d.eps, 'asd': eps(own), 'vsd': eps(rows.plain)}[name]
+  return follow(rows.negative, SCALE) - minus
 
 
 @every_estimator
-@pytest.mark.parametrize('negatives', [0., .5])
-def test_perp_neg_and_the_negative_prompt_enter_as_published(name, negatives):
-  want = told(name, negatives)
-  np.testing.assert_allclose(run(name, negatives=negatives, weight='uniform'), want,
-                             rtol=1e-4, atol=1e-5)
-  assert np.abs(told(name, .5 - negatives) - want).max() > .05  # so it matters
-  blind = run(name, seen=views()._replace(negative=views().null), negatives=negatives,
-              weight='uniform')
-  assert np.abs(blind - want).max() > .05
+@pytest.mark.parametrize('perp_neg', [0., .5])
+def test_perp_neg_and_the_negative_prompt_enter_as_published(name, perp_neg):
+  want = published(name, perp_neg)
+  np.testing.assert_allclose(run(name, perp_neg=perp_neg), want, rtol=1e-4, atol=1e-5)
+  assert np.abs(published(name, .5 - perp_neg) - want).max() > .05       # so it matters
+  assert np.abs(run(name, perp_neg=perp_neg, negative=0.) - want).max() > .05
 
 
 @every_estimator
-def test_w_of_t_and_the_weights_of_draws_multiply_the_residual(name):
-  plain, t = run(name, weight='uniform'), draws().t
-  for weight, w in WEIGHTS.items():
-    each = jnp.array([.5, 2., 3.])
-    got = run(name, weight=weight, drawn=draws(weight=each))
-    np.testing.assert_allclose(got, (each * w(PRIOR.schedule, t))[:, None, None, None] * plain,
-                               rtol=1e-5)
-  with pytest.raises(ValueError, match="weight='none': takes one of"):
-    FIVE[name](weight='none')
+def test_the_weights_of_draws_multiply_the_residual(name):
+  each = jnp.array([.5, 2., 3.])
+  np.testing.assert_allclose(run(name, drawn=draws(weight=each)),
+                             each[:, None, None, None] * run(name), rtol=1e-5)
+
+
+def small():
+  """A prior for the config."""
+  return prior().replace(image_size=4, encode_fn=lambda weights, x: x[:, :1, :1, :2])
 
 
 @every_estimator
-def test_the_config_says_which_w(name):
+def test_the_config_says_which_w_of_t_and_a_residual_of_length_one_has_none(name):
   config = base.get_config()
-  config.estimator.name = name
-  for weight in ('uniform', 'sigma2'):
-    config.estimator[name].weight = weight
-    assert build.pick(registry.ESTIMATORS, config.estimator,
-                      'estimator')(PRIOR, lambda i: .02).weight is WEIGHTS[weight]
+  config.update_from_flattened_dict({
+    'estimator.name': name, 'prior.name': f'{__name__}:small', 'sampling.density': (1., 3.),
+    'sampling.views': 8})
+  def weights():
+    job = build.job(config, build.make_mesh(config))
+    _, drawn, _ = job.parts.sample(jax.random.key(3), jnp.arange(8), 0)
+    fair = 4. / jnp.where(drawn.t < .5, 2., 6.)
+    return drawn.weight / fair, drawn.t
+  for weight, w in sampling.WEIGHTS.items():
+    config.sampling.weight = weight
+    got, t = weights()
+    np.testing.assert_allclose(got, w(PRIOR.schedule, t), rtol=1e-5)
+  if name == 'csd':
+    config.estimator.csd.normalize = True
+    np.testing.assert_allclose(weights()[0], 1., rtol=1e-5)
+  config.sampling.weight = 'none'
+  with pytest.raises(ValueError, match="config.sampling.weight='none'"):
+    weights()
 
 
 # A scene of three numbers that colors the whole picture: of a cotangent its parameters see the mean
@@ -125,7 +142,7 @@ def one_color():
     return Rendering(rgb, flat, flat, rgb, flat, flat, flat)
   scene = Scene(lambda key: jnp.zeros(3), lambda params, y: params, lambda code, xyz: (0., code))
   return train_step.make_render_latents(scene=scene, render=render,
-                                        regularize=lambda shown, step: jnp.zeros(()))
+                                        regularize=lambda rendering, step: jnp.zeros(()))
 
 
 LOW, HIGH = .6, .98
@@ -143,7 +160,7 @@ def low_and_high():
 
 def gradient_of(estimator, *, views=2, each=1):
   """(est, key, step) -> the gradient of est, of `views` random views."""
-  gradient, prior = train_step.make_gradient(picture=one_color(),
+  gradient, prior = train_step.make_gradient(render_latents=one_color(),
                                              estimator=estimator), low_and_high()
   camera = jax.vmap(lambda a: cameras.orbital(a, 0., 3., .7))(jnp.linspace(0., 1., views))
   def of(est, key, step, weight, **options):
@@ -151,7 +168,7 @@ def gradient_of(estimator, *, views=2, each=1):
     n = views * each
     drawn = Draws(jax.random.uniform(k_t, (n,), minval=.05, maxval=.95),
                   jax.random.normal(k_eps, (n, SIZE, SIZE, 3)),
-                  weight * jnp.ones(n), jax.random.split(key, n))
+                  weight * jnp.ones(n), jax.random.split(key, n), jnp.zeros(n))
     params = {'scene': jnp.zeros(3), 'est': est}
     return gradient(params, prior, prior.embed(''), camera, drawn, jax.random.split(key, views),
                     step, **options)[0]
@@ -159,7 +176,7 @@ def gradient_of(estimator, *, views=2, each=1):
 
 
 def test_the_gradient_of_a_step_is_proportional_to_the_weights_of_its_draws():
-  of = jax.jit(gradient_of(sds(guidance=lambda i: 1.)))
+  of = jax.jit(gradient_of(sds(guidance=1.)))
   one, three = (of((), jax.random.key(2), 0, weight)['scene'] for weight in (1., 3.))
   np.testing.assert_allclose(three, 3. * one, rtol=1e-5)
 
@@ -167,10 +184,9 @@ def test_the_gradient_of_a_step_is_proportional_to_the_weights_of_its_draws():
 def test_probes_of_parameter_space_find_the_mu_of_what_parameters_see():
   """The mean of eps is predicted by LOW, and the rest, nearly all of the picture's second moment,
   by HIGH."""
-  estimator = ssd(guidance=lambda i: 1., phi=(constant(),), shape=(SIZE, SIZE, 3),
-                  mu='parameters', every=3)
-  est, of, tx = estimator.init(jax.random.key(0)), jax.jit(
-      gradient_of(estimator, each=2)), optim.chain((('.*', .05, 'sgd'),))
+  estimator = ssd(guidance=1., every=3)
+  est = estimator.init(jax.random.key(0), low_and_high())
+  of, tx = jax.jit(gradient_of(estimator, each=2)), optim.chain((('.*', .05, 'sgd'),))
   start, state = est, tx.init(est)
   for step in range(60):
     updates, state = tx.update(of(est, jax.random.fold_in(jax.random.key(3), step), step,
@@ -178,29 +194,29 @@ def test_probes_of_parameter_space_find_the_mu_of_what_parameters_see():
     assert (step % 3 == 0) == any(np.any(u) for u in jax.tree.leaves(updates))
     est = jax.tree.map(jnp.add, est, updates)
   z, drawn = jnp.zeros((9, SIZE, SIZE, 3)), jnp.linspace(.1, .9, 9)
-  zero = Draws(drawn, jnp.ones(z.shape), jnp.ones(9), jax.random.split(jax.random.key(4), 9))
-  text = jnp.zeros((9, 1, 1))
-  seen = Views(None, text, text, text, text)
-  mean_of = lambda est: jnp.mean(estimator.residual(zero, est, low_and_high(), z, seen, 0)[0],
+  zero = Draws(drawn, jnp.ones(z.shape), jnp.ones(9), jax.random.split(jax.random.key(4), 9),
+               jnp.zeros(9))
+  row = jnp.zeros((9, 1, 1))
+  views = Views(None, row, row, row, row)
+  mean_of = lambda est: jnp.mean(estimator.residual(zero, est, low_and_high(), z, views, 0)[0],
                                  (1, 2, 3))
   np.testing.assert_allclose(mean_of(start), LOW - 1., atol=1e-5)                        # SDS
   np.testing.assert_allclose(mean_of(est), 0., atol=.12)  # LOW, of 20 probes and one for SDS
 
 
 def test_a_probe_is_of_one_view_of_the_step_however_many_devices_there_are():
-  estimator = ssd(guidance=lambda i: 1., phi=(constant(),), shape=(SIZE, SIZE, 3),
-                  mu='parameters', every=2)
-  sample = train_step.make_sample(
-    design=sampling.independent, views=4, camera_from=lambda u: cameras.orbital(u[0], u[1], 3., .7),
-    draw=sampling.make_draw(t_min=lambda i: .1, t_max=lambda i: .9, shape=(SIZE, SIZE, 3)))
+  estimator = ssd(guidance=1., every=2)
   tx, prior = optim.chain((('.*', .05, 'sgd'),)), low_and_high()
-  gradient = train_step.make_gradient(picture=one_color(), estimator=estimator)
+  sample = sampling.make_sample(
+    design=sampling.independent, views=4, camera_from=lambda u: cameras.orbital(u[0], u[1], 3., .7),
+    draw=sampling.make_draw(noise=prior.schedule, t_min=.1, t_max=.9, shape=(SIZE, SIZE, 3)))
+  gradient = train_step.make_gradient(render_latents=one_color(), estimator=estimator)
   local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx)
-  params, seen = {'scene': jnp.zeros(3), 'est': estimator.init(jax.random.key(0))}, []
+  params, seen = {'scene': jnp.zeros(3), 'est': estimator.init(jax.random.key(0), prior)}, []
   for devices in (1, 4):
     mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,),
                          devices=jax.devices()[:devices])
-    step = train_step.data_parallel(local_step, mesh)
+    step = parallel.data_parallel(local_step, mesh)
     # it is donated
     state = jax.tree.map(jnp.copy, TrainState(jnp.int32(0), params, tx.init(params),
                                               jax.random.key(2)))
@@ -212,18 +228,16 @@ def test_a_probe_is_of_one_view_of_the_step_however_many_devices_there_are():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *seen)
 
 
-def test_a_probe_is_weighed_as_the_residual_is_and_counts_as_often_as_it_is_told():
+def test_a_probe_is_weighed_as_the_residual_is_and_counts_as_often_as_is_asked():
   loss = lambda products, drawn, est: est * jnp.sum(products)
   two = lambda draws, est, prior, z, views, step: jnp.stack([draws.eps, 2. * draws.eps], 1)
-  estimator = sds(guidance=lambda i: 1.)._replace(init=lambda key: jnp.ones(()),
-                                                  probe=Probe(2, two, loss))
+  estimator = sds(guidance=1.)._replace(init=lambda key, prior: jnp.ones(()),
+                                        probe=Probe(2, two, loss))
   of = jax.jit(gradient_of(estimator, each=3))
   got = of(jnp.ones(()), jax.random.key(5), 0, jnp.array([1., 2., 3., 9., 9., 9.]))['est']
   eps = np.asarray(jax.random.normal(jax.random.split(jax.random.key(5))[1], (6, SIZE, SIZE, 3)))[
       :3]
-  t = jax.random.uniform(jax.random.split(jax.random.key(5))[0], (6,), minval=.05, maxval=.95)[:3]
-  w = np.array([1., 2., 3.]) * np.asarray(low_and_high().schedule.sigma(t)) ** 2
-  power = (w ** 2 * (eps.sum((1, 2)) ** 2).sum(-1))
+  power = (np.array([1., 4., 9.]) * (eps.sum((1, 2)) ** 2).sum(-1))
   np.testing.assert_allclose(got, 9. * power.sum(), rtol=1e-4)  # 1 + 2 + 2 + 4
   assert of(jnp.ones(()), jax.random.key(5), 1, 1.)['est'] == 0.
-  np.testing.assert_allclose(of(jnp.ones(()), jax.random.key(5), 0, 1., probes=0.)['est'], 0.)
+  np.testing.assert_allclose(of(jnp.ones(()), jax.random.key(5), 0, 1., probed=0.)['est'], 0.)

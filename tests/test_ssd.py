@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from jaxdreamer import train_step
-from jaxdreamer.control_variates.constant import constant
 from jaxdreamer.control_variates.neighbors import neighbors
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd, variate
@@ -106,7 +105,7 @@ def draws(n, key=0):
   k_eps, k_t = jax.random.split(jax.random.key(key))
   return Draws(jax.random.uniform(k_t, (n,), minval=.1, maxval=.9),
                jax.random.normal(k_eps, (n, *SHAPE)), jnp.ones(n),
-               jax.random.split(jax.random.key(1), n))
+               jax.random.split(jax.random.key(1), n), jnp.full(n, .1))
 
 
 def views(n):
@@ -122,17 +121,16 @@ def residual(estimator, est, n=64):
 @pytest.mark.parametrize('mu', ['learned', 'moments', 'parameters'])
 @pytest.mark.parametrize('more', [(), (lambda prior, z_t, t, view: jnp.mean(z_t),)])
 def test_it_starts_as_sds_behind_a_constant_and_nothing_at_all_is_the_raw_score(mu, more):
-  estimator = ssd(guidance=lambda i: 3., phi=(constant(), *more), shape=SHAPE, mu=mu)
-  est = estimator.init(jax.random.key(0))
-  np.testing.assert_allclose(residual(estimator, est), residual(sds(guidance=lambda i: 3.), ()),
+  estimator = ssd(guidance=3., phi=('constant', *more), mu=mu)
+  est = estimator.init(jax.random.key(0), PRIOR)
+  np.testing.assert_allclose(residual(estimator, est), residual(sds(guidance=3.), ()),
                              atol=2e-5)
   if mu == 'parameters':                           # whose probes alone say other than SDS
     return
   none = {'mu': 0. * est['mu']} if mu == 'learned' else {'moments': est['moments']
                                                          | {'b': 0. * est['moments']['b']}}
   d, z = draws(64), jnp.broadcast_to(jnp.asarray(X0, jnp.float32), (64, *SHAPE))
-  raw = residual(sds(guidance=lambda i: 3.), ()) + (PRIOR.schedule.sigma(d.t) ** 2)[
-      :, None, None, None] * d.eps
+  raw = residual(sds(guidance=3.), ()) + d.eps
   np.testing.assert_allclose(residual(estimator, none), raw, atol=2e-5)
   assert z.shape == d.eps.shape
 
@@ -145,7 +143,7 @@ def learned(estimator, *, rate, steps, n=256):
     fresh = draws(n)._replace(eps=jax.random.normal(key, (n, *SHAPE)))
     grad = jax.grad(lambda est: estimator.loss(fresh, est, PRIOR, z, views(n), 0))(est)
     return jax.tree.map(lambda e, g: e - rate * g, est, grad)
-  est = estimator.init(jax.random.key(0))
+  est = estimator.init(jax.random.key(0), PRIOR)
   for i in range(steps):
     est = step(est, jax.random.fold_in(jax.random.key(5), i))
   return est
@@ -159,8 +157,7 @@ def best(t):
 
 
 def test_learned_weights_reach_the_optimum_of_each_time_bin():
-  estimator = ssd(guidance=lambda i: 1., phi=(constant(),), shape=SHAPE, mu='learned',
-                  weight='uniform', bins=1)
+  estimator = ssd(guidance=1., mu='learned', bins=1)
   t = np.asarray(draws(256).t)
   found = learned(estimator, rate=.2, steps=300)['mu'].ravel()[0]
   # w = 1: the mean over t of the optimum
@@ -168,7 +165,7 @@ def test_learned_weights_reach_the_optimum_of_each_time_bin():
 
 
 def test_moments_reach_the_optimum_of_each_time_bin():
-  estimator = ssd(guidance=lambda i: 1., phi=(constant(),), shape=SHAPE, mu='moments', bins=4)
+  estimator = ssd(guidance=1., mu='moments', bins=4)
   moments = learned(estimator, rate=.0004, steps=1000)['moments']
   t = np.asarray(draws(256).t)
   for i in range(4):
@@ -178,11 +175,11 @@ def test_moments_reach_the_optimum_of_each_time_bin():
 
 
 def test_ssd_is_unbiased_for_any_phi_and_any_weights():
-  phi = (constant(), lambda prior, *rest: PHI['mlp'](*rest))
-  estimator = ssd(guidance=lambda i: 3., phi=phi, shape=SHAPE, mu='learned', per=('h', 'w'))
+  phi = ('constant', lambda prior, *rest: PHI['mlp'](*rest))
+  estimator = ssd(guidance=3., phi=phi, mu='learned', per=('h', 'w'))
   est = jax.tree.map(lambda m: m + .5 * jax.random.normal(jax.random.key(3), m.shape),
-                     estimator.init(jax.random.key(0)))
-  gap = residual(estimator, est, N) - residual(sds(guidance=lambda i: 3.), (), N)
+                     estimator.init(jax.random.key(0), PRIOR))
+  gap = residual(estimator, est, N) - residual(sds(guidance=3.), (), N)
   assert chi2(gap) < D + 5. * (2. * D) ** .5
 
 
@@ -190,12 +187,12 @@ def test_ssd_is_unbiased_for_any_phi_and_any_weights():
                                                ('every', 0)])
 def test_what_it_does_not_know_is_refused(option, value):
   with pytest.raises(ValueError, match=option):
-    ssd(guidance=lambda i: 1., phi=(constant(),), shape=SHAPE, **{option: value})
+    ssd(guidance=1., **{option: value})
 
 
 def test_the_second_moment_that_is_descended_is_of_what_the_step_weighs():
-  estimator = ssd(guidance=lambda i: 3., phi=(constant(),), shape=SHAPE, mu='learned')
-  est, weight, z = estimator.init(jax.random.key(0)), jnp.linspace(.1, 2.,
+  estimator = ssd(guidance=3., mu='learned')
+  est, weight, z = estimator.init(jax.random.key(0), PRIOR), jnp.linspace(.1, 2.,
                                                                    8), jnp.zeros((8, *SHAPE))
   r, _ = estimator.residual(draws(8), est, PRIOR, z, views(8), 0)
   got = estimator.loss(draws(8)._replace(weight=weight), est, PRIOR, z, views(8), 0)
@@ -205,18 +202,18 @@ def test_the_second_moment_that_is_descended_is_of_what_the_step_weighs():
 @pytest.mark.parametrize('mu', ['moments', 'parameters'])
 def test_solved_weights_are_scalars(mu):
   with pytest.raises(ValueError, match="needs mu='learned'"):
-    ssd(guidance=lambda i: 1., phi=(constant(),), shape=SHAPE, mu=mu, per=('c',))
+    ssd(guidance=1., mu=mu, per=('c',))
 
 
 def test_a_probe_without_power_says_nothing():
   """Of a view that shows nothing all inner products are 0: mu stays SDS's, before probes and after
   one."""
-  estimator = ssd(guidance=lambda i: 1., phi=(constant(), lambda prior, z_t, t, view: jnp.mean(
-      z_t)), shape=SHAPE, mu='parameters')
-  est = estimator.init(jax.random.key(0))
+  estimator = ssd(guidance=1., phi=('constant', lambda prior, z_t, t, view: jnp.mean(
+      z_t)), mu='parameters')
+  est = estimator.init(jax.random.key(0), PRIOR)
   slope = jax.grad(lambda est: estimator.probe.loss(jnp.zeros((8, 3, 3)), draws(8), est))(est)
   jax.tree.map(lambda g: np.testing.assert_array_equal(g, 0.), slope)
-  np.testing.assert_allclose(residual(estimator, est), residual(sds(guidance=lambda i: 1.), ()),
+  np.testing.assert_allclose(residual(estimator, est), residual(sds(guidance=1.), ()),
                              atol=2e-5)
 
 
@@ -225,9 +222,9 @@ def test_probes_weigh_two_variates_as_their_normal_equations_do():
   part in a hundred of SDS."""
   k = np.array([[1., 0., 2.], [.8, .1, 1.], [.1, .9, -.2]])                      # eps_hat, h_1, h_2
   products = jnp.asarray(np.broadcast_to(k @ k.T, (4, 3, 3)), jnp.float32)
-  estimator = ssd(guidance=lambda i: 1., phi=(constant(), lambda prior, z_t, t, view: jnp.mean(
-      z_t)), shape=SHAPE, mu='parameters')
-  d, est = draws(4)._replace(t=jnp.full(4, .5)), estimator.init(jax.random.key(0))
+  estimator = ssd(guidance=1., phi=('constant', lambda prior, z_t, t, view: jnp.mean(
+      z_t)), mu='parameters')
+  d, est = draws(4)._replace(t=jnp.full(4, .5)), estimator.init(jax.random.key(0), PRIOR)
   step = jax.jit(jax.grad(lambda est: estimator.probe.loss(products, d, est)))
   for _ in range(400):
     est = jax.tree.map(lambda m, g: m - .05 * g, est, step(est))

@@ -13,11 +13,13 @@ PACKAGE = ROOT / 'jaxdreamer'
 
 # Data flows down this list: a module imports only from above itself, or from its own folder.
 ORDER = '''
-  schedules types seeds diffusion volume cameras prompts corpus nn toybox scenes render
+  schedules types seeds diffusion volume cameras conditioning prompts corpus nn toybox
+  scenes render
   regularizers
   priors perception
-  control_variates sampling estimators optim processes train_step checkpoints metrics statistics
-  comparison outputs showing places sections registry configs rules names options build
+  control_variates sampling estimators optim processes parallel probes train_step
+  checkpoints metrics statistics comparison outputs showing places
+  sections registry configs rules names options build
   runs generator_eval
   variance_lab clip_score config_files cli_help cli evaluate loop
 '''.split()

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdreamer import cameras, diffusion, train_step
+from jaxdreamer import cameras, conditioning, diffusion, train_step
 from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.vsd import vsd
 from jaxdreamer.nn import layers, lora
 from jaxdreamer.priors.gaussian import gaussian
-from jaxdreamer.types import Draws, Views
+from jaxdreamer.types import Draws, Text, Views
 
 KEY = jax.random.key(0)
 WEIGHTS = {'block': {'attn1': {'to_q': {'kernel': jnp.ones((4, 6))},
@@ -32,7 +32,7 @@ def with_attention(eps):
 
 def draws(n=N):
   return Draws(jnp.linspace(.1, .9, n), jax.random.normal(KEY, (n, 1, 1, 1)), jnp.ones(n),
-               jax.random.split(jax.random.key(1), n))
+               jax.random.split(jax.random.key(1), n), jnp.full(n, .1))
 
 
 def views(n=N):
@@ -124,35 +124,32 @@ def test_a_branch_beside_a_kernel_adds_the_same_and_loses_no_tiny_step():
 
 def test_a_lora_that_knows_nothing_gives_csd_times_scale_minus_one():
   prior = with_attention(lambda eps, kernel, z_t, t: eps * kernel[0, 0])
-  estimator = vsd(weights=prior.weights, guidance=lambda i: 7.5)
-  np.testing.assert_allclose(residual(estimator, prior, estimator.init(KEY)),
+  estimator = vsd(guidance=7.5)
+  np.testing.assert_allclose(residual(estimator, prior, estimator.init(KEY, prior)),
                              6.5 * residual(csd(), prior), rtol=1e-3, atol=1e-6)
 
 
 def test_perp_neg_turns_what_vsd_follows_and_not_its_lora():
-  """Between two sides the guided prediction moves as diffusion.perp_neg says, and the LoRA's, told
-  no side, does not."""
-  n, words = 3, jnp.linspace(-1., 1., 4)[None, :, None, None]
+  """Between two sides the guided prediction moves as diffusion.perp_neg says, and the LoRA's, which
+  takes no side, does not."""
+  n, one = 3, jnp.ones((1, 1))
   camera = jax.vmap(lambda azimuth: cameras.orbital(azimuth, 0., 3., .7))(jnp.array([.4, .9, 2.]))
-  one = jnp.ones((n, 1, 1))
-  seen = Views(camera, one, one, 0. * one, 0. * one, jnp.broadcast_to(words, (n, 4, 1, 1)))
+  text = Text(jnp.linspace(-1., 1., 4)[:, None, None], one, 0. * one, 0. * one)
   prior = with_attention(lambda eps, w, z_t, t: eps)
   prior = prior.replace(eps_fn=lambda w, z_t, t, text, camera: jnp.concatenate(
       [text[..., None], text[..., None] ** 2], -1))
-  z, when = jnp.zeros((n, 1, 1, 2)), jnp.full(n, .4)
-  drawn = Draws(when, z, jnp.ones(n), jax.random.split(KEY, n))
-  def of(negatives):
-    estimator = vsd(weights=prior.weights, guidance=lambda i: 5., negatives=negatives,
-                    weight='uniform')
-    return estimator.residual(drawn, estimator.init(KEY), prior, z, seen, 0)[0]
-  def followed(scale):
-    text, others, weights = diffusion.sides(seen, scale)
-    eps = lambda text: prior.eps(z, when, text, None)
-    return diffusion.perp_neg(eps(text), eps(seen.negative), [eps(other) for other in others],
-                              weights, 5.)
-  # 1: the LoRA's, of `plain`
-  np.testing.assert_allclose(of(.5), followed(.5) - 1., rtol=1e-4, atol=1e-5)
-  assert np.abs(of(.5) - of(0.)).max() > .01
+  z, when, estimator = jnp.zeros((n, 1, 1, 2)), jnp.full(n, .4), vsd(guidance=5.)
+  drawn = Draws(when, z, jnp.ones(n), jax.random.split(KEY, n), 0. * when)
+  def of(scale):
+    views = conditioning.condition(text, camera, perp_neg=scale)
+    return estimator.residual(drawn, estimator.init(KEY, prior), prior, z, views, 0)[0]
+  own, others, weights = jax.vmap(lambda azimuth: diffusion.perp_neg_texts(
+    text.views, azimuth, jnp.zeros(())))(camera.azimuth)
+  eps = lambda text: prior.eps(z, when, text, None)
+  followed = diffusion.perp_neg(eps(own), eps(jnp.zeros((n, 1, 1))),
+                                [eps(others[:, k]) for k in (0, 1)], .5 * weights, 5.)
+  np.testing.assert_allclose(of(.5), followed - 1., rtol=1e-4, atol=1e-5)  # 1: the LoRA's, of plain
+  assert np.abs(of(.5) - of(1e-6)).max() > .01
 
 
 def test_a_lora_that_knows_the_scenes_score_gives_sds():
@@ -161,16 +158,16 @@ def test_a_lora_that_knows_the_scenes_score_gives_sds():
     alpha, sigma = (f(t)[:, None, None, None] for f in (BASE.schedule.alpha, BASE.schedule.sigma))
     return jnp.where(kernel[0, 0] == 1., base, (z_t - alpha * Z0) / sigma)
   prior = with_attention(eps)
-  estimator = vsd(weights=prior.weights, guidance=lambda i: 7.5)
-  known = jax.tree.map(lambda x: x + 1., estimator.init(KEY))
+  estimator = vsd(guidance=7.5)
+  known = jax.tree.map(lambda x: x + 1., estimator.init(KEY, prior))
   np.testing.assert_allclose(residual(estimator, prior, known),
-                             residual(sds(guidance=lambda i: 7.5), prior), rtol=1e-3, atol=1e-4)
+                             residual(sds(guidance=7.5), prior), rtol=1e-3, atol=1e-4)
 
 
 def test_the_lora_learns_the_score_of_the_scene_and_the_prior_is_left_alone():
   prior = with_attention(lambda eps, kernel, z_t, t: eps + kernel[0, 0] - 1.)
-  estimator = vsd(weights=prior.weights, guidance=lambda i: 1.)
-  est, z = estimator.init(KEY), jnp.full((N, 1, 1, 1), Z0)
+  estimator = vsd(guidance=1.)
+  est, z = estimator.init(KEY, prior), jnp.full((N, 1, 1, 1), Z0)
 
   def loss(est, i):
     keys = jax.random.split(jax.random.fold_in(KEY, i), N)
@@ -194,7 +191,7 @@ def test_the_lora_learns_the_score_of_the_scene_and_the_prior_is_left_alone():
   ('sample', diffusion.x0_from_eps)])
 def test_the_lora_learns_by_the_distance_in_what_its_network_predicts(predicted, convert):
   prior = with_attention(lambda eps, kernel, z_t, t: eps).replace(predicted=predicted)
-  estimator, z = vsd(weights=prior.weights, guidance=lambda i: 1.), jnp.full((N, 1, 1, 1), Z0)
+  estimator, z = vsd(guidance=1.), jnp.full((N, 1, 1, 1), Z0)
   keys = jax.vmap(lambda key: jax.random.split(key, 3))(draws().key)
   t = jax.vmap(jax.random.uniform)(keys[:, 0])
   eps = jax.vmap(lambda key: jax.random.normal(key, (1, 1, 1)))(keys[:, 1])
@@ -202,11 +199,11 @@ def test_the_lora_learns_by_the_distance_in_what_its_network_predicts(predicted,
   alpha, sigma = (f(t)[:, None, None, None] for f in (BASE.schedule.alpha, BASE.schedule.sigma))
   want = np.mean((convert(BASE.eps(z_t, t, jnp.ones((N, 1, 1)), None), z_t, alpha, sigma)
                   - convert(eps, z_t, alpha, sigma)) ** 2)
-  np.testing.assert_allclose(estimator.loss(draws(), estimator.init(KEY), prior, z, views(), 0),
-                             want, rtol=1e-3)
+  est = estimator.init(KEY, prior)
+  np.testing.assert_allclose(estimator.loss(draws(), est, prior, z, views(), 0), want, rtol=1e-3)
 
 
 def test_a_prior_without_attention_is_refused_in_one_line():
   with pytest.raises(ValueError, match='vsd.*no attention') as error:
-    vsd(weights=BASE.weights, guidance=lambda i: 1.)
+    vsd(guidance=1.).init(KEY, BASE)
   assert '\n' not in str(error.value)

@@ -11,12 +11,12 @@ from jaxdreamer.configs import sd
 
 def get_config():
   config = sd.get_config()
-  with config.scene.hashgrid.unlocked():
-    config.scene.hashgrid.update({'levels': 12, 'finest': 512})
+  config.scene.hashgrid.update({'levels': 12, 'finest': 512})
   config.estimator.name = 'csd'
-  config.estimator.csd.update({'negative': (0., 1., 5000), 'negatives': 3., 'weight': 'uniform',
-                               'normalize': True})
+  config.estimator.csd.update({'omega2': (0., 1., 5000), 'normalize': True})
   config.negative_prompt = 'oversaturated color, ugly, tiling, low quality, noisy'
+  config.perp_neg = 3.
+  config.sampling.weight = 'uniform'
   config.sampling.t_max = (.98, .5, 5000, 1)
   config.cameras.front_back = 1000
   config.render.update({'shaded': (0., .5, 5000, 1), 'textureless': (1.,)})

@@ -61,10 +61,10 @@ def get_config(what='df415,8'):
   config.sampling.views = config.corpus.prompts * (4 if several else 1)
   config.steps, config.steps_per_call = steps, 1
   config.scene.name = scene
-  with config.scene[scene].unlocked():
-    config.scene[scene].update(sizes)
+  config.scene[scene].update(sizes)
   config.estimator.name = 'asd'
-  config.estimator.asd.update({'guidance': (7.5,), 'eta': .1, 'negatives': 0. if several else .5})
+  config.estimator.asd.update({'guidance': (7.5,), 'eta': .1})
+  config.perp_neg = 0. if several else .5
   config.sampling.t_min = base.of_steps(config, lambda steps: (.5, .02, steps))
   config.sampling.t_max = base.of_steps(config, lambda steps: (.98, .5, steps))
   if not several:

@@ -11,7 +11,8 @@ def get_config():
   config = sd.get_config()
   config.steps = 25000
   config.estimator.name = 'asd'
-  config.estimator.asd.update({'guidance': (7.5,), 'eta': .1, 'negatives': .5})
+  config.estimator.asd.update({'guidance': (7.5,), 'eta': .1})
+  config.perp_neg = .5
   config.sampling.t_min = base.of_steps(config, lambda steps: (.5, .02, steps))
   config.sampling.t_max = base.of_steps(config, lambda steps: (.98, .5, steps))
   config.cameras.distance = (1., 1.5)

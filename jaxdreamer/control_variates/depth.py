@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jaxdreamer.toybox.geometry import pearson
 
 
-def depth(*, see: Callable):
-  """(prior, z_t [h, w, c], t [], view) -> phi in [-1, 1], over the rendered object. `see`:
+def depth(*, estimate: Callable):
+  """(prior, z_t [h, w, c], t [], view) -> phi in [-1, 1], over the rendered object. `estimate`:
   (prior.weights['depth'], images [N, H, W, 3] in [0, 1]) -> disparity [N, h, w], in any affine
   units."""
   def phi(prior, z_t, t, view):
     near = view.rendering.opacity / jnp.maximum(view.rendering.depth, 1e-3)
-    seen = jax.image.resize(see(prior.weights['depth'], prior.decode(z_t[None]))[0],
+    seen = jax.image.resize(estimate(prior.weights['depth'], prior.decode(z_t[None]))[0],
                             near.shape, 'linear')
     return pearson(seen.ravel(), near.ravel(), view.rendering.opacity.ravel())
   return phi

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 
 
-def normals(*, see: Callable):
-  """(prior, z_t [h, w, c], t [], view) -> phi in [-1, 1], over the rendered object. `see`:
+def normals(*, estimate: Callable):
+  """(prior, z_t [h, w, c], t [], view) -> phi in [-1, 1], over the rendered object. `estimate`:
   (prior.weights['normals'], images [N, H, W, 3] in [0, 1]) -> unit normals [N, h, w, 3] of the
   camera's frame: x right, y up, z towards the camera."""
   def phi(prior, z_t, t, view):
     # world -> camera; its length is the opacity
     rendered = view.rendering.normal @ view.camera.world_from_camera[:3, :3]
-    seen = jax.image.resize(see(prior.weights['normals'], prior.decode(z_t[None]))[0],
+    seen = jax.image.resize(estimate(prior.weights['normals'], prior.decode(z_t[None]))[0],
                             rendered.shape, 'linear')
     return jnp.sum(seen * rendered) / jnp.maximum(jnp.sum(view.rendering.opacity), 1.)
   return phi

@@ -25,8 +25,9 @@ from typing import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxdreamer.control_variates.table import control_variates
 from jaxdreamer.diffusion import bcast, diffuse, guided
-from jaxdreamer.estimators.weights import named
+from jaxdreamer.schedules import Schedule, at
 from jaxdreamer.types import Estimator, Probe
 
 FORMS = {'stein': lambda sigma, eps, phi, slope: eps * phi - sigma * slope,
@@ -57,22 +58,22 @@ def variate(phi: Callable, z_t, t, eps, sigma, views, *, form: str = 'stein'):
   return FORMS[form](bcast(sigma, eps), eps, bcast(value, eps), slope)
 
 
-def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int, int],
-        mu: str = 'learned',
-        every: int = 10, bins: int = 10, per: tuple[str, ...] = (), form: str = 'stein',
-        negatives: float = 0.,
-        weight: str = 'sigma2') -> Estimator:
-  """`phi`: each (prior, z_t [h, w, c], t [], view) -> [], or -> [h, w, c] where no entry sees its
-  own place (control_variates/neighbors.py); view.rendering is what the scene rendered there, held
+def ssd(*, guidance: Schedule = (3.,), phi: tuple[str | Callable, ...] = ('constant',),
+        mu: str = 'parameters', every: int = 10, bins: int = 10, per: tuple[str, ...] = (),
+        form: str = 'stein', depth: str = '', normals: str = '', size: int = 224) -> Estimator:
+  """`phi`: names of control_variates/table.py, which `depth`, `normals` and `size` are for, or
+  functions (prior, z_t [h, w, c], t [], view) -> [], or -> [h, w, c] where no entry sees its own
+  place (control_variates/neighbors.py); view.rendering is what the scene rendered there, held
   fixed.
 
   mu is a number for each phi: of 'parameters' one for each of NODES times, probed at one step in
   `every`; else one a time bin of `bins`, or with 'learned' more: `per` names the axes of the latent
-  `shape` ('h', 'w', 'c') that it also varies along. It starts at 1 for the first phi and 0 for the
-  others: with a constant first, at SDS.
-  `negatives` scales the weights of Perp-Neg. ValueError for an unknown mu, form or axis, for per
-  with a mu of scalars, and for `every` below 1.
+  ('h', 'w', 'c') that it also varies along. It starts at 1 for the first phi and 0 for the others:
+  with a constant first, at SDS.
+  ValueError for an unknown phi, mu, form or axis, for per with a mu of scalars, and for `every`
+  below 1.
   """
+  phi, load = control_variates(phi, depth=depth, normals=normals, size=size)
   if mu not in ('learned', 'moments', 'parameters') or form not in FORMS or not set(per) <= {
       'h', 'w', 'c'}:
     raise ValueError(f"ssd: mu={mu!r} takes 'learned', 'moments' or 'parameters', form={form!r} "
@@ -82,11 +83,12 @@ def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int,
     raise ValueError(f"ssd: mu={mu!r} is one number a time; per={per} needs mu='learned'")
   if every < 1:
     raise ValueError(f'ssd: every={every}: takes a positive number of steps')
-  k, grid = len(phi), tuple(n if axis in per else 1 for n, axis in zip(shape, 'hwc'))
+  k = len(phi)
 
-  def init(key):
+  def init(key, prior):
     first = jnp.zeros((bins, k)).at[:, 0].set(1.)
     if mu == 'learned':
+      grid = tuple(n if axis in per else 1 for n, axis in zip(prior.latent, 'hwc'))
       return {'mu': jnp.broadcast_to(first[..., None, None, None], (bins, k, *grid))}
     if mu == 'parameters':
       return {'moments': {'G': jnp.zeros((k * NODES, k * NODES)), 'b': jnp.zeros(k * NODES),
@@ -114,7 +116,7 @@ def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int,
   def parts(draws, prior, z, views, step):
     """eps_hat [N h w c] and the variates h [N K h w c]."""
     z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
-    eps_hat, = guided(prior, z_t, draws.t, views, scale=guidance(step), negatives=negatives)
+    eps_hat = guided(prior, z_t, draws.t, views, scale=at(guidance, step))
     sigma = prior.schedule.sigma(draws.t)
     return eps_hat, jnp.stack([variate(partial(f, prior), z_t, draws.t, draws.eps, sigma, views,
                                        form=form) for f in phi], 1)
@@ -158,4 +160,4 @@ def ssd(*, guidance: Callable, phi: tuple[Callable, ...], shape: tuple[int, int,
     return .5 * MEMORY * sum(jnp.sum((est['moments'][name] - now[name]) ** 2) for name in now)
 
   probe = Probe(every, vectors, of_probe) if mu == 'parameters' else None
-  return Estimator(residual, init, loss, named(weight), probe)
+  return Estimator(residual, init, loss, probe, load=load)

@@ -1,35 +1,32 @@
 """Variational score distillation (ProlificDreamer, Wang et al. 2023).
 
-w(t) r = w(t) (eps_s(z_t; y^c) - eps_phi(z_t; c, y)), Eq. 9: phi is the prior with a LoRA, learning
-the score of the scene's own renders by ordinary denoising, |eps_phi(z_t') - eps'|^2 at fresh (t',
-eps'), beside the scene's step (Algorithm 1). The distance is taken in what the network itself
-predicts, as its own training was: eps for Stable Diffusion, v or x0 for others, whose eps errors
-would leave nearly all of the loss to the least t. It is told the prompt without view words, and the
-camera. A LoRA that knew the score of one scene exactly would give SDS; one that knows nothing yet
-gives CSD times (scale - 1), but for the view words.
+r = eps_s(z_t; y^c) - eps_phi(z_t; c, y), Eq. 9: phi is the prior with a LoRA, learning the score of
+the scene's own renders by ordinary denoising, |eps_phi(z_t') - eps'|^2 at fresh (t', eps'), beside
+the scene's step (Algorithm 1). The distance is taken in what the network itself predicts, as its
+own training was: eps for Stable Diffusion, v or x0 for others, whose eps errors would leave nearly
+all of the loss to the least t. It takes the prompt without view words, and the camera. A LoRA that
+knew the score of one scene exactly would give SDS; one that knows nothing yet gives CSD times
+(scale - 1), but for the view words.
 """
-from typing import Callable
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
 
 from jaxdreamer.diffusion import PREDICTIONS, bcast, diffuse, guided
-from jaxdreamer.estimators.weights import named
 from jaxdreamer.nn import lora
 from jaxdreamer.sampling import shared
+from jaxdreamer.schedules import Schedule, at
 from jaxdreamer.types import Estimator
 
 
-def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, dropped: float = .1,
-        negatives: float = 0.,
-        weight: str = 'sigma2') -> Estimator:
-  """`weights` are the prior's: `est` is a LoRA of their attention matrices, and a change of what
-  cameras enter by. It is not told the camera in a share `dropped` of its training. `negatives`
-  scales the weights of Perp-Neg. ValueError where there are no such matrices."""
-  if not lora.matching(weights):
-    raise ValueError("config.estimator.name='vsd': this prior has no attention matrices for a "
-                     "LoRA; sds, csd and asd need none")
+def vsd(*, guidance: Schedule = (7.5,), rank: int = 4, dropped: float = .1) -> Estimator:
+  """`est` is a LoRA of this `rank` of the prior's attention matrices, and a change of what cameras
+  enter by. In a share `dropped` of its training the camera is not known to it. `init` raises
+  ValueError where the prior has no such matrices."""
+  def init(key, prior):
+    if not lora.matching(prior.weights):
+      raise ValueError("config.estimator.name='vsd': this prior has no attention matrices for a "
+                       "LoRA; sds, csd and asd need none")
+    return lora.init(key, prior.weights, rank=rank)
 
   def own(est, prior, z_t, t, views):
     adapted = (lora.beside if prior.branches else lora.merge)(prior.weights, est)
@@ -37,7 +34,7 @@ def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, dropped: float = 
 
   def residual(draws, est, prior, z, views, step):
     z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
-    eps_s, = guided(prior, z_t, draws.t, views, scale=guidance(step), negatives=negatives)
+    eps_s = guided(prior, z_t, draws.t, views, scale=at(guidance, step))
     return eps_s - own(est, prior, z_t, draws.t, views), {}
 
   def loss(draws, est, prior, z, views, step):
@@ -45,10 +42,10 @@ def vsd(*, weights: PyTree, guidance: Callable, rank: int = 4, dropped: float = 
     t = shared(jax.vmap(jax.random.uniform)(keys[:, 0]), prior.views_per_scene)
     eps = jax.vmap(lambda key: jax.random.normal(key, z.shape[1:]))(keys[:, 1])
     if views.camera is not None:
-      told = shared(jax.vmap(jax.random.uniform)(keys[:, 2]), prior.views_per_scene) >= dropped
-      views = views._replace(camera=views.camera._replace(fov=views.camera.fov * told))
-    away = own(est, prior, diffuse(z, t, eps, schedule=prior.schedule), t, views) - eps
+      known = shared(jax.vmap(jax.random.uniform)(keys[:, 2]), prior.views_per_scene) >= dropped
+      views = views._replace(camera=views.camera._replace(known=known))
+    error = own(est, prior, diffuse(z, t, eps, schedule=prior.schedule), t, views) - eps
     unit = PREDICTIONS[prior.predicted].error(prior.schedule.alpha(t), prior.schedule.sigma(t))
-    return jnp.mean((bcast(unit, z) * away) ** 2)
+    return jnp.mean((bcast(unit, z) * error) ** 2)
 
-  return Estimator(residual, lambda key: lora.init(key, weights, rank=rank), loss, named(weight))
+  return Estimator(residual, init, loss)

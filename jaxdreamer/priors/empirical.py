@@ -3,7 +3,7 @@ set.
 
 It separates a prior's faults from an estimator's: with it, what is wrong in the result is the
 estimator's or the scene's.
-Images carry their camera; told a camera, the prior weights each image by how near its viewpoint is.
+Images carry their camera; where one is given, each image weighs by how near its viewpoint is.
 """
 import jax
 import jax.numpy as jnp

@@ -100,16 +100,16 @@ def opened(path: str, *, model: str, sha256: str, wanted: str, lora: str = '',
 def schedule_of(scheduler: dict) -> Forward:
   """The forward process of a scheduler_config.json. ValueError lists what it asks for and these
   priors lack."""
-  told, sampler = {k: v for k, v in scheduler.items() if v is not None}, scheduler.get(
+  said, sampler = {k: v for k, v in scheduler.items() if v is not None}, scheduler.get(
       '_class_name')
   values = {'beta_start': 1e-4, 'beta_end': .02, 'beta_schedule': 'linear',
             'num_train_timesteps': 1000,
-            'prediction_type': 'epsilon', 'trained_betas': None} | SAMPLERS.get(sampler, {}) | told
+            'prediction_type': 'epsilon', 'trained_betas': None} | SAMPLERS.get(sampler, {}) | said
   kind, steps, betas = (values[k] for k in ('beta_schedule', 'num_train_timesteps',
                                             'trained_betas'))
-  foreign = {k: told[k] for k, served in SERVED.items() if k in told and told[k] not in served}
+  foreign = {k: said[k] for k, served in SERVED.items() if k in said and said[k] not in served}
   if sampler is not None and sampler not in SAMPLERS and betas is None and not all(
-      k in told for k in BETAS_OF):
+      k in said for k in BETAS_OF):
     # a class that has no betas, or whose defaults are not known here
     foreign['_class_name'] = sampler
   if values['prediction_type'] not in PREDICTIONS:

@@ -3,7 +3,7 @@ at a time.
 
 Four successive rows of a batch are one scene: the pixels of its views attend to each other
 (Prior.views_per_scene), so they must share t, elevation, distance and fov and stand a quarter turn
-apart: sampling.rings. It is told cameras, and therefore no view words. Without a camera it is the
+apart: sampling.rings. It sees cameras, and therefore no view words. Without a camera it is the
 two-dimensional model that it was trained to be as well, one picture at a time.
 Latents, schedule and text are latent.py's.
 """
@@ -12,6 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxdreamer import cameras
 from jaxdreamer.nn import folder, unet
 from jaxdreamer.nn import mvdream as networks
 from jaxdreamer.priors import latent
@@ -26,7 +27,7 @@ HELP = ('config.prior.path: give the single .safetensors file of sd-v2.1-base-4v
         "diffusers' layout")
 
 
-def mvdream(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokenizer: str = '',
+def mvdream(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16', tokenizer: str = '',
             sha256: str = '',
             sample: bool = False, lora: str = '', lora_scale: float = 1.) -> Prior:
   """`image_size`, `dtype`, `tokenizer`, `sha256`, `sample` and `lora` as Stable Diffusion's.
@@ -38,8 +39,8 @@ def mvdream(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokeniz
   forward = latent.schedule_of(parts['scheduler'])
   kind = jnp.dtype(dtype)
   wired = unet.config_from_diffusers(parts['unet'].config)
-  told = wired.class_embed_type, wired.projection_class_embeddings_input_dim
-  if told != ('projection', networks.CAMERA):
+  embedding = wired.class_embed_type, wired.projection_class_embeddings_input_dim
+  if embedding != ('projection', networks.CAMERA):
     raise ValueError(f"{path}: this UNet takes no cameras as MVDream's does; "
                      "config.prior.name='stable_diffusion' may serve it")
   coder = latent.coder(parts['vae'], side=parts['unet'].config.get('sample_size', SIDE), dtype=kind)
@@ -57,8 +58,8 @@ def mvdream(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', tokeniz
     args = {'params': weights['unet']}, z_t, forward.timestep(t), text
     if camera is None:
       return forward.eps(picture.apply(*args), z_t, t)
-    return forward.eps(scene.apply(*args, networks.camera_vector(camera)
-                                   * (camera.fov > 0.)[:, None]), z_t, t)
+    where = cameras.hidden(camera, networks.camera_vector(camera))
+    return forward.eps(scene.apply(*args, where), z_t, t)
 
   def embed(weights, prompt, negative=''):
     (plain, away, denied), pooled = latent.rows(parts, [prompt, '', negative], tokenizer=tokenizer,

@@ -3,7 +3,7 @@
 Its text is what enters the last layers of two encoders, side by side [77, D], and the second
 encoder's embedding of the whole prompt. That one travels as a row more, [78, D], padded with zeros,
 so that whatever mixes or batches texts does both. The empty prompt is zeros, as the model was
-trained, unless model_index.json says otherwise. The sizes it is told of are those of a whole
+trained, unless model_index.json says otherwise. The sizes it is given are those of a whole
 picture. It does not see cameras, nor does a LoRA of it. Latents and schedule are latent.py's; the
 autoencoder is for bfloat16 or float32, half precision overflows.
 """
@@ -22,7 +22,7 @@ HELP = ("config.prior.path: give the folder of Stable Diffusion XL in diffusers'
         f'{SECTION}.tokenizer and {SECTION}.tokenizer_2')
 
 
-def sdxl(*, path: str, image_size: int = 64, dtype: str = 'bfloat16', prediction: str = '',
+def sdxl(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16', prediction: str = '',
          tokenizer: str = '',
          tokenizer_2: str = '', sha256: str = '', sample: bool = False, lora: str = '',
          lora_scale: float = 1.) -> Prior:

@@ -10,7 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxdreamer import prompts
+from jaxdreamer import cameras, prompts
 from jaxdreamer.nn import folder, layers, unet
 from jaxdreamer.priors import latent
 from jaxdreamer.types import Prior, Text
@@ -22,11 +22,11 @@ HELP = ("config.prior.path: give the folder of a model in diffusers' layout (une
         f'single .safetensors file of Stable Diffusion 1.x or 2.x with {SECTION}.tokenizer')
 
 
-def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16',
+def stable_diffusion(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16',
                      prediction: str = '', tokenizer: str = '',
                      sha256: str = '', sample: bool = False, lora: str = '',
                      lora_scale: float = 1.) -> Prior:
-  """`image_size`: pixels of the render that it is shown. `dtype` of weights and compute; norms and
+  """`image_size`: pixels of the render that it takes. `dtype` of weights and compute; norms and
   softmax are float32.
   `prediction`, one of diffusion.PREDICTIONS, goes before what the model says of itself;
   `tokenizer`, a folder, is for single files, which hold none; `sha256` is such a file's hash, where
@@ -72,7 +72,7 @@ def stable_diffusion(*, path: str, image_size: int = 64, dtype: str = 'bfloat16'
   def eps(weights, z_t, t, text, camera):
     where = jnp.zeros((len(z_t), CAMERA))
     if camera is not None:
-      where = camera.world_from_camera.reshape(-1, CAMERA) * (camera.fov > 0.)[:, None]
+      where = cameras.hidden(camera, camera.world_from_camera.reshape(-1, CAMERA))
     return forward.eps(network.apply({'params': weights['unet']}, z_t, forward.timestep(t), text,
                                      where), z_t, t)
 

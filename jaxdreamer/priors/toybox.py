@@ -23,8 +23,8 @@ def toybox(*, path: str = '', camera: bool = True) -> Prior:
   like = jax.eval_shape(network.init, jax.random.key(0))
   weights = weight_files.load(path or str(SHIPPED), like)
 
-  def eps(weights, z_t, t, text, told):
-    return network.eps(weights, z_t, t, text, told if camera else None)
+  def eps(weights, z_t, t, text, where):
+    return network.eps(weights, z_t, t, text, where if camera else None)
 
   def embed(weights, prompt, negative=''):
     world.parse(prompt)

@@ -3,25 +3,27 @@ direction) -> [3] in [0, 1].
 
 Give one key per view: a random background is then one color over the whole picture.
 """
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxdreamer.scenes import fields, hashgrid, hyper_ingp
-from jaxdreamer.types import Scene
+from jaxdreamer.types import Code, Params, Scene
 
 Color = Float[Array, '3']
 
 
 class Background(NamedTuple):
-  init: Callable                       # key -> params
-  color: Callable                     # (code, key, direction [3]) -> [3]
-  prepare: Callable = lambda params, y: params                # (params, y) -> code, as a scene's
+  init: Callable[[Array], Params]                # key -> params
+  color: Callable[[Code, Array, Array], Array]   # (code, key, direction [3]) -> [3]
+  # (params, y) -> code, as a scene's
+  prepare: Callable[[Params, Any], Code] = lambda params, y: params
 
 
 def constant(*, rgb: tuple[float, float, float] = (1., 1., 1.)) -> Background:
+  """One color, white unless another is given."""
   return Background(lambda key: (), lambda params, key, direction: jnp.array(rgb))
 
 
@@ -79,7 +81,7 @@ def hash_map(*, levels: int = 4, base: int = 4, finest: int = 256, log2_table: i
   return Background(init, color)
 
 
-def hypernet(*, text: int, levels: int = 16, size: int = 16, width: int = 64,
+def hypernet(*, text: int = 128, levels: int = 16, size: int = 16, width: int = 64,
              hidden: int = 64) -> Background:
   """A map of each prompt's own: `levels` grids of the direction, all of `size` cells, which prompts
   share, and a network of one layer of `width` units that a hypernetwork writes (ScaleDreamer's

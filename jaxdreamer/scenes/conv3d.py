@@ -127,14 +127,14 @@ class Synthesis(nn.Module):
     return volume
 
 
-def conv3d(*, text: int = 1024, noise: int = 64,
-           channels: tuple[int, ...] = (512, 512, 512, 256, 128, 64), features: int = 32,
-           width: int = 256, mapped: int = 64, hidden: int = 64, radius: float = .8,
-           extent: float = 1.) -> Scene:
+def conv3d(*, text: int = 128, noise: int = 64, channels: tuple[int, ...] = (64, 64, 32, 16),
+           features: int = 16, width: int = 64, mapped: int = 64, hidden: int = 64,
+           radius: float = .5, extent: float = 1.) -> Scene:
   """A volume of 4 * 2^(blocks - 1) nodes a side over [-extent, extent]^3. `text` and `noise` are
   the sizes of y.pooled and y.noise, `width` that of w.
 
-  The larger published network has channels (512, 512, 512, 512, 256, 128).
+  The published networks have channels (512, 512, 512, 256, 128, 64), or (512, 512, 512, 512, 256,
+  128), 32 features and a width of 256.
   """
   net = Synthesis(channels, features, width, mapped)
   n = 4 * 2 ** (len(channels) - 1)

@@ -8,13 +8,13 @@ slower on a CPU.
 """
 import itertools
 import math
-from typing import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jaxdreamer.scenes import fields
+from jaxdreamer.schedules import Schedule, at
 from jaxdreamer.types import Scene
 
 PRIMES = (1, 2654435761, 805459861)
@@ -61,7 +61,7 @@ def init_tables(key: Key[Array, ''], sizes: list[int], *, per_level: int, log2_t
           for k, n in zip(jax.random.split(key, len(sizes)), rows)]
 
 
-def band(params: dict, active: Float[Array, ''] | float) -> dict:
+def fade_in(params: dict, active: Float[Array, ''] | float) -> dict:
   """Coarse to fine: only the first `active` levels, a fraction fading in (threestudio's progressive
   band, made smooth).
 
@@ -73,17 +73,15 @@ def band(params: dict, active: Float[Array, ''] | float) -> dict:
 
 
 def hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, base: int = 8,
-             finest: int = 128,
-             width: int = 64, features: int = 3, activation: str = 'softplus', blob: str = 'cone',
-             strength: float = 8.,
-             radius: float = .45, extent: float = 1., separate: bool = False,
-             active: Callable | None = None) -> Scene:
+             finest: int = 128, width: int = 64, features: int = 3, activation: str = 'softplus',
+             blob: str = 'cone', strength: float = 8., radius: float = .45, extent: float = 1.,
+             separate: bool = False, band: Schedule = (64.,)) -> Scene:
   """Levels -> one hidden layer -> density and features. threestudio: 16 levels, 2^19 rows, 16 to
   4096, `separate`.
 
   `extent` is half a side of the cube that the levels fill. `separate`: density and features each
-  have a network of their own, without biases. `active` (step -> number of levels, see `band`)
-  trains coarse levels first; None is all from the start.
+  have a network of their own, without biases. `band` is a schedule of how many levels there are,
+  see `fade_in`: (1, 8, 100) trains coarse levels first.
   """
   activate, bias = fields.ACTIVATIONS[activation], fields.BLOBS[blob]
   sizes = [resolution(l, levels=levels, base=base, finest=finest) for l in range(levels)]
@@ -111,6 +109,6 @@ def hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, base:
     return fields.split_raw(raw, bias(xyz, strength=strength, radius=radius), activate)
 
   def focus(code, step):
-    return band(code, active(step)) if active else code
+    return fade_in(code, at(band, step))
 
   return Scene(init, prepare, field, focus)

@@ -32,10 +32,9 @@ class Hypernet(nn.Module):
     return [part.reshape(shape) for part, shape in zip(jnp.split(flat, starts), self.shapes)]
 
 
-def hyper_ingp(*, text: int = 1024, levels: int = 16, per_level: int = 2, log2_table: int = 19,
-               base: int = 16,
-               finest: int = 4096, width: int = 64, hidden: int = 64, radius: float = .5,
-               extent: float = 1.) -> Scene:
+def hyper_ingp(*, text: int = 128, levels: int = 8, per_level: int = 2, log2_table: int = 14,
+               base: int = 8, finest: int = 128, width: int = 64, hidden: int = 64,
+               radius: float = .5, extent: float = 1.) -> Scene:
   """A prompt's networks have one layer of `width` units, the hypernetwork one of `hidden`; `text`
   is the size of y.pooled, `extent` half a side of the cube that the levels fill."""
   sizes = [hashgrid.resolution(l, levels=levels, base=base, finest=finest) for l in range(levels)]

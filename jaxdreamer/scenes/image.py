@@ -5,8 +5,6 @@ The picture is the code: train reads it through `picture` in place of render.ima
 rest of the step as it is. As a 3D scene (turntables, export) it hangs in the plane x = 0, facing
 the front.
 """
-from typing import Callable
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
@@ -23,16 +21,16 @@ def picture(code: Float[Array, 'h w c']) -> Rendering:
                    distortion=flat, z_variance=flat, eikonal=flat)
 
 
-def image(*, size: int, features: int = 3, scale: float = .1, squash: Callable = jax.nn.sigmoid,
-          thickness: float = .05,
-          density: float = 200.) -> Scene:
-  """[size, size] raw values near 0; `squash` makes them colors (the identity, for latents)."""
+def image(*, size: int = 64, features: int = 3, scale: float = .1, squash: bool = True,
+          thickness: float = .05, density: float = 200.) -> Scene:
+  """[size, size] raw values near 0; `squash` makes them colors in [0, 1], without it they are
+  themselves, as latents."""
 
   def init(key: Key[Array, '']):
     return {'image': scale * jax.random.normal(key, (size, size, features))}
 
   def prepare(params, y):
-    return squash(params['image'])
+    return jax.nn.sigmoid(params['image']) if squash else params['image']
 
   def field(code, xyz):
     x, y, z = xyz

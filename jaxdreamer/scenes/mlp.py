@@ -2,13 +2,12 @@
 
 DreamFusion A.2: 8 octaves, 5 residual blocks of 128 units with SiLU and layer norm between.
 """
-from typing import Callable
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxdreamer.scenes import fields
+from jaxdreamer.schedules import Schedule, at
 from jaxdreamer.types import Scene
 
 
@@ -17,7 +16,7 @@ def layer_norm(h: Float[Array, 'n']) -> Float[Array, 'n']:
   return h * jax.lax.rsqrt(jnp.mean(h * h) + 1e-6)
 
 
-def blur(params: dict, variance: Float[Array, '']) -> dict:
+def blurred(params: dict, variance: Float[Array, '']) -> dict:
   """Integrated encoding (mip-NeRF Eq. 13) of a Gaussian of this variance around each point:
   DreamFusion lowers it from 5e-2 to 2e-3 in the first third. It scales octave k by exp(-4^k
   variance / 2), which the first layer takes in once."""
@@ -28,13 +27,11 @@ def blur(params: dict, variance: Float[Array, '']) -> dict:
 
 
 def mlp(*, octaves: int = 6, width: int = 64, blocks: int = 2, features: int = 3,
-        activation: str = 'softplus',
-        blob: str = 'cone', strength: float = 8., radius: float = .45,
-        variance: Callable | None = None) -> Scene:
+        activation: str = 'softplus', blob: str = 'cone', strength: float = 8., radius: float = .45,
+        blur: Schedule = (0.,)) -> Scene:
   """Encoding -> linear -> `blocks` times h + W silu(V norm(h)) -> density and features.
 
-  `variance` (step -> variance, see `blur`) starts with a smooth scene; None is sharp from the
-  start.
+  `blur` is a schedule of the variance of `blurred`: (5e-2, 2e-3, 100) starts with a smooth scene.
   """
   activate, bias = fields.ACTIVATIONS[activation], fields.BLOBS[blob]
 
@@ -59,6 +56,6 @@ def mlp(*, octaves: int = 6, width: int = 64, blocks: int = 2, features: int = 3
     return fields.split_raw(raw, bias(xyz, strength=strength, radius=radius), activate)
 
   def focus(code, step):
-    return blur(code, variance(step)) if variance else code
+    return blurred(code, at(blur, step))
 
   return Scene(init, prepare, field, focus)

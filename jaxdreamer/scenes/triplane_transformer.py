@@ -121,11 +121,9 @@ def bilinear(plane: Float[Array, 'n n F'], u: Float[Array, ''],
   return mix(f, mix(g, at(0, 0), at(0, 1)), mix(g, at(1, 0), at(1, 1)))
 
 
-def triplane_transformer(*, text: int = 1024, tokens: int = 32, width: int = 768, blocks: int = 12,
-                         heads: int = 16,
-                         features: int = 32, upsample: int = 2, hidden: int = 64,
-                         radius: float = .8,
-                         extent: float = 1.) -> Scene:
+def triplane_transformer(*, text: int = 128, tokens: int = 8, width: int = 128, blocks: int = 4,
+                         heads: int = 4, features: int = 16, upsample: int = 4, hidden: int = 32,
+                         radius: float = .5, extent: float = 1.) -> Scene:
   """`tokens` a side of each plane, `upsample` nodes to each of them; `text` is the width of
   y.plain, `extent` half a side of the cube that the planes span."""
   net = TriplaneTransformer(tokens, width, blocks, heads, features, upsample)
