@@ -58,7 +58,7 @@ def make_prior(config) -> Prior:
   p = config.prior
   make = pick(PRIORS, p, 'prior')
   facts = {'key': seeds.key(config.seed), 'prompt': config.prompt, 'path': places.weights_at(p),
-           'lora': p.get('lora', ''), 'lora_scale': p.get('lora_scale', 1.)}
+           'lora': p.lora, 'lora_scale': p.lora_scale}
   asked = inspect.signature(make).parameters
   if facts['lora'] and 'lora' not in asked:
     raise ValueError(f'config.prior.lora={p.lora!r}: config.prior.name={p.name!r} takes none; '
@@ -80,9 +80,8 @@ def make_mesh(config) -> Mesh:
 def camera_ranges(section) -> dict:
   """Degrees in config, radians in code."""
   angles = {k: tuple(math.radians(a) for a in section[k]) for k in ('azimuth', 'elevation', 'fov')}
-  # older runs do not say it
-  return angles | {'distance': tuple(section.distance), 'relative': section.get('relative', False),
-                   'angular': section.get('angular', 0.)}
+  return angles | {'distance': tuple(section.distance), 'relative': section.relative,
+                   'angular': section.angular}
 
 
 def make_regularize(section) -> Callable:
@@ -118,8 +117,8 @@ def make_optimizer(config) -> optax.GradientTransformation:
   """The optax chain of config.optim."""
   o = config.optim
   return optim.chain(o.groups, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay,
-                     clip=o.clip, accumulate=o.get('accumulate', 1),
-                     particles=config.scene.get('particles', 1))
+                     clip=o.clip, accumulate=o.accumulate,
+                     particles=config.scene.particles)
 
 
 def make_sample(config, prior: Prior, estimator: Estimator) -> Callable:
@@ -128,7 +127,7 @@ def make_sample(config, prior: Prior, estimator: Estimator) -> Callable:
   return sampling.make_sample(
     design=sampling.DESIGNS[s.design],
     camera_from=partial(cameras.from_uniform, **camera_ranges(c)),
-    move=cameras.make_move(by=c.get('jitter', (0., 0., 0.)), front_back=c.get('front_back', 0)),
+    move=cameras.make_move(by=c.jitter, front_back=c.front_back),
     draw=sampling.make_draw(noise=prior.schedule, t_min=s.t_min, t_max=s.t_max,
                             weight=estimator.weight or s.weight, shape=prior.latent,
                             density=s.density, antithetic=s.antithetic),
@@ -141,9 +140,8 @@ def make_background(config) -> backgrounds.Background:
   r = config.render
   learns = r.background in LEARNED
   reads = {'text': config.scene[config.scene.name].text} if r.background == 'hypernet' else {}
-  background = BACKGROUNDS[r.background](**reads)
-  share = r.get('random_background', .5)
-  return backgrounds.mixed(background, probability=share) if learns else background
+  background = BACKGROUNDS[r.background](**r.backgrounds.get(r.background, {}), **reads)
+  return backgrounds.mixed(background, probability=r.random_background) if learns else background
 
 
 def make_scene(config) -> Scene:
@@ -162,11 +160,11 @@ def make_render(config, scene: Scene) -> Callable:
     k_image, k_background, k_light = jax.random.split(key, 3)
     light = None if is_never(r.shaded) else render.sample_light(
       k_light, camera, shaded=at(r.shaded, step), textureless=at(r.textureless, step),
-      **r.get('light', {}))
+      **r.light)
     return render.image(k_image, partial(scene.field, code), camera, size=size, samples=r.samples,
                         fine=r.fine, radius=r.radius,
                         chunk=r.chunk or None, remat=r.remat, light=light,
-                        normals=NORMALS[r.get('normals', 'exact')],
+                        normals=NORMALS[r.normals],
                         distance=scene.distance and partial(scene.distance, code),
                         background=partial(background.color, code['background'], k_background))
   return draw
@@ -189,7 +187,7 @@ def training(config, mesh: Mesh, *, abstract: bool = False) -> Training:
   text, tx = make_text(config, prior, mesh), make_optimizer(config)
   sample = make_sample(config, prior, estimator)
   draw, regularize = make_render(config, scene), make_regularize(config.regularizers)
-  words = partial(cameras.view_bin, **{side: math.radians(config.cameras.get(side, 45.))
+  words = partial(cameras.view_bin, **{side: math.radians(config.cameras[side])
                                        for side in ('front', 'back')})
   condition = partial(conditioning.condition, words=words, perp_neg=config.perp_neg)
   ids = jnp.arange(config.sampling.views)
@@ -222,5 +220,5 @@ def model(config, embed: Callable) -> objects.Model:
   e, radius = config.eval, config.render.radius
   phrases = read_corpus(config.corpus.path) if config.corpus.path else (config.prompt,)
   return objects.model(seeds.key(config.seed), make_scene(config), prompts=phrases, embed=embed,
-                       step=config.steps, size=e.size, samples=e.samples, fine=e.get('fine', 0),
-                       ball=radius, radius=e.get('radius', 0.) or radius, chunk=e.chunk or None)
+                       step=config.steps, size=e.size, samples=e.samples, fine=e.fine,
+                       ball=radius, radius=e.radius or radius, chunk=e.chunk or None)

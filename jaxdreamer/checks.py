@@ -49,7 +49,7 @@ def check(config, mesh: Mesh) -> None:
                      'negative prompt, and '
                      'config.negative_prompt is empty: give one, or set the share to 0')
   for option, value, table in (('background', config.render.background, BACKGROUNDS),
-                               ('normals', config.render.get('normals', 'exact'), NORMALS)):
+                               ('normals', config.render.normals, NORMALS)):
     if value not in table:
       raise ValueError(f'config.render.{option}={value!r}: takes one of {sorted(table)}')
   if config.render.background == 'hypernet' and 'text' not in config.scene.get(

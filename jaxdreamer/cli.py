@@ -8,13 +8,10 @@ An error that says what the user can do is one line and no traceback: OSError, a
 FloatingPointError raised by this package itself. All others are bugs and keep their traceback.
 """
 import ctypes
-import difflib
-import importlib.util
 import os
 import pathlib
 import platform
 import re
-import runpy
 import sys
 import traceback
 from typing import Callable, NoReturn
@@ -24,19 +21,20 @@ import platformdirs
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from jaxdreamer import options
-from jaxdreamer.checkpoints import flatten, is_full
+from jaxdreamer import cli_help, config_files, options, rules
+from jaxdreamer.checkpoints import is_full
 
 PACKAGE = pathlib.Path(__file__).parent
-SHIPPED = PACKAGE / 'configs'
 FAILED, MISUSED, STOPPED = 1, 2, 75  # exit statuses; 75 asks to be started again (EX_TEMPFAIL)
 
 
 def config_flag() -> flags.FlagHolder:
-  """Defines --config, with an option for each of the config's values."""
-  return config_flags.DEFINE_config_file(
+  """The flag --config, and with it --config.OPTION for each option of the file it names."""
+  config = config_flags.DEFINE_config_file(
       'config', None, 'A config file: configs/toybox.py. Options follow it: --config.prompt="a red '
-      'cube".', lock_config=True)
+      'cube".', flag_values=flags.FLAGS)
+  flags.FLAGS['config'].parser = ConfigFile()
+  return config
 
 
 def moved_flags():
@@ -67,57 +65,9 @@ def compile_cache() -> str:
 
 
 def die(message: str, *, status: int = FAILED) -> NoReturn:
-  """Says `message` in one line on stderr and ends the process with `status`."""
+  """Leaves with one line on stderr."""
   print(f'jaxdreamer: {" ".join(message.split())}', file=sys.stderr)
   raise SystemExit(status)
-
-
-def config_file(argv: list[str]) -> tuple[str, str]:
-  """The path and the argument of `--config=path:argument`; '' where they are not given."""
-  given = [match[1] for match in map(re.compile(r'--?config=(.*)').fullmatch, argv) if match]
-  path, _, argument = (given or [''])[-1].partition(':')
-  return path, argument
-
-
-def shipped() -> list[str]:
-  """The configs of the package, as --config takes them: configs/toybox.py."""
-  return [f'configs/{path.name}' for path in sorted(SHIPPED.glob('[a-z]*.py'))]
-
-
-def found(path: str) -> pathlib.Path:
-  """The config file of this path: the one that lies there, else the shipped one of the name
-  configs/NAME.py."""
-  here = options.place(path)
-  if here.is_file():
-    return here
-  if here.as_posix().removeprefix('./').removeprefix('jaxdreamer/') in shipped():
-    return SHIPPED / here.name
-  near = difflib.get_close_matches(f'configs/{here.name}', shipped(), cutoff=.8)
-  return die(f'there is no config file {path}; {"nearest" if near else "shipped"}: '
-             f'{", ".join(near or shipped())}', status=MISUSED)
-
-
-def load(path: str, argument: str) -> ConfigDict:
-  """What the config file makes of its argument. It may import its neighbors, and `configs` wherever
-  it lies."""
-  file = found(path)
-  if file.resolve().parent != SHIPPED.resolve() and str(file.parent) not in sys.path:
-    sys.path.append(str(file.parent))
-  if 'configs' not in sys.modules and importlib.util.find_spec('configs') is None:
-    sys.modules['configs'] = importlib.import_module('jaxdreamer.configs')
-  try:
-    config = runpy.run_path(str(file))['get_config'](*[argument] if argument else [])
-  except Exception as error:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename
-             == str(file)]
-    where = f'{path} line {lines[-1]}' if lines else path
-    given = f', given {argument!r}' if argument else ''
-    die(f'config file {where}{given}: {type(error).__name__}: {error}', status=MISUSED)
-  if not isinstance(config, ConfigDict):
-    die(f'config file {path}: get_config() returns a {type(config).__name__}; it takes a '
-        'ConfigDict, as that of configs/base.py',
-        status=MISUSED)
-  return config
 
 
 def arranged(argv: list[str]) -> list[str]:
@@ -131,111 +81,31 @@ def arranged(argv: list[str]) -> list[str]:
   return [*argv[:1], *first, *(word for word in words if word not in first)]
 
 
-def unknown_options(argv: list[str]) -> str:
-  """What is wrong with the first `--config.a.b` of the command line that the config does not have;
-  '' if nothing is."""
-  path, argument = config_file(argv)
-  if not path:
-    return ''
-  config = load(path, argument)
-  for arg in argv:
-    match = re.match(r'--?(?:no)?config\.([\w.]+)', arg)
-    if match:
-      section = config
-      for part in match[1].split('.'):
-        if not isinstance(section, ConfigDict) or part not in section:
-          near = ', '.join(f'--config.{name}'
-                           for name in options.nearest(match[1], list(flatten(config.to_dict()))))
-          return f'there is no option --config.{match[1]}; ' + (f'nearest: {near}' if near
-                                                                else f'all stand in {path}')
-        section = section[part]
-      if isinstance(section, ConfigDict):
-        inner = ', '.join(f'--config.{match[1]}.{name}' for name in flatten(section.to_dict()))
-        return f'--config.{match[1]} is a section, and takes no value itself; give {inner}'
-  return ''
+class ConfigFile(flags.ArgumentParser):
+  """What --config is made of: the config file, with sections for functions of the user's own."""
 
-
-def unknown_flag(name: str, argv: list[str]) -> str:
-  """What to give in place of a flag that there is not."""
-  path, argument = config_file(argv)
-  names = [flag.name for flag in own_flags()]
-  if 'config' in flags.FLAGS:
-    if name.startswith('config.') and not path:
-      return (f'--{name} changes a config, and none is given: put --config=configs/toybox.py '
-              'before it')
-    names += [f'config.{option}' for option in flatten(load(path or 'configs/toybox.py',
-                                                            argument).to_dict())]
-  near = ', '.join(f'--{other}' for other in options.nearest(name, names))
-  return f'there is no --{name}; ' + (f'nearest: {near}' if near else '--help lists what there is')
-
-
-def bad_value(error: flags.Error, argv: list[str]) -> str:
-  """An error of a value that an option cannot be read from, with what the option takes."""
-  match = re.match(r'flag --config\.([\w.]+)=(.*?): ', str(error), re.DOTALL)
-  if not match:
-    return f'{error}; --help lists the flags'
-  default = flatten(load(*config_file(argv)).to_dict()).get(match[1])
-  rule = options.rule_of(match[1], default)
-  return f'--config.{match[1]}={match[2]}: takes {rule.takes}' if rule else str(error)
-
-
-def own_flags() -> list[flags.Flag]:
-  """Those of the command that runs, --config first."""
-  config = [flags.FLAGS['config']] if 'config' in flags.FLAGS else []
-  return config + [flag for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])
-                   if flag not in config]
-
-
-def help_text(argv: list[str]) -> str:
-  """What the command does, how it is configured, its flags, and the options of the config given."""
-  main = sys.modules['__main__']
-  command = f'python -m {main.__spec__.name if main.__spec__ else pathlib.Path(argv[0]).stem}'
-  rows = [(main.__doc__ or '').strip(), '', 'Flags:']
-  rows += [f'  --{flag.name}  {flag.help}' + ('' if flag.default in (None, '')
-                                              else f' Default: {flag.default_as_str}')
-           for flag in own_flags()]
-  if 'config' in flags.FLAGS:
-    path, argument = config_file(argv)
-    config = load(path or 'configs/toybox.py', argument)
-    rows += ['', 'A config file holds every option; --config names it, and --config.OPTION=VALUE '
-             'changes one of its options:',
-             f"  {command} --config=configs/toybox.py --config.prompt='a red cube'",
-             f'  {command} --config=configs/asd.py --config.steps=400 '
-             '--config.estimator.asd.guidance=5',
-             f"  {command} --config=configs/dreamfusion_sd.py --config.prior.path=FOLDER "
-             "--config.prompt='a lion fish'",
-             f'Those shipped: {", ".join(shipped())}. One of your own begins as they do: from '
-             'jaxdreamer.configs import toybox', '',
-             f'Options of {path or "configs/toybox.py"}, with their defaults and what they take:']
-    rows += [f'  --config.{name}={value!r}'.ljust(60)
-             + f'  {rule.takes if (rule := options.rule_of(name, value)) else ""}'.rstrip()
-             for name, value in flatten(config.to_dict()).items()]
-  return '\n'.join(rows)
+  def parse(self, path: str) -> ConfigDict:
+    return config_files.of_command([*sys.argv, f'--config={path}']).lock()
 
 
 def parse(argv: list[str]) -> list[str]:
   """absl's flags, with errors of one line."""
   for arg in argv[1:]:
-    if not options.is_text(arg):
+    if not rules.is_text(arg):
       die(f'{arg!r} is no UTF-8: give it in UTF-8', status=MISUSED)
-  if {'--help', '-help', '-h', '--helpfull', '--helpshort'} & set(argv[1:]):
-    print(help_text(argv))
-    raise SystemExit(0)
-  path, argument = config_file(argv)
-  if path and 'config' in flags.FLAGS:
-    load(path, argument)
-    if wrong := unknown_options(argv):
-      die(wrong, status=MISUSED)
-    real = f'--config={found(path)}' + (f':{argument}' if argument else '')
-    argv = [real if re.match(r'--?config=', arg) else arg for arg in argv]
   try:
+    if {'--help', '-help', '-h', '--helpfull', '--helpshort'} & set(argv[1:]):
+      print(cli_help.help_text(argv))
+      raise SystemExit(0)
+    if 'config' in flags.FLAGS and (wrong := cli_help.unknown_options(argv)):
+      die(wrong, status=MISUSED)
     rest = flags.FLAGS(argv)
     if 'config' in flags.FLAGS and flags.FLAGS.config is not None:
       options.check(flags.FLAGS.config)
   except flags.UnrecognizedFlagError as error:
-    die(unknown_flag(error.flagname, argv), status=MISUSED)
+    die(cli_help.unknown_flag(error.flagname, argv), status=MISUSED)
   except flags.Error as error:
-    die(bad_value(error, argv), status=MISUSED)
+    die(cli_help.bad_value(error, argv), status=MISUSED)
   except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
     die(str(error), status=MISUSED)
   if rest[1:]:

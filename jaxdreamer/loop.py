@@ -81,7 +81,8 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
   """`run`, in a workdir that no other process writes into."""
   clock = metrics.Clock()
   with processes.together():
-    checkpoints.claim(workdir, config.to_dict(), contents=places.contents(options.expanded(config)))
+    checkpoints.claim(workdir, config.to_dict(), contents=places.contents(options.expanded(config)),
+                      read=lambda workdir: options.restored(workdir).to_dict())
   processes.check_shared(f'--workdir={workdir}', lambda: checkpoints.seen(workdir))
   with clock('build'), processes.together():
     training = build.training(config, mesh)

@@ -28,8 +28,7 @@ ESTIMATED = ('depth', 'normals')              # of config.estimator.ssd
 def weights_at(section: Any) -> str:
   """Where config.prior finds its weights: its path, else what it asks the hub for, else '', the
   shipped ones."""
-  asked = section.get('hub', '')                             # older runs do not say it
-  return hub.fetch(asked) if asked and not section.path else section.path
+  return hub.fetch(section.hub) if section.hub and not section.path else section.path
 
 
 def contents(config: Any) -> dict[str, str]:

@@ -47,7 +47,7 @@ def restore_state(workdir: pathlib.Path) -> tuple[ConfigDict, Training, TrainSta
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
   """The options of the run in `workdir`. ValueError where it has no checkpoint."""
-  config = ConfigDict(checkpoints.tuples(checkpoints.read_options(workdir)))
+  config = options.restored(workdir)
   if not checkpoints.finished_steps(workdir):
     raise none_in(workdir)
   return config

@@ -120,14 +120,16 @@ def draws(key: Key[Array, ''], u: Float[Array, 'V M'], ids: Int[Array, 'V'], *,
                t_min=jnp.full_like(t, t_min))
 
 
-def make_draw(*, noise: NoiseSchedule, t_min: Schedule = (.02,), t_max: Schedule = (.98,),
-              weight: str = 'sigma2', **options) -> Callable[..., Draws]:
+def make_draw(*, noise: NoiseSchedule, shape: tuple[int, ...], t_min: Schedule = (.02,),
+              t_max: Schedule = (.98,), weight: str = 'sigma2', density: tuple[float, ...] = (1.,),
+              antithetic: bool = False) -> Callable[..., Draws]:
   """(key, u, ids, step) -> Draws, with t's range given by two schedules, and w by its name in
   WEIGHTS. ValueError for a name that is not there."""
   if weight not in WEIGHTS:
     raise ValueError(f'config.sampling.weight={weight!r}: takes one of {sorted(WEIGHTS)}')
   return lambda key, u, ids, step: draws(key, u, ids, t_min=at(t_min, step), t_max=at(t_max, step),
-                                         w=partial(WEIGHTS[weight], noise), **options)
+                                         shape=shape, w=partial(WEIGHTS[weight], noise),
+                                         density=density, antithetic=antithetic)
 
 
 def make_sample(*, design: Callable[..., Array], camera_from: Callable[[Array], Camera],

@@ -12,7 +12,16 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import base
-from jaxdreamer import build, cameras, conditioning, options, registry, sampling, schedules
+from jaxdreamer import (
+  build,
+  cameras,
+  checkpoints,
+  conditioning,
+  options,
+  registry,
+  sampling,
+  schedules,
+)
 from jaxdreamer.priors.gaussian import gaussian
 from jaxdreamer.training import at_step
 
@@ -191,16 +200,12 @@ REACHES = {
 }
 
 
-def traced(options, *, without=()):
+def traced(changes, *, config=None):
   """The first stage's samples and renders as they are traced, at these options: nothing is
   compiled."""
-  config = staged((0, 8))
-  with config.unlocked():
-    for option in without:
-      section, _, name = option.partition('.')
-      del config[section][name]
+  config = config or staged((0, 8))
   config.update_from_flattened_dict({'render.background': 'environment', 'render.shaded': (1.,),
-                                     'regularizers.orientation': (1.,)} | options)
+                                     'regularizers.orientation': (1.,)} | changes)
   training = build.training(config, build.make_mesh(config))
   parts, prior, key = training.parts, any_size(), jax.random.key(0)
   params = jax.eval_shape(training.init, key).params['scene']
@@ -257,11 +262,15 @@ def test_outputs_show_the_ball_that_they_are_told_to():
     assert build.model(config, None).object(scene, config.prompt).radius == shown
 
 
-def test_a_run_saved_before_these_options_is_what_it_was(plain):
-  assert plain == traced({}, without=(
-    'cameras.angular', 'cameras.jitter', 'cameras.front_back', 'cameras.front', 'cameras.back',
-    'eval.radius',
-    'render.random_background', 'render.light', 'render.normals'))
+def test_a_run_saved_before_these_options_is_what_it_was(plain, tmp_path):
+  saved = staged((0, 8)).to_dict()
+  for option in ('cameras.angular', 'cameras.jitter', 'cameras.front_back', 'cameras.front',
+                 'cameras.back', 'eval.radius', 'render.random_background', 'render.light',
+                 'render.normals', 'scene.particles', 'optim.accumulate'):
+    section, _, name = option.partition('.')
+    del saved[section][name]
+  checkpoints.claim(tmp_path, saved)
+  assert plain == traced({}, config=options.restored(tmp_path))
 
 
 def test_particles_have_an_optimizer_each():
@@ -281,7 +290,7 @@ def test_stages_that_do_not_follow_one_another_are_refused(stages):
 
 SIXTH = """
 from jaxdreamer.estimators.sds import sds
-def sixth(*, scale):
+def sixth(*, scale=1.):
   one = sds(guidance=1.)
   def residual(*args):
     r, info = one.residual(*args)
@@ -294,8 +303,8 @@ def test_an_estimator_from_outside_the_package_is_named_in_a_config(tmp_path, mo
   (tmp_path / 'mine.py').write_text(SIXTH)
   monkeypatch.syspath_prepend(tmp_path)
   config = base.get_config()
-  with config.unlocked():
-    config.estimator.sixth = {'scale': 3.}
+  config.estimator.name = 'mine:sixth'
+  options.with_own(config).estimator.sixth.scale = 3.
   residuals = []
   for name in ('mine:sixth', 'sds'):
     config.estimator.name, config.estimator.sds.guidance = name, (1.,)

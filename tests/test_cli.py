@@ -9,16 +9,13 @@ import types
 import jax
 import pytest
 from absl import flags
-from ml_collections import config_flags
 
-from jaxdreamer import build, cli, options, schedules, seeds
+from jaxdreamer import build, cli, cli_help, config_files, options, rules, schedules, seeds
 from jaxdreamer.configs import base
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = str(ROOT / 'configs' / 'toybox.py')
 TOYBOX = '--config=configs/toybox.py'
-# by which ml_collections loads a config
-pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
 
 
 @pytest.mark.parametrize(('option', 'nearest'), [
@@ -26,12 +23,12 @@ pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
   ('promt', 'prompt')])
 def test_an_unknown_option_is_answered_with_the_nearest_ones(option, nearest):
   for file in (CONFIG, f'{CONFIG}:empirical'):
-    said = cli.unknown_options(['train', f'--config={file}', f'--config.{option}=3'])
+    said = cli_help.unknown_options(['train', f'--config={file}', f'--config.{option}=3'])
     assert f'--config.{option}' in said and f'--config.{nearest}' in said and '\n' not in said
 
 
 def test_known_options_are_not_complained_about():
-  assert cli.unknown_options(['train', f'--config={CONFIG}', '--config.prompt=a red cube',
+  assert cli_help.unknown_options(['train', f'--config={CONFIG}', '--config.prompt=a red cube',
                               '--config.steps=3']) == ''
 
 
@@ -44,7 +41,7 @@ def parse(monkeypatch, tmp_path):
     given = flags.FlagValues()
     monkeypatch.setattr(flags, 'FLAGS', given)
     monkeypatch.setattr(sys, 'argv', cli.arranged([__name__, *arguments]))
-    config_flags.DEFINE_config_file('config', None, 'A config file.', flag_values=given)
+    cli.config_flag()
     flags.DEFINE_string('workdir', None, 'Where the run lives.', flag_values=given)
     cli.parse(sys.argv)
     return given.config
@@ -104,7 +101,8 @@ def test_a_value_that_an_option_does_not_take_is_answered_with_its_name_and_what
   assert re.search(SLIPS[slip], said), said
 
 
-@pytest.mark.parametrize('name', sorted(path.stem for path in cli.SHIPPED.glob('[a-z]*.py')))
+@pytest.mark.parametrize('name', sorted(path.stem for path
+                                        in config_files.SHIPPED.glob('[a-z]*.py')))
 def test_every_shipped_config_is_one_that_the_checks_let_through(name):
   config = importlib.import_module(f'jaxdreamer.configs.{name}').get_config()
   options.check(config)
@@ -113,7 +111,7 @@ def test_every_shipped_config_is_one_that_the_checks_let_through(name):
 
 def test_no_option_takes_a_value_of_another_kind():
   for name, default in options.flatten(base.get_config().to_dict()).items():
-    rule = options.rule_of(name, default)
+    rule = rules.rule_of(name, default)
     assert rule.fits(default), name
     for other in (object(), None, float('nan'), (object(),), {}):
       assert not rule.fits(other), (name, other)

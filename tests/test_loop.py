@@ -167,10 +167,11 @@ def test_a_signal_saves_and_the_same_command_goes_on_as_if_unbroken(tmp_path, mo
 def test_the_step_is_traced_once_by_a_run_of_many_calls_and_not_again_where_it_goes_on(
     tmp_path, monkeypatch):
   chex.clear_trace_counter()
-  job = make_job(make_config(), None)
-  advance = job.stages[0][1].__wrapped__                         # before jit
+  training = make_training(make_config(), None)
+  advance = training.stages[0][1].__wrapped__                         # before jit
   counted = jax.jit(chex.assert_max_traces(advance, n=1), donate_argnums=0)
-  monkeypatch.setattr(build, 'job', lambda *_: job._replace(stages=((0, counted),)))
+  monkeypatch.setattr(build, 'training',
+                      lambda *_: training._replace(stages=((0, counted),)))
   with monkeypatch.context() as patch:
     stop_at(patch, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert run(tmp_path) == loop.Outcome(6, 'SIGTERM', {})

@@ -1,15 +1,35 @@
 """Every option, with its default. The other files here are short changes of this one;
-`--config.a.b=v` changes one more.
+`--config.a.b=v` changes one more, and `--help` lists them all.
+
+The sections of scenes, priors, estimators and backgrounds hold the keyword-only arguments of the
+functions that registry.py names, with their defaults; so do a few others, see FUNCTIONS. What such
+an option is stands in the docstring of its function.
 
 A schedule is (v,), (v0, v1, steps), or (v0, v1, start, steps): linear from v0 to v1 over `steps`
 from step `start` on. On the command line: `--config.estimator.sds.guidance=5`, or `=20,3,100`. A
 config whose schedules last as long as its run writes them with `of_steps`: they follow
-`--config.steps`. A config of your own begins as the other files here do, and may hold the options
-of a function of yours as `config.estimator.mine = {...}`.
+`--config.steps`.
+
+A config of your own begins as the other files here do. It may name a function of yours,
+`config.estimator.name = 'module:mine'`, and hold options of it, `config.estimator.mine = {...}`;
+the command line reaches all of them.
 """
 from typing import Callable, NamedTuple
 
 from ml_collections import ConfigDict, FieldReference
+
+from jaxdreamer import cameras, optim, render, sampling
+from jaxdreamer.registry import BACKGROUNDS, ESTIMATORS, FACTS, PRIORS, REGULARIZERS, SCENES
+from jaxdreamer.schedules import NEVER
+from jaxdreamer.sections import defaults, of_table
+
+# {section: the function whose options it holds}
+FUNCTIONS = {f'{section}.{name}': function
+             for section, table in (('scene', SCENES), ('prior', PRIORS), ('estimator', ESTIMATORS),
+                                    ('render.backgrounds', BACKGROUNDS))
+             for name, function in table.items()} | {
+  'sampling': sampling.make_draw, 'cameras': cameras.from_uniform,
+  'render.light': render.sample_light, 'optim': optim.chain}
 
 
 class Following(NamedTuple):
@@ -40,104 +60,46 @@ def get_config():
     # many prompts, for a generator: a file of them, or 'toybox'; how many a step
     'corpus': {'path': '', 'prompts': 8,
                'store': ''},  # folder of their embeddings; '' is one in the cache
-    'scene': {
-      # several scenes in one state, for VSD; each step trains the next one
-      'name': 'voxels', 'particles': 1,
-      'voxels': {'levels': (10, 19, 37)},
-      # band (1, 8, 100) adds levels over the first steps
-      'hashgrid': {'levels': 8, 'finest': 128, 'band': (64.,),
-                   'extent': 1.,  # half a side of the cube that the levels fill
-                   # density and color by two networks without biases, else by one
-                   'separate': False},
-      'mlp': {'octaves': 6, 'width': 64, 'blur': (0.,)},  # blur (5e-2, 2e-3, 100) starts smooth
-      'image': {'size': 64},
-      # Generators for many prompts; `text` is the width of the prior's embeddings.
-      'hyper_ingp': {'text': 128, 'levels': 8, 'log2_table': 14, 'base': 8, 'finest': 128,
-                     'radius': .5, 'extent': 1.},
-      'conv3d': {'text': 128, 'channels': (64, 64, 32, 16), 'features': 16, 'width': 64,
-                 'radius': .5, 'extent': 1.},
-      'triplane_transformer': {'text': 128, 'tokens': 8, 'width': 128, 'blocks': 4, 'heads': 4,
-                               'features': 16, 'upsample': 4,
-                               'hidden': 32, 'radius': .5, 'extent': 1.},
-    },
-    'prior': {
-      'name': 'toybox', 'path': '',  # of a folder or file of weights; '' is the shipped file
-      # a LoRA file beside a published model, of kohya's or diffusers' layout
-      'lora': '', 'lora_scale': 1.,
-      'hub': '',  # or: fetch an alias of weights/hub.py, or OWNER/NAME[@REVISION], of the hub
-      'toybox': {'camera': True},                # camera False: view words alone
-      'empirical': {'images': 512, 'bandwidth': .15},
-      # as below
-      'mvdream': {'image_size': 64, 'dtype': 'bfloat16', 'tokenizer': '', 'sha256': '',
-                  'sample': False},
-      'sdxl': {'image_size': 64, 'dtype': 'bfloat16', 'prediction': '', 'tokenizer': '',
-               'tokenizer_2': '', 'sha256': '',
-               'sample': False},
-      # pixels of the render, enlarged to the model's own
-      'stable_diffusion': {'image_size': 64, 'dtype': 'bfloat16',
-                           # '' is what the model says, else 'epsilon', 'v_prediction' or 'sample'
-                           'prediction': '',
-                           # for single files, which do not hold them
-                           'tokenizer': '', 'sha256': '',
-                           # True: latents drawn from the autoencoder's posterior, else its mean
-                           'sample': False},
-    },
-    'estimator': {
-      'name': 'sds',
-      # guidance: scale 1 is conditional; threestudio's number is one less
-      'sds': {'guidance': (3.,)},
-      # omega2: the negative prompt's share
-      # normalize True: the residual over its norm, which sets what regularizers weigh
-      'csd': {'omega2': (0.,), 'normalize': False},
-      # steps from probe to probe, for mu
-      'ssd': {'guidance': (3.,), 'phi': ('constant',), 'mu': 'parameters', 'every': 10,
-              # bins, per: of mu='learned'
-              'bins': 10, 'per': (), 'form': 'stein',
-              # published estimators, '' the toybox's; pixels they see
-              'depth': '', 'normals': '', 'size': 224},
-      # dropped: the LoRA's cameras
-      'vsd': {'guidance': (7.5,), 'rank': 4, 'dropped': .1},
-      'asd': {'guidance': (3.,), 'eta': .1},
-    },
+    # particles: several scenes in one state, for VSD; each step trains the next one
+    # (a generator's noise is as much as the step draws)
+    'scene': {'name': 'voxels', 'particles': 1, **of_table(SCENES, without=('noise',))},
+    'prior': {'name': 'toybox',
+              'path': '',     # of a folder or file of weights; '' is the shipped file
+              # a LoRA file beside a published model, of kohya's or diffusers' layout
+              'lora': '', 'lora_scale': 1.,
+              # or: fetch an alias of weights/hub.py, or OWNER/NAME[@REVISION], of the hub
+              'hub': '',
+              **of_table(PRIORS, without=FACTS)},
+    'estimator': {'name': 'sds', **of_table(ESTIMATORS)},
     'sampling': {'views': 4, 'draws': 1,         # draws of (t, eps) for each render
                  # how (camera, t) spread over the views: 'independent', 'lattice', 'rings'
                  'design': 'stratified',
-                 'antithetic': False,            # every second draw is the one before with -eps
-                 # a histogram of t between t_min and t_max; the mean stays a uniform one's
-                 'density': (1.,),
-                 'weight': 'sigma2',             # w(t): or 'uniform', 'alpha_sigma2'
-                 't_min': (.02,), 't_max': (.98,)},
+                 **defaults(sampling.make_draw)},
     'cameras': {'azimuth': (-180., 180.), 'elevation': (-10., 85.), 'distance': (2.8, 3.3),
                 'fov': (40., 40.),
-                'relative': False,               # True: the distance counts in 1 / tan(fov / 2)
-                # share of the views whose elevation is uniform in angle, not in area
-                'angular': 0.,
+                **defaults(cameras.from_uniform),
                 'jitter': (0., 0., 0.),  # of the position, of the point looked at, of the up vector
                 'front_back': 0,                 # so many first steps see fronts and backs alone
                 # azimuths on either side that are called front and back view
                 'front': 45., 'back': 45.},
-    'render': {'samples': 16, 'fine': 16, 'radius': 1., 'background': 'random', 'chunk': 0,
-               'remat': False,
+    'render': {'samples': 16, 'fine': 16, 'radius': 1., 'chunk': 0, 'remat': False,
                # ((0, 64), (5000, 512)): pixels from a step on; (): the prior's
                'stages': (),
-               # backgrounds that learn: 'learned', 'environment', 'hash_map', 'hypernet' (of
-               # generators)
-               # share of the views over one random color in place of these
+               # 'learned', 'environment', 'hash_map' and, of generators, 'hypernet' learn
+               'background': 'random',
+               # share of the views over one random color in place of these four
                'random_background': .5,
+               # a generator's map reads texts as wide as its scene does
+               'backgrounds': of_table(BACKGROUNDS, without=('text',)),
                # shares of views lit by a lamp, and of those without color
-               'shaded': (0.,), 'textureless': (.5,),
-               # relative: to the camera's distance
-               'light': {'distance': (.8, 1.5), 'relative': True, 'jitter': 1.,
-                         'normals': False},  # True: textureless views show the normals as colors
+               'shaded': NEVER, 'textureless': (.5,),
+               'light': defaults(render.sample_light, without=('shaded', 'textureless')),
                'normals': 'exact'},  # or by differences of densities: 'forward', 'central'
-    'regularizers': {'orientation': (0.,), 'opacity': (0.,), 'sparsity': (0.,), 'opaque': (0.,),
-                     'distortion': (0.,),
-                     # eikonal: of scenes that are a distance
-                     'z_variance': (0.,), 'eikonal': (0.,)},
+    # eikonal: of scenes that are a distance
+    'regularizers': dict.fromkeys(REGULARIZERS, NEVER),
     'optim': {'groups': (('scene/field/.*', .05), ('scene/.*', .005),
                          ('est/moments/.*', .05, 'sgd'), ('est/.*', .001)),
-              'b1': .9, 'b2': .99, 'eps': 1e-15, 'weight_decay': 0., 'clip': 0.,
-              'accumulate': 1},                  # steps whose mean gradient makes one update
+              **defaults(optim.chain, without=('particles',))},
     # map: or 'pmap'; data 0: all devices that the views divide by
     'mesh': {'map': 'shard_map', 'data': 0,
              # one process a host, as a scheduler (launch/) or JAX's variables tell; or by hand:

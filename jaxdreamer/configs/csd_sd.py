@@ -11,8 +11,7 @@ from jaxdreamer.configs import sd
 
 def get_config():
   config = sd.get_config()
-  with config.scene.hashgrid.unlocked():
-    config.scene.hashgrid.update({'levels': 12, 'finest': 512})
+  config.scene.hashgrid.update({'levels': 12, 'finest': 512})
   config.estimator.name = 'csd'
   config.estimator.csd.update({'omega2': (0., 1., 5000), 'normalize': True})
   config.negative_prompt = 'oversaturated color, ugly, tiling, low quality, noisy'

@@ -61,8 +61,7 @@ def get_config(what='df415,8'):
   config.sampling.views = config.corpus.prompts * (4 if several else 1)
   config.steps, config.steps_per_call = steps, 1
   config.scene.name = scene
-  with config.scene[scene].unlocked():
-    config.scene[scene].update(sizes)
+  config.scene[scene].update(sizes)
   config.estimator.name = 'asd'
   config.estimator.asd.update({'guidance': (7.5,), 'eta': .1})
   config.perp_neg = 0. if several else .5

@@ -25,10 +25,8 @@ def get_config():
   for prior in ('stable_diffusion', 'sdxl', 'mvdream'):
     config.prior[prior].sample = True
   config.scene.name = 'hashgrid'
-  with config.scene.hashgrid.unlocked():
-    config.scene.hashgrid.update({'levels': 16, 'finest': 4096, 'base': 16, 'log2_table': 19,
-                                  'strength': 10., 'radius': .5,
-                                  'separate': True})
+  config.scene.hashgrid.update({'levels': 16, 'finest': 4096, 'base': 16, 'log2_table': 19,
+                                'strength': 10., 'radius': .5, 'separate': True})
   config.render.update({'samples': 64, 'fine': 64, 'background': 'environment', 'remat': True})
   config.cameras.update({'elevation': (-10., 45.), 'distance': (1.5, 2.), 'fov': (40., 70.),
                          'angular': .5,

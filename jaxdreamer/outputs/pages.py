@@ -16,6 +16,7 @@ def render(template: str, **fields) -> str:
 
 
 def base64_of(data: bytes) -> str:
+  """Bytes as the text of a data: address."""
   return base64.b64encode(data).decode()
 
 

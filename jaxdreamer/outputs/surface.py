@@ -39,6 +39,7 @@ def evaluate(function: Callable, xyz: Points) -> np.ndarray:
 
 
 def nodes(radius: float, resolution: int) -> Float[np.ndarray, 'R R R 3']:
+  """The points of a cubic grid over [-radius, radius]^3, both ends in."""
   axis = np.linspace(-radius, radius, resolution)
   return np.stack(np.meshgrid(axis, axis, axis, indexing='ij'), -1)
 

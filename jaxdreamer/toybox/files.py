@@ -10,6 +10,7 @@ from jaxdreamer import files
 
 
 def save(path: str, tree: PyTree) -> None:
+  """Writes the leaves by their key paths."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   with files.whole(path) as draft:
     save_file({jax.tree_util.keystr(p): np.asarray(v) for p, v in leaves}, draft)

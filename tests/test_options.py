@@ -1,0 +1,229 @@
+"""Options live once, in the functions that take them: each can be reached from the command line, a
+function of the user's own brings its section, and saved runs and old names are answered."""
+import json
+
+import pytest
+from absl import flags
+
+from jaxdreamer import build, checkpoints, cli, names, options, registry, rules, sections
+from jaxdreamer.configs import base
+from jaxdreamer.scenes import backgrounds
+
+TABLES = {'scene': registry.SCENES, 'prior': registry.PRIORS, 'estimator': registry.ESTIMATORS,
+          'render.backgrounds': registry.BACKGROUNDS}
+# what a run gives a function beside its options
+FACTS = {'prior': registry.FACTS, 'scene': ('noise',), 'render.backgrounds': ('text',)}
+TODAY = options.flatten(base.get_config().to_dict())
+FUNCTIONS = sorted(place for place in base.FUNCTIONS if place.rpartition('.')[0] in TABLES
+                   and any(option.startswith(f'{place}.') for option in TODAY))
+# values that some option of texts, or of rows of them, takes
+WORDS = ('another', 'float32', 'moments', 'printed', 'exp', 'gauss', 'uniform', 'forward')
+ROWS = (('h',), ('constant', 'depth'), ((0, 64),))
+OWN = '''
+def sixth(*, scale: float = 3., levels: tuple = (1, 2)):
+  """A sixth estimator.
+
+  Args:
+    scale: how much
+      of it.
+    levels: how many.
+  """
+'''
+
+
+@pytest.fixture
+def parse(monkeypatch, tmp_path):
+  """The config that a command makes of its arguments, in an empty folder."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(tmp_path)
+  def parse(*arguments):
+    monkeypatch.setattr(flags, 'FLAGS', flags.FlagValues())
+    argv = cli.arranged([__name__, *arguments])
+    monkeypatch.setattr('sys.argv', argv)
+    cli.config_flag()
+    cli.parse(argv)
+    return flags.FLAGS.config
+  return parse
+
+
+@pytest.fixture
+def refuse(parse, capsys):
+  """The one line that it answers before it leaves with status 2."""
+  def refuse(*arguments):
+    with pytest.raises(SystemExit) as left:
+      parse(*arguments)
+    said = capsys.readouterr().err
+    assert left.value.code == cli.MISUSED and said.count('\n') == 1, said
+    return said
+  return refuse
+
+
+def near(value):
+  """Values of the same kind near this one."""
+  if isinstance(value, bool):
+    return (not value,)
+  if isinstance(value, str):
+    return WORDS
+  if isinstance(value, tuple):
+    return (*((*value[:-1], last) for last in near(value[-1])), *ROWS, value * 2) if value else ROWS
+  return value + 1, value - 1, type(value)(.5 * value + .125)
+
+
+def another(option):
+  """A value that an option takes and that is not its default."""
+  value = TODAY[option]
+  rule = rules.rule_of(option, value)
+  return next(other for other in near(value) if other != value and rule.fits(other))
+
+
+def changes(given):
+  """The arguments that give options."""
+  return [f'--config.{option}={value}' for option, value in given.items()]
+
+
+@pytest.mark.parametrize('section', sorted({option.split('.')[0] for option in TODAY}))
+def test_every_option_can_be_given_on_the_command_line(section, parse):
+  given = {option: another(option) for option in TODAY if option.split('.')[0] == section}
+  config = options.flatten(parse('--config=configs/base.py', *changes(given)).to_dict())
+  assert config == TODAY | given
+  assert all(type(config[option]) is type(TODAY[option]) for option in given)
+
+
+@pytest.mark.parametrize('place', FUNCTIONS)
+def test_every_option_of_a_function_reaches_it_from_the_command_line(place, parse, monkeypatch):
+  section, _, name = place.rpartition('.')
+  given = {option: another(option) for option in TODAY if option.startswith(f'{place}.')}
+  want = {option.split('.')[-1]: value for option, value in given.items()}
+  assert set(want) == set(sections.defaults(TABLES[section][name])) - {*FACTS.get(section, ())}
+  choose = 'render.background' if section == 'render.backgrounds' else f'{section}.name'
+  generator = ['--config.scene.name=conv3d'] if name == 'hypernet' else []
+  config = parse('--config=configs/base.py', f'--config.{choose}={name}', *generator,
+                 *changes(given))
+  got = {}
+  monkeypatch.setitem(TABLES[section], name, lambda **kw: got.update(kw) or backgrounds.random())
+  if section == 'render.backgrounds':
+    build.make_background(config)
+  else:
+    registry.pick(TABLES[section], config[section], section)()
+  assert {option: value for option, value in got.items() if option in want} == want
+  assert set(got) - set(want) <= {*FACTS.get(section, ())}
+
+
+
+def test_a_function_of_ones_own_brings_its_section(parse, refuse, tmp_path):
+  (tmp_path / 'mine_of_options.py').write_text(OWN)
+  named = '--config.estimator.name=mine_of_options:sixth'
+  config = parse('--config=configs/toybox.py', named, '--config.estimator.sixth.scale=5',
+                 '--config.estimator.sixth.levels=4,5,6')
+  assert config.estimator.sixth.to_dict() == {'scale': 5., 'levels': (4, 5, 6)}
+  assert registry.pick({}, config.estimator, 'estimator').keywords == {'scale': 5.,
+                                                                    'levels': (4, 5, 6)}
+  said = refuse('--config=configs/toybox.py', named, '--config.estimator.sixth.scal=5')
+  assert '--config.estimator.sixth.scal;' in said and '--config.estimator.sixth.scale' in said
+  assert 'a number' in refuse('--config=configs/toybox.py', named,
+                              '--config.estimator.sixth.scale=much')
+  assert 'config.estimator.name' in refuse('--config=configs/toybox.py',
+                                           '--config.estimator.name=mine_of_options:seventh')
+
+
+def test_a_config_file_writes_options_of_ones_own_function_as_it_writes_all(parse, refuse,
+                                                                            tmp_path):
+  (tmp_path / 'mine_of_options.py').write_text(OWN)
+  lines = ('from jaxdreamer.configs import toybox\n\n\ndef get_config():\n  config = '
+           "toybox.get_config()\n  config.estimator.name = 'mine_of_options:sixth'\n  "
+           "config.estimator.sixth = {'%s': 7.}\n  return config\n")
+  (tmp_path / 'mine.py').write_text(lines % 'scale')
+  assert parse('--config=mine.py').estimator.sixth.to_dict() == {'scale': 7., 'levels': (1, 2)}
+  assert parse('--config=mine.py', '--config.estimator.sixth.scale=8').estimator.sixth.scale == 8.
+  (tmp_path / 'mine.py').write_text(lines % 'scael')
+  said = refuse('--config=mine.py')
+  assert 'config.estimator.sixth.scael; nearest: config.estimator.sixth.scale' in said
+
+
+def test_help_says_what_the_docstring_of_its_function_says_of_an_option(parse, capsys, tmp_path):
+  (tmp_path / 'mine_of_options.py').write_text(OWN)
+  with pytest.raises(SystemExit):
+    parse('--help', '--config=configs/toybox.py', '--config.estimator.name=mine_of_options:sixth')
+  rows = {line.split('=')[0].strip(): line for line in capsys.readouterr().out.splitlines()
+          if line.startswith('  --config.')}
+  assert rows['--config.estimator.sixth.scale'].endswith('  a number; how much of it.')
+  for place, function in base.FUNCTIONS.items():
+    for option, said in sections.notes(function).items():
+      assert rows[f'--config.{place}.{option}'].endswith(said)
+
+
+def saved(workdir, **changes):
+  """A workdir that holds the options of the defaults, changed: None leaves one out."""
+  flat = options.flatten(base.get_config().to_dict()) | changes
+  nested = {}
+  for name, value in flat.items():
+    *path, last = name.split('.')
+    section = nested
+    for part in path:
+      section = section.setdefault(part, {})
+    if value is not None:
+      section[last] = value
+  checkpoints.claim(workdir, nested)
+  return workdir
+
+
+def test_a_run_saved_without_some_options_is_todays_defaults_updated_by_its_own(tmp_path):
+  config = options.restored(saved(tmp_path, **{
+    'steps': 7, 'optim.accumulate': None, 'cameras.angular': None, 'render.light.jitter': None,
+    'scene.voxels.levels': (4, 6), 'estimator.name': 'mine:gone', 'estimator.gone.much': 3.}))
+  today = options.flatten(base.get_config().to_dict())
+  want = today | {'steps': 7, 'scene.voxels.levels': (4, 6), 'estimator.name': 'mine:gone',
+                  'estimator.gone.much': 3.}
+  assert options.flatten(config.to_dict()) == want
+
+
+def test_a_run_goes_on_where_its_options_and_todays_defaults_are_the_config(tmp_path):
+  saved(tmp_path, seed=3)
+  (tmp_path / 'checkpoints' / '3').mkdir()
+  read = lambda workdir: options.restored(workdir).to_dict()
+  config = base.get_config()
+  config.seed = 3
+  (tmp_path / 'config.json').write_text(json.dumps({'seed': 3}))
+  checkpoints.claim(tmp_path, config.to_dict(), read=read)
+  (tmp_path / 'config.json').write_text(json.dumps({'seed': 3, 'cameras': {'angular': .5}}))
+  with pytest.raises(ValueError, match='cameras.angular is 0.5 there, 0.0 here'):
+    checkpoints.claim(tmp_path, config.to_dict(), read=read)
+
+
+@pytest.mark.parametrize('option, value, says', [
+  ('sampling.viewz', 3, 'config.sampling.viewz; nearest: config.sampling.views'),
+  ('negative', 'dull', 'config.negative is called config.negative_prompt now'),
+  ('estimator.csd.negative', (1.,), 'config.estimator.csd.omega2 now'),
+  ('render.background', 'learnt', "'learnt' is called 'learned' now")])
+def test_a_saved_option_that_is_no_more_is_answered_by_name(option, value, says, tmp_path):
+  with pytest.raises(ValueError, match='config.json') as error:
+    options.restored(saved(tmp_path, **{option: value}))
+  assert says in str(error.value) and str(tmp_path) in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+OLD = {'negative=dull': 'config.negative_prompt',
+       'estimator.csd.negative=.5': 'config.estimator.csd.omega2',
+       'estimator.asd.negatives=.5': 'config.perp_neg', 'estimator.sds.weight=uniform':
+       'config.sampling.weight', 'render.background=learnt': "'learned'",
+       'estimator.ssd.mu=learnt': "'learned'",
+       "estimator.ssd.phi=('constant','neighbours')": "'neighbors'"}
+
+
+@pytest.mark.parametrize('given', OLD)
+def test_an_old_name_is_answered_with_the_new_one(given, refuse, tmp_path):
+  option, _, value = given.partition('=')
+  assert f'{OLD[given]}' in refuse('--config=configs/toybox.py', f'--config.{given}')
+  value = value if value[0] in '.(' else repr(value)
+  (tmp_path / 'mine.py').write_text(
+    f'from jaxdreamer.configs import toybox\n\n\ndef get_config():\n  config = '
+    f'toybox.get_config()\n  config.{option} = {value}\n  return config\n')
+  assert f'{OLD[given]}' in refuse('--config=mine.py')
+
+
+def test_what_is_called_by_an_old_name_is_there_by_the_new_one():
+  known = options.flatten(base.get_config().to_dict())
+  for old, new in names.OLD_NAMES.items():
+    option, _, value = old.partition('=')
+    assert (option in known and known[option] != value) if value else new in known
+    assert value or option not in known
