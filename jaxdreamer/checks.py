@@ -2,16 +2,8 @@
 from jax.sharding import Mesh
 
 from jaxdreamer import options, sampling
-from jaxdreamer.registry import (
-  BACKGROUNDS,
-  ESTIMATORS,
-  NEVER,
-  NORMALS,
-  PRIORS,
-  SCENES,
-  pick,
-  read_corpus,
-)
+from jaxdreamer.registry import BACKGROUNDS, ESTIMATORS, NORMALS, PRIORS, SCENES, pick, read_corpus
+from jaxdreamer.schedules import is_never
 
 
 def check(config, mesh: Mesh) -> None:
@@ -43,9 +35,9 @@ def check(config, mesh: Mesh) -> None:
   if s.draws % (2 if s.antithetic else 1):
     raise ValueError(f'config.sampling.draws={s.draws}: takes an even number with '
                      'config.sampling.antithetic=True')
-  leads_away = config.estimator.name == 'csd' and config.estimator.csd.negative != NEVER
+  leads_away = config.estimator.name == 'csd' and not is_never(config.estimator.csd.omega2)
   if leads_away and not config.negative_prompt:
-    raise ValueError(f'config.estimator.csd.negative={config.estimator.csd.negative} asks for a '
+    raise ValueError(f'config.estimator.csd.omega2={config.estimator.csd.omega2} asks for a '
                      'negative prompt, and '
                      'config.negative_prompt is empty: give one, or set the share to 0')
   for option, value, table in (('background', config.render.background, BACKGROUNDS),
