@@ -169,8 +169,8 @@ def compare(stem, other, tolerance):
 
 def compare_all(out, against, only, tolerance):
   """Says how each case of two folders compares. Returns whether any does not agree, or none is."""
-  names = sorted({path.stem for folder in (out, against) for part in only
-                  for path in folder.glob(f'*{part}*.json')})
+  names = sorted({path.stem for folder in (out, against) for path in folder.glob('*.json')
+                  if any(part in path.stem for part in only)})
   found = {name: compare(out / name, against / name, tolerance) for name in names}
   for name, (_, said) in found.items():
     print(f'{name:24} {said}')

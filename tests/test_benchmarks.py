@@ -291,5 +291,7 @@ def test_a_changed_missing_or_non_finite_case_is_no_equal_behavior(tmp_path, cap
                      ('unsound', 'not finite')):
     fails, (line,) = compared(name)
     assert fails and said in line
+  fails, lines = compared('')
+  assert fails and len(lines) == 5               # all that either folder holds
   (other / 'same.npz').unlink()                  # as a case that could not be built leaves it
   assert compared('same')[0] and compared('nothing of this name') == (True, [])
