@@ -22,10 +22,11 @@ import time
 from benchmarks import results
 from benchmarks.toybox import source_hash
 from benchmarks.unet import medians
+from configs import scaledreamer_amortised as published
 from configs import toybox_amortised
 
-SIZES = {'hyper_ingp': {}, 'conv3d': {}, 'conv3d_m2': {'channels': (512, 512, 512, 512, 256, 128)},
-         'triplane_transformer': {}}
+SIZES = {'hyper_ingp': published.INGP, 'conv3d': published.CONV3D, 'conv3d_m2': published.LARGER,
+         'triplane_transformer': published.TRIPLANE}
 STORES, READERS = (100, 100_000), 5  # prompts of a store, processes that read it in turn
 SPLITS = {'trained': 'train', 'held_out': 'heldout'}
 PROMPTS, ROUNDS = (2, 4, 8), 9  # prompts of a step whose time is taken, steps of each
@@ -91,6 +92,8 @@ def differences(root, names):
 def parameters():
   """Millions, of the published sizes."""
   import jax
+
+  from jaxdreamer import registry
 
   count = lambda name, options: sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(
     registry.SCENES[name](**options).init, jax.random.key(0))))

@@ -32,8 +32,9 @@ from benchmarks import results
 from benchmarks.toybox import source_hash
 from configs import toybox as config_file
 from configs.toybox_amortised import ROWS
-from jaxdreamer import cli, comparison, evaluate, registry, statistics, variance_lab
+from jaxdreamer import cli, comparison, evaluate, statistics, variance_lab
 from jaxdreamer.outputs import video
+from jaxdreamer.schedules import is_never
 from jaxdreamer.toybox import truth
 
 PROMPTS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a red car',
@@ -43,15 +44,15 @@ SPREAD = ' sampling.design=stratified'
 # the quietest, by benchmarks.variance, with one of:
 TWICE = 'csd sampling.design=lattice sampling.draws=2'
 MIDDLE, UNIFORM, MEASURED = (' sampling.t_min=.2 sampling.t_max=.8',
-                             ' estimator.csd.weight=uniform', ' sampling.density=measured')
-# Of the papers' code: scale, annealing and negatives. STEPS, HALF and FIFTH stand for those of the
+                             ' sampling.weight=uniform', ' sampling.density=measured')
+# Of the papers' code: scale, annealing and Perp-Neg. STEPS, HALF and FIFTH stand for those of the
 # run. The words of CSD's negative prompt ("oversaturated, ugly, low quality, ...") are none of this
 # world's: a lump without color is its nearest.
 PUBLISHED = {
-    'asd': ' estimator.asd.guidance=7.5 estimator.asd.negatives=.5 sampling.t_min=.5,.02,STEPS '
+    'asd': ' estimator.asd.guidance=7.5 perp_neg=.5 sampling.t_min=.5,.02,STEPS '
     'sampling.t_max=.98,.5,STEPS',
-    'csd': ' negative_prompt="a grey sphere" estimator.csd.negative=0,1,HALF '
-    'estimator.csd.weight=uniform '
+    'csd': ' negative_prompt="a grey sphere" estimator.csd.omega2=0,1,HALF '
+    'sampling.weight=uniform '
     'sampling.t_max=.98,.5,HALF,1',
     'vsd': ' estimator.vsd.guidance=7.5 sampling.t_max=.98,.5,FIFTH,1',
 }
@@ -87,10 +88,8 @@ def rows_of(method):
   one forward, one backward."""
   name = method.split()[0]
   config = variance_lab.configured(config_file.get_config(), spelled(method, STEPS))
-  options = config.estimator[name]
-  perp_neg, negative = 2 * bool(
-      options.negatives), name == 'csd' and options.negative != registry.NEVER
-  return (ROWS[name] + perp_neg + negative) * config.sampling.draws
+  negative = name == 'csd' and not is_never(config.estimator.csd.omega2)
+  return (ROWS[name] + 2 * bool(config.perp_neg) + negative) * config.sampling.draws
 
 
 def steps_of(method, steps):

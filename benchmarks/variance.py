@@ -51,7 +51,7 @@ METHODS = (
     SSD + SPREAD + DENSITY,
     'csd', 'csd' + SPREAD + TWICE, 'csd' + LATTICE + TWICE, 'csd' + LATTICE + TWICE + DENSITY,
     'csd' + LATTICE + TWICE + MIDDLE, 'csd' + LATTICE + TWICE + MIDDLE
-    + ' estimator.csd.weight=uniform', 'vsd', 'asd')
+    + ' sampling.weight=uniform', 'vsd', 'asd')
 QUICK_METHODS = ('sds', SSD, 'vsd', 'sds' + DENSITY)
 QUICK = ('--at=0', '--cameras=3', '--repeats=6', '--rounds=6', '--warm=2')
 WHOLE = ('--at=0,50,200', '--cameras=24', '--repeats=32', '--rounds=10')

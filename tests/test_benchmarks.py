@@ -1,5 +1,6 @@
 """The toybox benchmark: it goes on after an interruption, says what failed, and sums up what the
 runs wrote. The UNet's: it is fair to both."""
+import functools
 import json
 import subprocess
 import sys
@@ -181,19 +182,19 @@ def test_published_variants_anneal_over_their_own_run_and_pay_for_their_rows():
     steps = estimators.steps_of(method, 200)
     config = variance_lab.configured(estimators.config_file.get_config(),
                                      estimators.spelled(method, steps))
-    high = schedules.schedule(config.sampling.t_max)
+    high = functools.partial(schedules.at, config.sampling.t_max)
     assert high(0) == pytest.approx(.98) and high(steps) == pytest.approx(.5)
     assert config.estimator[name].get('guidance', (7.5,)) == (7.5,)
     if name == 'asd':
-      low = schedules.schedule(config.sampling.t_min)
+      low = functools.partial(schedules.at, config.sampling.t_min)
       assert low(0) == pytest.approx(.5) and low(steps) == pytest.approx(
-          .02) and config.estimator.asd.negatives == .5
+          .02) and config.perp_neg == .5
       assert high(steps // 2) == pytest.approx(.74)
     if name == 'csd':
-      share = schedules.schedule(config.estimator.csd.negative)
-      assert [float(share(step)) for step in (0, steps // 2, steps)] == [
+      share = config.estimator.csd.omega2
+      assert [float(schedules.at(share, step)) for step in (0, steps // 2, steps)] == [
           0., 1., 1.] and config.negative_prompt
-      assert config.estimator.csd.weight == 'uniform' and high(steps // 2) == pytest.approx(.98)
+      assert config.sampling.weight == 'uniform' and high(steps // 2) == pytest.approx(.98)
 
 
 def a_run(*ious):

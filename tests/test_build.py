@@ -16,11 +16,11 @@ from jaxdreamer import (
   build,
   cameras,
   checkpoints,
+  conditioning,
   options,
   registry,
   sampling,
   schedules,
-  train_step,
 )
 from jaxdreamer.priors.gaussian import gaussian
 
@@ -134,9 +134,8 @@ def test_schedules_are_given_on_the_command_line_as_one_number_or_more(monkeypat
   given = flags.FlagValues()
   config = config_flags.DEFINE_config_dict('config', base.get_config(), flag_values=given)
   given(sys.argv)
-  guidance, t_max = (schedules.schedule(v) for v in (config.value.estimator.sds.guidance,
-                                                       config.value.sampling.t_max))
-  assert guidance(7) == 5. and t_max(50) == pytest.approx(.74)
+  assert schedules.at(config.value.estimator.sds.guidance, 7) == 5.
+  assert schedules.at(config.value.sampling.t_max, 50) == pytest.approx(.74)
 
 
 @pytest.mark.slow
@@ -157,7 +156,7 @@ def test_every_estimator_steps_on_the_toybox(name):
   assert name in ('csd', 'asd') or any((a != b).any() for a, b in own)
 
 
-def any_size(key, prompt, path):
+def any_size():
   """A prior of 8 x 8 latents that takes renders of all sizes, as those with an encoder do."""
   return gaussian(jnp.full((8, 8, 3), .5), std=.1).replace(
     encode_fn=lambda weights, x: jax.image.resize(x, (len(x), 8, 8, 3), 'linear'))
@@ -190,30 +189,30 @@ def test_renders_change_their_size_where_a_stage_begins():
 REACHES = {
   'cameras.angular': (1., 'sample'), 'cameras.jitter': ((.1, .2, .02), 'sample'),
   'cameras.front_back': (10, 'sample'),
-  'cameras.front': (30., 'picture'), 'cameras.back': (30., 'picture'),
-  'render.normals': ('forward', 'picture'),
-  'render.random_background': (.2, 'picture'), 'render.light.distance': ((1.5, 2.), 'picture'),
-  'render.radius': (2., 'picture'),
-  'render.light.relative': (False, 'picture'), 'render.light.jitter': (.1, 'picture'),
-  'render.light.normals': (True, 'picture'),
-  'scene.voxels.levels': ((4, 8), 'picture'),
+  'cameras.front': (30., 'render'), 'cameras.back': (30., 'render'),
+  'render.normals': ('forward', 'render'),
+  'render.random_background': (.2, 'render'), 'render.light.distance': ((1.5, 2.), 'render'),
+  'render.radius': (2., 'render'),
+  'render.light.relative': (False, 'render'), 'render.light.jitter': (.1, 'render'),
+  'render.light.normals': (True, 'render'),
+  'scene.voxels.levels': ((4, 8), 'render'),
 }
 
 
 def traced(changes, *, config=None):
-  """The first stage's sample and picture as they are traced, at these options: nothing is
+  """The first stage's samples and renders as they are traced, at these options: nothing is
   compiled."""
   config = config or staged((0, 8))
   config.update_from_flattened_dict({'render.background': 'environment', 'render.shaded': (1.,),
                                      'regularizers.orientation': (1.,)} | changes)
   job = build.job(config, build.make_mesh(config))
-  parts, prior, key = job.parts, any_size(None, '', ''), jax.random.key(0)
+  parts, prior, key = job.parts, any_size(), jax.random.key(0)
   params = jax.eval_shape(job.init, key).params['scene']
   camera = jax.eval_shape(lambda: parts.sample(key, jnp.arange(1), 0))[0]
-  picture = lambda params, camera: parts.picture(params, prior, prior.embed(''), camera,
-                                                 jax.random.split(key, 1), 0)[:3]
+  render = lambda params, camera: parts.render_latents(params, prior, prior.embed(''), camera,
+                                                       jax.random.split(key, 1), 0)[:3]
   text = {'sample': jax.make_jaxpr(lambda step: parts.sample(key, jnp.arange(1), step)[0])(0),
-          'picture': jax.make_jaxpr(picture)(params, camera)}
+          'render': jax.make_jaxpr(render)(params, camera)}
   return {name: re.sub(r'0x[0-9a-f]+', '', str(jaxpr)) for name, jaxpr in text.items()}
 
 
@@ -231,7 +230,7 @@ def test_what_the_published_configs_need_reaches_the_step(option, plain):
 
 
 def test_each_kind_of_normals_is_another(plain):
-  assert len({plain['picture'], *(traced({'render.normals': kind})['picture']
+  assert len({plain['render'], *(traced({'render.normals': kind})['render']
                                   for kind in ('forward', 'central'))}) == 3
 
 
@@ -289,8 +288,8 @@ def test_stages_that_do_not_follow_one_another_are_refused(stages):
 
 SIXTH = """
 from jaxdreamer.estimators.sds import sds
-def sixth(prior, t_min, *, scale=1.):
-  one = sds(guidance=lambda step: 1.)
+def sixth(*, scale=1.):
+  one = sds(guidance=1.)
   def residual(*args):
     r, info = one.residual(*args)
     return scale * r, info
@@ -311,8 +310,9 @@ def test_an_estimator_from_outside_the_package_is_named_in_a_config(tmp_path, mo
     prior = gaussian(jnp.zeros((2, 2, 1)), std=.5)
     draws = sampling.draws(jax.random.key(0), jnp.full((3, 1), .5), jnp.arange(3), t_min=.1,
                            t_max=.9, shape=(2, 2, 1))
-    told = train_step.condition(prior.embed(''), cameras.orbit(3))
-    residuals.append(parts.estimator.residual(draws, (), prior, jnp.ones((3, 2, 2, 1)), told, 0)[0])
+    views = conditioning.condition(prior.embed(''), cameras.orbit(3))
+    residuals.append(parts.estimator.residual(draws, (), prior, jnp.ones((3, 2, 2, 1)), views,
+                                              0)[0])
   np.testing.assert_allclose(residuals[0], 3. * residuals[1], rtol=1e-6)
   config.estimator.name = 'mine:seventh'
   with pytest.raises(ValueError, match='config.estimator.name'):

@@ -156,3 +156,6 @@ def test_the_camera_vector_holds_the_angles_and_the_distance():
   np.testing.assert_allclose(jax.vmap(cameras.camera_vector)(camera)[1],
                              [math.cos(2.), math.sin(2.), math.sin(.4), math.cos(.4), .2, 1.],
                              atol=1e-6)
+  hidden = camera._replace(known=jnp.array([True, False]))
+  np.testing.assert_array_equal(jax.vmap(cameras.camera_vector)(hidden),
+                                jnp.array([[1.], [0.]]) * jax.vmap(cameras.camera_vector)(camera))

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from jaxdreamer import schedules
+
 THREESTUDIO = 'threestudio@28d9d80 configs/'
 SCALEDREAMER = 'ScaleDreamer@23f433f configs/'
 CSD = 'Classifier-Score-Distillation@5c65ca7 configs/'
@@ -182,8 +184,9 @@ def rate(name):
 
 
 def first_lit(config, scene, estimator):
-  start, shaded = config.render.shaded[2], schedules.schedule(config.render.shaded)
-  return next(step for step in (0, start, start + 1) if shaded(step) > 0.)
+  start = config.render.shaded[2]
+  return next(step for step in (0, start, start + 1)
+              if schedules.at(config.render.shaded, step) > 0.)
 
 
 def band(config, scene, estimator):
@@ -239,12 +242,13 @@ HERE = {
   'prompt_processor.negative_prompt': lambda c, s, e: c.negative_prompt,
   # theirs is one less for SDS
   'guidance.guidance_scale': lambda c, s, e: theirs(c, e.guidance) - (c.estimator.name == 'sds'),
-  'guidance.guidance_perp_neg': lambda c, s, e: -e.negatives,
-  'guidance.perpneg_scale': lambda c, s, e: e.negatives,
+  'guidance.guidance_perp_neg': lambda c, s, e: -c.perp_neg,
+  'guidance.perpneg_scale': lambda c, s, e: c.perp_neg,
   'guidance.plus_ratio': lambda c, s, e: e.eta,
-  'guidance.uncond_scale': lambda c, s, e: theirs(c, e.negative, sign=-1.),
+  'guidance.uncond_scale': lambda c, s, e: theirs(c, e.omega2, sign=-1.),
   'guidance.grad_normalize': lambda c, s, e: e.normalize,
-  'guidance.weighting_strategy': lambda c, s, e: {'sigma2': 'sds'}.get(e.weight, e.weight),
+  'guidance.weighting_strategy': lambda c, s, e: {'sigma2': 'sds'}.get(c.sampling.weight,
+                                                                            c.sampling.weight),
   'guidance.min_step_percent': lambda c, s, e: theirs(c, c.sampling.t_min),
   'guidance.max_step_percent': lambda c, s, e: theirs(c, c.sampling.t_max),
   'guidance.posterior': lambda c, s, e: 'sample' if c.prior[c.prior.name].sample else 'mean',

@@ -32,8 +32,8 @@ def views(n, *, negative=0.):
 
 
 def residual(estimator, *, n=64, t=.4, z=.2, negative=0., **options):
-  return train_step.residual(estimator, draws(n, t, **options), (), PRIOR, jnp.full((n, 1, 1, 1), z),
-                             views(n, negative=negative), 0)[0]
+  return train_step.residual(estimator, draws(n, t, **options), (), PRIOR,
+                             jnp.full((n, 1, 1, 1), z), views(n, negative=negative), 0)[0]
 
 
 def gain(t):

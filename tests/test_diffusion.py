@@ -86,7 +86,8 @@ def test_guided_batches_two_rows_and_equals_two_calls():
   z = jax.random.normal(jax.random.key(4), (3, 2, 2, 1))
   t, y, null = jnp.array([.2, .5, .8]), jnp.ones((3, 1, 1)), jnp.zeros((3, 1, 1))
   views = Views(None, y, y, null, null)
-  both, later = diffusion.guided(prior, z, t, views, scale=4., later=[(z, .5 * t)])
+  both, later = diffusion.guided_and(prior, z, t, views, [(z, .5 * t)], scale=4.)
+  np.testing.assert_array_equal(diffusion.guided(prior, z, t, views, scale=4.), both)
   np.testing.assert_allclose(both, diffusion.guide(prior.eps(z, t, y, None),
                                                    prior.eps(z, t, null, None), 4.), rtol=1e-5)
   np.testing.assert_allclose(later, prior.eps(z, .5 * t, y, None), rtol=1e-5)

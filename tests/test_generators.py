@@ -13,6 +13,7 @@ import pytest
 from jax.test_util import check_grads
 from scipy import stats
 
+from configs import scaledreamer_amortised as published
 from jaxdreamer import build, cameras, regularizers, render
 from jaxdreamer.scenes import backgrounds, conv3d, fields, image, particles, volsdf
 from jaxdreamer.scenes import triplane_transformer as triplane
@@ -90,14 +91,14 @@ def test_a_wide_sigmoid_reaches_black_and_white():
 
 
 def test_hyper_ingp_of_the_published_size_has_its_parameters():
-  params = jax.eval_shape(hyper_ingp().init, jax.random.key(0))
+  params = jax.eval_shape(hyper_ingp(**published.INGP).init, jax.random.key(0))
   np.testing.assert_allclose([size(params['tables']), size(params['hypernet'])], [12.60e6, .349e6],
                              rtol=.01)
 
 
 def test_conv3d_of_the_published_sizes_has_their_parameters():
-  shapes = lambda **kw: jax.eval_shape(conv3d.conv3d(**kw).init, jax.random.key(0))
-  small, large = shapes(), shapes(channels=(512, 512, 512, 512, 256, 128))
+  small, large = (jax.eval_shape(conv3d.conv3d(**sizes).init, jax.random.key(0))
+                  for sizes in (published.CONV3D, published.LARGER))
   np.testing.assert_allclose([size(small), size(large)], [88.7e6, 144.8e6], rtol=.01)
   maps = [leaf for path, leaf in jax.tree.leaves_with_path(small) if 'map' in str(path[-1])
           or 'constant' in str(path[-1])]
@@ -105,7 +106,7 @@ def test_conv3d_of_the_published_sizes_has_their_parameters():
 
 
 def test_the_triplane_transformer_of_the_published_size_has_its_parameters():
-  params = jax.eval_shape(triplane_transformer().init, jax.random.key(0))
+  params = jax.eval_shape(triplane_transformer(**published.TRIPLANE).init, jax.random.key(0))
   np.testing.assert_allclose(size(params), 120.5e6, rtol=.01)
 
 

@@ -106,7 +106,7 @@ def test_the_later_time_of_asd_is_one_for_the_views_of_a_scene():
   seen = []
 
   class Ear:
-    together = 4
+    views_per_scene = 4
     schedule = cosine()
 
     def eps(self, z_t, t, text, camera):
@@ -114,9 +114,9 @@ def test_the_later_time_of_asd_is_one_for_the_views_of_a_scene():
       return 0. * z_t
 
   z, y = jnp.zeros((8, 2, 2, 1)), jnp.zeros((8, 1, 1))
-  draws = Draws(jnp.repeat(jnp.array([.4, .8]), 4), z, jnp.ones(8), jax.random.split(KEY, 8))
-  asd(guidance=lambda i: 7.5, t_min=lambda i: 0.).residual(draws, (), Ear(), z,
-                                                           Views(ring(2), y, y, y, y), 0)
+  draws = Draws(jnp.repeat(jnp.array([.4, .8]), 4), z, jnp.ones(8), jax.random.split(KEY, 8),
+                jnp.zeros(8))
+  asd(guidance=7.5).residual(draws, (), Ear(), z, Views(ring(2), y, y, y, y), 0)
   later = seen[0].reshape(3, 2, 4)[2]
   assert (later == later[:, :1]).all() and (later[:, 0] > draws.t[::4]).all() and abs(
       later[0, 0] / .4 - later[1, 0] / .8) > 1e-4

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 
 from configs import toybox
-from jaxdreamer import build, checkpoints, loop, processes, train_step
+from jaxdreamer import build, checkpoints, loop, parallel, processes
 from jaxdreamer.priors.gaussian import gaussian
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -285,7 +285,7 @@ def test_the_mean_over_devices_is_added_in_their_order(devices, how):
   mesh = processes.make_mesh(devices, data=devices, ring=1, how='shard_map')
   x = jax.random.normal(jax.random.key(0), (devices, 7, 5)) * 10. ** jnp.arange(devices)[
       :, None, None]
-  mean = lambda x: train_step.average({'a': x[0], 'b': x[0, 0, 0]}, ordered=True)
+  mean = lambda x: parallel.average({'a': x[0], 'b': x[0, 0, 0]}, ordered=True)
   mapped = (jax.shard_map(mean, mesh=mesh, in_specs=PartitionSpec('data'),
                           out_specs=PartitionSpec()) if how == 'shard_map' else
             jax.pmap(lambda x: mean(x[None]), axis_name='data', out_axes=None,

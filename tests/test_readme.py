@@ -53,7 +53,7 @@ def test_every_python_block_runs(page):
 
 def test_the_config_in_readme_takes_an_estimator_of_its_own(monkeypatch):
   names = run_blocks(readme.README)
-  mine = lambda prior, t_min, *, scale: names['plain'](scale=scale)
+  mine = lambda *, scale: names['plain'](scale=scale)
   monkeypatch.setitem(sys.modules, 'mymodule', python_types.SimpleNamespace(mine=mine))
   config = names['get_config']()
   config.lock()                                    # as the command line does
@@ -61,7 +61,7 @@ def test_the_config_in_readme_takes_an_estimator_of_its_own(monkeypatch):
   options.check(config)
   assert config.estimator.mine.scale == 2.
   job = build.job(config, build.make_mesh(config))
-  assert job.parts.estimator.init(None) == () and job.parts.estimator.loss() == 0.
+  assert job.parts.estimator.init(None, None) == () and job.parts.estimator.loss() == 0.
 
 
 def test_the_estimator_in_readme_meets_the_closed_form_whatever_the_density_of_t():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxdreamer import sampling
+from jaxdreamer.diffusion import cosine
 
 
 def test_stratified_puts_exactly_one_view_in_each_stratum_of_each_dimension():
@@ -19,7 +20,7 @@ def test_a_device_that_holds_some_views_draws_what_one_device_would():
     whole = design(key, ids, views=8, dims=5)
     part = design(key, ids[4:6], views=8, dims=5)
     np.testing.assert_array_equal(whole[4:6], part)
-  draw = sampling.make_draw(t_min=lambda i: .02, t_max=lambda i: .98, shape=(2, 2, 3))
+  draw = sampling.make_draw(noise=cosine(), shape=(2, 2, 3))
   whole, part = (draw(key, jnp.full((len(i), 3), .5), i, 0) for i in (ids, ids[4:6]))
   np.testing.assert_array_equal(whole.eps[12:18], part.eps)
   np.testing.assert_array_equal(jax.random.key_data(whole.key)[12:18],
@@ -86,6 +87,18 @@ def test_the_draws_of_a_view_are_stratified_in_t_and_antithetic_on_demand():
 
 
 def test_t_stays_in_its_annealed_range():
-  draw = sampling.make_draw(t_min=lambda i: .1, t_max=lambda i: .9 - .4 * i, shape=(1, 1, 1))
+  draw = sampling.make_draw(noise=cosine(), t_min=.1, t_max=(.9, .5, 1), shape=(1, 1, 1))
   d = draw(jax.random.key(4), jnp.linspace(0., 1., 9)[:, None], jnp.arange(9), jnp.float32(1.))
   np.testing.assert_allclose([d.t.min(), d.t.max()], [.1, .5], atol=1e-6)
+  np.testing.assert_array_equal(d.t_min, jnp.float32(.1))
+
+
+def test_a_draw_weighs_what_w_of_t_and_the_density_say_and_keeps_w_times_any_mean():
+  noise, density, n = cosine(), (1., 3., .5, 2.), 50_000
+  u = (jnp.arange(n)[:, None] + .5) / n
+  d = sampling.draws(jax.random.key(9), u, jnp.arange(n), t_min=.1, t_max=.9, shape=(1, 1, 1),
+                     density=density, w=lambda t: sampling.WEIGHTS['sigma2'](noise, t))
+  t = jnp.linspace(.1, .9, 100_001)
+  for f in (jnp.ones_like, jnp.exp):
+    np.testing.assert_allclose(jnp.mean(d.weight * f(d.t)), jnp.mean(noise.sigma(t) ** 2 * f(t)),
+                               rtol=1e-3)

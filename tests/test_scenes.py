@@ -176,11 +176,10 @@ def test_fields_are_finite_outside_the_cube_and_at_its_corners(name):
 def test_levels_of_the_hash_grid_fade_in_one_after_the_other():
   scene = SCENES['hashgrid']
   params = jax.tree.map(lambda p: p + .1, scene.init(jax.random.key(0)))
-  tables = hashgrid.band(params, jnp.float32(1.25))['tables']
+  tables = hashgrid.fade_in(params, jnp.float32(1.25))['tables']
   for table, share, full in zip(tables, (1., .25, 0.), params['tables']):
     np.testing.assert_allclose(table, share * full, rtol=1e-6)
-  for a, b in zip(jax.tree.leaves(hashgrid.band(params, jnp.float32(3.))), jax.tree.leaves(params)):
-    np.testing.assert_array_equal(a, b)
+  jax.tree.map(np.testing.assert_array_equal, hashgrid.fade_in(params, jnp.float32(3.)), params)
 
 
 def test_blurring_the_encoding_is_its_mean_over_a_gaussian():
@@ -190,8 +189,8 @@ def test_blurring_the_encoding_is_its_mean_over_a_gaussian():
   noise = jnp.sqrt(variance) * jax.random.normal(jax.random.key(1), (20_000, 3))
   xyz = jnp.array([.2, -.4, .1])
   samples = jax.vmap(lambda e: first(params, xyz + e))(jnp.concatenate([noise, -noise]))
-  np.testing.assert_allclose(first(mlp.blur(params, jnp.float32(variance)), xyz), samples.mean(0),
-                             atol=5. * samples.std() / math.sqrt(40_000))
+  got = first(mlp.blurred(params, jnp.float32(variance)), xyz)
+  np.testing.assert_allclose(got, samples.mean(0), atol=5. * samples.std() / math.sqrt(40_000))
 
 
 def test_trunc_exp_is_exp_whose_slope_is_bounded():
@@ -291,12 +290,12 @@ def test_a_learned_background_starts_at_its_color():
 
 
 def test_hash_levels_join_and_blur_fades_as_their_schedules_say():
-  scene = hashgrid.hashgrid(levels=3, log2_table=8, active=lambda step: jnp.float32(1. + step))
+  scene = hashgrid.hashgrid(levels=3, log2_table=8, band=(1., 3., 2))
   params = scene.init(jax.random.key(0))
   seen = [[bool(jnp.any(table != 0.)) for table in scene.focus(params, step)['tables']]
           for step in (0., .5, 2.)]
   assert seen == [[True, False, False], [True, True, False], [True, True, True]]
-  scene = mlp.mlp(variance=lambda step: jnp.float32(.1 * (1. - step)))
+  scene = mlp.mlp(blur=(.1, 0., 1))
   params = scene.init(jax.random.key(0))
   np.testing.assert_array_equal(scene.focus(params, 1.)['encode']['kernel'],
                                 params['encode']['kernel'])

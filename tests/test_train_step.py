@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxdreamer import cameras, optim, render, sampling, train_step
+from jaxdreamer import cameras, conditioning, optim, parallel, render, sampling, train_step
+from jaxdreamer.diffusion import cosine, perp_neg_texts
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.priors.gaussian import gaussian
 from jaxdreamer.scenes import image
@@ -16,13 +17,13 @@ from jaxdreamer.scenes.voxels import voxels
 from jaxdreamer.types import TrainState
 
 SIZE, VIEWS = 8, 4
-DRAW = dict(t_min=lambda i: .02, t_max=lambda i: .98, shape=(SIZE, SIZE, 3))
+DRAW = dict(noise=cosine(), t_min=.02, t_max=.98, shape=(SIZE, SIZE, 3))
 RANGES = dict(azimuth=(-math.pi, math.pi), elevation=(-.2, 1.), distance=(2.8, 3.3), fov=(.7, .7))
 
 
 def make_render_latents(scene):
   return train_step.make_render_latents(
-    scene=scene, regularize=lambda shown, i: .1 * jnp.mean(shown.opacity),
+    scene=scene, regularize=lambda rendering, i: .1 * jnp.mean(rendering.opacity),
     render=lambda code, camera, key, step: render.image(key, partial(scene.field, code), camera,
                                                         size=SIZE, samples=8))
 
@@ -33,12 +34,13 @@ def setup(**override):
   prior = gaussian(target, std=.3)
   # A large eps: the direction of Adam's step for a vanishing gradient is no measure.
   tx = optim.chain((('scene/.*', .01), ('est/.*', .01)), eps=1e-3)
-  parts = dict(estimator=sds(guidance=lambda i: 2.), tx=tx, dims=1) | override
+  parts = dict(estimator=sds(guidance=2.), tx=tx, dims=1) | override
   estimator, tx = parts['estimator'], parts['tx']
-  gradient = train_step.make_gradient(picture=make_render_latents(scene), estimator=estimator)
-  params = {'scene': scene.init(jax.random.key(0)), 'est': estimator.init(jax.random.key(1))}
+  gradient = train_step.make_gradient(render_latents=make_render_latents(scene),
+                                      estimator=estimator)
+  params = {'scene': scene.init(jax.random.key(0)), 'est': estimator.init(jax.random.key(1), prior)}
   state = TrainState(jnp.int32(0), params, tx.init(params), jax.random.key(2))
-  sample = train_step.make_sample(views=VIEWS, design=sampling.stratified,
+  sample = sampling.make_sample(views=VIEWS, design=sampling.stratified,
                                   draw=sampling.make_draw(**DRAW), dims=parts['dims'],
                                   camera_from=partial(cameras.from_uniform, **RANGES))
   local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx)
@@ -48,7 +50,7 @@ def setup(**override):
 def run(local_step, state, prior, text, *, devices, how='shard_map', steps=20):
   mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,),
                        devices=jax.devices()[:devices])
-  step = train_step.data_parallel(local_step, mesh, how=how)
+  step = parallel.data_parallel(local_step, mesh, how=how)
   state = jax.tree.map(jnp.copy, state)                # the state is donated
   if how == 'shard_map':
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
@@ -98,13 +100,13 @@ state, prior, text, jnp.arange(VIEWS))
     field = partial(scene.field, scene.prepare(params, None))
     return jax.vmap(lambda c, k: render.image(k, field, c, size=SIZE, samples=8))(
       camera, sampling.by_view(k_render, ids))
-  told = train_step.condition(text, camera)
-  r, _ = sds(guidance=lambda i: 2.).residual(draws, (), prior, pictures(state.params['scene']).rgb,
-                                             told, 0)
+  views = conditioning.condition(text, camera)
+  r, _ = sds(guidance=2.).residual(draws, (), prior, pictures(state.params['scene']).rgb,
+                                      views, 0)
   r = prior.schedule.sigma(draws.t)[:, None, None, None] ** 2 * r
   def surrogate(params):  # the fake loss that other libraries use: its gradient is the same
-    shown = pictures(params)
-    return jnp.sum(r * shown.rgb) / VIEWS + .1 * jnp.mean(shown.opacity)
+    seen = pictures(params)
+    return jnp.sum(r * seen.rgb) / VIEWS + .1 * jnp.mean(seen.opacity)
   want = jax.jit(jax.grad(surrogate))(state.params['scene'])
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), want,
                seen['scene'])
@@ -112,8 +114,8 @@ state, prior, text, jnp.arange(VIEWS))
 
 def test_the_draws_of_a_view_act_as_their_mean_would():
   local_step, state, prior, text = setup(dims=3)
-  gradient = jax.jit(train_step.make_gradient(picture=make_render_latents(voxels(levels=(5, 9))),
-                                              estimator=sds(guidance=lambda i: 2.)))
+  gradient = jax.jit(train_step.make_gradient(
+    render_latents=make_render_latents(voxels(levels=(5, 9))), estimator=sds(guidance=2.)))
   camera = jax.vmap(partial(cameras.from_uniform,
                             **RANGES))(jax.random.uniform(jax.random.key(3), (2, 4)))
   keys = jax.random.split(jax.random.key(4), 2)
@@ -133,8 +135,8 @@ def test_the_draws_of_a_view_act_as_their_mean_would():
 
 
 def test_an_estimators_own_parameters_are_trained_by_its_own_loss():
-  base = sds(guidance=lambda i: 1.)
-  estimator = base._replace(init=lambda key: {'mu': jnp.float32(1.)},
+  base = sds(guidance=1.)
+  estimator = base._replace(init=lambda key, prior: {'mu': jnp.float32(1.)},
                             loss=lambda draws, est, *_: (est['mu'] - 3.) ** 2)
   local_step, state, prior, text = setup(estimator=estimator)
   params, info = run(local_step, state, prior, text, devices=1, steps=30)
@@ -148,7 +150,8 @@ def test_view_words_follow_the_camera():
   camera = jax.vmap(lambda a, e: cameras.orbital(a, e, 3.,
                                                  .7))(jnp.radians(jnp.array([0., 90., 180., 0.])),
                                                    jnp.radians(jnp.array([0., 0., 0., 80.])))
-  np.testing.assert_array_equal(train_step.condition(text, camera).text[:, 0, 0], [0., 1., 2., 3.])
+  views = conditioning.condition(text, camera)
+  np.testing.assert_array_equal(views.text[:, 0, 0], [0., 1., 2., 3.])
 
 
 def test_where_the_view_words_change_can_be_told():
@@ -158,18 +161,33 @@ def test_where_the_view_words_change_can_be_told():
                                               .7))(jnp.radians(jnp.array([0., 40., 140., 180.])))
   narrow = partial(cameras.view_bin, front=math.radians(30.), back=math.radians(35.))
   several = jax.tree.map(lambda a: jnp.stack([a, a]), text)
-  np.testing.assert_array_equal(train_step.condition(text, camera, words=narrow).text[:, 0, 0],
-                                [0., 1., 1., 2.])
-  np.testing.assert_array_equal(train_step.condition(several, camera, words=narrow).text[:, 0, 0],
-                                [0., 1., 1., 2.])
-  np.testing.assert_array_equal(train_step.condition(text, camera).text[:, 0, 0], [0., 0., 2., 2.])
+  row = lambda text, **options: conditioning.condition(text, camera, **options).text[:, 0, 0]
+  np.testing.assert_array_equal(row(text, words=narrow), [0., 1., 1., 2.])
+  np.testing.assert_array_equal(row(several, words=narrow), [0., 1., 1., 2.])
+  np.testing.assert_array_equal(row(text), [0., 0., 2., 2.])
+
+
+def test_perp_neg_is_made_for_each_view_of_one_prompt_or_many():
+  """As perp_neg_texts makes it of one view, its weights scaled; each draw of a view repeats it."""
+  _, _, prior, _ = setup()
+  text = prior.embed('')._replace(views=jnp.arange(4.)[:, None, None])
+  camera = jax.vmap(lambda a: cameras.orbital(a, 0., 3., .7))(jnp.array([.4, .9, 2., 3.]))
+  several = jax.tree.map(lambda a: jnp.stack([a, a]), text)
+  for many in (text, several):
+    views = conditioning.condition(many, camera, perp_neg=3.)
+    for i in range(4):
+      own, others, weights = perp_neg_texts(text.views, camera.azimuth[i], camera.elevation[i])
+      np.testing.assert_allclose(views.text[i], own, rtol=1e-6)
+      np.testing.assert_allclose([other[i] for other in views.perp_neg.texts], others)
+      np.testing.assert_allclose(views.perp_neg.weights[i], 3. * weights, rtol=1e-6)
+  assert conditioning.condition(text, camera).perp_neg.texts == ()
 
 
 def test_each_camera_moves_by_a_key_of_its_own_and_nothing_else_changes():
   parts = dict(design=sampling.stratified, draw=sampling.make_draw(**DRAW), views=VIEWS, dims=1,
                camera_from=partial(cameras.from_uniform, **RANGES))
   shift = lambda key, camera, step: camera._replace(fov=step + jax.random.uniform(key))
-  still, moved = train_step.make_sample(**parts), train_step.make_sample(**parts, move=shift)
+  still, moved = sampling.make_sample(**parts), sampling.make_sample(**parts, move=shift)
   key, ids = jax.random.key(3), jnp.arange(VIEWS)
   numbers = lambda made: (*made[:1], made[1]._replace(key=jax.random.key_data(made[1].key)),
                           jax.random.key_data(made[2]))
@@ -186,17 +204,17 @@ def test_a_prior_that_draws_its_latents_draws_for_each_view_and_passes_the_gradi
   prior = gaussian(jnp.zeros((6, 6, 3)), std=.5)
   noisy = prior.replace(sample_fn=lambda weights, keys, x: x
                         + jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys))
-  see = train_step.make_render_latents(scene=image.image(size=6),
-                                       render=lambda code, camera, key, step: image.picture(code),
-                                regularize=lambda shown, step: jnp.mean(shown.opacity))
+  render_latents = train_step.make_render_latents(
+    scene=image.image(size=6), render=lambda code, camera, key, step: image.picture(code),
+    regularize=lambda rendering, step: jnp.mean(rendering.opacity))
   params = {'image': jax.random.normal(jax.random.key(5), (6, 6, 3))}
   camera = jax.vmap(lambda a: cameras.orbital(a, 0., 3., .7))(jnp.array([0., 0.]))
-  def look(prior, keys):
-    z, _, _, pullback = see(params, prior, prior.embed(''), camera, keys, 0)
+  def latents(prior, keys):
+    z, _, _, pullback = render_latents(params, prior, prior.embed(''), camera, keys, 0)
     return z, pullback(jnp.ones_like(z), jnp.zeros(()))['image']
   keys = jax.random.split(jax.random.key(4), 2)
-  (z, slope), (drawn, same), (turned, _) = jax.jit(lambda: (look(prior, keys), look(noisy, keys),
-                                                            look(noisy, keys[::-1])))()
+  (z, slope), (drawn, same), (turned, _) = jax.jit(lambda: (
+    latents(prior, keys), latents(noisy, keys), latents(noisy, keys[::-1])))()
   noise = np.asarray(drawn - z)
   assert .8 < noise.std() < 1.2 and abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < .3
   np.testing.assert_array_equal(turned, drawn[::-1])                   # by the key of the view
@@ -219,13 +237,13 @@ def generator():
 def amortised():
   """`setup` with PROMPTS prompts, one view each."""
   scene, (_, _, prior, text) = generator(), setup()
-  gradient = train_step.make_gradient(picture=make_render_latents(scene),
-                                      estimator=sds(guidance=lambda i: 2.))
+  gradient = train_step.make_gradient(render_latents=make_render_latents(scene),
+                                      estimator=sds(guidance=2.))
   tx = optim.chain((('scene/.*', .01), ('est/.*', .01)), eps=1e-3)
   params = {'scene': scene.init(jax.random.key(0)), 'est': ()}
   text = jax.tree.map(lambda a: jnp.broadcast_to(a, (PROMPTS, *a.shape)),
                       text)._replace(pooled=jnp.eye(PROMPTS))
-  sample = train_step.make_sample(views=VIEWS, design=sampling.stratified,
+  sample = sampling.make_sample(views=VIEWS, design=sampling.stratified,
                                   draw=sampling.make_draw(**DRAW), dims=1,
                                   camera_from=partial(cameras.from_uniform, **RANGES))
   local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx)
@@ -240,7 +258,7 @@ def test_prompts_are_shared_out_over_devices_without_a_change_of_the_result(how)
   for devices in (1, 4):
     mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,),
                          devices=jax.devices()[:devices])
-    step, at = train_step.data_parallel(local_step, mesh, how=how,
+    step, at = parallel.data_parallel(local_step, mesh, how=how,
                                         many=True), jax.tree.map(jnp.copy, state)
     for _ in range(20):
       at, _ = step(at, prior, text, jnp.arange(VIEWS))

@@ -15,13 +15,13 @@ from jaxdreamer import (
   cameras,
   comparison,
   optim,
+  parallel,
   sampling,
   statistics,
   train_step,
   variance,
   variance_lab,
 )
-from jaxdreamer.control_variates.constant import constant
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.priors.gaussian import gaussian
@@ -30,23 +30,26 @@ from jaxdreamer.types import TrainState
 
 SIZE, STD, VIEWS, B2 = 4, .5, 2, .99
 SHAPE = (SIZE, SIZE, 3)
-ONE = lambda step: 1.
+ONE = 1.
 PRIOR = gaussian(jnp.full(SHAPE, .3), std=STD)
 RANGES = dict(azimuth=(-1., 1.), elevation=(0., 1.), distance=(3., 3.), fov=(.7, .7))
 
 
 def parts(estimator, *, draws=1, design=sampling.independent, times=(.2, .8),
           render=lambda code, key: picture(code)):
-  scene = image(size=SIZE, squash=lambda x: x)
-  see = train_step.make_render_latents(scene=scene, regularize=lambda shown, step: jnp.zeros(()),
-                                render=lambda code, camera, key, step: render(code, key))
-  sample = train_step.make_sample(
+  scene = image(size=SIZE, squash=False)
+  render_latents = train_step.make_render_latents(
+    scene=scene, regularize=lambda rendering, step: jnp.zeros(()),
+    render=lambda code, camera, key, step: render(code, key))
+  sample = sampling.make_sample(
     design=design, camera_from=partial(cameras.from_uniform, **RANGES), views=VIEWS, dims=draws,
-    draw=sampling.make_draw(t_min=lambda i: times[0], t_max=lambda i: times[1], shape=SHAPE))
+    draw=sampling.make_draw(noise=PRIOR.schedule, t_min=times[0], t_max=times[1], shape=SHAPE))
   tx = optim.chain((('.*', .01),), b2=B2)
-  built = build.Parts(estimator, sample, see,
-                      train_step.make_gradient(picture=see, estimator=estimator), tx)
-  return built, {'scene': scene.init(jax.random.key(0)), 'est': estimator.init(jax.random.key(1))}
+  built = build.Parts(estimator, sample, render_latents,
+                      train_step.make_gradient(render_latents=render_latents, estimator=estimator),
+                      tx)
+  return built, {'scene': scene.init(jax.random.key(0)),
+                 'est': estimator.init(jax.random.key(1), PRIOR)}
 
 
 def nested_draws(built, params, *, cameras, renders=2):
@@ -122,8 +125,8 @@ def test_comparing_a_method_with_itself_and_with_a_better_one(monkeypatch):
   reference = subject('sds', *parts(sds(guidance=ONE)))
   spread = subject('spread', *parts(sds(guidance=ONE), design=sampling.stratified,
                                     draws=4))._replace(nested=None)
-  raw = ssd(guidance=ONE, phi=(constant(),), shape=SHAPE)
-  raw = raw._replace(init=lambda key: {'mu': jnp.zeros((10, 1, 1, 1, 1))})
+  raw = ssd(guidance=ONE, mu='learned')
+  raw = raw._replace(init=lambda key, prior: {'mu': jnp.zeros((10, 1, 1, 1, 1))})
   subjects = [reference, reference._replace(name='same'), spread, subject('raw', *parts(raw))]
   names = [s.name for s in subjects]
   seconds = {name: np.full(8, .5) for name in names} | {'spread': np.linspace(.9, 1.1, 8)}
@@ -149,28 +152,28 @@ def test_comparing_a_method_with_itself_and_with_a_better_one(monkeypatch):
 
 def test_what_is_timed_is_the_train_step_with_what_the_estimator_learns():
   learning = sds(guidance=ONE)._replace(
-    init=lambda key: jnp.ones((48, 48)),
+    init=lambda key, prior: jnp.ones((48, 48)),
     loss=lambda draws, est, prior, z, views, step: jnp.mean((z.reshape(-1, 48) @ est @ est) ** 2))
   built, params = parts(learning)
   begin, step = variance_lab.make_step(built, MESH, views=VIEWS)
   local_step = train_step.make_local_step(sample=built.sample, gradient=built.gradient, tx=built.tx)
-  trained = train_step.data_parallel(local_step, MESH)
-  key, told = jax.random.key(7), (PRIOR, PRIOR.embed(''))
+  trained = parallel.data_parallel(local_step, MESH)
+  key, rest = jax.random.key(7), (PRIOR, PRIOR.embed(''))
   state = TrainState(jnp.int32(3), jax.tree.map(jnp.copy, params), built.tx.init(params),
                      jax.random.key(7))
   flops = lambda compiled: compiled.cost_analysis()['flops']
-  of_train = flops(trained.lower(state, *told, jnp.arange(VIEWS)).compile())
-  compiled = step.lower(begin(key, params, 3), *told).compile()
+  of_train = flops(trained.lower(state, *rest, jnp.arange(VIEWS)).compile())
+  compiled = step.lower(begin(key, params, 3), *rest).compile()
   assert flops(compiled) == pytest.approx(of_train, rel=.01)
   assert flops(compiled) > flops(variance_lab.make_step(parts(sds(guidance=ONE))[0], MESH,
                                                         views=VIEWS)[1].lower(
 # the loss and its gradient, at the least
-begin(key, params, 3), *told).compile()) + 4 * 2 * VIEWS * 48 * 48
-  after, _ = step(begin(key, params, 3), *told)
-  expected, _ = trained(state, *told, jnp.arange(VIEWS))
+begin(key, params, 3), *rest).compile()) + 4 * 2 * VIEWS * 48 * 48
+  after, _ = step(begin(key, params, 3), *rest)
+  expected, _ = trained(state, *rest, jnp.arange(VIEWS))
   jax.tree.map(np.testing.assert_array_equal, after.params, expected.params)
   camera, draws, keys = built.sample(jax.random.fold_in(key, 3), jnp.arange(VIEWS), 3)
-  gradient, _ = built.gradient(params, *told, camera, draws, keys, 3)
+  gradient, _ = built.gradient(params, *rest, camera, draws, keys, 3)
   jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), after.opt[1], gradient)
 
 
@@ -195,7 +198,7 @@ def test_a_turn_goes_on_from_the_step_before():
 
 
 def test_an_estimator_goes_on_learning_from_the_state_before():
-  counting = sds(guidance=ONE)._replace(init=lambda key: jnp.zeros(3),
+  counting = sds(guidance=ONE)._replace(init=lambda key, prior: jnp.zeros(3),
                                         loss=lambda draws, est, *_: jnp.sum(est))
   built, params = parts(counting)
   s = subject('sds', built, params)
@@ -280,7 +283,7 @@ def test_the_best_density_follows_the_power_of_the_gradient():
    'sampling.density=1,2 sampling.views=8', True),
   ('sds', 'sds sampling.t_max=.8', False), ('sds', 'csd', False),
   ('csd', 'csd sampling.draws=2', True),
-  ('csd', 'csd estimator.csd.weight=uniform', False), ('sds', 'sds negative_prompt="a grey cube"',
+  ('csd', 'csd sampling.weight=uniform', False), ('sds', 'sds negative_prompt="a grey cube"',
                                                        False),
 ])
 def test_which_methods_have_one_mean(method, other, alike):
@@ -308,7 +311,7 @@ def test_a_methods_text_changes_the_config_and_nothing_else():
 
 
 def test_a_picture_names_a_method_by_the_last_names_of_its_options():
-  method = 'csd sampling.draws=2 estimator.csd.weight=uniform sampling.t_min=.2'
+  method = 'csd sampling.draws=2 sampling.weight=uniform sampling.t_min=.2'
   assert variance_lab.label(method) == 'csd draws=2 weight=uniform t_min=.2'
   assert variance_lab.label(method, between='\n').splitlines() == ['csd', 'draws=2',
                                                                    'weight=uniform', 't_min=.2']

@@ -94,7 +94,7 @@ def test_a_saved_pipeline_gives_their_guided_noise(tmp_path, pipelines, name):
                                                        dtype='float32')
   z = np.random.RandomState(0).standard_normal((2, 8, 8, 4)).astype(np.float32)
   two = lambda row: jnp.stack([row, row])
-  eps = jax.jit(lambda views: guided(prior, z, jnp.asarray(steps) / 999., views, scale=SCALE)[0],
+  eps = jax.jit(lambda views: guided(prior, z, jnp.asarray(steps) / 999., views, scale=SCALE),
                 compiler_options=QUICK)
   for negative in (None, NEGATIVE):
     text = prior.embed(PROMPT, negative or '')
