@@ -59,11 +59,13 @@ def from_uniform(u: Float[Array, '4'], *, azimuth: Range, elevation: Range,
                  relative: bool = False, angular: float = 0.) -> Camera:
   """The camera at u in [0, 1]^4 of the ranges (azimuth, elevation uniform in area, distance, fov).
 
-  A `relative` distance counts in 1 / tan(fov / 2), from where a picture is as high as the unit
-  ball. In a share `angular` of the views the elevation is uniform in angle instead, which favors
-  the poles (DreamFusion A.2: .5).
-
   `u` may be stratified or of low discrepancy: sampling.py decides.
+
+  Args:
+    relative: True: the distance counts in 1 / tan(fov / 2), from where a picture is as high as the
+      unit ball.
+    angular: share of the views whose elevation is uniform in angle, not in area, which favors the
+      poles (DreamFusion A.2: .5).
   """
   lerp = lambda v, lo, hi: lo + v * (hi - lo)
   by_area = lambda v: jnp.arcsin(jnp.clip(lerp(v, math.sin(elevation[0]), math.sin(elevation[1])),

@@ -77,12 +77,16 @@ def chain(groups, *, b1: float = .9, b2: float = .99, eps: float = 1e-15, weight
           particles: int = 1) -> optax.GradientTransformation:
   """AdamW whose learning rate is that of the first group (regex, schedule) that matches a
   parameter's whole name; a group (regex, schedule, 'sgd') descends plainly, as what keeps running
-  means wants, and (regex, schedule, 'adan') by Adan (Xie et al.
-  2022, its own betas), as large generators want.
+  means wants, and (regex, schedule, 'adan') by Adan (Xie et al. 2022, its own betas), as large
+  generators want.
 
-  `clip` bounds the global gradient norm (0: off). `accumulate` steps share one update, by their
-  mean gradient. The parameters of the scene's field are of several `particles`, stacked, whose
-  optimizers know nothing of each other. ValueError where a parameter matches no group.
+  The parameters of the scene's field are of several `particles`, stacked, whose optimizers know
+  nothing of each other. ValueError where a parameter matches no group.
+
+  Args:
+    b1, b2, eps, weight_decay: AdamW's.
+    clip: bound of the global gradient norm; 0 is none.
+    accumulate: steps whose mean gradient makes one update.
   """
   def label(params):
     def of(path, _):

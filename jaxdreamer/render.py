@@ -36,9 +36,14 @@ def sample_light(key: Key[Array, ''], camera: Camera, *, shaded: Float[Array, ''
                  textureless: Float[Array, ''] | float = .5,
                  distance: tuple[float, float] = (.8, 1.5), relative: bool = True,
                  jitter: float = 1., normals: bool = False) -> Light:
-  """DreamFusion A.2: direction ~ N(camera position, jitter^2 I), distance U(.8, 1.5), here as parts
-  of the camera's unless `relative` is False; albedo with 1 - `shaded`. `normals` lets the
-  textureless views show those (CSD's released code)."""
+  """DreamFusion A.2: direction ~ N(camera position, jitter^2 I); albedo with 1 - `shaded`.
+
+  Args:
+    distance: range of the lamp's distance.
+    relative: True: in parts of the camera's distance.
+    jitter: standard deviation of the lamp's direction around the camera's.
+    normals: True: textureless views show the normals as colors (CSD's released code).
+  """
   k_direction, k_distance, k_shaded, k_textureless = jax.random.split(key, 4)
   position = camera.world_from_camera[:3, 3]
   direction = cameras.normalize(position + jitter * jax.random.normal(k_direction, (3,)))

@@ -123,8 +123,16 @@ def draws(key: Key[Array, ''], u: Float[Array, 'V M'], ids: Int[Array, 'V'], *,
 def make_draw(*, noise: NoiseSchedule, shape: tuple[int, ...], t_min: Schedule = (.02,),
               t_max: Schedule = (.98,), weight: str = 'sigma2', density: tuple[float, ...] = (1.,),
               antithetic: bool = False) -> Callable[..., Draws]:
-  """(key, u, ids, step) -> Draws, with t's range given by two schedules, and w by its name in
-  WEIGHTS. ValueError for a name that is not there."""
+  """(key, u, ids, step) -> Draws, of latents of this `shape`.
+
+  Args:
+    t_min, t_max: range of t, schedules of the step.
+    weight: w(t), one of WEIGHTS; an estimator may ask for another.
+    density: histogram of t between t_min and t_max; the mean stays a uniform one's.
+    antithetic: True: every second draw is the one before with -eps.
+
+  ValueError for a weight that is not there.
+  """
   if weight not in WEIGHTS:
     raise ValueError(f'config.sampling.weight={weight!r}: takes one of {sorted(WEIGHTS)}')
   return lambda key, u, ids, step: draws(key, u, ids, t_min=at(t_min, step), t_max=at(t_max, step),

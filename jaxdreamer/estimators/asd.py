@@ -18,7 +18,12 @@ LAST = .999                                      # t + dt ends here
 
 
 def asd(*, guidance: Schedule = (3.,), eta: float = .1) -> Estimator:
-  """`guidance` is a schedule of the first term's scale; the second is conditional only."""
+  """The second term is conditional only.
+
+  Args:
+    guidance: scale of the first term, a schedule; 1 is conditional.
+    eta: how much later the second term looks, at most, as a share of t - t_min.
+  """
   def residual(draws, est, prior, z, views, step):
     reach = jnp.minimum(eta * (draws.t - draws.t_min), LAST - draws.t)
     later = draws.t + shared(jax.vmap(jax.random.uniform)(draws.key),

@@ -15,10 +15,15 @@ TINY = 1e-8
 
 
 def csd(*, omega2: Schedule = (0.,), normalize: bool = False) -> Estimator:
-  """`omega2` is a schedule of the share that the negative prompt takes over from the empty one; 0
-  leaves its row out of the batch. What Perp-Neg leads away from is seen from the negative prompt
-  where there is one, else from the empty one. `normalize` divides each draw's residual by its L2
-  norm, which leaves nothing of w(t)."""
+  """What Perp-Neg leads away from is seen from the negative prompt where there is one, else from
+  the empty one.
+
+  Args:
+    omega2: share that the negative prompt takes over from the empty one, a schedule; 0 leaves its
+      row out of the batch.
+    normalize: True divides each draw's residual by its L2 norm, which leaves nothing of w(t) and
+      sets what regularizers weigh.
+  """
   leads_away = not is_never(omega2)
 
   def residual(draws, est, prior, z, views, step):

@@ -61,15 +61,23 @@ def variate(phi: Callable, z_t, t, eps, sigma, views, *, form: str = 'stein'):
 def ssd(*, guidance: Schedule = (3.,), phi: tuple[str | Callable, ...] = ('constant',),
         mu: str = 'parameters', every: int = 10, bins: int = 10, per: tuple[str, ...] = (),
         form: str = 'stein', depth: str = '', normals: str = '', size: int = 224) -> Estimator:
-  """`phi`: names of control_variates/table.py, which `depth`, `normals` and `size` are for, or
-  functions (prior, z_t [h, w, c], t [], view) -> [], or -> [h, w, c] where no entry sees its own
-  place (control_variates/neighbors.py); view.rendering is what the scene rendered there, held
-  fixed.
+  """mu is a number for each phi: of 'parameters' one for each of NODES times, else one a time bin,
+  or with 'learned' more. It starts at 1 for the first phi and 0 for the others: with a constant
+  first, at SDS.
 
-  mu is a number for each phi: of 'parameters' one for each of NODES times, probed at one step in
-  `every`; else one a time bin of `bins`, or with 'learned' more: `per` names the axes of the latent
-  ('h', 'w', 'c') that it also varies along. It starts at 1 for the first phi and 0 for the others:
-  with a constant first, at SDS.
+  Args:
+    guidance: scale, a schedule; 1 is conditional.
+    phi: names of control_variates/table.py, or functions (prior, z_t [h, w, c], t [], view) -> [],
+      or -> [h, w, c] where no entry sees its own place (control_variates/neighbors.py);
+      view.rendering is what the scene rendered there, held fixed.
+    mu: how it is learned: 'learned', 'moments' or 'parameters'.
+    every: steps from probe to probe, of mu='parameters'.
+    bins: of t, of mu='learned' and 'moments'.
+    per: axes of the latent, 'h', 'w', 'c', that mu='learned' varies along.
+    form: 'stein', or 'printed' as in the paper, for ablation.
+    depth, normals: a published estimator's weights; '' is the toybox's.
+    size: pixels that these estimators see.
+
   ValueError for an unknown phi, mu, form or axis, for per with a mu of scalars, and for `every`
   below 1.
   """

@@ -19,9 +19,14 @@ from jaxdreamer.types import Estimator
 
 
 def vsd(*, guidance: Schedule = (7.5,), rank: int = 4, dropped: float = .1) -> Estimator:
-  """`est` is a LoRA of this `rank` of the prior's attention matrices, and a change of what cameras
-  enter by. In a share `dropped` of its training the camera is not known to it. `init` raises
-  ValueError where the prior has no such matrices."""
+  """`est` is a LoRA of the prior's attention matrices, and a change of what cameras enter by.
+  `init` raises ValueError where the prior has no such matrices.
+
+  Args:
+    guidance: scale of the first term, a schedule; 1 is conditional.
+    rank: of the LoRA.
+    dropped: share of the LoRA's training in which it does not know the camera.
+  """
   def init(key, prior):
     if not lora.matching(prior.weights):
       raise ValueError("config.estimator.name='vsd': this prior has no attention matrices for a "

@@ -24,12 +24,14 @@ def posterior_mean(z_t: Float[Array, 'd'], images: Float[Array, 'N d'],
 
 def empirical(key: Key[Array, ''], prompt: str, *, images: int = 512,
               bandwidth: float = .15) -> Prior:
-  """`images` renders of a toybox caption (ValueError outside its vocabulary), each over black and
-  over white: no toy hides from both (Smith and Blinn 1996, Blue Screen Matting). Render the scene
-  over `backgrounds.black_or_white()`.
+  """Renders of a toybox caption (ValueError outside its vocabulary), each over black and over
+  white: no toy hides from both (Smith and Blinn 1996, Blue Screen Matting). Render the scene over
+  `backgrounds.black_or_white()`. Text rows are ignored: the null prediction equals the conditional
+  one, and guidance changes nothing.
 
-  `bandwidth` is the standard deviation, in scene units, of the kernel on camera positions. Text
-  rows are ignored: the null prediction equals the conditional one, and guidance changes nothing.
+  Args:
+    images: how many renders.
+    bandwidth: standard deviation, in scene units, of the kernel on camera positions.
   """
   item = world.parse(prompt)
   spots = jax.vmap(views.sample_camera)(jax.random.split(key, images))

@@ -31,7 +31,14 @@ HELP = ('config.prior.path: give the single .safetensors file of sd-v2.1-base-4v
 def mvdream(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16', tokenizer: str = '',
             sha256: str = '',
             sample: bool = False, lora: str = '', lora_scale: float = 1.) -> Prior:
-  """`image_size`, `dtype`, `tokenizer`, `sha256`, `sample` and `lora` as Stable Diffusion's.
+  """`lora` as Stable Diffusion's.
+
+  Args:
+    image_size: pixels of the render that it takes, enlarged to the model's own.
+    dtype: of weights and compute; norms and softmax are float32.
+    tokenizer: folder, for single files, which hold none.
+    sha256: a single file's hash, where one wants it checked.
+    sample: True: training sees draws of the autoencoder's posterior, else its mean.
 
   FileNotFoundError or ValueError, one line, for what is missing or not this model.
   """

@@ -27,8 +27,15 @@ def sdxl(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16', predi
          tokenizer: str = '',
          tokenizer_2: str = '', sha256: str = '', sample: bool = False, lora: str = '',
          lora_scale: float = 1.) -> Prior:
-  """`image_size`, `dtype`, `prediction`, `sha256`, `sample` and `lora` as Stable Diffusion's; the
-  folders of tokenizers are for single files.
+  """`lora` as Stable Diffusion's.
+
+  Args:
+    image_size: pixels of the render that it takes, enlarged to the model's own.
+    dtype: of weights and compute; norms and softmax are float32.
+    prediction: one of diffusion.PREDICTIONS, which goes before what the model says of itself.
+    tokenizer, tokenizer_2: folders, for single files, which hold none.
+    sha256: a single file's hash, where one wants it checked.
+    sample: True: training sees draws of the autoencoder's posterior, else its mean.
 
   FileNotFoundError or ValueError, one line, for what is missing or not this model.
   """

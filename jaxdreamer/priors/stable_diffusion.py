@@ -27,12 +27,15 @@ def stable_diffusion(*, path: str = '', image_size: int = 64, dtype: str = 'bflo
                      prediction: str = '', tokenizer: str = '',
                      sha256: str = '', sample: bool = False, lora: str = '',
                      lora_scale: float = 1.) -> Prior:
-  """`image_size`: pixels of the render that it takes. `dtype` of weights and compute; norms and
-  softmax are float32.
-  `prediction`, one of diffusion.PREDICTIONS, goes before what the model says of itself;
-  `tokenizer`, a folder, is for single files, which hold none; `sha256` is such a file's hash, where
-  one wants it checked. `sample`: training sees draws of the autoencoder's posterior, else its mean.
-  `lora`: a file of loras.py, added `lora_scale` times to the weights.
+  """`lora`: a file of loras.py, added `lora_scale` times to the weights.
+
+  Args:
+    image_size: pixels of the render that it takes, enlarged to the model's own.
+    dtype: of weights and compute; norms and softmax are float32.
+    prediction: one of diffusion.PREDICTIONS, which goes before what the model says of itself.
+    tokenizer: folder, for single files, which hold none.
+    sha256: a single file's hash, where one wants it checked.
+    sample: True: training sees draws of the autoencoder's posterior, else its mean.
 
   FileNotFoundError or ValueError, one line, for what is missing or not of these models.
   """

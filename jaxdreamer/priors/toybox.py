@@ -14,8 +14,10 @@ SHIPPED = pathlib.Path(__file__).parent.parent / 'assets' / 'prior.safetensors'
 
 
 def toybox(*, path: str = '', camera: bool = True) -> Prior:
-  """`path` '' is the shipped file. `camera` False hides the camera from the network: view words
-  alone tell the view. Renders of another size are brought to the network's.
+  """`path` '' is the shipped file. Renders of another size are brought to the network's.
+
+  Args:
+    camera: False hides the camera from the network: view words alone tell the view.
 
   FileNotFoundError or ValueError, one line, where the file is missing or not this network's.
   `embed` raises ValueError for a prompt outside the toybox vocabulary, and names the nearest words.

@@ -23,7 +23,11 @@ class Background(NamedTuple):
 
 
 def constant(*, rgb: tuple[float, float, float] = (1., 1., 1.)) -> Background:
-  """One color, in [0, 1], in every direction; nothing is learned."""
+  """One color, white unless another is given.
+
+  Args:
+    rgb: the color, in [0, 1].
+  """
   return Background(lambda key: (), lambda params, key, direction: jnp.array(rgb))
 
 
@@ -39,7 +43,11 @@ def black_or_white() -> Background:
 
 
 def learned(*, rgb: tuple[float, float, float] = (.5, .5, .5)) -> Background:
-  """One color, learned."""
+  """One color, learned.
+
+  Args:
+    rgb: the color at the start, above 0 and below 1.
+  """
   logit = lambda p: jnp.log(p) - jnp.log1p(-p)
   return Background(lambda key: {'raw': logit(jnp.array(rgb))},
                     lambda params, key, direction: jax.nn.sigmoid(params['raw']))
@@ -57,7 +65,11 @@ def harmonics(direction: Float[Array, '3']) -> Float[Array, '9']:
 
 def environment(*, width: int = 16) -> Background:
   """A small network of the ray's direction (DreamFusion A.2): harmonics and two layers without
-  biases, as threestudio's."""
+  biases, as threestudio's.
+
+  Args:
+    width: units of each layer.
+  """
   return Background(lambda key: {'network': fields.network_init(key, (9, width, width, 3))},
                     lambda params, key, direction: jax.nn.sigmoid(
                         fields.network(params['network'], harmonics(direction))))
@@ -66,7 +78,12 @@ def environment(*, width: int = 16) -> Background:
 def hash_map(*, levels: int = 4, base: int = 4, finest: int = 256, log2_table: int = 19,
              width: int = 16) -> Background:
   """`environment` with a hash grid of the direction in place of harmonics (ScaleDreamer's single
-  prompts)."""
+  prompts).
+
+  Args:
+    levels, base, finest, log2_table: of the grid, as scenes/hashgrid.py's.
+    width: units of each layer.
+  """
   sizes = [hashgrid.resolution(l, levels=levels, base=base, finest=finest) for l in range(levels)]
 
   def init(key: Key[Array, '']):
@@ -83,9 +100,15 @@ def hash_map(*, levels: int = 4, base: int = 4, finest: int = 256, log2_table: i
 
 def hypernet(*, text: int = 128, levels: int = 16, size: int = 16, width: int = 64,
              hidden: int = 64) -> Background:
-  """A map of each prompt's own: `levels` grids of the direction, all of `size` cells, which prompts
-  share, and a network of one layer of `width` units that a hypernetwork writes (ScaleDreamer's
-  Hyper-iNGP). `text` is the size of y.pooled."""
+  """A map of each prompt's own: grids of the direction which prompts share, and a network of one
+  layer that a hypernetwork writes (ScaleDreamer's Hyper-iNGP). `text` is the size of y.pooled.
+
+  Args:
+    levels: grids.
+    size: cells a side of each grid.
+    width: units of the network.
+    hidden: units of the hypernetwork.
+  """
   net = hyper_ingp.Hypernet(((2 * levels, width), (width, 3)), hidden)
 
   def init(key: Key[Array, '']):

@@ -130,11 +130,21 @@ class Synthesis(nn.Module):
 def conv3d(*, text: int = 128, noise: int = 64, channels: tuple[int, ...] = (64, 64, 32, 16),
            features: int = 16, width: int = 64, mapped: int = 64, hidden: int = 64,
            radius: float = .5, extent: float = 1.) -> Scene:
-  """A volume of 4 * 2^(blocks - 1) nodes a side over [-extent, extent]^3. `text` and `noise` are
-  the sizes of y.pooled and y.noise, `width` that of w.
+  """A volume of 4 * 2^(blocks - 1) nodes a side over [-extent, extent]^3. `noise` is the size of
+  y.noise.
 
   The published networks have channels (512, 512, 512, 256, 128, 64), or (512, 512, 512, 512, 256,
   128), 32 features and a width of 256.
+
+  Args:
+    text: size of y.pooled.
+    channels: of each block.
+    features: that a node of the volume holds.
+    width: size of w, which styles all blocks.
+    mapped: size of what becomes of the text.
+    hidden: units of the networks that read the volume.
+    radius: of the sphere that a scene starts from.
+    extent: half a side of the cube that the volume fills.
   """
   net = Synthesis(channels, features, width, mapped)
   n = 4 * 2 ** (len(channels) - 1)

@@ -79,9 +79,20 @@ def hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, base:
   """Levels -> one hidden layer -> density and features. threestudio: 16 levels, 2^19 rows, 16 to
   4096, `separate`.
 
-  `extent` is half a side of the cube that the levels fill. `separate`: density and features each
-  have a network of their own, without biases. `band` is a schedule of how many levels there are,
-  see `fade_in`: (1, 8, 100) trains coarse levels first.
+  Args:
+    levels: grids, each finer than the one before.
+    per_level: numbers that a node of a level holds.
+    log2_table: a level has at most 2 to this power rows.
+    base, finest: cells a side of the first and of the last level.
+    width: units of the hidden layer.
+    features: channels beside the density; the first three are the color.
+    activation: of the density.
+    blob: 'cone' or 'gauss', what a scene starts from.
+    strength, radius: of the blob, before the activation.
+    extent: half a side of the cube that the levels fill.
+    separate: True: density and features each have a network of their own, without biases.
+    band: how many levels there are, a schedule, see `fade_in`; (1, 8, 100) trains coarse levels
+      first.
   """
   activate, bias = fields.ACTIVATIONS[activation], fields.BLOBS[blob]
   sizes = [resolution(l, levels=levels, base=base, finest=finest) for l in range(levels)]

@@ -35,8 +35,16 @@ class Hypernet(nn.Module):
 def hyper_ingp(*, text: int = 128, levels: int = 8, per_level: int = 2, log2_table: int = 14,
                base: int = 8, finest: int = 128, width: int = 64, hidden: int = 64,
                radius: float = .5, extent: float = 1.) -> Scene:
-  """A prompt's networks have one layer of `width` units, the hypernetwork one of `hidden`; `text`
-  is the size of y.pooled, `extent` half a side of the cube that the levels fill."""
+  """A hash grid that prompts share, and networks of each prompt's own.
+
+  Args:
+    text: size of y.pooled.
+    levels, per_level, log2_table, base, finest: of the grid, as scenes/hashgrid.py's.
+    width: units of a prompt's networks, which have one layer.
+    hidden: units of the hypernetwork, which has one too.
+    radius: of the sphere that a scene starts from.
+    extent: half a side of the cube that the levels fill.
+  """
   sizes = [hashgrid.resolution(l, levels=levels, base=base, finest=finest) for l in range(levels)]
   n = levels * per_level
   net = Hypernet(((n, width), (width, 1), (n, width), (width, 3)), hidden)

@@ -23,8 +23,16 @@ def picture(code: Float[Array, 'h w c']) -> Rendering:
 
 def image(*, size: int = 64, features: int = 3, scale: float = .1, squash: bool = True,
           thickness: float = .05, density: float = 200.) -> Scene:
-  """[size, size] raw values near 0; `squash` makes them colors in [0, 1], without it they are
-  themselves, as latents."""
+  """[size, size] raw values near 0.
+
+  Args:
+    size: pixels a side.
+    features: channels.
+    scale: standard deviation of the values at the start.
+    squash: True makes them colors in [0, 1]; False leaves them, as latents.
+    thickness: of the picture that hangs in the scene.
+    density: of the same.
+  """
 
   def init(key: Key[Array, '']):
     return {'image': scale * jax.random.normal(key, (size, size, features))}

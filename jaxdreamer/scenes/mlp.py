@@ -32,7 +32,15 @@ def mlp(*, octaves: int = 6, width: int = 64, blocks: int = 2, features: int = 3
         blur: Schedule = (0.,)) -> Scene:
   """Encoding -> linear -> `blocks` times h + W silu(V norm(h)) -> density and features.
 
-  `blur` is a schedule of the variance of `blurred`: (5e-2, 2e-3, 100) starts with a smooth scene.
+  Args:
+    octaves: of the encoding.
+    width: units of each layer.
+    blocks: residual blocks.
+    features: channels beside the density; the first three are the color.
+    activation: of the density.
+    blob: 'cone' or 'gauss', what a scene starts from.
+    strength, radius: of the blob, before the activation.
+    blur: variance of `blurred`, a schedule; (5e-2, 2e-3, 100) starts with a smooth scene.
   """
   activate, bias = fields.ACTIVATIONS[activation], fields.BLOBS[blob]
 

@@ -125,8 +125,20 @@ def bilinear(plane: Float[Array, 'n n F'], u: Float[Array, ''],
 def triplane_transformer(*, text: int = 128, tokens: int = 8, width: int = 128, blocks: int = 4,
                          heads: int = 4, features: int = 16, upsample: int = 4, hidden: int = 32,
                          radius: float = .5, extent: float = 1.) -> Scene:
-  """`tokens` a side of each plane, `upsample` nodes to each of them; `text` is the width of
-  y.plain, `extent` half a side of the cube that the planes span."""
+  """Three planes that a transformer makes of the text's rows.
+
+  Args:
+    text: width of y.plain.
+    tokens: a side of each plane.
+    width: of the transformer.
+    blocks: of the transformer.
+    heads: of its attention.
+    features: that a node of a plane holds.
+    upsample: nodes of a plane to each token.
+    hidden: units of the networks that read the planes.
+    radius: of the sphere that a scene starts from.
+    extent: half a side of the cube that the planes span.
+  """
   net = TriplaneTransformer(tokens, width, blocks, heads, features, upsample)
 
   def init(key: Key[Array, '']):

@@ -52,8 +52,17 @@ def trilinear(pairs: Float[Array, 'n n m d'], xyz: Float[Array, '3']) -> Float[A
 def voxels(*, levels: tuple[int, ...] = (10, 19, 37), features: int = 3,
            activation: str = 'softplus', blob: str = 'cone',
            strength: float = 8., radius: float = .45, scale: float = .01) -> Scene:
-  """Grids of levels[i]^3 nodes, all near 0 at the start, so that the scene starts as the gray
-  blob."""
+  """Grids of levels[i]^3 nodes, all near 0 at the start, so that the scene starts as the gray blob.
+
+  Args:
+    levels: nodes a side of each grid, coarse to fine.
+    features: channels beside the density; the first three are the color.
+    activation: of the density.
+    blob: 'cone' or 'gauss', what a scene starts from, `strength` high and of this `radius`.
+    strength: of the blob, before the activation.
+    radius: of the blob.
+    scale: standard deviation of the grids at the start.
+  """
   activate, bias = fields.ACTIVATIONS[activation], fields.BLOBS[blob]
 
   def init(key: Key[Array, '']):
