@@ -99,6 +99,10 @@ def refuse(module, arguments):
     options.check(parsed.config)
 
 
+OLD = pytest.mark.filterwarnings('ignore:the load_module')           # ml_collections'
+
+
+@OLD
 @every_page
 def test_the_options_of_every_command_are_taken(page, monkeypatch):
   monkeypatch.chdir(ROOT)
@@ -108,6 +112,7 @@ def test_the_options_of_every_command_are_taken(page, monkeypatch):
     refuse(module, arguments)
 
 
+@OLD
 @pytest.mark.parametrize('arguments', [
   ['--wrkdir=a'], ['--config=configs/toybox.py', '--config.stepz=3'],
   ['--config=configs/toybox.py', '--config.steps=-3']])
