@@ -92,9 +92,10 @@ def parameters():
   """Millions, of the published sizes."""
   import jax
 
-  from jaxdreamer import build
+  from jaxdreamer import registry
+
   count = lambda name, options: sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(
-    build.SCENES[name](**options).init, jax.random.key(0))))
+    registry.SCENES[name](**options).init, jax.random.key(0))))
   return {name: count(name.removesuffix('_m2'), options) / 1e6 for name, options in SIZES.items()}
 
 

@@ -32,7 +32,7 @@ from benchmarks import results
 from benchmarks.toybox import source_hash
 from configs import toybox as config_file
 from configs.toybox_amortised import ROWS
-from jaxdreamer import build, cli, comparison, evaluate, statistics, variance_lab
+from jaxdreamer import cli, comparison, evaluate, registry, statistics, variance_lab
 from jaxdreamer.outputs import video
 from jaxdreamer.toybox import truth
 
@@ -89,7 +89,7 @@ def rows_of(method):
   config = variance_lab.configured(config_file.get_config(), spelled(method, STEPS))
   options = config.estimator[name]
   perp_neg, negative = 2 * bool(
-      options.negatives), name == 'csd' and options.negative != build.NEVER
+      options.negatives), name == 'csd' and options.negative != registry.NEVER
   return (ROWS[name] + perp_neg + negative) * config.sampling.draws
 
 

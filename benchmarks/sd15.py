@@ -1,16 +1,15 @@
-"""Stable Diffusion 1.5 at full size on this machine, with random weights:   python -m
-benchmarks.sd15
+"""Stable Diffusion 1.5 at full size on this machine, with random weights: python -m benchmarks.sd15
 
 Writes a folder in diffusers' layout (float16, 2.1 GB) into runs/benchmarks once, and measures, each
 in a process of its own:
   load_over_read    seconds to load all its networks over seconds to read their files into memory:
                     the median of turns' ratios
   cold_*            the same where the system keeps nothing of the files: both wait for the disk
-  load_peak_over_size      what loading adds to the process's peak memory, over the size of the
-                           files
+  load_peak_over_size
+                    what loading adds to the process's peak memory, over the size of the files
   step_*            two steps of configs/dreamfusion_sd.py at the model's 512 pixels: seconds of the
-                    second, the peak memory of the
-                    process, what `doctor` says of the step, and their ratio
+                    second, the peak memory of the process, what `doctor` says of the step, and
+                    their ratio
 Writes benchmarks/results/sd15.json.
 """
 import argparse

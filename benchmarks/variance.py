@@ -1,5 +1,6 @@
-"""Gradient variance of the estimators, and of ways of sampling, on the toybox:   python -m
-benchmarks.variance [--quick]
+"""Gradient variance of the estimators, and of ways of sampling, on the toybox:
+
+  python -m benchmarks.variance [--quick]
 
 Runs `python -m jaxdreamer.variance` on fresh scenes and on later steps of runs of five prompts, and
 writes its figures to benchmarks/results/variance.json, with variance.png beside it; with --quick, a
@@ -11,16 +12,15 @@ same draws, for compiled programs fill what memory a process may map; what one h
 under runs/benchmarks, by a hash of the sources, and after an interruption the same command goes on.
 Intervals hold 95%, over prompts. Figures that decide:
 
-  ssd_parameters_over_sds     variance of one draw of SSD, as it is by default, over SDS's, in
-                              parameter space, on the same draws:
-                              at the step of the run where it is greatest; with the second moment
-                              there
-  best                        the least variance x seconds of a step among the methods that have
-                              SDS's mean: chosen on one half of
-                              the draws, its figure from the other
-  best_of_other_means         the same among the methods of each other mean, over the first of them:
-                              no variance is compared across
-                              means
+  ssd_parameters_over_sds
+      variance of one draw of SSD, as it is by default, over SDS's, in parameter space, on the same
+      draws: at the step of the run where it is greatest; with the second moment there
+  best
+      the least variance x seconds of a step among the methods that have SDS's mean: chosen on one
+      half of the draws, its figure from the other
+  best_of_other_means
+      the same among the methods of each other mean, over the first of them: no variance is compared
+      across means
 """
 import argparse
 import hashlib

@@ -24,98 +24,34 @@ from jaxdreamer import (
   corpus,
   optim,
   options,
-  perception,
   places,
   processes,
   prompts,
-  regularizers,
   render,
   sampling,
   seeds,
   showing,
   train_step,
 )
-from jaxdreamer.control_variates.constant import constant
-from jaxdreamer.control_variates.depth import depth
-from jaxdreamer.control_variates.neighbors import neighbors
-from jaxdreamer.control_variates.normals import normals
-from jaxdreamer.estimators.asd import asd
-from jaxdreamer.estimators.csd import csd
-from jaxdreamer.estimators.sds import sds
-from jaxdreamer.estimators.ssd import ssd
-from jaxdreamer.estimators.vsd import vsd
 from jaxdreamer.nn import blueprints
-from jaxdreamer.priors.empirical import empirical
-from jaxdreamer.priors.mvdream import mvdream
-from jaxdreamer.priors.sdxl import sdxl
-from jaxdreamer.priors.stable_diffusion import stable_diffusion
-from jaxdreamer.priors.toybox import toybox
-from jaxdreamer.scenes import backgrounds, fields
+from jaxdreamer.registry import (
+  BACKGROUNDS,
+  CORPORA,
+  ESTIMATORS,
+  LEARNED,
+  NEVER,
+  NORMALS,
+  PRIORS,
+  REGULARIZERS,
+  SCENES,
+  control_variates,
+)
+from jaxdreamer.scenes import backgrounds
 from jaxdreamer.scenes.backgrounds import with_background
-from jaxdreamer.scenes.conv3d import conv3d
-from jaxdreamer.scenes.hashgrid import hashgrid
-from jaxdreamer.scenes.hyper_ingp import hyper_ingp
-from jaxdreamer.scenes.image import image, picture
-from jaxdreamer.scenes.mlp import mlp
+from jaxdreamer.scenes.image import picture
 from jaxdreamer.scenes.particles import stacked
-from jaxdreamer.scenes.triplane_transformer import triplane_transformer
-from jaxdreamer.scenes.voxels import voxels
-from jaxdreamer.toybox import compositions
+from jaxdreamer.schedules import schedule
 from jaxdreamer.types import Estimator, Prior, Scene, Text, TrainState
-
-NEVER = (0.,)                    # the schedule of what is left out
-SCENES = {
-  'voxels': voxels,
-  'hashgrid': lambda band, **kw: hashgrid(active=optim.schedule(band), **kw),
-  'mlp': lambda blur, **kw: mlp(variance=optim.schedule(blur), **kw),
-  'image': image,
-  'hyper_ingp': hyper_ingp,
-  'conv3d': conv3d,
-  'triplane_transformer': triplane_transformer,
-}
-PRIORS = {                       # (key, prompt, path) -> Prior
-  'toybox': lambda key, prompt, path, **kw: toybox(path=path, **kw),
-  'empirical': lambda key, prompt, path, **kw: empirical(key, prompt, **kw),
-  'stable_diffusion': lambda key, prompt, path, **kw: stable_diffusion(path=path, **kw),
-  'sdxl': lambda key, prompt, path, **kw: sdxl(path=path, **kw),
-  'mvdream': lambda key, prompt, path, **kw: mvdream(path=path, **kw),
-}
-ESTIMATORS = {                   # (prior, sampling.t_min as a schedule) -> Estimator
-  'sds': lambda prior, t_min, guidance, **kw: sds(guidance=optim.schedule(guidance), **kw),
-  'csd': lambda prior, t_min, negative, **kw: csd(negative=optim.schedule(negative)
-                                                  if negative != NEVER else None, **kw),
-  'asd': lambda prior, t_min, guidance, **kw: asd(guidance=optim.schedule(guidance),
-                                                  t_min=t_min, **kw),
-  'vsd': lambda prior, t_min, guidance, **kw: vsd(weights=prior.weights,
-                                                  guidance=optim.schedule(guidance), **kw),
-  'ssd': lambda prior, t_min, guidance, phi, depth, normals, size, **kw: ssd(
-    guidance=optim.schedule(guidance), shape=prior.latent,
-    phi=tuple(f for f, _ in baselines(phi, depth, normals, size).values()), **kw),
-}
-# (folder of an estimator or '', pixels) -> phi of SSD, and what loads its weights
-CONTROL_VARIATES = {
-  'constant': lambda path, size: (constant(), None),
-  'neighbors': lambda path, size: (neighbors(), None),
-  'depth': lambda path, size: through(depth, *perception.depth(path, size=size)),
-  'normals': lambda path, size: through(normals, *perception.normals(path, size=size)),
-}
-CORPORA = {                      # corpora by name, beside files
-  'toybox': lambda: compositions.captions()[0],
-  'toybox:held_out': lambda: compositions.captions()[1],
-}
-LEARNED = {'learned': backgrounds.learned, 'environment': backgrounds.environment,
-           'hash_map': backgrounds.hash_map,
-          # in a share of the views these give way to a random color
-          'hypernet': backgrounds.hypernet}
-BACKGROUNDS = LEARNED | {'random': backgrounds.random, 'black_or_white': backgrounds.black_or_white,
-                         'white': backgrounds.constant}
-NORMALS = {'exact': fields.gradient_normals, 'forward': fields.forward_normals,
-           'central': fields.difference_normals}
-REGULARIZERS = {f.__name__: f for f in (regularizers.orientation, regularizers.opacity,
-                                        regularizers.sparsity,
-                                        regularizers.opaque, regularizers.distortion,
-                                        regularizers.z_variance,
-                                        regularizers.eikonal)}
 
 
 class Job(NamedTuple):
@@ -172,20 +108,6 @@ def pick(table: dict, section: Any, option: str) -> Callable:
   return partial(table[section.name], **section.get(section.name, {}))
 
 
-def through(phi: Callable, load: Callable, see: Callable) -> tuple[Callable, Callable]:
-  return phi(see=see), load
-
-
-def baselines(phi: tuple[str, ...], depth: str, normals: str,
-              size: int) -> dict[str, tuple[Callable, Callable | None]]:
-  """{name: (phi, what loads its weights)} of config.estimator.ssd."""
-  unknown = [name for name in phi if name not in CONTROL_VARIATES]
-  if unknown or not phi:
-    raise ValueError(f'config.estimator.ssd.phi={phi!r}: takes some of {sorted(CONTROL_VARIATES)}')
-  paths = {'depth': depth, 'normals': normals}
-  return {name: CONTROL_VARIATES[name](paths.get(name, ''), size) for name in phi}
-
-
 def make_prior(config) -> Prior:
   """The prior of config.prior, with its LoRA where it names one."""
   p, key = config.prior, seeds.key(config.seed)
@@ -202,7 +124,8 @@ def with_perception(prior: Prior, section: Any) -> Prior:
   step as arguments."""
   if section.name != 'ssd':
     return prior
-  chosen = baselines(section.ssd.phi, section.ssd.depth, section.ssd.normals, section.ssd.size)
+  chosen = control_variates(section.ssd.phi, section.ssd.depth, section.ssd.normals,
+                            section.ssd.size)
   return prior.replace(weights=prior.weights | {name: load() for name, (_, load) in chosen.items()
                                                 if load})
 
@@ -232,7 +155,7 @@ def make_regularize(section) -> Callable:
   if unknown:
     raise ValueError(f'config.regularizers: unknown {sorted(unknown)}; takes '
                      f'{sorted(REGULARIZERS)}')
-  terms = [(REGULARIZERS[k], optim.schedule(v)) for k, v in section.items() if v != NEVER]
+  terms = [(REGULARIZERS[k], schedule(v)) for k, v in section.items() if v != NEVER]
   def regularize(shown, step):
     return sum((weight(step) * term(shown) for term, weight in terms),
                start=0. * jnp.sum(shown.opacity))
@@ -343,7 +266,7 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
   background, scene = make_background(config), make_scene(config)
   prior = with_perception(make_prior(config), config.estimator)
   options.check_views(config, prior.views_per_scene)
-  t_min, t_max = optim.schedule(config.sampling.t_min), optim.schedule(config.sampling.t_max)
+  t_min, t_max = schedule(config.sampling.t_min), schedule(config.sampling.t_max)
   estimator = pick(ESTIMATORS, config.estimator, 'estimator')(prior, t_min)
   phrases, text, told = make_texts(config, prior, mesh)
   tx = optim.chain(config.optim.groups, b1=config.optim.b1, b2=config.optim.b2,
@@ -351,7 +274,7 @@ def job(config, mesh: Mesh, *, abstract: bool = False) -> Job:
                    weight_decay=config.optim.weight_decay, clip=config.optim.clip,
                    accumulate=config.optim.get('accumulate', 1),
                    particles=config.scene.get('particles', 1))
-  shaded, textureless, regularize = optim.schedule(r.shaded), optim.schedule(
+  shaded, textureless, regularize = schedule(r.shaded), schedule(
       r.textureless), make_regularize(config.regularizers)
   sample = train_step.make_sample(
     design=sampling.DESIGNS[s.design], camera_from=partial(cameras.from_uniform,

@@ -2,9 +2,8 @@
 
     workdir/config.json            all options, as nested JSON
     workdir/run.json               format of the workdir, fingerprint of the options that decide its
-                                   numbers, and what lay in the
-                                   places that options name: a run goes on with the same files in
-                                   another place
+                                   numbers, and what lay in the places that options name: a run goes
+                                   on with the same files in another place
     workdir/checkpoints/000120/    TrainState (typed keys included) and the running means of the
                                    metrics at step 120
     workdir/lock                   who writes here; held while that process lives, left behind after

@@ -2,8 +2,8 @@
 named protocol.
 
     see, read = clip_score.load(folder)
-    images, texts = see(x [V, H, W, 3] in [0, 1]), read(prompts)          # unit vectors [V, D], [N,
-    D]
+    # unit vectors [V, D], [N, D]
+    images, texts = see(x [V, H, W, 3] in [0, 1]), read(prompts)
 
 A figure means something beside another one only if backbone, views, crop and the prompts to choose
 from are the same: `identity` writes them all down.

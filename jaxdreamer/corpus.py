@@ -1,8 +1,7 @@
 """What a text encoder made of many prompts, in a folder that need not fit in memory.
 
-    store = open_store(folder, prompts, embed)         # embeds what the folder lacks
-    text = store.read([3, 14, 15])                     # Text [3, ...] in NumPy; reads these rows
-    alone
+    store = open_store(folder, prompts, embed)    # embeds what the folder lacks
+    text = store.read([3, 14, 15])                # Text [3, ...] in NumPy; reads these rows alone
 
 An array a field of Text, [N, ...] in bfloat16 (tensorstore's zarr3): a file for each block of
 prompts, of which one prompt can be read alone. Processes share out the blocks and mark what is

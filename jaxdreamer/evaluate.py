@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 from rich.table import Table
 from scipy.spatial import KDTree
 
-from jaxdreamer import build, checkpoints, cli, clip_score, generator_eval, prompts, runs
+from jaxdreamer import build, checkpoints, cli, clip_score, generator_eval, prompts, registry, runs
 from jaxdreamer.options import place
 from jaxdreamer.outputs import gallery, report, video
 from jaxdreamer.outputs import mesh as meshes
@@ -322,7 +322,7 @@ def score_corpus(folder: pathlib.Path, corpus: str, job: build.Job, params, step
   """Of a generator: scores of all prompts it was trained on and, on the toybox, of those it was
   not, in scores.json, and gallery.html over them."""
   splits = {'trained': job.prompts}
-  if f'{corpus}:held_out' in build.CORPORA:
+  if f'{corpus}:held_out' in registry.CORPORA:
     splits['held_out'] = build.read_corpus(f'{corpus}:held_out')
   rows = list(generator_eval.look(job, params, splits,
                                   say=lambda text: print(text, end='\r', flush=True)))

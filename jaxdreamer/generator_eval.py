@@ -2,10 +2,10 @@
 exact toy.
 
     iou            silhouettes against the truth, mean of VIEWS views on a ring
-    color_error   mean absolute difference of color where render and truth are both opaque
+    color_error    mean absolute difference of color where render and truth are both opaque
     recall_at_1    R@1: the share of views that the toybox's reader finds to fit this prompt best,
-                   of all prompts of all splits
-                   (ScaleDreamer's R-precision, with a scorer trained on renders alone)
+                   of all prompts of all splits (ScaleDreamer's R-precision, with a scorer trained
+                   on renders alone)
 """
 from typing import Callable, Iterator
 

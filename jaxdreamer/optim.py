@@ -6,20 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdreamer.schedules import schedule
+
 SCENES = 'scene/field/'          # of several particles, the parameters that each has for itself
-
-
-def schedule(value):
-  """A number or (v,), or (v0, v1, steps) = linear from v0 to v1 over `steps` and constant after, or
-  (v0, v1, start, steps) with a start: one vocabulary for everything that anneals."""
-  value = (value,) if isinstance(value, (int, float)) else tuple(value)
-  if len(value) not in (1, 3, 4):
-    raise ValueError(f'a schedule is a number, (v,), (v0, v1, steps) or (v0, v1, start, steps); '
-                     f'got {value}')
-  if len(value) == 1:
-    return optax.constant_schedule(float(value[0]))
-  v0, v1, *start, steps = value
-  return optax.linear_schedule(float(v0), float(v1), int(steps), int(start[0]) if start else 0)
 
 
 def name(path) -> str:
@@ -32,9 +21,11 @@ def scale_by_adan(*, b1: float = .98, b2: float = .92, b3: float = .99,
   """Adan (Xie et al. 2022) with the betas, the bias corrections and the place of eps of its
   authors' optimizer:
 
-      d = g - g_before (0 at first),  m <- b1 m + (1 - b1) g,  v <- b2 v + (1 - b2) d,  n <- b3 n +
-      (1 - b3) (g + b2 d)^2 update = (m / (1 - b1^k) + b2 v / (1 - b2^k)) / (sqrt(n / (1 - b3^k)) +
-      eps)
+      d = g - g_before (0 at first)
+      m <- b1 m + (1 - b1) g
+      v <- b2 v + (1 - b2) d
+      n <- b3 n + (1 - b3) (g + b2 d)^2
+      update = (m / (1 - b1^k) + b2 v / (1 - b2^k)) / (sqrt(n / (1 - b3^k)) + eps)
 
   Our own because optax's, as of 0.2.8, weighs d and v by 1 - b2 in place of b2
   (google-deepmind/optax#1715): on noise its updates are 1.8 times as large. When that is mended,

@@ -3,14 +3,14 @@ scene.
 
 Two kinds of draws, both on common random numbers, and one of times:
   nested   one camera, B renders of it (background color, jitter of the rays), T times under each, E
-           noises under each time: the
-           trace of the residual's covariance in image space and of the gradient's in parameter
-           space, split into their camera, render, time and noise parts (methods that sample as
-           published share it)
+           noises under each time: the trace of the residual's covariance in image space and of the
+           gradient's in parameter space, split into their camera, render, time and noise parts
+           (methods that sample as published share it)
   whole    the gradient of a whole step, as `method` samples it: its variance, as it is and as Adam
            divides it, and its mean
   seconds  of the train step itself, with all that it learns and its optimizer, the methods by turns
-  in random order
+           in random order
+
 The product of variance and seconds is what decides among methods of one mean, because a cheaper
 step can be taken more often.
 A variance says nothing across means: a residual of half the length has a quarter of it. So each
@@ -35,7 +35,7 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, comparison, optim, statistics, train_step
+from jaxdreamer import build, comparison, optim, registry, statistics, train_step
 from jaxdreamer.types import Draws, Text, TrainState
 
 PUBLISHED = {'design': 'independent', 'draws': 1, 'antithetic': False, 'density': (1.,)}
@@ -82,7 +82,7 @@ def configured(config: ConfigDict, method: str) -> ConfigDict:
   config.mesh.data = 1
   config.sampling.update(PUBLISHED)
   for name in config.regularizers:
-    config.regularizers[name] = build.NEVER
+    config.regularizers[name] = registry.NEVER
   name, *options = shlex.split(method)
   for option in [f'estimator.name={name}', *options]:
     path, _, text = option.partition('=')

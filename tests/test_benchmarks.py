@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import amortised, estimators, results, toybox, unet, variance
-from jaxdreamer import optim, variance_lab
+from jaxdreamer import schedules, variance_lab
 
 WRITES = '''
 import json, pathlib, sys
@@ -181,16 +181,16 @@ def test_published_variants_anneal_over_their_own_run_and_pay_for_their_rows():
     steps = estimators.steps_of(method, 200)
     config = variance_lab.configured(estimators.config_file.get_config(),
                                      estimators.spelled(method, steps))
-    high = optim.schedule(config.sampling.t_max)
+    high = schedules.schedule(config.sampling.t_max)
     assert high(0) == pytest.approx(.98) and high(steps) == pytest.approx(.5)
     assert config.estimator[name].get('guidance', (7.5,)) == (7.5,)
     if name == 'asd':
-      low = optim.schedule(config.sampling.t_min)
+      low = schedules.schedule(config.sampling.t_min)
       assert low(0) == pytest.approx(.5) and low(steps) == pytest.approx(
           .02) and config.estimator.asd.negatives == .5
       assert high(steps // 2) == pytest.approx(.74)
     if name == 'csd':
-      share = optim.schedule(config.estimator.csd.negative)
+      share = schedules.schedule(config.estimator.csd.negative)
       assert [float(share(step)) for step in (0, steps // 2, steps)] == [
           0., 1., 1.] and config.negative_prompt
       assert config.estimator.csd.weight == 'uniform' and high(steps // 2) == pytest.approx(.98)

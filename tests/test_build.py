@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import base
-from jaxdreamer import build, cameras, options, sampling, train_step
+from jaxdreamer import build, cameras, options, registry, sampling, schedules, train_step
 from jaxdreamer.priors.gaussian import gaussian
 
 REFUSED = {
@@ -95,12 +95,12 @@ def test_every_config_is_locked_and_names_only_what_exists(name):
   config = importlib.import_module(f'configs.{name}').get_config()
   with pytest.raises((AttributeError, KeyError)):
     config.step = 1
-  for section, table in (('scene', build.SCENES), ('prior', build.PRIORS),
-                         ('estimator', build.ESTIMATORS)):
+  for section, table in (('scene', registry.SCENES), ('prior', registry.PRIORS),
+                         ('estimator', registry.ESTIMATORS)):
     assert config[section].name in table
     assert set(config[section]) - {'name', 'particles', 'path', 'hub', 'lora',
                                    'lora_scale'} <= set(table)
-  assert set(config.regularizers) == set(build.REGULARIZERS)
+  assert set(config.regularizers) == set(registry.REGULARIZERS)
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_schedules_are_given_on_the_command_line_as_one_number_or_more(monkeypat
   given = flags.FlagValues()
   config = config_flags.DEFINE_config_dict('config', base.get_config(), flag_values=given)
   given(sys.argv)
-  guidance, t_max = (build.optim.schedule(v) for v in (config.value.estimator.sds.guidance,
+  guidance, t_max = (schedules.schedule(v) for v in (config.value.estimator.sds.guidance,
                                                        config.value.sampling.t_max))
   assert guidance(7) == 5. and t_max(50) == pytest.approx(.74)
 

@@ -11,7 +11,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from jaxdreamer import build, cli, optim, options, seeds
+from jaxdreamer import build, cli, options, schedules, seeds
 from jaxdreamer.configs import base
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -209,7 +209,7 @@ def test_schedules_that_last_as_long_as_the_run_follow_its_steps(parse, file):
                                     f'--config.steps={steps}').to_dict())
     for name in FOLLOWING[file]:
       assert found[name][:2] == published[name][:2] and sum(found[name][2:]) == steps
-      assert optim.schedule(found[name])(steps) == pytest.approx(found[name][1])
+      assert schedules.schedule(found[name])(steps) == pytest.approx(found[name][1])
 
 
 def test_a_schedule_that_is_given_does_not_follow_and_one_that_outlives_its_run_is_told(parse):

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from jaxdreamer import optim
+from jaxdreamer import schedules
 
 THREESTUDIO = 'threestudio@28d9d80 configs/'
 SCALEDREAMER = 'ScaleDreamer@23f433f configs/'
@@ -184,7 +184,7 @@ def rate(name):
 
 
 def first_lit(config, scene, estimator):
-  start, shaded = config.render.shaded[2], optim.schedule(config.render.shaded)
+  start, shaded = config.render.shaded[2], schedules.schedule(config.render.shaded)
   return next(step for step in (0, start, start + 1) if shaded(step) > 0.)
 
 

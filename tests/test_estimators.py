@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from configs import base
-from jaxdreamer import build, cameras, diffusion, optim, sampling, train_step
+from jaxdreamer import build, cameras, diffusion, optim, registry, sampling, train_step
 from jaxdreamer.control_variates.constant import constant
 from jaxdreamer.estimators.asd import asd
 from jaxdreamer.estimators.csd import csd
@@ -110,7 +110,7 @@ def test_the_config_says_which_w(name):
   config.estimator.name = name
   for weight in ('uniform', 'sigma2'):
     config.estimator[name].weight = weight
-    assert build.pick(build.ESTIMATORS, config.estimator,
+    assert build.pick(registry.ESTIMATORS, config.estimator,
                       'estimator')(PRIOR, lambda i: .02).weight is WEIGHTS[weight]
 
 

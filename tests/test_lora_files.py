@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 
 from configs import base
-from jaxdreamer import build
+from jaxdreamer import build, registry
 from jaxdreamer.nn import folder, lora_files
 
 OPTION = 'config.prior.lora'
@@ -188,7 +188,7 @@ def test_the_config_names_it_and_priors_without_files_refuse_it(model, tmp_path,
   config.prior.update({'name': 'stable_diffusion', 'path': str(model), 'lora_scale': .25})
   def asked(key, prompt, path, **options):
     raise LookupError({k: v for k, v in options.items() if 'lora' in k})
-  monkeypatch.setitem(build.PRIORS, 'stable_diffusion', asked)
+  monkeypatch.setitem(registry.PRIORS, 'stable_diffusion', asked)
   for lora, wanted in ((config.prior.lora, {'lora': config.prior.lora, 'lora_scale': .25}),
                        ('', {})):
     config.prior.lora = lora

@@ -8,17 +8,17 @@ import optax
 import pytest
 
 from configs import prolificdreamer_sd
-from jaxdreamer import optim
+from jaxdreamer import optim, schedules
 
 
 def test_schedules_of_config():
-  assert optim.schedule(.3)(100) == pytest.approx(.3)
-  falling = optim.schedule((1., .5, 100))
+  assert schedules.schedule(.3)(100) == pytest.approx(.3)
+  falling = schedules.schedule((1., .5, 100))
   np.testing.assert_allclose([falling(0), falling(50), falling(200)], [1., .75, .5], rtol=1e-6)
-  late = optim.schedule((0., 1., 50, 100))
+  late = schedules.schedule((0., 1., 50, 100))
   np.testing.assert_allclose([late(50), late(100), late(150)], [0., .5, 1.], atol=1e-6)
   with pytest.raises(ValueError, match='schedule'):
-    optim.schedule((1., 2.))
+    schedules.schedule((1., 2.))
 
 
 def test_each_parameter_learns_at_the_rate_of_its_first_matching_group():
@@ -121,7 +121,7 @@ def test_particles_are_as_many_optimizers_that_know_nothing_of_each_other(kind, 
       updates, state = step(grads, state, params)
       params = optax.apply_updates(params, updates)
     u, kept[turn] = one(g, kept[turn], own[turn])
-    rates = {'a': optim.schedule(rate)(k), 'b': .05}
+    rates = {'a': schedules.schedule(rate)(k), 'b': .05}
     own[turn] = {name: own[turn][name] - rates[name] * u[name] for name in u}
     for i in range(n):
       for name in own[i]:
@@ -133,7 +133,7 @@ def test_particles_are_as_many_optimizers_that_know_nothing_of_each_other(kind, 
 
 def test_prolificdreamers_lora_is_warmed_up_over_its_first_500_steps():
   groups = prolificdreamer_sd.get_config().optim.groups
-  rate = optim.schedule(next(rate for pattern, rate, *_ in groups
+  rate = schedules.schedule(next(rate for pattern, rate, *_ in groups
                              if re.fullmatch(pattern, 'est/unet/to_q/kernel/up')))
   np.testing.assert_allclose([rate(0), rate(250), rate(500), rate(9000)], [0., 5e-5, 1e-4, 1e-4],
                              atol=1e-9)

@@ -13,10 +13,11 @@ PACKAGE = ROOT / 'jaxdreamer'
 
 # Data flows down this list: a module imports only from above itself, or from its own folder.
 ORDER = '''
-  configs types seeds diffusion volume cameras prompts corpus nn toybox scenes render regularizers
+  configs schedules types seeds diffusion volume cameras prompts corpus nn toybox scenes render
+  regularizers
   priors perception
   control_variates sampling estimators optim processes train_step checkpoints metrics statistics
-  comparison outputs options showing places build
+  comparison outputs options showing places registry build
   runs generator_eval
   variance_lab clip_score cli evaluate loop
 '''.split()

@@ -317,7 +317,7 @@ def test_a_picture_names_a_method_by_the_last_names_of_its_options():
 def test_large_gradients_are_folded_without_changing_inner_products(monkeypatch):
   a, b = (jax.random.normal(k, (30_000,)) for k in jax.random.split(jax.random.key(4)))
   exact = jnp.dot(a + b, a)
-  monkeypatch.setattr(laboratory, 'LARGEST', 8192)
+  monkeypatch.setattr(variance_lab, 'LARGEST', 8192)
   folded = jnp.dot(variance_lab.flat({'x': a[:7], 'y': a[7:]}) + variance_lab.flat(b),
                    variance_lab.flat(a))
   assert abs(folded / exact - 1.) < 4. * (2. / 8192) ** .5

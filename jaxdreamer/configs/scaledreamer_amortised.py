@@ -4,7 +4,9 @@ corpora:
   python -m jaxdreamer.train --config=configs/scaledreamer_amortised.py:df415 \\
       --config.prior.path=FOLDER --config.corpus.path=FILE
   python -m jaxdreamer.doctor --config=configs/scaledreamer_amortised.py:df415 \\
-      --config.corpus.path=FILE       # what a step takes
+      --config.corpus.path=FILE
+
+The second says what a step takes.
 
 mg15 is Hyper-iNGP, df415 and at2520 are 3DConv-Net, cp100k its larger size, all on Stable Diffusion
 2.1-base with one view of a prompt; dl17k is the triplane transformer on MVDream with four. A step

@@ -143,7 +143,7 @@ def turntable(render: Callable, folder: pathlib.Path, *, frames: int = 90, eleva
   """Writes turntable.mp4, one turn of `frames` at 30 a second, and turntable.png, eight of its
   views; both enlarged where small."""
   camera = rings((frames, elevation), distance=distance)
-  return film_of(shoot(render, camera), camera, folder, height=height, how=how,
+  return film_of(render_views(render, camera), camera, folder, height=height, how=how,
                  background=background)
 
 

@@ -1,10 +1,10 @@
 """Trains the toybox's depth and normal estimator and its reader.
 
-  python -m jaxdreamer.toybox.train_geometry --images=340000                   # hours of two cores
+  python -m jaxdreamer.toybox.train_geometry --images=340000       # hours of two cores
   python -m jaxdreamer.toybox.train_geometry --minutes=4.2 --batch=512 --steps_per_call=16 \\
-      --fresh=512 --slots=65536 \
-    --dtype=bfloat16                                                           # the shipped
-    weights, on one H100
+      --fresh=512 --slots=65536 --dtype=bfloat16
+
+The second made the shipped weights, on one H100.
 
 Both see renders under random backgrounds; half of the geometry's pictures, and a quarter of the
 reader's, are noised as the prior's latents are, with t up to .6. Resumes from --workdir; writes the

@@ -1,10 +1,10 @@
 """Trains the shipped text-conditioned prior on endless fresh renders.
 
-  python -m jaxdreamer.toybox.train_prior --images=3000000                     # a day of two cores
+  python -m jaxdreamer.toybox.train_prior --images=3000000         # a day of two cores
   python -m jaxdreamer.toybox.train_prior --minutes=9.15 --batch=256 --steps_per_call=32 \\
-      --fresh=512 --slots=65536 \
-    --dtype=bfloat16 --rate=2e-3 --every=4000 --nolook                         # the shipped
-    weights, on one H100
+      --fresh=512 --slots=65536 --dtype=bfloat16 --rate=2e-3 --every=4000 --nolook
+
+The second made the shipped weights, on one H100.
 
 x0-prediction, stratified t, denser where noise leaves words and camera to decide; mask and normals
 predicted beside the image, and what the caption names read off the pooled text, by heads that
