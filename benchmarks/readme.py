@@ -1,4 +1,6 @@
-"""Rewrites README's figures from benchmarks/results/*.json:   python -m benchmarks.readme [--check]
+"""Rewrites the figures of README.md and docs/*.md from benchmarks/results/*.json:
+
+    python -m benchmarks.readme [--check]
 
 A table stands between `<!-- table: NAME -->` and `<!-- /table -->`: the columns named in TABLES, or
 else every key of the "rows" of results/NAME.json. A figure stands between `<!-- figure:
@@ -10,6 +12,7 @@ import sys
 from benchmarks import results
 
 README = results.ROOT / 'README.md'
+PAGES = [README, *sorted(results.ROOT.glob('docs/**/*.md'))]
 
 # A column that no row has a value for is left out. table: (results file, its list of rows,
 # {heading: (key, format)})
@@ -93,12 +96,13 @@ def render(text):
 
 
 def main(arguments):
-  old = README.read_text()
-  new = render(old)
+  stale = [page for page in PAGES if render(page.read_text()) != page.read_text()]
   if '--check' in arguments:
-    sys.exit(0 if new == old else 'README.md differs from benchmarks/results: run python -m '
-             'benchmarks.readme')
-  README.write_text(new)
+    names = ', '.join(str(page.relative_to(results.ROOT)) for page in stale)
+    sys.exit(f'{names}: differs from benchmarks/results: run python -m benchmarks.readme'
+             if stale else 0)
+  for page in stale:
+    page.write_text(render(page.read_text()))
 
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ on the shipped prior.
   python -m jaxdreamer.generate --workdir=runs/generator --prompt="a pink teapot"
 
 `configs/toybox_amortised.py:sds` (csd, vsd) trains it by another estimator. Device, time and scores
-to expect: README.md.
+to expect: docs/generators.md.
 """
 from jaxdreamer.configs import base
 
