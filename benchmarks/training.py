@@ -31,7 +31,7 @@ def prior(key, *, batch, slots):
   tx = train_prior.optimizer()
   weights = jax.jit(train_prior.init)(key)
   source = jax.jit(partial(render_buffer.batch, n=slots, size=network.SIZE))(key)
-  step = train_prior.make_step(tx, n=batch, steps=1, share=.4, peak=1e-3,
+  step = train_prior.make_step(tx, n=batch, steps=1, fraction=.4, peak=1e-3,
                                sharded=SingleDeviceSharding(jax.devices()[0]))
   return step, ((jnp.int32(0), weights, weights, tx.init(weights), key), source, jnp.float32(0.))
 
@@ -40,7 +40,7 @@ def estimators(key, *, batch, slots):
   """A step of the training of both networks that look at pictures, and what it takes."""
   tx = train_geometry.optimizer()
   weights = jax.jit(geometry.init)(key)
-  step = train_geometry.make_step(tx, n=batch, steps=1, share=.4, peak=6e-3)
+  step = train_geometry.make_step(tx, n=batch, steps=1, fraction=.4, peak=6e-3)
   ring = jax.jit(partial(train_geometry.fresh, n=slots))(key)
   return step, ((jnp.int32(0), weights, tx.init(weights), key), ring, jnp.float32(0.))
 

@@ -8,7 +8,7 @@ from jaxdreamer.types import Estimator, Prior, Text, TrainState
 
 
 def fit(advance: Callable, state: PyTree, feed: Callable, *, step: int, stride: int = 1,
-        steps: float = math.inf) -> Iterator[tuple[int, PyTree, Any]]:
+        steps: int | float = math.inf) -> Iterator[tuple[int, PyTree, Any]]:
   """(step, state, info) after each call of `advance` (step, state, feed(step)) -> (state, info),
   which makes `stride` steps, from `step` on until `steps`.
 

@@ -107,8 +107,9 @@ def test_both_losses_fall(monkeypatch):
   # not the cached ones of the whole networks
   weights = jax.jit(lambda key: geometry.init(key))(KEY)
   ring = jax.jit(lambda key: train_geometry.fresh(key, 8))(KEY)
-  step = jax.jit(train_geometry.make_step(tx, n=8, steps=1, share=.4, peak=6e-3), donate_argnums=0)
-  losses = jax.jit(lambda w: {name: of(w, *train_geometry.examples(KEY, ring, 8, share=0.)[:2],
+  step = jax.jit(train_geometry.make_step(tx, n=8, steps=1, fraction=.4, peak=6e-3),
+                 donate_argnums=0)
+  losses = jax.jit(lambda w: {name: of(w, *train_geometry.examples(KEY, ring, 8, fraction=0.)[:2],
                                        jnp.float32)
                               for name, of in train_geometry.LOSSES.items()})
   state, before = (jnp.int32(200), weights, tx.init(weights), jax.random.key(1)), losses(weights)

@@ -247,7 +247,7 @@ def test_memory_that_is_not_there_is_refused_before_the_first_step(tmp_path, mon
                                                                    free, what):
   monkeypatch.setattr(metrics, 'free_memory', lambda: free)
   monkeypatch.setattr(loop.options, 'ways_to_fit', lambda config: 'fewer views')
-  monkeypatch.setattr(loop, 'yet_to_take', lambda compiled: 61)
+  monkeypatch.setattr(loop.profiling, 'yet_to_take', lambda compiled: 61)
   monkeypatch.setattr(metrics, 'add', None)        # what the first step would call
   with pytest.raises(ValueError, match=f'{what} needs .* GiB of memory and .* free; ') as error:
     run(tmp_path, scene={'name': 'x'}, eval={'size': 1} if what == 'a picture' else {})
@@ -286,7 +286,7 @@ def test_what_is_not_finite_is_named_with_its_steps_and_never_saved(tmp_path, po
 
 def test_time_that_is_up_stops_saves_and_still_writes_the_outputs(tmp_path, monkeypatch, unbroken):
   finished = []
-  monkeypatch.setattr(loop, 'finish', lambda *_, step, **__: finished.append(step) or {})
+  monkeypatch.setattr(finishing, 'finish', lambda *_, step, **__: finished.append(step) or {})
   assert run(tmp_path / 'short', max_minutes=1e-9) == loop.Outcome(STRIDE, 'max_minutes', {})
   assert finished == [STRIDE]
   run(tmp_path / 'short')

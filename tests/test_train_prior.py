@@ -23,7 +23,7 @@ BLANK = {name: jnp.full(500, -1) for name in geometry.HEADS}
 
 
 def test_the_rate_warms_up_stays_and_falls():
-  pace = lambda i, progress: fit.pace(i, progress, warm_up=500, share=.25, last=.02)
+  pace = lambda i, progress: fit.pace(i, progress, warm_up=500, fraction=.25, last=.02)
   np.testing.assert_allclose([pace(*at) for at in ((0, 0.), (250, .06), (500, .12), (3000, .75),
                                                    (3500, .875), (4000, 1.))],
                              [0., .5, 1., 1., .51, .02], atol=1e-6)
@@ -182,7 +182,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch, steps
   small_networks(monkeypatch)
   tx = train_prior.optimizer()
   mesh = jax.make_mesh((1,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
-  run = jax.jit(train_prior.make_step(tx, n=BATCH, steps=steps, share=.5, peak=1e-3,
+  run = jax.jit(train_prior.make_step(tx, n=BATCH, steps=steps, fraction=.5, peak=1e-3,
                                       sharded=NamedSharding(mesh, PartitionSpec('data'))))
   # not the cached one of the whole network
   params = jax.jit(lambda key: train_prior.init(key))(KEY)

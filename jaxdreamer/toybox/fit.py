@@ -2,10 +2,11 @@
 time and gone on with.
 
 A call of a training adds fresh renders to a ring (`render_buffer`), then makes `steps_per_call`
-steps in one program, `run(state, ring, progress) -> state, loss`, told the share of the run that is
-done, in [0, 1], by which rates fall. With --images that is counted in steps, and a run that was cut
-goes on bit for bit; with --minutes it is the clock's, from the start of the process.
+steps in one program, `run(state, ring, progress) -> state, loss`, where `progress` is the fraction
+of the run that is done, by which rates fall. With --images that is counted in steps, and a run that
+was cut goes on bit for bit; with --minutes it is the clock's, from the start of the process.
 """
+import math
 import time
 from typing import Callable
 
@@ -14,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jaxtyping import Array, Float, Int, PyTree
+
+from jaxdreamer import training
 
 FLAGS = flags.FLAGS
 BEGAN = time.time()  # of the process: --minutes counts imports and compilation
@@ -27,7 +30,7 @@ def options(*, images: int, rate: float, slots: int, workdir: str, out: str):
   flags.DEFINE_integer('images', images, 'images to train on')
   flags.DEFINE_float('minutes', 0., 'the length of the run from its start, compilation counted, in '
                      'place of --images')
-  flags.DEFINE_float('decay', .4, 'the last share of the run, over which the rate falls')
+  flags.DEFINE_float('decay', .4, 'the last fraction of the run, over which the rate falls')
   flags.DEFINE_integer('batch', 32, 'images a step')
   flags.DEFINE_integer('reuse', 4, 'times a render is seen before it is replaced')
   flags.DEFINE_integer('fresh', 8, 'renders of one composition made at once')
@@ -66,16 +69,17 @@ def compositions() -> int:
   return count
 
 
-def decay(progress: Scalar, share: float) -> Float[Array, '']:
-  """1 until the last `share` of a run, then a cosine to 0 at its end."""
-  return .5 + .5 * jnp.cos(jnp.pi * jnp.clip((progress - 1. + share) / max(share, 1e-6), 0., 1.))
+def decay(progress: Scalar, fraction: float) -> Float[Array, '']:
+  """1 until the last `fraction` of a run, then a cosine to 0 at its end."""
+  return .5 + .5 * jnp.cos(jnp.pi * jnp.clip((progress - 1. + fraction) / max(fraction, 1e-6), 0.,
+                                            1.))
 
 
-def pace(i: Int[Array, ''] | int, progress: Scalar, *, warm_up: int, share: float,
+def pace(i: Int[Array, ''] | int, progress: Scalar, *, warm_up: int, fraction: float,
          last: float) -> Float[Array, '']:
   """What the plateau's rate is multiplied by: a rise over `warm_up` steps, 1, and the decay to
   `last`."""
-  return jnp.minimum(1., i / warm_up) * (last + (1. - last) * decay(progress, share))
+  return jnp.minimum(1., i / warm_up) * (last + (1. - last) * decay(progress, fraction))
 
 
 def scan(step: Callable, state: PyTree, n: int) -> tuple[PyTree, Array]:
@@ -87,26 +91,30 @@ def scan(step: Callable, state: PyTree, n: int) -> tuple[PyTree, Array]:
   return state, jnp.mean(values)
 
 
-def fit(run: Callable, state: PyTree, ring: PyTree, add: Callable, *, first: int,
+def fit(run: Callable, begin: PyTree, ring: PyTree, add: Callable, *, first: int,
         keep: Callable) -> tuple[PyTree, int]:
-  """Steps from `first` until the run is done -> state, step; `keep(state, step, loss)` every
-  --every steps and at the end. Says step, loss, speed and time left as it goes. FloatingPointError
+  """Steps of `run` from `begin`, step `first`, until the run is done -> state, step;
+  `keep(state, step, loss)` every --every steps and at the end. Says step, loss, speed and time left as it goes. FloatingPointError
   where the loss is not finite, before anything is kept."""
-  k, n, i = FLAGS.steps_per_call, FLAGS.batch, first
-  steps = -(-FLAGS.images // (n * k)) * k
+  k, n = FLAGS.steps_per_call, FLAGS.batch
+  steps = math.inf if FLAGS.minutes else -(-FLAGS.images // (n * k)) * k
   start = said = time.time()
-  last, done = None, 0. if FLAGS.minutes else i / steps
-  while done < 1.:
+  i, state, last, done = first, begin, None, first / steps
+
+  def feed(i):
+    nonlocal ring
     ring = add(ring, jnp.int32(i // k))
-    state, loss = run(state, ring, jnp.float32(done))
+    return ring
+  advance = lambda i, state, ring: run(state, ring, jnp.float32(done))
+  for i, state, loss in training.fit(advance, begin, feed, step=first, stride=k, steps=steps):
     if last is not None:
       # at most two calls are under way, so that the clock is the device's
       jax.block_until_ready(last)
-    last, i, seconds = loss, i + k, time.time() - start
+    last, seconds = loss, time.time() - start
     left = 60. * FLAGS.minutes - (time.time() - BEGAN) if FLAGS.minutes else (
         steps - i) * seconds / (i - first)
     done = seconds / max(seconds + left, 1e-6) if FLAGS.minutes else i / steps
-    kept = i // FLAGS.every > (i - k) // FLAGS.every or done >= 1.
+    kept = training.crosses(i - k, i, FLAGS.every) or done >= 1.
     if time.time() - said > SAID or kept:
       said, value = time.time(), float(loss)
       print(f'step {i}  images {i * n:,}  loss {value:.4f}  {(i - first) * n / seconds:,.0f} '
@@ -117,4 +125,6 @@ def fit(run: Callable, state: PyTree, ring: PyTree, add: Callable, *, first: int
                                  f'{FLAGS.workdir}')
       if kept:
         keep(state, i, value)
+    if done >= 1.:
+      break
   return state, i

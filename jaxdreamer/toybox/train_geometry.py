@@ -62,13 +62,14 @@ def noisy(key, x, t):
   return .5 * (alpha * (2. * x - 1.) + sigma * jax.random.normal(key, x.shape)) + .5
 
 
-def examples(key, ring, n, *, share):
-  """`n` pictures, a `share` of them noised with t ~ U(0, .6): (x, picked slots, t)."""
+def examples(key, ring, n, *, fraction):
+  """`n` pictures, a `fraction` of them noised with t ~ U(0, .6): (x, picked slots, t)."""
   k_slot, k_back, k_t, k_noise, k_which = jax.random.split(key, 5)
   pick = render_buffer.some(k_slot, ring, n)
   back = jax.vmap(lambda k: render_buffer.background(k, geometry.SIZE))(jax.random.split(k_back, n))
   x = jax.vmap(render_buffer.composite)(pick.rgb, pick.mask, back)
-  t = jnp.where(jax.random.uniform(k_which, (n,)) < share, jax.random.uniform(k_t, (n,), maxval=.6),
+  t = jnp.where(jax.random.uniform(k_which, (n,)) < fraction,
+                jax.random.uniform(k_t, (n,), maxval=.6),
                 0.)
   return jnp.where((t > 0.)[:, None, None, None], noisy(k_noise, x, t), x), pick, t
 
@@ -103,7 +104,7 @@ def reader_loss(weights, x, pick, dtype):
 
 
 LOSSES = {'geometry': geometry_loss, 'reader': reader_loss}
-NOISY = {'geometry': .5, 'reader': .25}          # the share of noisy pictures
+NOISY = {'geometry': .5, 'reader': .25}          # the fraction of noisy pictures
 
 
 def optimizer():
@@ -119,18 +120,18 @@ def optimizer():
       eps=1e-15, weight_decay=.01, adam_weight_decay=.01))
 
 
-def make_step(tx, *, n, steps, share, peak, dtype=jnp.float32):
+def make_step(tx, *, n, steps, fraction, peak, dtype=jnp.float32):
   """(state, ring, progress) -> state, loss, as in `fit`; state = (step, weights of one of the
   networks or both, opt, key)."""
   def step(ring, progress, state):
     i, weights, opt, key = state
     keys = jax.random.split(jax.random.fold_in(key, i), len(LOSSES))
     def total(w):
-      return sum(LOSSES[name](w, *examples(k, ring, n, share=NOISY[name])[:2], dtype)
+      return sum(LOSSES[name](w, *examples(k, ring, n, fraction=NOISY[name])[:2], dtype)
                  for name, k in zip(LOSSES, keys) if name in w)
     value, grads = jax.value_and_grad(total)(weights)
     updates, opt = tx.update(grads, opt, weights)
-    rate = peak * fit.pace(i, progress, warm_up=WARM_UP, share=share, last=.01)
+    rate = peak * fit.pace(i, progress, warm_up=WARM_UP, fraction=fraction, last=.01)
     return (i + 1, jax.tree.map(lambda w, u: w + rate * u, weights, updates), opt, key), value
   return lambda state, ring, progress: fit.scan(partial(step, ring, progress), state, steps)
 
@@ -141,7 +142,8 @@ def held_out(key, weights, *, batches=192):
   @jax.jit
   def one(weights, key):
     k_fresh, k_pick, k_noise = jax.random.split(key, 3)
-    x, pick, _ = examples(k_pick, fresh(k_fresh, 4, pairs=render_buffer.WORLD_PAIRS), 4, share=0.)
+    x, pick, _ = examples(k_pick, fresh(k_fresh, 4, pairs=render_buffer.WORLD_PAIRS), 4,
+                          fraction=0.)
     mask = (pick.mask > 127).astype(jnp.float32)
     flat = lambda a: a.reshape(a.shape[0], -1).astype(jnp.float32)
     def correlation(x):
@@ -177,8 +179,8 @@ def main(_):
         flush=True)
   ring, add = render_buffer.fill(k_run, first // FLAGS.steps_per_call, make,
                                  compositions=compositions, slots=FLAGS.slots)
-  step = make_step(tx, n=FLAGS.batch, steps=FLAGS.steps_per_call, share=FLAGS.decay,
-                   peak=FLAGS.rate, dtype=jnp.dtype(FLAGS.dtype))
+  step = make_step(tx, n=FLAGS.batch, steps=FLAGS.steps_per_call,
+                   fraction=FLAGS.decay, peak=FLAGS.rate, dtype=jnp.dtype(FLAGS.dtype))
   # the steps take their state's memory, and the ring has this key too
   state = (*state, jnp.copy(k_run))
   run = jax.jit(step, donate_argnums=0, compiler_options=xla_flags.own_convolutions()).lower(

@@ -163,7 +163,7 @@ def renders(key, *, fresh):
   return render_buffer.batch(key, fresh, size=network.SIZE)
 
 
-def make_step(tx, *, n, steps, share, peak, sharded, dtype=jnp.float32):
+def make_step(tx, *, n, steps, fraction, peak, sharded, dtype=jnp.float32):
   """(state, ring, progress) -> state, loss, as in `fit`: `steps` steps of `n` images; state =
   (step, params, ema, opt, key)."""
   def step(ring, progress, state):
@@ -171,9 +171,9 @@ def make_step(tx, *, n, steps, share, peak, sharded, dtype=jnp.float32):
     k_batch, k_loss = jax.random.split(jax.random.fold_in(key, i))
     some = jax.lax.with_sharding_constraint(examples(k_batch, ring, n), sharded)
     value, grads = jax.value_and_grad(loss)(params, k_loss, *some,
-                                            emphasis=fit.decay(progress, share), dtype=dtype)
+                                            emphasis=fit.decay(progress, fraction), dtype=dtype)
     updates, opt = tx.update(grads, opt, params)
-    rate = peak * fit.pace(i, progress, warm_up=WARM_UP, share=share, last=.02)
+    rate = peak * fit.pace(i, progress, warm_up=WARM_UP, fraction=fraction, last=.02)
     params = jax.tree.map(lambda p, u: p + rate * u, params, updates)
     keep = jnp.minimum(.999, (1. + i) / (10. + i))
     ema = optax.incremental_update(params, ema, 1. - keep)
@@ -246,8 +246,8 @@ def main(_):
                                  compositions=compositions, slots=FLAGS.slots,
                                  sharding=everywhere)
   state = jax.device_put((*state, jnp.copy(k_run)), everywhere)
-  step = make_step(optimizer(), n=FLAGS.batch, steps=FLAGS.steps_per_call, share=FLAGS.decay,
-                   peak=FLAGS.rate,
+  step = make_step(optimizer(), n=FLAGS.batch, steps=FLAGS.steps_per_call,
+                   fraction=FLAGS.decay, peak=FLAGS.rate,
                    sharded=NamedSharding(mesh, PartitionSpec('data')), dtype=jnp.dtype(FLAGS.dtype))
   run = jax.jit(step, donate_argnums=0, compiler_options=xla_flags.own_convolutions()).lower(
       state, ring, jnp.float32(0.)).compile()
