@@ -39,13 +39,10 @@ def shrunk(name):
 def test_a_step_without_weights_has_shapes_and_the_weights_it_wants_a_name(monkeypatch, make, name):
   """All that the doctor does but compiling; its words where nothing is."""
   monkeypatch.setitem(model_shapes.MODELS, name, shrunk(name))
-  monkeypatch.setattr(model_shapes, 'VAE', model_shapes.VAE | {'block_out_channels': (32, 32),
-                                                               'layers_per_block': 1,
-                                                               'down_block_types': (
-                                                              'DownEncoderBlock2D',) * 2,
-                                                               'up_block_types': (
-                                                                   'UpDecoderBlock2D',)
-                                                               * 2})
+  small = {'block_out_channels': (32, 32), 'layers_per_block': 1,
+           'down_block_types': ('DownEncoderBlock2D',) * 2,
+           'up_block_types': ('UpDecoderBlock2D',) * 2}
+  monkeypatch.setattr(model_shapes, 'VAE', model_shapes.VAE | small)
   seen = []
 
   def cost(config):

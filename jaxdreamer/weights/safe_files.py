@@ -13,7 +13,7 @@ from typing import BinaryIO, Iterable, Mapping
 
 MAX_JSON = 4 * 2 ** 20                   # bytes
 HEAD = 1024                              # bytes of a file, by which one may see what it is
-DEEPEST = 100                      # levels of JSON; published files have ten
+DEEPEST = 100                            # levels of JSON; published files have ten
 LISTED, LETTERS = 100, 200               # names in an error, and letters of each
 SAFETENSORS = 'give the .safetensors files of the model'
 KINDS = ((b'GGUF', 'a GGUF file, of quantized weights', SAFETENSORS),
