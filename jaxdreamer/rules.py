@@ -169,6 +169,7 @@ RULES = {
   'render.stages': STAGES, 'render.shaded': schedule(0., high=1.),
   'render.textureless': schedule(0., high=1.),
   'render.random_background': number(0., high=1.),
+  'render.backgrounds.learned.rgb': numbers(.001, count=3, high=.999),
   'render.backgrounds.*.rgb': numbers(0., count=3, high=1.),
   'render.light.distance': span(0., open_at=(0.,)), 'render.light.jitter': number(0.),
   'render.normals': one_of('exact', 'forward', 'central'),
