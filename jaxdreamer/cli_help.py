@@ -8,7 +8,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from jaxdreamer import config_files, names, options, sections
+from jaxdreamer import config_files, names, options, registry, sections
 from jaxdreamer.checkpoints import flatten
 from jaxdreamer.configs import base
 from jaxdreamer.rules import rule_of
@@ -83,9 +83,11 @@ def own_flags() -> list[flags.Flag]:
 
 def notes(config: ConfigDict) -> dict[str, str]:
   """{option: what the docstring of its function says of it}."""
-  return {f'{place}.{name}': said
-          for place, function in (base.FUNCTIONS | options.own_functions(config)).items()
-          for name, said in sections.notes(function).items()}
+  weighed = {f'regularizers.{name}': ' '.join(function.__doc__.split())
+             for name, function in registry.REGULARIZERS.items()}
+  return weighed | {f'{place}.{name}': said
+                    for place, function in (base.FUNCTIONS | options.own_functions(config)).items()
+                    for name, said in sections.notes(function).items()}
 
 
 def option_rows(config: ConfigDict) -> list[str]:

@@ -48,7 +48,7 @@ def why(error: Exception) -> str:
   slip = re.match(r'\W*Key "(\w+)" does not|\W*(\w+)\'\W*Did you mean', str(error))
   if not slip or not isinstance(error, AttributeError | KeyError):
     return f'{type(error).__name__}: {error}'
-  known, key = list(flatten(base.get_config().to_dict())), slip[1] or slip[2]
+  known, key = list(flatten(base.OPTIONS)), slip[1] or slip[2]
   old = [answer for name in names.OLD_NAMES if name.split('.')[-1] == key
          and (answer := names.renamed(name))]
   return '; '.join(old) or names.unknown(key, known)

@@ -52,13 +52,12 @@ def with_own(config: ConfigDict) -> ConfigDict:
 def check(config: ConfigDict) -> None:
   """ValueError, one line, for the first option whose name is old, or whose kind, number of values
   or range is not what it takes."""
-  options, defaults = config.to_dict(), base.get_config().to_dict()
-  known = flatten(defaults)
+  options, known = config.to_dict(), flatten(base.OPTIONS)
   for name, value in flatten(options).items():
     section = name.split('.')[0]
     if answer := renamed(name, value=value):
       raise ValueError(answer)
-    if own(name, defaults):
+    if own(name, base.OPTIONS):
       check_own(name, options[section]['name'])
       continue
     if name not in known:
@@ -73,11 +72,10 @@ def restored(workdir: pathlib.Path) -> ConfigDict:
   """The config of the run in `workdir`: today's defaults, and over them its own options.
   ValueError, one line, for one that is called otherwise by now, or is no more."""
   saved, config = checkpoints.tuples(checkpoints.read_options(workdir)), base.get_config()
-  defaults = config.to_dict()
-  known = flatten(defaults)
+  known = flatten(base.OPTIONS)
   for name, value in flatten(saved).items():
     answer = renamed(name, value=value)
-    if not answer and name not in known and not own(name, defaults):
+    if not answer and name not in known and not own(name, base.OPTIONS):
       answer = unknown(name, list(known))
     if answer:
       raise ValueError(f'{workdir}: {answer}. Change it in its config.json, or use the jaxdreamer '
@@ -87,7 +85,7 @@ def restored(workdir: pathlib.Path) -> ConfigDict:
 
 
 def shown(value: Any) -> str:
-  """The value as an error names it, of at most 100 characters."""
+  """A value for a message of one line."""
   return repr(value) if len(repr(value)) < 100 else repr(value)[:97] + '...'
 
 

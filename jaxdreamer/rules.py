@@ -16,17 +16,18 @@ DTYPES = ('bfloat16', 'float16', 'float32')
 
 
 class Rule(NamedTuple):
+  """What an option takes, in words and as a test."""
   takes: str                   # ends the message
   fits: Callable[[Any], bool]
 
 
 def is_number(v) -> bool:
-  """A finite number, and no bool."""
+  """Finite, and not True or False."""
   return isinstance(v, Real) and not isinstance(v, bool) and math.isfinite(v)
 
 
 def is_whole(v) -> bool:
-  """An integer, and no bool."""
+  """A whole number, and not True or False."""
   return isinstance(v, Integral) and not isinstance(v, bool)
 
 
@@ -37,23 +38,23 @@ def bounds(low: float, high: float) -> str:
 
 
 def whole(low: int, *, high: Number = math.inf) -> Rule:
-  """Takes a whole number from `low` to `high`."""
+  """A whole number from `low` to `high`."""
   span = f', from {low} to {high}' if high < math.inf else f', {low} or more'
   return Rule(f'a whole number{span}', lambda v: is_whole(v) and low <= v <= high)
 
 
 def number(low: float, *, high: float = math.inf) -> Rule:
-  """Takes a number from `low` to `high`."""
+  """A number from `low` to `high`."""
   return Rule(f'a number{bounds(low, high)}', lambda v: is_number(v) and low <= v <= high)
 
 
 def above(low: float) -> Rule:
-  """Takes a number above `low`, not `low` itself."""
+  """A number above `low`, which it leaves out."""
   return Rule(f'a number above {low:g}', lambda v: is_number(v) and v > low)
 
 
 def below(high: float) -> Rule:
-  """Takes a number from 0 up to `high`, not `high` itself."""
+  """A number from 0 to `high`, which it leaves out."""
   return Rule(f'a number, 0 or more and below {high:g}', lambda v: is_number(v) and 0. <= v < high)
 
 
@@ -67,12 +68,12 @@ def span(low: float, *, high: float = math.inf, open_at: tuple[float, ...] = ())
 
 
 def is_row(v) -> bool:
-  """A tuple or a list."""
+  """Whether it holds values one after another."""
   return isinstance(v, tuple | list)
 
 
 def is_schedule(v, low: float, high: float) -> bool:
-  """V, (V0, V1, STEPS) or (V0, V1, START, STEPS) with values from `low` to `high`."""
+  """A schedule of schedules.py whose values are from `low` to `high`."""
   v = v if is_row(v) else (v,)
   return (len(v) in (1, 3, 4) and all(map(is_number, v)) and all(low <= end <= high
                                                                  for end in v[:2])
@@ -80,37 +81,37 @@ def is_schedule(v, low: float, high: float) -> bool:
 
 
 def schedule(low: float, *, high: float = math.inf) -> Rule:
-  """Takes a schedule of values from `low` to `high`: see `is_schedule`."""
+  """A schedule of numbers from `low` to `high`."""
   return Rule(f'a schedule, V or V0,V1,STEPS or V0,V1,START,STEPS{bounds(low, high)}',
               lambda v: is_schedule(v, low, high))
 
 
 def numbers(low: float, *, count: int, high: float = math.inf) -> Rule:
-  """Takes `count` numbers, each `low` or more."""
+  """`count` numbers from `low` to `high`."""
   return Rule(f'{count} numbers, each{bounds(low, high).removeprefix(",")}',
               lambda v: is_row(v) and len(v) == count and all(is_number(n) and low <= n <= high
                                                               for n in v))
 
 
 def wholes(low: int, *, least: int = 1) -> Rule:
-  """Takes `least` or more whole numbers, each `low` or more."""
+  """`least` or more whole numbers, each `low` or more."""
   return Rule(f'{least} or more whole numbers, each {low} or more',
               lambda v: is_row(v) and len(v) >= least and all(is_whole(n) and n >= low for n in v))
 
 
 def one_of(*names: str) -> Rule:
-  """Takes one of the names."""
+  """One of these names."""
   return Rule(f'one of {sorted(names)}', lambda v: v in names)
 
 
 def some_of(*names: str) -> Rule:
-  """Takes a row of some of the names, none twice."""
+  """Any of these names, each once."""
   return Rule(f'any of {sorted(names)}, each once, or ()',
               lambda v: is_row(v) and all(v.count(name) == 1 and name in names for name in v))
 
 
 def is_group(v) -> bool:
-  """('REGEX', RATE) or ('REGEX', RATE, kind), where RATE is a schedule from 0."""
+  """A group of config.optim.groups."""
   if not (is_row(v) and len(v) in (2, 3) and isinstance(v[0], str)
           and isinstance(v[-1] if v[2:] else '', str)):
     return False
@@ -122,7 +123,7 @@ def is_group(v) -> bool:
 
 
 def is_stage(v) -> bool:
-  """(first step, pixels): whole numbers from 0 and from 1."""
+  """A stage of config.render.stages."""
   return is_row(v) and len(v) == 2 and all(map(is_whole, v)) and v[0] >= 0 and v[1] >= 1
 
 
@@ -184,6 +185,7 @@ RULES = {
   'render.stages': STAGES, 'render.shaded': schedule(0., high=1.),
   'render.textureless': schedule(0., high=1.),
   'render.random_background': number(0., high=1.),
+  'render.backgrounds.learned.rgb': numbers(.001, count=3, high=.999),
   'render.backgrounds.*.rgb': numbers(0., count=3, high=1.),
   'render.light.distance': span(0., open_at=(0.,)), 'render.light.jitter': number(0.),
   'render.normals': one_of('exact', 'forward', 'central'),

@@ -35,7 +35,7 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, comparison, optim, parallel, schedules, statistics, train_step
+from jaxdreamer import build, comparison, names, optim, parallel, schedules, statistics, train_step
 from jaxdreamer.training import Parts, Training
 from jaxdreamer.types import Draws, Text, TrainState
 
@@ -97,7 +97,8 @@ def configured(config: ConfigDict, method: str) -> ConfigDict:
     for parent in parents:
       section = section.get(parent, None) if isinstance(section, ConfigDict) else None
     if not isinstance(section, ConfigDict) or last not in section:
-      raise ValueError(f'--methods: {method!r}: there is no option {path!r}')
+      raise ValueError(f'--methods: {method!r}: '
+                       f'{names.renamed(path) or f"there is no option {path!r}"}')
     old, new = section[last], value(text)
     if isinstance(old, tuple) and not isinstance(new, tuple):
       new = (new,)

@@ -95,7 +95,7 @@ def test_all_around_becomes_fronts_and_backs():
   assert ((off <= 30.1) | (off >= 149.9)).all() and abs((off <= 30.1).mean() - .5) < .01
   for side in (off[off < 90.], 180. - off[off > 90.]):
     np.testing.assert_allclose(np.quantile(side, [.25, .5, .75]), [7.5, 15., 22.5], atol=.2)
-  again = jax.vmap(cameras.orbital)(*near[2:], near.fov)
+  again = jax.vmap(cameras.orbital)(*near[2:5], near.fov)
   np.testing.assert_allclose(near.world_from_camera, again.world_from_camera, atol=1e-5)
   np.testing.assert_array_equal(near.elevation, around.elevation)
 

@@ -187,12 +187,11 @@ def test_the_config_names_it_and_priors_without_files_refuse_it(model, tmp_path,
   with pytest.raises(ValueError, match="config.prior.lora=.*'toybox' takes none"):
     build.make_prior(config)
   config.prior.update({'name': 'stable_diffusion', 'path': str(model), 'lora_scale': .25})
-  def asked(key, prompt, path, **options):
-    raise LookupError({k: v for k, v in options.items() if 'lora' in k})
+  def asked(*, path, lora='', lora_scale=1., **options):
+    raise LookupError(lora, lora_scale)
   monkeypatch.setitem(registry.PRIORS, 'stable_diffusion', asked)
-  for lora, wanted in ((config.prior.lora, {'lora': config.prior.lora, 'lora_scale': .25}),
-                       ('', {})):
+  for lora in (config.prior.lora, ''):
     config.prior.lora = lora
     with pytest.raises(LookupError) as told:
       build.make_prior(config)
-    assert told.value.args == (wanted,)
+    assert told.value.args == (lora, .25)

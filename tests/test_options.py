@@ -13,7 +13,7 @@ TABLES = {'scene': registry.SCENES, 'prior': registry.PRIORS, 'estimator': regis
           'render.backgrounds': registry.BACKGROUNDS}
 # what a run gives a function beside its options
 FACTS = {'prior': registry.FACTS, 'scene': ('noise',), 'render.backgrounds': ('text',)}
-TODAY = options.flatten(base.get_config().to_dict())
+TODAY = options.flatten(base.OPTIONS)
 FUNCTIONS = sorted(place for place in base.FUNCTIONS if place.rpartition('.')[0] in TABLES
                    and any(option.startswith(f'{place}.') for option in TODAY))
 # values that some option of texts, or of rows of them, takes

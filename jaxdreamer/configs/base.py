@@ -14,7 +14,8 @@ A config of your own begins as the other files here do. It may name a function o
 `config.estimator.name = 'module:mine'`, and hold options of it, `config.estimator.mine = {...}`;
 the command line reaches all of them.
 """
-from typing import Callable, NamedTuple
+from types import SimpleNamespace
+from typing import Callable
 
 from ml_collections import ConfigDict, FieldReference
 
@@ -31,87 +32,84 @@ FUNCTIONS = {f'{section}.{name}': function
   'sampling': sampling.make_draw, 'cameras': cameras.from_uniform,
   'render.light': render.sample_light, 'optim': optim.chain}
 
-
-class Following(NamedTuple):
-  """What a FieldReference does to its value, as ml_collections calls it: fn(value, *args)."""
-  fn: Callable
-  args: tuple
+OPTIONS = {
+  'prompt': 'a red cube',
+  # what guidance leads away from, in place of the empty prompt; csd: by its omega2
+  'negative_prompt': '',
+  'perp_neg': 0.,  # Perp-Neg: guidance away from the view's other sides; .5 is ScaleDreamer's
+  'seed': 0,
+  'steps': 200,
+  'steps_per_call': 1,  # steps in one compiled call: 10 on a GPU or TPU, 1 on a CPU
+  'log_every': 10, 'preview_every': 50, 'checkpoint_every': 100, 'keep': 2,
+  'max_minutes': 0.,  # stop, save and write the outputs after so long; 0: never
+  'profile_steps': '',                         # 'a:b' writes a profile of steps a to b
+  'tensorboard': False,
+  # many prompts, for a generator: a file of them, or 'toybox'; how many a step
+  'corpus': {'path': '', 'prompts': 8,
+             'store': ''},  # folder of their embeddings; '' is one in the cache
+  # particles: several scenes in one state, for VSD; each step trains the next one. A generator's
+  # noise is no option: it is as much as the step draws
+  'scene': {'name': 'voxels', 'particles': 1, **of_table(SCENES, without=('noise',))},
+  'prior': {'name': 'toybox',
+            'path': '',     # of a folder or file of weights; '' is the shipped file
+            # a LoRA file beside a published model, of kohya's or diffusers' layout
+            'lora': '', 'lora_scale': 1.,
+            # or: fetch an alias of weights/hub.py, or OWNER/NAME[@REVISION], of the hub
+            'hub': '',
+            **of_table(PRIORS, without=FACTS)},
+  'estimator': {'name': 'sds', **of_table(ESTIMATORS)},
+  'sampling': {'views': 4, 'draws': 1,         # draws of (t, eps) for each render
+               # how (camera, t) spread over the views: 'independent', 'lattice', 'rings'
+               'design': 'stratified',
+               **defaults(sampling.make_draw)},
+  'cameras': {'azimuth': (-180., 180.), 'elevation': (-10., 85.), 'distance': (2.8, 3.3),
+              'fov': (40., 40.),
+              **defaults(cameras.from_uniform),
+              'jitter': (0., 0., 0.),  # of the position, of the point looked at, of the up vector
+              'front_back': 0,                 # so many first steps see fronts and backs alone
+              # azimuths on either side that are called front and back view
+              'front': 45., 'back': 45.},
+  'render': {'samples': 16, 'fine': 16, 'radius': 1., 'chunk': 0, 'remat': False,
+             # ((0, 64), (5000, 512)): pixels from a step on; (): the prior's
+             'stages': (),
+             # 'learned', 'environment', 'hash_map' and, of generators, 'hypernet' learn
+             'background': 'random',
+             # share of the views over one random color in place of these four
+             'random_background': .5,
+             # a generator's map reads texts as wide as its scene does
+             'backgrounds': of_table(BACKGROUNDS, without=('text',)),
+             # shares of views lit by a lamp, and of those without color
+             'shaded': NEVER, 'textureless': (.5,),
+             'light': defaults(render.sample_light, without=('shaded', 'textureless')),
+             'normals': 'exact'},  # or by differences of densities: 'forward', 'central'
+  # eikonal: of scenes that are a distance
+  'regularizers': dict.fromkeys(REGULARIZERS, NEVER),
+  'optim': {'groups': (('scene/field/.*', .05), ('scene/.*', .005),
+                       ('est/moments/.*', .05, 'sgd'), ('est/.*', .001)),
+            **defaults(optim.chain, without=('particles',))},
+  # map: or 'pmap'; data 0: all devices that the views divide by
+  'mesh': {'map': 'shard_map', 'data': 0,
+           # one process a host, as a scheduler (launch/) or JAX's variables tell; or by hand:
+           'distributed': False,
+           # HOST:PORT of the first, how many there are, which this is
+           'coordinator': '', 'processes': 0, 'process': -1,
+           'wait': 300.},  # seconds until a process that does not come is named
+  'eval': {'size': 64, 'samples': 64, 'fine': 0, 'chunk': 0, 'mesh_resolution': 96,
+           'radius': 0.},  # of the ball that meshes and films show; 0: render.radius
+}
 
 
 def of_steps(config, make: Callable[[int], tuple]) -> FieldReference:
   """The option make(config.steps), whatever config.steps is when it is read: a tuple, such as a
   schedule."""
-  return FieldReference((), op=Following(lambda _, steps: make(steps), (config.get_ref('steps'),)))
+  follow = SimpleNamespace(fn=lambda _, steps: make(steps), args=(config.get_ref('steps'),))
+  return FieldReference((), op=follow)           # read as fn(value, *args)
 
 
 def get_config():
-  config = ConfigDict({
-    'prompt': 'a red cube',
-    # what guidance leads away from, in place of the empty prompt; csd: by its omega2
-    'negative_prompt': '',
-    'perp_neg': 0.,  # Perp-Neg: guidance away from the view's other sides; .5 is ScaleDreamer's
-    'seed': 0,
-    'steps': 200,
-    'steps_per_call': 1,  # steps in one compiled call: 10 on a GPU or TPU, 1 on a CPU
-    'log_every': 10, 'preview_every': 50, 'checkpoint_every': 100, 'keep': 2,
-    'max_minutes': 0.,  # stop, save and write the outputs after so long; 0: never
-    'profile_steps': '',                         # 'a:b' writes a profile of steps a to b
-    'tensorboard': False,
-    # many prompts, for a generator: a file of them, or 'toybox'; how many a step
-    'corpus': {'path': '', 'prompts': 8,
-               'store': ''},  # folder of their embeddings; '' is one in the cache
-    # particles: several scenes in one state, for VSD; each step trains the next one
-    # (a generator's noise is as much as the step draws)
-    'scene': {'name': 'voxels', 'particles': 1, **of_table(SCENES, without=('noise',))},
-    'prior': {'name': 'toybox',
-              'path': '',     # of a folder or file of weights; '' is the shipped file
-              # a LoRA file beside a published model, of kohya's or diffusers' layout
-              'lora': '', 'lora_scale': 1.,
-              # or: fetch an alias of weights/hub.py, or OWNER/NAME[@REVISION], of the hub
-              'hub': '',
-              **of_table(PRIORS, without=FACTS)},
-    'estimator': {'name': 'sds', **of_table(ESTIMATORS)},
-    'sampling': {'views': 4, 'draws': 1,         # draws of (t, eps) for each render
-                 # how (camera, t) spread over the views: 'independent', 'lattice', 'rings'
-                 'design': 'stratified',
-                 **defaults(sampling.make_draw)},
-    'cameras': {'azimuth': (-180., 180.), 'elevation': (-10., 85.), 'distance': (2.8, 3.3),
-                'fov': (40., 40.),
-                **defaults(cameras.from_uniform),
-                'jitter': (0., 0., 0.),  # of the position, of the point looked at, of the up vector
-                'front_back': 0,                 # so many first steps see fronts and backs alone
-                # azimuths on either side that are called front and back view
-                'front': 45., 'back': 45.},
-    'render': {'samples': 16, 'fine': 16, 'radius': 1., 'chunk': 0, 'remat': False,
-               # ((0, 64), (5000, 512)): pixels from a step on; (): the prior's
-               'stages': (),
-               # 'learned', 'environment', 'hash_map' and, of generators, 'hypernet' learn
-               'background': 'random',
-               # share of the views over one random color in place of these four
-               'random_background': .5,
-               # a generator's map reads texts as wide as its scene does
-               'backgrounds': of_table(BACKGROUNDS, without=('text',)),
-               # shares of views lit by a lamp, and of those without color
-               'shaded': NEVER, 'textureless': (.5,),
-               'light': defaults(render.sample_light, without=('shaded', 'textureless')),
-               'normals': 'exact'},  # or by differences of densities: 'forward', 'central'
-    # eikonal: of scenes that are a distance
-    'regularizers': dict.fromkeys(REGULARIZERS, NEVER),
-    'optim': {'groups': (('scene/field/.*', .05), ('scene/.*', .005),
-                         ('est/moments/.*', .05, 'sgd'), ('est/.*', .001)),
-              **defaults(optim.chain, without=('particles',))},
-    # map: or 'pmap'; data 0: all devices that the views divide by
-    'mesh': {'map': 'shard_map', 'data': 0,
-             # one process a host, as a scheduler (launch/) or JAX's variables tell; or by hand:
-             'distributed': False,
-             # HOST:PORT of the first, how many there are, which this is
-             'coordinator': '', 'processes': 0, 'process': -1,
-             'wait': 300.},  # seconds until a process that does not come is named
-    'eval': {'size': 64, 'samples': 64, 'fine': 0, 'chunk': 0, 'mesh_resolution': 96,
-             'radius': 0.},  # of the ball that meshes and films show; 0: render.radius
-  }, convert_dict=True)
+  """The options, locked; sections whose function may be one's own take more."""
+  config = ConfigDict(OPTIONS, convert_dict=True)
   config.lock()
-  # these alone take more: options of one's own functions
   for section in (config.scene, config.prior, config.estimator):
     section.unlock()
     for options in section.values():
