@@ -176,4 +176,5 @@ def camera_vector(camera: Camera) -> Float[Array, '6']:
 
 def hidden(camera: Camera, numbers: Float[Array, '*b n']) -> Float[Array, '*b n']:
   """The `numbers` made of each camera, zeros where it is not `known`."""
-  return numbers if camera.known is None else camera.known[..., None] * numbers
+  known = camera.fov > 0. if camera.known is None else camera.known
+  return known[..., None] * numbers
