@@ -34,6 +34,7 @@ TESTED = {'python': '3.13', 'jax': '0.12.0.1', 'jaxlib': '0.12.0.1', 'flax': '0.
 
 
 def version(package: str) -> str:
+  """The version that is installed of a package, 'missing' where there is none."""
   if package == 'python':
     return platform.python_version()
   try:
@@ -58,6 +59,7 @@ def untested() -> dict[str, str]:
 
 
 def device_line(device: jax.Device) -> str:
+  """Its kind, platform and memory."""
   limit = (device.memory_stats() or {}).get('bytes_limit', 0)
   return f'{device.device_kind} ({device.platform})' + (f', {limit / metrics.GIB:.1f} GiB'
                                                         if limit else '')
@@ -73,12 +75,14 @@ def weights_line(path: pathlib.Path) -> str:
 
 
 def size(tree) -> str:
+  """How many numbers the arrays of a tree hold, and their bytes."""
   leaves = jax.tree.leaves(tree)
   nbytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
   return f'{sum(leaf.size for leaf in leaves) / 1e6:.2f} M numbers, {nbytes / 2 ** 20:.1f} MiB'
 
 
 def installed() -> dict[str, str]:
+  """{name: what is here of it}: versions, devices, shipped weights, the compile cache."""
   rows = {'python': f'{platform.python_version()} on {platform.platform()}'}
   rows |= {package: version(package) for package in TESTED if package != 'python'} | untested()
   rows |= {f'device {device.id}': device_line(device) for device in jax.devices()}
@@ -148,6 +152,7 @@ def cost_without_weights(config) -> dict[str, str]:
 
 
 def show(rows: dict[str, str]):
+  """Prints rows in two columns."""
   out = Table.grid(padding=(0, 2))
   for row in rows.items():
     out.add_row(*row)
@@ -155,6 +160,7 @@ def show(rows: dict[str, str]):
 
 
 def main():
+  """The command."""
   show(installed())
   if flags.FLAGS.config is not None:
     show(cost_without_weights(flags.FLAGS.config))

@@ -17,6 +17,7 @@ from jaxdreamer.outputs import mesh, report, video
 
 
 def main() -> int:
+  """The command; its exit status."""
   cli.compile_cache()
   options = flags.FLAGS
   workdir = place(options.workdir)

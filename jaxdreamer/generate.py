@@ -29,6 +29,7 @@ def folders_of(out: pathlib.Path, phrases: tuple[str, ...]) -> list[pathlib.Path
 
 
 def main() -> int:
+  """The command; its exit status."""
   cli.compile_cache()
   options = flags.FLAGS
   if bool(options.prompt) == bool(options.prompts):

@@ -51,6 +51,7 @@ def spread(gradients) -> dict:
 
 
 def plot(runs: dict[str, list[dict]], path: pathlib.Path):
+  """Curves of variance, of its ratio to the squared mean, and of the distance from the truth."""
   figure = Figure(figsize=(15., 4.5), layout='constrained')
   for axes, (name, of) in zip(figure.subplots(1, 3), (
       ('variance of a step', 'variance'), ('variance / |mean|^2', 'relative_variance'),
@@ -86,6 +87,7 @@ def gallery(runs: dict[str, list[dict]], pictures: dict[str, list], truth, path:
 
 
 def main() -> int:
+  """The command; its exit status."""
   options, config = flags.FLAGS, flags.FLAGS.config
   if config is None or config.scene.name != 'image':
     raise ValueError('--config: give one whose scene is a picture: configs/image2d.py')

@@ -86,6 +86,7 @@ REGULARIZERS = {f.__name__: f for f in (regularizers.orientation, regularizers.o
 
 
 def through(phi: Callable, load: Callable, see: Callable) -> tuple[Callable, Callable]:
+  """(phi of SSD that looks through the network `see`, what loads its weights)."""
   return phi(see=see), load
 
 

@@ -45,6 +45,7 @@ def states_of(config, prompts: list[str], at: list[int]):
 
 
 def text(interval: statistics.Interval) -> str:
+  """Mean and bounds, three digits of each."""
   return f'{interval.mean:.3g} [{interval.lower:.3g}, {interval.upper:.3g}]'
 
 
@@ -57,6 +58,7 @@ STEP = {'cost': 'cost', 'step': 'variance', 'preconditioned': "as Adam's v divid
 
 
 def table(rows: dict[str, dict], columns: dict[str, str], title: str) -> Table:
+  """The columns {key: head} of a comparison, a method a row."""
   out = Table(title=title)
   for name in ('method', 'against', *columns.values()):
     out.add_column(name)
@@ -124,6 +126,7 @@ def progress(of: int):
 
 
 def main() -> int:
+  """The command; its exit status."""
   options = flags.FLAGS
   cli.compile_cache()
   if (options.config is None) == (options.workdir is None):
@@ -135,6 +138,7 @@ def main() -> int:
 
 
 def compare(folder: pathlib.Path) -> int:
+  """Measures, prints the tables and writes the figures into `folder`. Returns the exit status."""
   options = flags.FLAGS
   if options.workdir:
     if options.prompts:
@@ -156,19 +160,19 @@ def compare(folder: pathlib.Path) -> int:
               for m in methods]
   over = against(subjects)
   key, say = seeds.key(options.seed), progress(len(prompts) * len(at) * len(subjects) + 1)
-  seen, learned, seconds = {prompt: [] for prompt in prompts}, {prompt: {}
-                                                                for prompt in prompts}, None
+  drawn_of, learned = {prompt: [] for prompt in prompts}, {prompt: {} for prompt in prompts}
+  seconds = None
   for prompt, step, scene, v in states:
     drawn, est = variance_lab.measure(key, subjects, prompt, scene, v, step,
                                       cameras=options.cameras, repeats=options.repeats,
                                     warm=options.warm, shape=shape, kept=kept,
                                       before=learned[prompt], say=say)
     learned[prompt] = est
-    seen[prompt].append(drawn)
+    drawn_of[prompt].append(drawn)
     if seconds is None:
       seconds = variance_lab.take_time(key, subjects, prompt, scene, est, step,
                                        rounds=options.rounds, say=say)
-  states = list(seen.values())
+  states = list(drawn_of.values())
   by_step = [{'step': step, 'rows': comparison.plain(comparison.compare([[of[i]] for of in states],
                                                                         seconds, over))}
              for i, step in enumerate(at)]
@@ -188,7 +192,7 @@ def compare(folder: pathlib.Path) -> int:
              'rounds': options.rounds, 'density': density_of(states, config.sampling)}
   print(f'best density of t: {figures["density"]}')
   figures |= {'all': comparison.plain(over_all), 'states': by_step,
-              'by_prompt': [{'prompt': prompt, 'rows': comparison.of_prompt(seen[prompt], over)}
+              'by_prompt': [{'prompt': prompt, 'rows': comparison.of_prompt(drawn_of[prompt], over)}
                             for prompt in prompts]}
   (folder / 'variance.json').write_text(json.dumps(figures, indent=1) + '\n')
   plot(over_all, folder / 'variance.png')

@@ -156,9 +156,9 @@ def adam_v(state: TrainState, b2: float) -> PyTree | None:
   for path, leaf in leaves.items():
     head, _, name = path.partition('.nu/')
     # one a particle, where there are several
-    seen = 1. - b2 ** jnp.asarray(leaves.get(f'{head}.count', 0), jnp.float32)
-    if name and seen.min() > 0.:
-      found[name] = leaf / seen.reshape(seen.shape + (1,) * (leaf.ndim - seen.ndim))
+    settled = 1. - b2 ** jnp.asarray(leaves.get(f'{head}.count', 0), jnp.float32)
+    if name and settled.min() > 0.:
+      found[name] = leaf / settled.reshape(settled.shape + (1,) * (leaf.ndim - settled.ndim))
   scene = jax.tree_util.tree_map_with_path(lambda path, _: found.get(f'scene/{optim.name(path)}'),
                                            state.params['scene'])
   known = len(jax.tree.leaves(scene)) == len(jax.tree.leaves(state.params['scene']))
@@ -184,11 +184,11 @@ def make_nested(parts: Parts, *, renders: int, times: int, noises: int) -> Calla
           jax.random.split(k_noises, times * noises))
       draws = Draws(t=jnp.repeat(under.t, noises), eps=fresh.eps,
                     weight=jnp.repeat(under.weight, noises), key=fresh.key)
-      z, cost, told, pullback = parts.picture(params['scene'], prior, text, camera,
+      z, cost, views, pullback = parts.picture(params['scene'], prior, text, camera,
                                               k_render[None], step)
-      told, latent = jax.tree.map(lambda a: jnp.repeat(a, times * noises, 0),
-                                  (told, jax.lax.stop_gradient(z)))
-      r, _ = train_step.residual(parts.estimator, draws, params['est'], prior, latent, told, step)
+      views, latent = jax.tree.map(lambda a: jnp.repeat(a, times * noises, 0),
+                                  (views, jax.lax.stop_gradient(z)))
+      r, _ = train_step.residual(parts.estimator, draws, params['est'], prior, latent, views, step)
       return r, jax.vmap(lambda r: flat(pullback(r[None], jnp.zeros_like(cost))))(r), draws.t
     r, grads, t = jax.vmap(rendered)(*(jax.random.split(k, renders) for k in (k_renders, k_draws)))
 
@@ -287,9 +287,9 @@ def measure(key: Key[Array, ''], subjects: list[Method], prompt: str, scene: PyT
     text = s.embed(prompt)
     est = learned[s.name] = kept[s.name] if s.name in kept else learn(
       k_learn, s, before.get(s.name), scene, text, step, steps=warm)
-    told = {'scene': scene, 'est': est}, s.training.prior, text, at
+    args = {'scene': scene, 'est': est}, s.training.prior, text, at
     if v is None:
-      squares = (jax.tree.map(jnp.square, s.gradient(k, *told))
+      squares = (jax.tree.map(jnp.square, s.gradient(k, *args))
                  for k in jax.random.split(k_held, HELD))
       total = next(squares)
       for square in squares:
@@ -297,14 +297,14 @@ def measure(key: Key[Array, ''], subjects: list[Method], prompt: str, scene: PyT
       v = jax.tree.map(lambda square: square / HELD, total)
     nested = (None, None, None)
     if s.nested:
-      seen = [jax.device_get(s.nested(k, *told)) for k in jax.random.split(k_nested, cameras)]
-      sections, power = zip(*seen)
+      nests = [jax.device_get(s.nested(k, *args)) for k in jax.random.split(k_nested, cameras)]
+      sections, power = zip(*nests)
       nested = (*(gather([c[space] for c in sections], shape) for space in ('image', 'parameter')),
                 tuple(np.concatenate(a) for a in zip(*power)))
     adam = s.config.optim
     drawn = []
     for k in jax.random.split(k_whole, repeats):
-      g = s.gradient(k, *told)
+      g = s.gradient(k, *args)
       drawn.append(jax.device_get((flat(g), flat(divided(g, v, adam.b2, adam.eps)))))
     plain, scaled = (np.stack(x).astype(np.float64) for x in zip(*drawn))
     reference = plain if reference is None else reference

@@ -63,6 +63,7 @@ def panels(rendering: Rendering, camera: Camera, *, background: float = 1.) -> l
 
 
 def to_bytes(image: Float[np.ndarray, '*b H W 3']) -> UInt8[np.ndarray, '*b H W 3']:
+  """[0, 1] -> whole numbers in [0, 255]; what lies beyond is clipped."""
   return np.round(np.clip(image, 0., 1.) * 255.).astype(np.uint8)
 
 
@@ -102,6 +103,7 @@ def even(frame: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'h w 3']:
 
 
 def png(image: Float[np.ndarray, 'H W 3']) -> bytes:
+  """The image as a PNG file's bytes."""
   out = io.BytesIO()
   Image.fromarray(to_bytes(image)).save(out, 'png', optimize=True)
   return out.getvalue()

@@ -94,8 +94,8 @@ def scan(step: Callable, state: PyTree, n: int) -> tuple[PyTree, Array]:
 def fit(run: Callable, begin: PyTree, ring: PyTree, add: Callable, *, first: int,
         keep: Callable) -> tuple[PyTree, int]:
   """Steps of `run` from `begin`, step `first`, until the run is done -> state, step;
-  `keep(state, step, loss)` every --every steps and at the end. Says step, loss, speed and time left as it goes. FloatingPointError
-  where the loss is not finite, before anything is kept."""
+  `keep(state, step, loss)` every --every steps and at the end. Says step, loss, speed and time left
+  as it goes. FloatingPointError where the loss is not finite, before anything is kept."""
   k, n = FLAGS.steps_per_call, FLAGS.batch
   steps = math.inf if FLAGS.minutes else -(-FLAGS.images // (n * k)) * k
   start = said = time.time()
