@@ -78,17 +78,17 @@ def read_back(prompt: str, x: Images) -> float | None:
 def score_views(prompt: str, object: Object) -> dict:
   """The scores that compare pictures."""
   camera, size = cameras.orbit(*((RING, elevation) for elevation in ELEVATIONS)), object.size
-  seen = video.render_views(object.over(0.), camera)  # over black: its rgb is premultiplied
+  views = video.render_views(object.over(0.), camera)  # over black: its rgb is premultiplied
   true = jax.device_get(truth.views(prompt, camera, size=size))
-  x, true_x = over_gray(seen.rgb, seen.opacity), over_gray(true.rgb, true.mask)
-  gap, yaw = score.pose_gap(seen.opacity, true.mask, ring=RING)
-  scores = {'silhouette_iou': score.silhouette_iou(seen.opacity, true.mask),
+  x, true_x = over_gray(views.rgb, views.opacity), over_gray(true.rgb, true.mask)
+  gap, yaw = score.pose_gap(views.opacity, true.mask, ring=RING)
+  scores = {'silhouette_iou': score.silhouette_iou(views.opacity, true.mask),
             'psnr': score.psnr(x, true_x),
-            'normal_degrees': score.normal_degrees(seen.normal, true.normal,
-                                                   (seen.opacity > .9) & (true.mask > .9)),
-            'color_error': float(truth.color_error(jnp.asarray(seen.rgb), jnp.asarray(seen.opacity),
+            'normal_degrees': score.normal_degrees(views.normal, true.normal,
+                                                   (views.opacity > .9) & (true.mask > .9)),
+            'color_error': float(truth.color_error(jnp.asarray(views.rgb), jnp.asarray(views.opacity),
                                                    true)),
-            **colors_of(prompt, x[QUARTERS], seen.opacity[QUARTERS],
+            **colors_of(prompt, x[QUARTERS], views.opacity[QUARTERS],
                         jax.tree.map(lambda v: v[QUARTERS], camera), size=size),
             'recall_at_1': read_back(prompt, x),
             'pose_gap': gap, 'yaw': math.degrees(yaw)}

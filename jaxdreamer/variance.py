@@ -161,19 +161,19 @@ def compare(folder: pathlib.Path) -> int:
               for m in methods]
   over = against(subjects)
   key, say = seeds.key(options.seed), progress(len(prompts) * len(at) * len(subjects) + 1)
-  seen, learned, seconds = {prompt: [] for prompt in prompts}, {prompt: {}
-                                                                for prompt in prompts}, None
+  drawn_of, learned = {prompt: [] for prompt in prompts}, {prompt: {} for prompt in prompts}
+  seconds = None
   for prompt, step, scene, v in states:
     drawn, est = variance_lab.measure(key, subjects, prompt, scene, v, step,
                                       cameras=options.cameras, repeats=options.repeats,
                                     warm=options.warm, shape=shape, kept=kept,
                                       before=learned[prompt], say=say)
     learned[prompt] = est
-    seen[prompt].append(drawn)
+    drawn_of[prompt].append(drawn)
     if seconds is None:
       seconds = variance_lab.take_time(key, subjects, prompt, scene, est, step,
                                        rounds=options.rounds, say=say)
-  states = list(seen.values())
+  states = list(drawn_of.values())
   by_step = [{'step': step, 'rows': comparison.plain(comparison.compare([[of[i]] for of in states],
                                                                         seconds, over))}
              for i, step in enumerate(at)]
@@ -193,7 +193,7 @@ def compare(folder: pathlib.Path) -> int:
              'rounds': options.rounds, 'density': density_of(states, config.sampling)}
   print(f'best density of t: {figures["density"]}')
   figures |= {'all': comparison.plain(over_all), 'states': by_step,
-              'by_prompt': [{'prompt': prompt, 'rows': comparison.of_prompt(seen[prompt], over)}
+              'by_prompt': [{'prompt': prompt, 'rows': comparison.of_prompt(drawn_of[prompt], over)}
                             for prompt in prompts]}
   (folder / 'variance.json').write_text(json.dumps(figures, indent=1) + '\n')
   plot(over_all, folder / 'variance.png')

@@ -157,9 +157,9 @@ def adam_v(state: TrainState, b2: float) -> PyTree | None:
   for path, leaf in leaves.items():
     head, _, name = path.partition('.nu/')
     # one a particle, where there are several
-    seen = 1. - b2 ** jnp.asarray(leaves.get(f'{head}.count', 0), jnp.float32)
-    if name and seen.min() > 0.:
-      found[name] = leaf / seen.reshape(seen.shape + (1,) * (leaf.ndim - seen.ndim))
+    settled = 1. - b2 ** jnp.asarray(leaves.get(f'{head}.count', 0), jnp.float32)
+    if name and settled.min() > 0.:
+      found[name] = leaf / settled.reshape(settled.shape + (1,) * (leaf.ndim - settled.ndim))
   scene = jax.tree_util.tree_map_with_path(lambda path, _: found.get(f'scene/{optim.name(path)}'),
                                            state.params['scene'])
   known = len(jax.tree.leaves(scene)) == len(jax.tree.leaves(state.params['scene']))
