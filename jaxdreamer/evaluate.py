@@ -78,7 +78,8 @@ def read_back(prompt: str, x: Images) -> float | None:
 def score_views(prompt: str, object: Object) -> dict:
   """The scores that compare pictures."""
   camera, size = cameras.orbit(*((RING, elevation) for elevation in ELEVATIONS)), object.size
-  views = video.render_views(object.over(0.), camera)  # over black: its rgb is premultiplied
+  # over black: its rgb is premultiplied
+  views = video.render_views(object.over(0.), camera)
   true = jax.device_get(truth.views(prompt, camera, size=size))
   x, true_x = over_gray(views.rgb, views.opacity), over_gray(true.rgb, true.mask)
   gap, yaw = score.pose_gap(views.opacity, true.mask, ring=RING)
@@ -86,7 +87,8 @@ def score_views(prompt: str, object: Object) -> dict:
             'psnr': score.psnr(x, true_x),
             'normal_degrees': score.normal_degrees(views.normal, true.normal,
                                                    (views.opacity > .9) & (true.mask > .9)),
-            'color_error': float(truth.color_error(jnp.asarray(views.rgb), jnp.asarray(views.opacity),
+            'color_error': float(truth.color_error(jnp.asarray(views.rgb),
+                                                   jnp.asarray(views.opacity),
                                                    true)),
             **colors_of(prompt, x[QUARTERS], views.opacity[QUARTERS],
                         jax.tree.map(lambda v: v[QUARTERS], camera), size=size),
