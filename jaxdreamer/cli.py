@@ -22,7 +22,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jaxdreamer import cli_help, config_files, options, rules
-from jaxdreamer.checkpoints import is_full
+from jaxdreamer.workdirs import is_full
 
 PACKAGE = pathlib.Path(__file__).parent
 FAILED, MISUSED, STOPPED = 1, 2, 75  # exit statuses; 75 asks to be started again (EX_TEMPFAIL)

@@ -9,9 +9,9 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jaxdreamer import config_files, names, options, registry, sections
-from jaxdreamer.checkpoints import flatten
 from jaxdreamer.configs import base
 from jaxdreamer.rules import rule_of
+from jaxdreamer.workdirs import flatten
 
 DEFAULT = 'configs/toybox.py'          # whose options stand in --help where no config is given
 EXAMPLES = ("--config=configs/toybox.py --config.prompt='a red cube'",

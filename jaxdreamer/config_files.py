@@ -12,8 +12,8 @@ from typing import Sequence
 from ml_collections import ConfigDict
 
 from jaxdreamer import names, options
-from jaxdreamer.checkpoints import flatten
 from jaxdreamer.configs import base
+from jaxdreamer.workdirs import flatten
 
 SHIPPED = pathlib.Path(__file__).parent / 'configs'
 

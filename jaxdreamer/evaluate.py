@@ -21,16 +21,7 @@ from absl import flags
 from jaxtyping import PyTree
 from rich.table import Table
 
-from jaxdreamer import (
-  cameras,
-  checkpoints,
-  cli,
-  clip_score,
-  generator_eval,
-  prompts,
-  registry,
-  runs,
-)
+from jaxdreamer import cameras, cli, clip_score, generator_eval, prompts, registry, runs, workdirs
 from jaxdreamer import scores as score
 from jaxdreamer.objects import Model, Object
 from jaxdreamer.options import place
@@ -202,7 +193,7 @@ def main():
   """Scores the run in --workdir, while nothing else writes there."""
   cli.compile_cache()
   folder = place(flags.FLAGS.workdir)
-  with checkpoints.alone(folder):
+  with workdirs.alone(folder):
     score_run(folder, ask=flags.FLAGS.clip and os.fspath(place(flags.FLAGS.clip)))
 
 

@@ -11,7 +11,7 @@ import pathlib
 import rich
 from absl import flags
 
-from jaxdreamer import checkpoints, cli, runs
+from jaxdreamer import cli, runs, workdirs
 from jaxdreamer.options import place
 from jaxdreamer.outputs import mesh, report, video
 
@@ -26,7 +26,7 @@ def main() -> int:
   if unknown:
     cli.die(f'--formats: unknown {sorted(unknown)}; takes {", ".join(mesh.FORMATS)}',
             status=cli.MISUSED)
-  with checkpoints.writing(folder, workdir):
+  with workdirs.writing(folder, workdir):
     return write(workdir, folder)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import cameras, checkpoints, metrics
+from jaxdreamer import cameras, metrics, workdirs
 from jaxdreamer.objects import Model, Object
 
 IN_PREVIEW, IN_GALLERY = 4, 48         # prompts of a corpus
@@ -73,7 +73,7 @@ def finish(config: ConfigDict, model: Model, params: PyTree, workdir: pathlib.Pa
       with clock(name):
         write()
     except Exception as error:
-      if checkpoints.is_full(error):
+      if workdirs.is_full(error):
         raise
       failed[name] = ' '.join(str(error).split())[:300] or type(error).__name__
       with (workdir / 'failed.txt').open('a') as file:

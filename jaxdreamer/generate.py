@@ -11,7 +11,7 @@ import time
 import numpy as np
 from absl import flags
 
-from jaxdreamer import cameras, checkpoints, cli, prompts, runs
+from jaxdreamer import cameras, cli, prompts, runs, workdirs
 from jaxdreamer.options import place
 from jaxdreamer.outputs import gallery, mesh, video
 
@@ -38,7 +38,7 @@ def main() -> int:
       options.prompt,)
   workdir = place(options.workdir)
   out = (place(options.out) if options.out else workdir) / 'generated'
-  with checkpoints.writing(out, workdir):
+  with workdirs.writing(out, workdir):
     return write(workdir, out, phrases)
 
 

@@ -35,6 +35,7 @@ from jaxdreamer import (
   processes,
   profiling,
   seeds,
+  workdirs,
 )
 from jaxdreamer.objects import Model
 from jaxdreamer.processes import place
@@ -65,13 +66,13 @@ def run(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh, *,
   workdir = options.place(workdir)
   with ExitStack() as stack:
     with processes.together():
-      stack.enter_context(checkpoints.alone(workdir, new=True))
+      stack.enter_context(workdirs.alone(workdir, new=True))
     try:
       return run_alone(config, workdir, mesh, command=command)
     except Exception as error:
-      if not checkpoints.is_full(error):
+      if not workdirs.is_full(error):
         raise
-      steps = checkpoints.finished_steps(workdir)
+      steps = workdirs.finished_steps(workdir)
       raise ValueError(f'{workdir}: its disk is full, or a quota or limit reached; make room, and '
                        'the same command goes on from '
                        + (f'step {steps[-1]}' if steps else 'the start')) from None
@@ -81,9 +82,9 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
   """`run`, in a workdir that no other process writes into."""
   clock = metrics.Clock()
   with processes.together():
-    checkpoints.claim(workdir, config.to_dict(), contents=places.contents(options.expanded(config)),
+    workdirs.claim(workdir, config.to_dict(), contents=places.contents(options.expanded(config)),
                       read=lambda workdir: options.restored(workdir).to_dict())
-  processes.check_shared(f'--workdir={workdir}', lambda: checkpoints.seen(workdir))
+  processes.check_shared(f'--workdir={workdir}', lambda: workdirs.seen(workdir))
   with clock('build'), processes.together():
     training = build.training(config, mesh)
     model = build.model(config, build.embedder(config, training.prior))

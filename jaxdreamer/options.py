@@ -15,13 +15,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxdreamer import checkpoints, sections
-from jaxdreamer.checkpoints import flatten
+from jaxdreamer import sections, workdirs
 from jaxdreamer.configs import base
 from jaxdreamer.names import CHOICES, check_own, own, renamed, unknown
 from jaxdreamer.rules import ramp, rule_of, value_at
 from jaxdreamer.sampling import RING
 from jaxdreamer.types import Prior
+from jaxdreamer.workdirs import flatten
 
 # last parts of options that are paths
 PATHS = ('path', 'store', 'tokenizer', 'tokenizer_2', 'lora', 'depth', 'normals')
@@ -71,7 +71,7 @@ def check(config: ConfigDict) -> None:
 def restored(workdir: pathlib.Path) -> ConfigDict:
   """The config of the run in `workdir`: today's defaults, and over them its own options.
   ValueError, one line, for one that is called otherwise by now, or is no more."""
-  saved, config = checkpoints.tuples(checkpoints.read_options(workdir)), base.get_config()
+  saved, config = workdirs.tuples(workdirs.read_options(workdir)), base.get_config()
   known = flatten(base.OPTIONS)
   for name, value in flatten(saved).items():
     answer = renamed(name, value=value)

@@ -8,7 +8,7 @@ import jax
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, checkpoints, options, places, seeds
+from jaxdreamer import build, checkpoints, options, places, seeds, workdirs
 from jaxdreamer.objects import Model
 from jaxdreamer.training import Training
 from jaxdreamer.types import Prior, TrainState
@@ -29,7 +29,7 @@ def restore(workdir: pathlib.Path, *, prior: str = '',
 
   @functools.cache
   def reader() -> Prior:
-    places.move(config, prior, tokenizers, known=checkpoints.read_contents(workdir))
+    places.move(config, prior, tokenizers, known=workdirs.read_contents(workdir))
     return build.make_prior(config)
   embed = lambda prompt: build.embedder(config, reader())(prompt)
   return config, build.model(config, embed), *found
@@ -48,7 +48,7 @@ def restore_state(workdir: pathlib.Path) -> tuple[ConfigDict, Training, TrainSta
 def read_config(workdir: pathlib.Path) -> ConfigDict:
   """The options of the run in `workdir`. ValueError where it has no checkpoint."""
   config = options.restored(workdir)
-  if not checkpoints.finished_steps(workdir):
+  if not workdirs.finished_steps(workdir):
     raise none_in(workdir)
   return config
 

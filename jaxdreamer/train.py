@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from jaxdreamer import build, checkpoints, cli, loop, options, places, processes
+from jaxdreamer import build, cli, loop, options, places, processes, workdirs
 from jaxdreamer.signals import SIGNALS
 
 
@@ -21,7 +21,7 @@ def default_workdir(config) -> pathlib.Path:
   """runs/a-red-cube-1a2b3c4d: the same for the same run, however long its prompt."""
   slug = re.sub(r'[^a-z0-9]+', '-', (config.corpus.path or config.prompt).lower()).strip('-')[
       :40].rstrip('-')
-  run = checkpoints.fingerprint(config.to_dict(),
+  run = workdirs.fingerprint(config.to_dict(),
                                 contents=places.contents(options.expanded(config)))
   return pathlib.Path('runs') / f'{slug or "run"}-{run[:8]}'
 
@@ -33,7 +33,7 @@ def main() -> int:
     raise ValueError('give a config: --config=configs/toybox.py')
   if config.mesh.distributed or config.mesh.coordinator:
     own = ('mesh.coordinator', 'mesh.process', 'mesh.wait')
-    alike = {name: value for name, value in checkpoints.flatten(config.to_dict()).items()
+    alike = {name: value for name, value in workdirs.flatten(config.to_dict()).items()
              if name not in own}
     processes.join(coordinator=config.mesh.coordinator, processes=config.mesh.processes,
                    process=config.mesh.process,

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from jaxdreamer import build, checkpoints, cli, comparison, runs, seeds, statistics, variance_lab
+from jaxdreamer import build, cli, comparison, runs, seeds, statistics, variance_lab, workdirs
 from jaxdreamer.options import place
 
 METHODS = ('sds; ssd; ssd estimator.ssd.mu=moments; csd; vsd; asd; sds sampling.design=stratified; '
@@ -133,7 +133,7 @@ def main() -> int:
     raise ValueError('give --config=configs/toybox.py for a fresh scene and its run, or --workdir '
                      'of a run')
   folder = place(options.out or options.workdir or 'runs/variance')
-  with checkpoints.writing(folder, place(options.workdir)) if options.workdir else nullcontext():
+  with workdirs.writing(folder, place(options.workdir)) if options.workdir else nullcontext():
     return compare(folder)
 
 

@@ -15,12 +15,12 @@ from configs import base
 from jaxdreamer import (
   build,
   cameras,
-  checkpoints,
   conditioning,
   options,
   registry,
   sampling,
   schedules,
+  workdirs,
 )
 from jaxdreamer.priors.gaussian import gaussian
 from jaxdreamer.training import at_step
@@ -269,7 +269,7 @@ def test_a_run_saved_before_these_options_is_what_it_was(plain, tmp_path):
                  'render.normals', 'scene.particles', 'optim.accumulate'):
     section, _, name = option.partition('.')
     del saved[section][name]
-  checkpoints.claim(tmp_path, saved)
+  workdirs.claim(tmp_path, saved)
   assert plain == traced({}, config=options.restored(tmp_path))
 
 

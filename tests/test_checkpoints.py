@@ -14,7 +14,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxdreamer import checkpoints
+from jaxdreamer import checkpoints, workdirs
 from jaxdreamer.types import TrainState
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -55,7 +55,7 @@ def restore(folder, like):
 
 @pytest.fixture
 def folder(tmp_path):
-  checkpoints.claim(tmp_path, OPTIONS)
+  workdirs.claim(tmp_path, OPTIONS)
   return tmp_path
 
 
@@ -88,7 +88,7 @@ def test_donating_a_state_right_after_its_save_changes_nothing_on_disk(folder):
 
 def test_the_newest_are_kept(folder):
   save(folder, 1, 2, 3, 4, keep=2)
-  assert checkpoints.finished_steps(folder) == [3, 4]
+  assert workdirs.finished_steps(folder) == [3, 4]
 
 
 def damage(folder, step):
@@ -112,7 +112,7 @@ def test_where_no_step_can_be_read_nothing_is_removed_and_the_error_says_so(fold
   damage(folder, 2)
   with pytest.raises(ValueError, match='no checkpoint in .*--workdir') as error:
     restore(folder, make_state(0))
-  assert '\n' not in str(error.value) and checkpoints.finished_steps(folder) == [1, 2]
+  assert '\n' not in str(error.value) and workdirs.finished_steps(folder) == [1, 2]
 
 
 def test_a_state_of_another_structure_is_refused(folder):
@@ -127,7 +127,7 @@ import pathlib, sys
 sys.path[:0] = ['tests', '.']
 import test_checkpoints as t
 folder = pathlib.Path(sys.argv[1])
-t.checkpoints.claim(folder, t.OPTIONS)
+t.workdirs.claim(folder, t.OPTIONS)
 t.save(folder, 1, 2)
 files = [path for path in (folder / 'checkpoints' / '000002').rglob('*') if path.is_file()]
 largest = max(files, key=lambda path: path.stat().st_size)
@@ -141,16 +141,16 @@ def test_a_torn_array_is_passed_over(tmp_path):
   done = subprocess.run([sys.executable, '-c', TEARER, tmp_path], cwd=ROOT, capture_output=True,
                         text=True)
   assert done.returncode == 0, done.stderr
-  assert checkpoints.finished_steps(tmp_path) == [1]
+  assert workdirs.finished_steps(tmp_path) == [1]
 
 
 SAVER = '''
 import pathlib, sys
 sys.path[:0] = ['tests', '.']
 import test_checkpoints as t
-from jaxdreamer import checkpoints
+from jaxdreamer import checkpoints, workdirs
 folder = pathlib.Path(sys.argv[1])
-checkpoints.claim(folder, t.OPTIONS)
+workdirs.claim(folder, t.OPTIONS)
 with checkpoints.manager(folder, keep=3) as saved:
   for step in range(1, 10_000):
     checkpoints.save(saved, step, t.make_state(step), {'step': step})
@@ -172,18 +172,18 @@ def test_a_run_killed_while_it_saves_leaves_the_newest_finished_step_whole(tmp_p
 
 def test_only_options_that_decide_the_numbers_make_another_run(folder):
   save(folder, 1)
-  checkpoints.claim(folder, OPTIONS | {'steps': 900, 'keep': 5, 'mesh': {'data': 4}})
-  assert checkpoints.read_options(folder)['steps'] == 900
-  assert checkpoints.fingerprint(OPTIONS) == checkpoints.fingerprint(OPTIONS | {'steps': 900})
+  workdirs.claim(folder, OPTIONS | {'steps': 900, 'keep': 5, 'mesh': {'data': 4}})
+  assert workdirs.read_options(folder)['steps'] == 900
+  assert workdirs.fingerprint(OPTIONS) == workdirs.fingerprint(OPTIONS | {'steps': 900})
   with pytest.raises(ValueError, match=r'optim.lr is 0.1 there, 0.2 here; seed is 0 there, 1 '
                      r'here.*--workdir') as error:
-    checkpoints.claim(folder, OPTIONS | {'seed': 1, 'optim': OPTIONS['optim'] | {'lr': .2}})
-  assert '\n' not in str(error.value) and checkpoints.read_options(folder)['seed'] == 0
+    workdirs.claim(folder, OPTIONS | {'seed': 1, 'optim': OPTIONS['optim'] | {'lr': .2}})
+  assert '\n' not in str(error.value) and workdirs.read_options(folder)['seed'] == 0
 
 
 def test_a_workdir_without_a_finished_step_may_be_claimed_anew(folder):
-  checkpoints.claim(folder, OPTIONS | {'seed': 1})
-  assert checkpoints.read_options(folder)['seed'] == 1
+  workdirs.claim(folder, OPTIONS | {'seed': 1})
+  assert workdirs.read_options(folder)['seed'] == 1
 
 
 @pytest.mark.parametrize('path', ['file', 'file/below', 'gs://bucket/run', '/proc/none'])
@@ -191,7 +191,7 @@ def test_a_workdir_that_cannot_be_written_is_refused_in_one_line(tmp_path, path)
   (tmp_path / 'file').write_text('')
   workdir = pathlib.Path(path) if ':' in path else tmp_path / path
   with pytest.raises(ValueError, match='--workdir') as error:
-    checkpoints.claim(workdir, OPTIONS)
+    workdirs.claim(workdir, OPTIONS)
   assert '\n' not in str(error.value)
 
 
@@ -210,28 +210,28 @@ def test_a_workdir_has_one_writer_until_that_process_ends_however_it_ends(folder
   holder = subprocess.Popen([sys.executable, '-c', HOLDER, folder / 'lock'], stdin=subprocess.PIPE,
                             stdout=subprocess.PIPE)
   assert holder.stdout.readline() == b'held\n'
-  for hold in (lambda: checkpoints.alone(folder, new=True), lambda: checkpoints.alone(folder),
-               lambda: checkpoints.writing(folder / 'generated', folder)):
+  for hold in (lambda: workdirs.alone(folder, new=True), lambda: workdirs.alone(folder),
+               lambda: workdirs.writing(folder / 'generated', folder)):
     with pytest.raises(ValueError, match='process 77 on elsewhere .since 2026-01-02 03:04:05. '
                        '.*--workdir') as error:
       hold().__enter__()
     assert '\n' not in str(error.value)
-  with checkpoints.writing(folder.parent / 'elsewhere', folder):  # reads alone
+  with workdirs.writing(folder.parent / 'elsewhere', folder):  # reads alone
     pass
   holder.send_signal(signal.SIGKILL)
   holder.communicate()
-  with checkpoints.alone(folder):
+  with workdirs.alone(folder):
     assert f'process {os.getpid()} on ' in (folder / 'lock').read_text()
     with pytest.raises(ValueError, match=f'process {os.getpid()} on '):
-      checkpoints.alone(folder).__enter__()
-  with checkpoints.alone(folder):
+      workdirs.alone(folder).__enter__()
+  with workdirs.alone(folder):
     pass
 
 
 def test_what_only_reads_a_run_makes_no_workdir_and_takes_nothing_of_a_save_that_goes_on(
     tmp_path, folder):
   with pytest.raises(ValueError, match='holds no run'):
-    checkpoints.alone(tmp_path / 'none').__enter__()
+    workdirs.alone(tmp_path / 'none').__enter__()
   assert not (tmp_path / 'none').exists()
   save(folder, 1)
   unfinished = folder / 'checkpoints' / '000002.orbax-checkpoint-tmp'
@@ -243,19 +243,19 @@ def test_what_only_reads_a_run_makes_no_workdir_and_takes_nothing_of_a_save_that
 
 def test_a_workdir_of_another_format_is_refused(folder):
   save(folder, 1)
-  (folder / 'run.json').write_text(json.dumps({'format': checkpoints.FORMAT + 1}))
-  with pytest.raises(ValueError, match=f'format {checkpoints.FORMAT + 1}.*--workdir'):
-    checkpoints.claim(folder, OPTIONS)
+  (folder / 'run.json').write_text(json.dumps({'format': workdirs.FORMAT + 1}))
+  with pytest.raises(ValueError, match=f'format {workdirs.FORMAT + 1}.*--workdir'):
+    workdirs.claim(folder, OPTIONS)
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
   with pytest.raises(ValueError, match='holds no run'):
-    checkpoints.read_options(tmp_path)
+    workdirs.read_options(tmp_path)
 
 
 def test_config_json_is_never_half_written(folder, monkeypatch):
   monkeypatch.setattr(os, 'replace', lambda *_: (_ for _ in ()).throw(
       OSError(28, 'No space left on device', 'config.json')))
   with pytest.raises(ValueError, match='No space left'):
-    checkpoints.claim(folder, OPTIONS | {'seed': 1})
-  assert checkpoints.read_options(folder)['seed'] == 0
+    workdirs.claim(folder, OPTIONS | {'seed': 1})
+  assert workdirs.read_options(folder)['seed'] == 0

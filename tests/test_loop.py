@@ -18,7 +18,7 @@ import pytest
 from jax.sharding import AxisType
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, checkpoints, finishing, loop, metrics
+from jaxdreamer import build, checkpoints, finishing, loop, metrics, workdirs
 from jaxdreamer.objects import Model, Object
 from jaxdreamer.signals import SIGNALS, stop_signals
 from jaxdreamer.training import Training
@@ -280,7 +280,7 @@ def test_what_is_not_finite_is_named_with_its_steps_and_never_saved(tmp_path, po
                      '6.*--workdir') as error:
     run(tmp_path, poison=poison)
   assert '\n' not in str(error.value)
-  assert checkpoints.finished_steps(tmp_path) == [6] and [row['step']
+  assert workdirs.finished_steps(tmp_path) == [6] and [row['step']
                                                           for row in rows(tmp_path)] == [4, 8]
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from absl import flags
 
-from jaxdreamer import build, checkpoints, cli, names, options, registry, rules, sections
+from jaxdreamer import build, cli, names, options, registry, rules, sections, workdirs
 from jaxdreamer.configs import base
 from jaxdreamer.scenes import backgrounds
 
@@ -163,7 +163,7 @@ def saved(workdir, **changes):
       section = section.setdefault(part, {})
     if value is not None:
       section[last] = value
-  checkpoints.claim(workdir, nested)
+  workdirs.claim(workdir, nested)
   return workdir
 
 
@@ -184,10 +184,10 @@ def test_a_run_goes_on_where_its_options_and_todays_defaults_are_the_config(tmp_
   config = base.get_config()
   config.seed = 3
   (tmp_path / 'config.json').write_text(json.dumps({'seed': 3}))
-  checkpoints.claim(tmp_path, config.to_dict(), read=read)
+  workdirs.claim(tmp_path, config.to_dict(), read=read)
   (tmp_path / 'config.json').write_text(json.dumps({'seed': 3, 'cameras': {'angular': .5}}))
   with pytest.raises(ValueError, match='cameras.angular is 0.5 there, 0.0 here'):
-    checkpoints.claim(tmp_path, config.to_dict(), read=read)
+    workdirs.claim(tmp_path, config.to_dict(), read=read)
 
 
 @pytest.mark.parametrize('option, value, says', [

@@ -12,7 +12,7 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from configs import base, toybox_amortised
-from jaxdreamer import build, checkpoints, objects, places, runs
+from jaxdreamer import build, checkpoints, objects, places, runs, workdirs
 from jaxdreamer.types import TrainState
 
 
@@ -35,7 +35,7 @@ def config_of(path, **changes):
 def trained(workdir, config):
   """A run that was claimed and saved once, with nothing but its scene and step; returns the scene's
   parameters."""
-  checkpoints.claim(workdir, config.to_dict(), contents=places.contents(config))
+  workdirs.claim(workdir, config.to_dict(), contents=places.contents(config))
   scene = build.make_scene(config).init(jax.random.key(3))
   state = TrainState(jnp.int32(7), {'scene': scene, 'est': {'lora': jnp.ones(3)}}, (),
                      jax.random.key(0))
@@ -85,24 +85,24 @@ def test_each_option_that_names_a_place_is_known_by_content(model, tmp_path):
 
 def test_a_run_goes_on_with_moved_weights_and_not_with_others(model, tmp_path):
   trained(tmp_path / 'run', config := config_of(model))
-  name = checkpoints.fingerprint(config.to_dict(), contents=places.contents(config))
+  name = workdirs.fingerprint(config.to_dict(), contents=places.contents(config))
   moved = config_of(shutil.copytree(model, tmp_path / 'moved'))
-  checkpoints.claim(tmp_path / 'run', moved.to_dict(), contents=places.contents(moved))
-  assert name == checkpoints.fingerprint(moved.to_dict(), contents=places.contents(moved))
-  assert checkpoints.read_options(tmp_path / 'run')['prior']['path'] == os.fspath(
+  workdirs.claim(tmp_path / 'run', moved.to_dict(), contents=places.contents(moved))
+  assert name == workdirs.fingerprint(moved.to_dict(), contents=places.contents(moved))
+  assert workdirs.read_options(tmp_path / 'run')['prior']['path'] == os.fspath(
       tmp_path / 'moved')
   published.write_model(tmp_path / 'other', seed=5)
   other = config_of(tmp_path / 'other')
   with pytest.raises(ValueError, match='another config: prior.path is .sha256'):
-    checkpoints.claim(tmp_path / 'run', other.to_dict(), contents=places.contents(other))
-  assert name != checkpoints.fingerprint(other.to_dict(), contents=places.contents(other))
+    workdirs.claim(tmp_path / 'run', other.to_dict(), contents=places.contents(other))
+  assert name != workdirs.fingerprint(other.to_dict(), contents=places.contents(other))
 
 
 def test_a_run_of_before_contents_were_known_is_known_by_its_places(model, tmp_path):
   config = config_of(model)
-  checkpoints.claim(tmp_path, config.to_dict())
+  workdirs.claim(tmp_path, config.to_dict())
   (tmp_path / 'checkpoints' / '000001').mkdir()
-  checkpoints.claim(tmp_path, config.to_dict(), contents=places.contents(config))
+  workdirs.claim(tmp_path, config.to_dict(), contents=places.contents(config))
 
 
 def test_the_scene_is_read_alone_when_the_weights_are_gone(model, tmp_path):
@@ -115,7 +115,7 @@ def test_the_scene_is_read_alone_when_the_weights_are_gone(model, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, params, scene)
   assert np.isfinite(model.object(params, config.prompt).density(jnp.zeros((2, 3)))).all()
   with pytest.raises(ValueError, match='no finished checkpoint'):
-    checkpoints.claim(tmp_path / 'new', config.to_dict())
+    workdirs.claim(tmp_path / 'new', config.to_dict())
     runs.restore(tmp_path / 'new')
 
 

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 
 from configs import toybox
-from jaxdreamer import build, checkpoints, finishing, loop, parallel, processes, runs
+from jaxdreamer import build, finishing, loop, parallel, processes, runs, workdirs
 from jaxdreamer.priors.gaussian import gaussian
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -83,7 +83,7 @@ def test_two_processes_give_the_numbers_of_one_and_go_on_when_one_was_killed(tmp
     assert 'another process of this run is gone' in err.splitlines()[-1] and 'Traceback' not in err
   second.communicate()
 
-  steps = checkpoints.finished_steps(tmp_path / 'two')[-1] + 2
+  steps = workdirs.finished_steps(tmp_path / 'two')[-1] + 2
   port = free_port()
   ran = [start(tmp_path / 'two', index, port=port, steps=steps, **slurm(index, port))
          for index in range(2)]
