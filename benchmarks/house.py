@@ -13,10 +13,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 ORDER = '''
   files schedules types seeds signals training diffusion volume cameras conditioning prompts corpus
   nn weights toybox scenes render regularizers priors perception control_variates sampling
-  estimators optim processes parallel probes train_step workdirs checkpoints metrics profiling
-  statistics comparison scores objects outputs places sections registry configs rules names options
-  checks build runs generator_eval variance_lab clip_score config_files cli_help cli evaluate
-  finishing loop
+  estimators optim rendezvous processes parallel probes train_step workdirs checkpoints metrics
+  profiling statistics comparison scores objects outputs places sections registry configs rules
+  names options checks build runs generator_eval variance_lab clip_score config_files cli_help cli
+  evaluate finishing loop
 '''.split()
 # Below all rooms, and imported by none.
 COMMANDS = ('train variance playground generate export doctor toybox.train_prior '

@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from jaxdreamer import build, cli, loop, options, places, processes, workdirs
+from jaxdreamer import build, cli, loop, options, places, processes, rendezvous, workdirs
 from jaxdreamer.signals import SIGNALS
 
 
@@ -22,7 +22,7 @@ def default_workdir(config) -> pathlib.Path:
   slug = re.sub(r'[^a-z0-9]+', '-', (config.corpus.path or config.prompt).lower()).strip('-')[
       :40].rstrip('-')
   run = workdirs.fingerprint(config.to_dict(),
-                                contents=places.contents(options.expanded(config)))
+                             contents=places.contents(options.expanded(config)))
   return pathlib.Path('runs') / f'{slug or "run"}-{run[:8]}'
 
 
@@ -35,9 +35,8 @@ def main() -> int:
     own = ('mesh.coordinator', 'mesh.process', 'mesh.wait')
     alike = {name: value for name, value in workdirs.flatten(config.to_dict()).items()
              if name not in own}
-    processes.join(coordinator=config.mesh.coordinator, processes=config.mesh.processes,
-                   process=config.mesh.process,
-                   wait=config.mesh.wait, run=alike)
+    rendezvous.join(coordinator=config.mesh.coordinator, processes=config.mesh.processes,
+                    process=config.mesh.process, wait=config.mesh.wait, run=alike)
   cli.compile_cache()
   folder = options.place(workdir) if workdir else default_workdir(config)
   with processes.one_for_all():

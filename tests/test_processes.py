@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import PartitionSpec
 
 from configs import toybox
-from jaxdreamer import build, finishing, loop, parallel, processes, runs, workdirs
+from jaxdreamer import build, finishing, loop, parallel, processes, rendezvous, runs, workdirs
 from jaxdreamer.priors.gaussian import gaussian
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -112,13 +112,13 @@ HERE = {'coordinator': '', 'processes': 0, 'process': -1}
 
 def test_options_go_before_variables_and_variables_before_slurm():
   env = slurm(1, 5) | {'JAX_NUM_PROCESSES': '4'}
-  assert processes.where(**HERE, env=slurm(1, 5)) == ('localhost:5', 2, 1)
-  assert processes.where(**HERE, env=env) == ('localhost:5', 4, 1)
-  assert processes.where(coordinator='here:1', processes=3, process=0, env=env) == ('here:1', 3, 0)
+  assert rendezvous.where(**HERE, env=slurm(1, 5)) == ('localhost:5', 2, 1)
+  assert rendezvous.where(**HERE, env=env) == ('localhost:5', 4, 1)
+  assert rendezvous.where(coordinator='here:1', processes=3, process=0, env=env) == ('here:1', 3, 0)
   variables = {'JAX_COORDINATOR_ADDRESS': '[::1]:7', 'JAX_NUM_PROCESSES': '2',
                'JAX_PROCESS_ID': '0'}
-  assert processes.where(**HERE, env=variables) == ('[::1]:7', 2, 0)
-  assert processes.where(**HERE, env={}) == (None, None, None)
+  assert rendezvous.where(**HERE, env=variables) == ('[::1]:7', 2, 0)
+  assert rendezvous.where(**HERE, env={}) == (None, None, None)
 
 
 @pytest.mark.parametrize(('nodes', 'host'), [('node7', 'node7'), ('node1,node2', 'node1'),
@@ -127,7 +127,7 @@ def test_options_go_before_variables_and_variables_before_slurm():
 def test_the_first_host_of_slurm_is_the_coordinator_at_a_port_of_the_job(nodes, host):
   env = slurm(0, 0) | {'SLURM_STEP_NODELIST': nodes, 'SLURM_JOB_ID': '4103',
                        'JAX_COORDINATOR_PORT': ''}
-  assert processes.where(**HERE, env=env).coordinator == f'{host}:61447'
+  assert rendezvous.where(**HERE, env=env).coordinator == f'{host}:61447'
 
 
 @pytest.mark.parametrize(('given', 'env', 'named'), [
@@ -143,15 +143,15 @@ def test_the_first_host_of_slurm_is_the_coordinator_at_a_port_of_the_job(nodes, 
 ])
 def test_a_place_that_is_none_is_refused_by_name(given, env, named):
   with pytest.raises(ValueError, match=named) as error:
-    processes.where(**HERE | given, env=env)
+    rendezvous.where(**HERE | given, env=env)
   assert '\n' not in str(error.value)
 
 
 def test_a_task_alone_on_its_host_takes_all_of_its_devices():
-  assert processes.local_devices({}) == []
-  assert processes.local_devices({'SLURM_NTASKS': '2', 'SLURM_STEP_NUM_NODES': '2'}) == []
-  assert processes.local_devices({'SLURM_NTASKS': '16', 'SLURM_STEP_NUM_NODES': '2'}) is None
-  assert processes.local_devices({'JAX_LOCAL_DEVICE_IDS': '1,2'}) is None
+  assert rendezvous.local_devices({}) == []
+  assert rendezvous.local_devices({'SLURM_NTASKS': '2', 'SLURM_STEP_NUM_NODES': '2'}) == []
+  assert rendezvous.local_devices({'SLURM_NTASKS': '16', 'SLURM_STEP_NUM_NODES': '2'}) is None
+  assert rendezvous.local_devices({'JAX_LOCAL_DEVICE_IDS': '1,2'}) is None
 
 
 def called(*calls, wait=20.):
@@ -159,7 +159,7 @@ def called(*calls, wait=20.):
   port, heard = free_port(), {}
   def come(place, process, count, run):
     try:
-      processes.roll_call(processes.Seat(f'localhost:{port}', count, process), wait=wait, run=run)
+      rendezvous.roll_call(rendezvous.Seat(f'localhost:{port}', count, process), wait=wait, run=run)
       heard[place] = ''
     except ValueError as error:
       heard[place] = str(error)
@@ -201,14 +201,14 @@ def test_a_port_that_is_taken_is_refused():
   with socket.create_server(('', 0)) as taken, pytest.raises(ValueError,
                                                              match='cannot be opened here.*in use'):
     port = taken.getsockname()[1]
-    processes.roll_call(processes.Seat(f'localhost:{port}', 2, 0), wait=1., run={})
+    rendezvous.roll_call(rendezvous.Seat(f'localhost:{port}', 2, 0), wait=1., run={})
 
 
 def test_a_stranger_at_the_port_is_passed_over():
   port, heard = free_port(), []
-  seat = processes.Seat(f'localhost:{port}', 2, 0)
-  first = threading.Thread(target=lambda: heard.append(processes.call(port, seat,
-                                                                      wait=20., run={})))
+  seat = rendezvous.Seat(f'localhost:{port}', 2, 0)
+  first = threading.Thread(
+      target=lambda: heard.append(rendezvous.call(port, seat, wait=20., run={})))
   first.start()
   while True:
     try:
@@ -217,7 +217,7 @@ def test_a_stranger_at_the_port_is_passed_over():
       break
     except ConnectionRefusedError:
       assert first.is_alive()
-  assert processes.answer('localhost', port, processes.Seat('', 2, 1), wait=20., run={}) == ''
+  assert rendezvous.answer('localhost', port, rendezvous.Seat('', 2, 1), wait=20., run={}) == ''
   first.join()
   assert heard == ['']
 

@@ -23,7 +23,6 @@ TO_CUT = {
   'nn.dpt': 306,
   'nn.layers': 305,
   'nn.unet': 265,
-  'processes': 321,
   'toybox.train_prior': 279,
   'variance_lab': 365,
   'weights.safetensors_io': 356,
