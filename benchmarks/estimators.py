@@ -31,7 +31,16 @@ from benchmarks import results
 from benchmarks.toybox import source_hash
 from configs import toybox as config_file
 from configs.toybox_amortised import ROWS
-from jaxdreamer import cameras, cli, comparison, evaluate, statistics, variance_lab
+from jaxdreamer import (
+  cameras,
+  cli,
+  comparison,
+  evaluate,
+  method_texts,
+  profiling,
+  statistics,
+  variance_lab,
+)
 from jaxdreamer.outputs import video
 from jaxdreamer.schedules import is_never
 from jaxdreamer.scores import silhouette_iou
@@ -87,7 +96,7 @@ def rows_of(method):
   """Rows of the prior that a view of a step costs. A backward pass counts two: VSD's LoRA learns by
   one forward, one backward."""
   name = method.split()[0]
-  config = variance_lab.configured(config_file.get_config(), spelled(method, STEPS))
+  config = method_texts.configured(config_file.get_config(), spelled(method, STEPS))
   negative = name == 'csd' and not is_never(config.estimator.csd.omega2)
   return (ROWS[name] + 2 * bool(config.perp_neg) + negative) * config.sampling.draws
 
@@ -173,8 +182,8 @@ def costs(methods, steps):
     for _ in range(variance_lab.TURN):
       states[method], _ = programs[method](states[method], training.prior, training.text(0))
     jax.block_until_ready(states[method])
-  seconds = variance_lab.by_turns(jax.random.key(0), {method: functools.partial(turn, method)
-                                                      for method in methods}, rounds=ROUNDS)
+  seconds = profiling.by_turns(jax.random.key(0), {method: functools.partial(turn, method)
+                                                   for method in methods}, rounds=ROUNDS)
   return {method: (np.array(seconds[method]) / variance_lab.TURN, compiling[method])
           for method in methods}
 
@@ -257,7 +266,7 @@ def summary(rows, prompts, costs):
 
 def sheet(prompts, methods, seed, root, path):
   """A column a method, a row a prompt."""
-  labels = [variance_lab.label(method, between='\n') for method in methods]
+  labels = [method_texts.label(method, between='\n') for method in methods]
   tile, head, side = 96, 6 + 13 * max(1 + label.count('\n') for label in labels), 120
   out = Image.new('RGB', (side + tile * len(methods), head + tile * len(prompts)), 'white')
   draw, font = ImageDraw.Draw(out), ImageFont.load_default(10)

@@ -32,7 +32,7 @@ import time
 from benchmarks import results
 from benchmarks.toybox import source_hash
 from configs import toybox as config_file
-from jaxdreamer import comparison, statistics, variance, variance_lab
+from jaxdreamer import comparison, method_texts, statistics, variance
 
 PROMPTS = ('a red car', 'a blue torus', 'a green cone on a yellow cylinder',
            'a snowman with a blue hat', 'an orange chair')
@@ -65,7 +65,7 @@ def groups(methods):
   mean."""
   families = {}
   for method in methods:
-    mean = variance_lab.mean_of(variance_lab.configured(config_file.get_config(), method))
+    mean = method_texts.mean_of(method_texts.configured(config_file.get_config(), method))
     families.setdefault(mean, []).append(method)
   (reference, *same), *others = families.values()
   out = [[]]

@@ -6,8 +6,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import PyTree
 
 from jaxdreamer.schedules import at
+from jaxdreamer.types import TrainState
 
 SCENES = 'scene/field/'          # of several particles, the parameters that each has for itself
 
@@ -113,3 +115,20 @@ def chain(groups, *, b1: float = .9, b2: float = .99, eps: float = 1e-15, weight
   tx = optax.chain(optax.clip_by_global_norm(clip) if clip else optax.identity(),
                    optax.multi_transform(transforms, label))
   return optax.MultiSteps(tx, accumulate).gradient_transformation() if accumulate > 1 else tx
+
+
+def adam_v(state: TrainState, b2: float) -> PyTree | None:
+  """Adam's v of the scene in a run's state, free of its start at 0; None where its optimizer has
+  not kept one yet for all of it."""
+  leaves = {name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state.opt)[0]}
+  found = {}
+  for path, leaf in leaves.items():
+    head, _, of = path.partition('.nu/')
+    # one a particle, where there are several
+    settled = 1. - b2 ** jnp.asarray(leaves.get(f'{head}.count', 0), jnp.float32)
+    if of and settled.min() > 0.:
+      found[of] = leaf / settled.reshape(settled.shape + (1,) * (leaf.ndim - settled.ndim))
+  scene = jax.tree_util.tree_map_with_path(lambda path, _: found.get(f'scene/{name(path)}'),
+                                           state.params['scene'])
+  known = len(jax.tree.leaves(scene)) == len(jax.tree.leaves(state.params['scene']))
+  return scene if known else None

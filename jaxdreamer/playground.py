@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from jaxdreamer import build, cameras, cli, evaluate, seeds, statistics, variance_lab
+from jaxdreamer import build, cameras, cli, evaluate, method_texts, seeds, statistics, variance_lab
 from jaxdreamer.options import place
 
 METHODS = ('sds; ssd; csd; vsd; asd; sds sampling.design=stratified; sds '
@@ -81,7 +81,7 @@ def gallery(runs: dict[str, list[dict]], pictures: dict[str, list], truth, path:
       one.imshow(np.clip(picture, 0., 1.), interpolation='nearest')
       one.set_title(name if method == next(iter(pictures)) else '', fontsize=8)
       one.set(xticks=[], yticks=[])
-    axes[0].set_ylabel(variance_lab.label(method, between='\n'), rotation=0, ha='right',
+    axes[0].set_ylabel(method_texts.label(method, between='\n'), rotation=0, ha='right',
                        va='center', fontsize=8)
   figure.savefig(path, dpi=100)
 

@@ -1,11 +1,14 @@
-"""What a compiled program takes, in memory and arithmetic; and the profiler's trace of steps."""
+"""What a compiled program takes, in memory, arithmetic and seconds; and the profiler's trace of
+steps."""
 import math
 import pathlib
 import re
+import time
 from contextlib import contextmanager
 from typing import Callable, Collection
 
 import jax
+from jaxtyping import Array, Key
 
 from jaxdreamer import metrics
 
@@ -72,3 +75,17 @@ def tracer(steps: str, folder: pathlib.Path):
     yield trace
   finally:
     trace(math.inf)
+
+
+def by_turns(key: Key[Array, ''], turns: dict[str, Callable], *,
+             rounds: int) -> dict[str, list[float]]:
+  """{name: seconds of its function in each round}, all of them once a round in an order drawn anew:
+  what slows the machine for a while, or is left in its caches by another, is no method's own."""
+  seconds = {name: [] for name in turns}
+  for k in jax.random.split(key, rounds):
+    for i in jax.random.permutation(k, len(turns)):
+      name = list(turns)[int(i)]
+      start = time.perf_counter()
+      turns[name]()
+      seconds[name].append(time.perf_counter() - start)
+  return seconds

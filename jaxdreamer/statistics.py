@@ -49,6 +49,14 @@ class Estimate(NamedTuple):
   log: bool
 
 
+def gather(cameras: list[dict], shape: tuple[int, int, int]) -> Nested:
+  """The draws of one estimator from what variance_lab.make_nested tells of each camera."""
+  column = lambda name: np.array([s[name] for s in cameras], np.float64)
+  means = column('mean')
+  return Nested(*(column(name) for name in ('noise', 'times', 'renders', 'square')),
+                means @ means.T, shape)
+
+
 def squared_mean(gram: Gram, w: Counts) -> float:
   """|E x|^2: the mean of <x_c, x_c'> over pairs of different cameras."""
   pairs = w @ gram @ w - (w * w) @ np.diag(gram)

@@ -23,8 +23,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from jaxdreamer import build, cli, comparison, runs, seeds, statistics, variance_lab, workdirs
+from jaxdreamer import build, cli, comparison, method_texts, runs, seeds, variance_lab, workdirs
+from jaxdreamer.optim import adam_v
 from jaxdreamer.options import place
+from jaxdreamer.sampling import best_density
+from jaxdreamer.statistics import Interval
 
 METHODS = ('sds; ssd; ssd estimator.ssd.mu=moments; csd; vsd; asd; sds sampling.design=stratified; '
            'sds sampling.design=lattice;'
@@ -41,10 +44,10 @@ def states_of(config, prompts: list[str], at: list[int]):
     for step in sorted(at):
       state = own.advanced(state, steps=step)
       yield prompt, int(state.step), jax.tree.map(
-          jnp.copy, state.params['scene']), variance_lab.adam_v(state, config.optim.b2)
+          jnp.copy, state.params['scene']), adam_v(state, config.optim.b2)
 
 
-def text(interval: statistics.Interval) -> str:
+def text(interval: Interval) -> str:
   """'1.23 [1.1, 1.4]': mean and both ends of the interval."""
   return f'{interval.mean:.3g} [{interval.lower:.3g}, {interval.upper:.3g}]'
 
@@ -81,7 +84,7 @@ def plot(rows: dict[str, dict], path: pathlib.Path):
     left.barh(names, size, left=start, color=color,
               label={'time': 't', 'noise': 'eps'}.get(part, part))
     start = start + np.maximum(size, 0.)
-  left.set_yticks(range(len(names)), [variance_lab.label(n) for n in names])
+  left.set_yticks(range(len(names)), [method_texts.label(n) for n in names])
   left.set_xlabel('variance of one draw / that of the first method of the same mean')
   left.legend(loc='lower center', bbox_to_anchor=(.5, 1.), ncols=4)
   for y, n in enumerate(names):
@@ -137,24 +140,29 @@ def main() -> int:
     return compare(folder)
 
 
-def compare(folder: pathlib.Path) -> int:
-  """Measures the methods' variance at each state and writes table and figures into `folder`; the
-  exit status."""
-  options = flags.FLAGS
+def asked(options):
+  """(config, prompts, steps, states as of `states_of`, what estimators have learned) of the run of
+  --workdir or of those of --config."""
   if options.workdir:
     if options.prompts:
       raise ValueError('--prompts: takes --config, for the run of --workdir has its own prompt')
     config, _, state = runs.restore_state(place(options.workdir))
     prompts, at = [config.prompt], [int(state.step)]
     states = [(config.prompt, int(state.step), state.params['scene'],
-               variance_lab.adam_v(state, config.optim.b2))]
-    kept = {config.estimator.name: state.params['est']}
-  else:
-    config, kept, at = options.config, {}, sorted({int(step) for step in options.at})
-    prompts = chosen_prompts(options.prompts, config)
-    config.prompt = prompts[0]
-    states = states_of(config, prompts, at)
-  methods = list(dict.fromkeys([variance_lab.REFERENCE,
+               adam_v(state, config.optim.b2))]
+    return config, prompts, at, states, {config.estimator.name: state.params['est']}
+  config, at = options.config, sorted({int(step) for step in options.at})
+  prompts = chosen_prompts(options.prompts, config)
+  config.prompt = prompts[0]
+  return config, prompts, at, states_of(config, prompts, at), {}
+
+
+def compare(folder: pathlib.Path) -> int:
+  """Measures the methods' variance at each state and writes table and figures into `folder`; the
+  exit status."""
+  options = flags.FLAGS
+  config, prompts, at, states, kept = asked(options)
+  methods = list(dict.fromkeys([method_texts.REFERENCE,
                                 *(m.strip() for m in options.methods.split(';') if m.strip())]))
   shape = (options.renders, options.times, options.noises)
   subjects = [variance_lab.subject(config, m, renders=shape[0], times=shape[1], noises=shape[2])
@@ -166,7 +174,7 @@ def compare(folder: pathlib.Path) -> int:
   for prompt, step, scene, v in states:
     drawn, est = variance_lab.measure(key, subjects, prompt, scene, v, step,
                                       cameras=options.cameras, repeats=options.repeats,
-                                    warm=options.warm, shape=shape, kept=kept,
+                                      warm=options.warm, shape=shape, kept=kept,
                                       before=learned[prompt], say=say)
     learned[prompt] = est
     drawn_of[prompt].append(drawn)
@@ -202,14 +210,14 @@ def compare(folder: pathlib.Path) -> int:
 
 
 def density_of(states: list[list[comparison.State]], sampling) -> list[float] | None:
-  """`variance_lab.best_density` of the reference at all states; None where it has no draws of its
+  """`best_density` of the reference at all states; None where it has no draws of its
   own."""
   power = [next(iter(state.values())).power for of in states for state in of]
   if not power[0]:
     return None
   t, square = (np.concatenate(a) for a in zip(*power))
-  return variance_lab.best_density(t, square, t_min=float(sampling.t_min[0]),
-                                   t_max=float(sampling.t_max[0]))
+  return best_density(t, square, t_min=float(sampling.t_min[0]),
+                      t_max=float(sampling.t_max[0]))
 
 
 if __name__ == '__main__':

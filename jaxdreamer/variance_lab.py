@@ -17,15 +17,9 @@ A variance says nothing across means: a residual of half the length has a quarte
 method is held against the first that has its mean, the reference wherever that is the reference's;
 what has another mean stands beside.
 
-A method is a text: an estimator's name, then options, as in 'ssd estimator.ssd.phi=constant,depth
-sampling.draws=4'. What it does not name is as in the config, but for sampling, which starts as SDS
-was published: independent, one draw a render.
+How a method is named, method_texts.py says.
 """
-import ast
-import json
-import re
 import shlex
-import time
 from typing import Callable, NamedTuple
 
 import jax
@@ -35,14 +29,11 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, comparison, names, optim, parallel, schedules, statistics, train_step
+from jaxdreamer import build, comparison, method_texts, parallel, profiling, statistics, train_step
 from jaxdreamer.training import Parts, Training
 from jaxdreamer.types import Draws, Text, TrainState
 
-PUBLISHED = {'design': 'independent', 'draws': 1, 'antithetic': False, 'density': (1.,)}
-REFERENCE = 'sds'                # the first of all methods
 LARGEST = 2 ** 18                # parameters beyond this many are folded: see `flat`
-BINS = 8                         # of t, for the power that importance sampling wants
 TURN = 10  # steps of a turn: what an estimator does every few steps is in each
 HELD = 32  # draws that Adam's v is made of where the run's optimizer has none yet
 
@@ -53,7 +44,7 @@ class Method(NamedTuple):
   training: Training
   config: ConfigDict
   nested: Callable | None        # None where the method differs in sampling alone
-  mean: str                      # `mean_of`
+  mean: str                      # method_texts.mean_of
   begin: Callable                # (key, params, step) -> TrainState of `step`
   # (TrainState, prior, text) -> the same and info: a train step, which takes the state's memory
   step: Callable
@@ -70,62 +61,6 @@ class Method(NamedTuple):
   def whole(self, *args) -> Float[Array, 'P']:
     """The scene's gradient as one vector; takes what `gradient` takes."""
     return flat(self.gradient(*args))
-
-
-def value(text: str):
-  """The Python value of an option's text: numbers and tuples of them as such, all else as text;
-  `a,` is ('a',)."""
-  try:
-    return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
-    words = [word for word in text.split(',') if word]
-    return tuple(words) if ',' in text else text
-
-
-def configured(config: ConfigDict, method: str) -> ConfigDict:
-  """`config` as `method` wants it. ValueError for an option that the config does not have."""
-  config = config.copy_and_resolve_references()
-  config.mesh.data = 1
-  config.sampling.update(PUBLISHED)
-  for name in config.regularizers:
-    config.regularizers[name] = schedules.NEVER
-  name, *options = shlex.split(method)
-  for option in [f'estimator.name={name}', *options]:
-    path, _, text = option.partition('=')
-    *parents, last = path.split('.')
-    section = config
-    for parent in parents:
-      section = section.get(parent, None) if isinstance(section, ConfigDict) else None
-    if not isinstance(section, ConfigDict) or last not in section:
-      raise ValueError(f'--methods: {method!r}: '
-                       f'{names.renamed(path) or f"there is no option {path!r}"}')
-    old, new = section[last], value(text)
-    if isinstance(old, tuple) and not isinstance(new, tuple):
-      new = (new,)
-    section[last] = float(new) if isinstance(old, float) else new
-  return config
-
-
-def mean_of(config: ConfigDict) -> str:
-  """What decides the mean of a step's gradient, in a `configured` config: two methods of the same
-  text have the same mean. How the draws are spread is no part of it, and SSD's is SDS's, whatever
-  its variates, but in the form that its paper prints."""
-  everything = config.to_dict()
-  name, sections = config.estimator.name, everything['estimator']
-  own = sections.get(name.split(':')[-1], {})  # of a user's own 'module:function', the function's
-  if name == 'ssd' and own['form'] == 'stein':
-    name, own = 'sds', {option: own[option] for option in sections['sds'] if option in own}
-  sampling = {option: value for option, value in everything['sampling'].items()
-              if option not in (*PUBLISHED, 'views')}
-  rest = {section: of for section, of in everything.items()
-          if section not in ('mesh', 'optim', 'eval')}
-  return json.dumps(rest | {'estimator': {name: own}, 'sampling': sampling}, sort_keys=True,
-                    default=str)
-
-
-def label(method: str, *, between: str = ' ') -> str:
-  """The method for a picture: 'csd sampling.draws=2' is csd, then draws=2."""
-  return re.sub(r' [a-z_.]+[.]', between, method)
 
 
 @jax.jit
@@ -146,24 +81,6 @@ def divided(gradient: PyTree, v: PyTree, b2, eps) -> PyTree:
   """A gradient as Adam steps by it (Kingma & Ba 2015), without momentum: over the root of v, which
   takes in its square first."""
   return jax.tree.map(lambda g, v: g / (jnp.sqrt(b2 * v + (1. - b2) * g ** 2) + eps), gradient, v)
-
-
-def adam_v(state: TrainState, b2: float) -> PyTree | None:
-  """Adam's v of the scene in a run's state, free of its start at 0; None where its optimizer has
-  not kept one yet for all of it."""
-  leaves = {optim.name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(
-      state.opt)[0]}
-  found = {}
-  for path, leaf in leaves.items():
-    head, _, name = path.partition('.nu/')
-    # one a particle, where there are several
-    settled = 1. - b2 ** jnp.asarray(leaves.get(f'{head}.count', 0), jnp.float32)
-    if name and settled.min() > 0.:
-      found[name] = leaf / settled.reshape(settled.shape + (1,) * (leaf.ndim - settled.ndim))
-  scene = jax.tree_util.tree_map_with_path(lambda path, _: found.get(f'scene/{optim.name(path)}'),
-                                           state.params['scene'])
-  known = len(jax.tree.leaves(scene)) == len(jax.tree.leaves(state.params['scene']))
-  return scene if known else None
 
 
 def make_nested(parts: Parts, *, renders: int, times: int, noises: int) -> Callable:
@@ -235,14 +152,14 @@ def make_step(parts: Parts, mesh, *, views: int, how: str = 'shard_map',
 def subject(config: ConfigDict, method: str, *, renders: int = 2, times: int = 2,
             noises: int = 2) -> Method:
   """`method` on the scene of `config`, its functions jitted."""
-  changed = configured(config, method)
+  changed = method_texts.configured(config, method)
   mesh = build.make_mesh(changed)
   training = build.training(changed, mesh)
   plain = not any(option.startswith('sampling.') and not option.startswith('sampling.weight=')
                   for option in shlex.split(method)[1:])
   nested = jax.jit(make_nested(training.parts, renders=renders, times=times,
                                noises=noises)) if plain else None
-  return Method(method, training, changed, nested, mean_of(changed), *make_step(
+  return Method(method, training, changed, nested, method_texts.mean_of(changed), *make_step(
     training.parts, mesh, views=changed.sampling.views, how=changed.mesh.map,
     many=bool(changed.corpus.path)))
 
@@ -259,14 +176,6 @@ def learn(key: Key[Array, ''], s: Method, est: PyTree | None, scene: PyTree, tex
       state = state.replace(params={'scene': jax.tree.map(jnp.copy, scene),
                                     'est': state.params['est']})
   return state.params['est']
-
-
-def gather(sections: list[dict], shape: tuple[int, int, int]) -> statistics.Nested:
-  """One camera's numbers of each, in arrays."""
-  column = lambda name: np.array([s[name] for s in sections], np.float64)
-  means = column('mean')
-  return statistics.Nested(*(column(name) for name in ('noise', 'times', 'renders', 'square')),
-                           means @ means.T, shape)
 
 
 def measure(key: Key[Array, ''], subjects: list[Method], prompt: str, scene: PyTree,
@@ -301,7 +210,8 @@ def measure(key: Key[Array, ''], subjects: list[Method], prompt: str, scene: PyT
     if s.nested:
       seen = [jax.device_get(s.nested(k, *args)) for k in jax.random.split(k_nested, cameras)]
       sections, power = zip(*seen)
-      nested = (*(gather([c[space] for c in sections], shape) for space in ('image', 'parameter')),
+      nested = (*(statistics.gather([c[space] for c in sections], shape)
+                  for space in ('image', 'parameter')),
                 tuple(np.concatenate(a) for a in zip(*power)))
     adam = s.config.optim
     drawn = []
@@ -314,20 +224,6 @@ def measure(key: Key[Array, ''], subjects: list[Method], prompt: str, scene: PyT
     out[s.name] = comparison.Measured(*nested, plain @ plain.T, scaled @ scaled.T, apart @ apart.T)
     say(f'{prompt}, step {step}: {s.name}')
   return out, learned
-
-
-def by_turns(key: Key[Array, ''], turns: dict[str, Callable], *,
-             rounds: int) -> dict[str, list[float]]:
-  """{name: seconds of its function in each round}, all of them once a round in an order drawn anew:
-  what slows the machine for a while, or is left in its caches by another, is no method's own."""
-  seconds = {name: [] for name in turns}
-  for k in jax.random.split(key, rounds):
-    for i in jax.random.permutation(k, len(turns)):
-      name = list(turns)[int(i)]
-      start = time.perf_counter()
-      turns[name]()
-      seconds[name].append(time.perf_counter() - start)
-  return seconds
 
 
 def take_time(key: Key[Array, ''], subjects: list[Method], prompt: str, scene: PyTree,
@@ -348,18 +244,6 @@ def take_time(key: Key[Array, ''], subjects: list[Method], prompt: str, scene: P
         states[s.name], _ = s.step(states[s.name], s.training.prior, text)
       jax.block_until_ready(states[s.name])
     return steps
-  seconds = by_turns(key, {s.name: turn(s) for s in subjects}, rounds=rounds)
+  seconds = profiling.by_turns(key, {s.name: turn(s) for s in subjects}, rounds=rounds)
   say(f'{rounds} rounds of {TURN} steps, timed')
   return {name: np.array(spent) / TURN for name, spent in seconds.items()}
-
-
-def best_density(t: Float[np.ndarray, 'N'], power: Float[np.ndarray, 'N'], *, t_min: float,
-                 t_max: float) -> list[float]:
-  """The histogram of t that importance sampling wants: the root mean power of a gradient in each of
-  BINS bins (Kahn & Marshall 1953), of mean 1, and nowhere below a fifth of it, so that no weight
-  explodes."""
-  which = np.clip(((t - t_min) / (t_max - t_min) * BINS).astype(int), 0, BINS - 1)
-  root = np.array([np.sqrt(power[which == b].mean()) if (which == b).any() else 0.
-                   for b in range(BINS)])
-  q = np.maximum(root / root.mean(), .2)
-  return [round(float(v), 3) for v in q / q.mean()]

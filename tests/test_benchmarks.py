@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import amortised, behavior, estimators, results, toybox, unet, variance
-from jaxdreamer import schedules, variance_lab
+from jaxdreamer import method_texts, schedules
 
 WRITES = '''
 import json, pathlib, sys
@@ -127,8 +127,8 @@ def test_what_several_processes_measured_is_one_table_with_the_reference_once():
 def test_each_process_measures_the_first_of_every_mean_that_it_has():
   methods = [method.format('1,2') for method in variance.METHODS]
   groups = variance.groups(methods)
-  mean = lambda method: variance_lab.mean_of(
-      variance_lab.configured(estimators.config_file.get_config(), method))
+  mean = lambda method: method_texts.mean_of(
+      method_texts.configured(estimators.config_file.get_config(), method))
   first = {}
   for method in methods:
     first.setdefault(mean(method), method)
@@ -180,7 +180,7 @@ def test_published_variants_anneal_over_their_own_run_and_pay_for_their_rows():
       'asd': 5, 'csd': 3, 'vsd': 6}
   for name, method in published.items():
     steps = estimators.steps_of(method, 200)
-    config = variance_lab.configured(estimators.config_file.get_config(),
+    config = method_texts.configured(estimators.config_file.get_config(),
                                      estimators.spelled(method, steps))
     high = functools.partial(schedules.at, config.sampling.t_max)
     assert high(0) == pytest.approx(.98) and high(steps) == pytest.approx(.5)

@@ -13,8 +13,10 @@ from configs import base
 from jaxdreamer import (
   cameras,
   comparison,
+  method_texts,
   optim,
   parallel,
+  profiling,
   sampling,
   statistics,
   train_step,
@@ -56,7 +58,7 @@ def nested_draws(built, params, *, cameras, renders=2):
   seen = [jax.device_get(nested(k, params, PRIOR, PRIOR.embed(''), 0))
           for k in jax.random.split(jax.random.key(2), cameras)]
   sections, power = zip(*seen)
-  return [variance_lab.gather([s[space] for s in sections], (renders, 3, 2))
+  return [statistics.gather([s[space] for s in sections], (renders, 3, 2))
           for space in ('image', 'parameter')], power
 
 
@@ -178,7 +180,7 @@ begin(key, params, 3), *rest).compile()) + 4 * 2 * VIEWS * 48 * 48
 def test_methods_take_turns_in_an_order_drawn_anew():
   calls = []
   turns = {name: partial(calls.append, name) for name in 'abcd'}
-  seconds = variance_lab.by_turns(jax.random.key(0), turns, rounds=12)
+  seconds = profiling.by_turns(jax.random.key(0), turns, rounds=12)
   rounds = [tuple(calls[i:i + 4]) for i in range(0, 48, 4)]
   assert all(sorted(order) == list('abcd') for order in rounds) and len(set(rounds)) > 6
   assert all(len(of) == 12 and min(of) >= 0. for of in seconds.values())
@@ -211,27 +213,27 @@ def test_adams_v_is_that_of_the_runs_optimizer():
   params = {'scene': {'a': jnp.ones(3), 'b': jnp.ones(2)}, 'est': {'c': jnp.ones(4)}}
   tx = optim.chain((('scene/a', .1), ('est/.*', .1, 'sgd'), ('.*', .2)), b2=B2)
   state = TrainState(jnp.int32(0), params, tx.init(params), jax.random.key(0))
-  assert variance_lab.adam_v(state, B2) is None
+  assert optim.adam_v(state, B2) is None
   v = {'a': 0., 'b': 0.}
   for i in range(1, 4):
     g = jax.tree.map(lambda p, i=i: i * p, params)
     _, opt = tx.update(g, state.opt, params)
     state = state.replace(opt=opt)
     v = {name: B2 * v[name] + (1. - B2) * i ** 2 for name in v}
-  found = variance_lab.adam_v(state, B2)
+  found = optim.adam_v(state, B2)
   for name in v:
     np.testing.assert_allclose(found[name], v[name] / (1. - B2 ** 3), rtol=1e-5)
   one, two = ({'count': jnp.array(n), 'nu': {'scene': {'a': x, 'b': x}}}
               for n, x in ((3, jnp.ones(4)), ([3, 1], jnp.ones((2, 4)))))
   as_adam = lambda of: optax.ScaleByAdamState(of['count'], (), of['nu'])
   # particles count their own updates
-  of_two = variance_lab.adam_v(state.replace(opt=as_adam(two)), B2)['a']
-  np.testing.assert_allclose(of_two[0], variance_lab.adam_v(state.replace(opt=as_adam(one)),
-                                                            B2)['a'], rtol=1e-5)
+  of_two = optim.adam_v(state.replace(opt=as_adam(two)), B2)['a']
+  np.testing.assert_allclose(of_two[0], optim.adam_v(state.replace(opt=as_adam(one)), B2)['a'],
+                             rtol=1e-5)
   np.testing.assert_allclose(of_two[1], 1. / (1. - B2), rtol=1e-5)
   plain = TrainState(jnp.int32(3), params, optim.chain((('.*', .1, 'sgd'),)).init(params),
                      jax.random.key(0))
-  assert variance_lab.adam_v(plain, B2) is None
+  assert optim.adam_v(plain, B2) is None
 
 
 def test_what_adam_divides_by_is_bounded_and_else_the_root_of_v():
@@ -262,10 +264,10 @@ def test_the_preconditioned_variance_is_that_of_divided_gradients():
 
 def test_the_best_density_follows_the_power_of_the_gradient():
   _, power = nested_draws(*parts(sds(guidance=ONE)), cameras=300)
-  density = variance_lab.best_density(*(np.concatenate(a) for a in zip(*power)), t_min=.2, t_max=.8)
+  density = sampling.best_density(*(np.concatenate(a) for a in zip(*power)), t_min=.2, t_max=.8)
   assert np.mean(density) == pytest.approx(1., abs=.01) and min(density) > 0.
   alpha, sigma = PRIOR.schedule.alpha, PRIOR.schedule.sigma
-  t = jnp.linspace(.2, .8, variance_lab.BINS * 100).reshape(variance_lab.BINS, -1)
+  t = jnp.linspace(.2, .8, sampling.BINS * 100).reshape(sampling.BINS, -1)
   z = parts(sds(guidance=ONE))[1]['scene']['image']
   force = sigma(t) ** 3 * alpha(t) / (alpha(t) ** 2 * STD ** 2 + sigma(t) ** 2)
   root = jnp.sqrt(jnp.mean(force ** 2 * jnp.sum((z - .3) ** 2) + z.size * noise_gain(t) ** 2, 1))
@@ -285,33 +287,33 @@ def test_the_best_density_follows_the_power_of_the_gradient():
                                                        False),
 ])
 def test_which_methods_have_one_mean(method, other, alike):
-  of = lambda text: variance_lab.mean_of(variance_lab.configured(base.get_config(), text))
+  of = lambda text: method_texts.mean_of(method_texts.configured(base.get_config(), text))
   assert (of(method) == of(other)) == alike
 
 
 def test_an_options_text_may_hold_spaces():
-  changed = variance_lab.configured(base.get_config(), 'csd negative_prompt="a grey cube"')
+  changed = method_texts.configured(base.get_config(), 'csd negative_prompt="a grey cube"')
   assert changed.negative_prompt == 'a grey cube'
 
 
 def test_a_methods_text_changes_the_config_and_nothing_else():
   method = 'ssd estimator.ssd.phi=constant,depth estimator.ssd.guidance=5 sampling.draws=4'
-  config = variance_lab.configured(base.get_config(), method)
+  config = method_texts.configured(base.get_config(), method)
   assert config.estimator.name == 'ssd' and config.estimator.ssd.phi == ('constant', 'depth')
   assert config.estimator.ssd.guidance == (
       5,) and config.sampling.draws == 4 and config.sampling.design == 'independent'
-  assert variance_lab.configured(base.get_config(),
+  assert method_texts.configured(base.get_config(),
                                  'ssd estimator.ssd.phi=depth').estimator.ssd.phi == ('depth',)
   assert base.get_config().sampling.design == 'stratified'
   for wrong in ('sds sampling.drawn=3', 'sds estimator.ssd.phi.x=1', 'sds nothing=1'):
     with pytest.raises(ValueError, match='--methods'):
-      variance_lab.configured(base.get_config(), wrong)
+      method_texts.configured(base.get_config(), wrong)
 
 
 def test_a_picture_names_a_method_by_the_last_names_of_its_options():
   method = 'csd sampling.draws=2 sampling.weight=uniform sampling.t_min=.2'
-  assert variance_lab.label(method) == 'csd draws=2 weight=uniform t_min=.2'
-  assert variance_lab.label(method, between='\n').splitlines() == ['csd', 'draws=2',
+  assert method_texts.label(method) == 'csd draws=2 weight=uniform t_min=.2'
+  assert method_texts.label(method, between='\n').splitlines() == ['csd', 'draws=2',
                                                                    'weight=uniform', 't_min=.2']
 
 
