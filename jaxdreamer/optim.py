@@ -120,12 +120,13 @@ def chain(groups, *, b1: float = .9, b2: float = .99, eps: float = 1e-15, weight
 def adam_v(state: TrainState, b2: float) -> PyTree | None:
   """Adam's v of the scene in a run's state, free of its start at 0; None where its optimizer has
   not kept one yet for all of it."""
-  leaves = {name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state.opt)[0]}
+  leaves = {f'/{name(path)}': leaf
+            for path, leaf in jax.tree_util.tree_flatten_with_path(state.opt)[0]}
   found = {}
   for path, leaf in leaves.items():
-    head, _, of = path.partition('.nu/')
+    head, _, of = path.partition('/nu/')
     # one a particle, where there are several
-    settled = 1. - b2 ** jnp.asarray(leaves.get(f'{head}.count', 0), jnp.float32)
+    settled = 1. - b2 ** jnp.asarray(leaves.get(f'{head}/count', 0), jnp.float32)
     if of and settled.min() > 0.:
       found[of] = leaf / settled.reshape(settled.shape + (1,) * (leaf.ndim - settled.ndim))
   scene = jax.tree_util.tree_map_with_path(lambda path, _: found.get(f'scene/{name(path)}'),
