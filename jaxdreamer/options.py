@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from jaxdreamer import seeds
 from jaxdreamer.checkpoints import flatten
 from jaxdreamer.configs import base
-from jaxdreamer.estimators.ssd import FORMS
+from jaxdreamer.control_variates.stein import FORMS
 from jaxdreamer.sampling import RING, WEIGHTS
 from jaxdreamer.types import Prior
 
