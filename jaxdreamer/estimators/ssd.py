@@ -22,7 +22,6 @@ The paper prints eps phi + grad phi. Under its own z_t that is not zero-mean: it
 from functools import partial
 from typing import Callable
 
-import jax
 import jax.numpy as jnp
 
 from jaxdreamer.control_variates.stein import FORMS, variate
