@@ -18,7 +18,7 @@ from jaxdreamer.weights import (
   hub,
   model_shapes,
   safe_files,
-  safetensors_io,
+  tensor_files,
 )
 
 TOKENIZERS = ('tokenizer', 'tokenizer_2')
@@ -68,7 +68,7 @@ def mark_of(path: str) -> str:
   if (place / diffusers_folder.INDEX).is_file():
     parts = diffusers_folder.open_model(place)
     files = [file for part in parts.values() if isinstance(part, diffusers_folder.Part)
-             for file in safetensors_io.files_of(part.file)]
+             for file in tensor_files.files_of(part.file)]
   else:
     files = sorted(place.rglob('*.safetensors')) or [place / name for name in clip_tokens.FILES
                                                      if (place / name).is_file()]

@@ -1,6 +1,6 @@
 """The original latent-diffusion code's names for diffusers' and transformers' tensors, written from
-those names: the way back from weights/single_file.py, built block by block where that reads a
-file's structure from its keys.
+those names: the way back from weights/ldm_parts.py, built block by block where that reads a file's
+structure from its keys.
 parity/test_single_file_parity.py holds it to diffusers' own converter."""
 import numpy as np
 

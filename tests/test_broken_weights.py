@@ -19,7 +19,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxdreamer.weights import safetensors_io
+from jaxdreamer.weights import safetensors_io, tensor_files
 
 EXAMPLES, SECONDS, MEMORY = 20, 5., 64 * 2 ** 20
 TENSORS = {'conv.0.weight': np.arange(24, dtype=np.float32).reshape(3, 2, 2, 2),
@@ -307,7 +307,7 @@ def test_an_index_that_repeats_a_name_is_refused():
 def test_a_file_that_is_cut_while_it_is_read_is_named(tmp_path):
   path = tmp_path / 'w.safetensors'
   path.write_bytes(GOOD)
-  with safetensors_io.opened(path) as file:
+  with tensor_files.opened(path) as file:
     os.truncate(path, DATA)
     with pytest.raises(ValueError, match='w.safetensors is no valid safetensors file') as caught:
       file.read('conv.0.weight')

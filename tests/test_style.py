@@ -24,8 +24,6 @@ TO_CUT = {
   'nn.layers': 305,
   'nn.unet': 265,
   'toybox.train_prior': 279,
-  'weights.safetensors_io': 356,
-  'weights.single_file': 301,
   'estimators.ssd:ssd': 111,
   'priors.sdxl:sdxl': 73,
   'priors.stable_diffusion:stable_diffusion': 69,

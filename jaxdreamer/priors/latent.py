@@ -20,7 +20,7 @@ from jaxdreamer import prompts
 from jaxdreamer.diffusion import BETAS, PREDICTIONS, bcast, ddpm
 from jaxdreamer.nn import clip, vae
 from jaxdreamer.types import NoiseSchedule
-from jaxdreamer.weights import clip_tokens, loras, model_shapes, safe_files, safetensors_io
+from jaxdreamer.weights import clip_tokens, loras, model_shapes, safe_files, tensor_files
 from jaxdreamer.weights.diffusers_folder import Part, load_part, open_model
 
 # Of a scheduler_config.json only what changes the forward process counts; how its sampler walks
@@ -204,7 +204,7 @@ def stored(towers: Sequence[Part], ids: Sequence[Int[np.ndarray, 'N T']],
     return make()
   mark = hashlib.sha256(json.dumps([tower.config for tower in towers], sort_keys=True).encode())
   for tower, given in zip(towers, ids):
-    for file in safetensors_io.files_of(tower.file):
+    for file in tensor_files.files_of(tower.file):
       mark.update(safe_files.known_sha256(file).encode())
     for key, change in sorted(tower.changes.items()):
       mark.update(f'{key} {change.scale!r}'.encode() + change.up.tobytes() + change.down.tobytes())

@@ -22,7 +22,7 @@ from jaxtyping import PyTree
 
 from jaxdreamer.nn.clip import CLIP_RENAME, TEXT_PROJECTION_RENAME
 from jaxdreamer.nn.vae import VAE_RENAME
-from jaxdreamer.weights import foreign, safe_files, safetensors_io, single_file
+from jaxdreamer.weights import foreign, safe_files, safetensors_io, single_file, tensor_files
 
 # Classes by part's name, with the rows for safetensors_io.load that read their files.
 CLASSES = {
@@ -69,10 +69,10 @@ def open_model(path: str | os.PathLike, *, sha256: str | Mapping[str, str] | Non
   path = pathlib.Path(path)
   if path.is_dir():
     return from_folder(path, sha256)
-  if path.suffix == safetensors_io.INDEX:
+  if path.suffix == tensor_files.INDEX:
     raise ValueError(f'{path} is an index: give the folder that holds {INDEX}, or one '
                      '.safetensors file')
-  with safetensors_io.opened_all(path, sha256=sha256) as files:
+  with tensor_files.opened_all(path, sha256=sha256) as files:
     found = single_file.parts(files[0])
   return {name: Part(config, path, rows) if rows else config
           for name, (config, rows) in found.items()}
@@ -103,7 +103,7 @@ def from_folder(folder: pathlib.Path, sha256: str | Mapping[str, str] | None) ->
                      + (foreign.index(index) or 'is no Stable Diffusion, or is incomplete'))
   parts = {name: part_of(folder, name, entry) for name, entry in entries.items()}
   files = [file for part in parts.values() if isinstance(part, Part)
-           for file in safetensors_io.files_of(part.file)]
+           for file in tensor_files.files_of(part.file)]
   safe_files.check_hashes(folder, {file.relative_to(folder).as_posix(): file for file in files},
                           sha256)
   return parts | {name: bool(index[name]) for name in SETTINGS if name in index}
@@ -146,8 +146,8 @@ def weights_in(home: pathlib.Path, stem: str) -> pathlib.Path:
                      f'or name it {names[0]}')
   if found or variants:
     file = (found or [home / name for name in variants])[0]
-    for shard in safetensors_io.files_of(file):
-      safetensors_io.check_kind(shard)
+    for shard in tensor_files.files_of(file):
+      tensor_files.check_kind(shard)
     return file
   pickles = [name for name in there if pathlib.Path(name).suffix.lower() in safe_files.PICKLES]
   if pickles:

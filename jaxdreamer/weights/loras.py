@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdreamer.weights import foreign, safe_files, safetensors_io
-from jaxdreamer.weights.safetensors_io import Tensors
+from jaxdreamer.weights import foreign, safe_files, safetensors_io, tensor_files
+from jaxdreamer.weights.tensor_files import Tensors
 
 ROLES = ((re.compile(
     r'\.(lora_down|lora_A|lora\.down|lora_linear_layer\.down|down)(\.default)?\.weight$'), 'down'),
@@ -63,7 +63,7 @@ def added(parts: dict[str, Any], path: str | os.PathLike, *, scale: float,
   layers = {alias: (name, key, shape) for name, part in parts.items() if hasattr(part, 'changes')
             for key, shape in matrices(part).items()
             for alias in aliases(name, key.removesuffix('.weight'), part.config)}
-  with safetensors_io.opened(path) as file:
+  with tensor_files.opened(path) as file:
     groups, unknown = {}, []
     for key in file.entries:
       module, role = parse(key)
@@ -98,7 +98,7 @@ def matrices(part: Any) -> dict[str, tuple[int, ...]]:
   """{published key: shape} of the weights of a part that are matrices or convolutions, from the
   head of its files."""
   found = {}
-  with safetensors_io.opened_all(part.file) as files:
+  with tensor_files.opened_all(part.file) as files:
     for file in files:
       for key, entry in file.entries.items():
         for new, view in safetensors_io.renamed(key, part.rename):

@@ -6,7 +6,7 @@ Omnidata's training code put `model.` before every key.
 import os
 
 from jaxdreamer.nn import dpt
-from jaxdreamer.weights import safetensors_io
+from jaxdreamer.weights import tensor_files
 
 MIDAS_RENAME = (
     (r'^model\.(pretrained|scratch)\.', r'\1.'),
@@ -43,7 +43,7 @@ LAST = 'scratch.output_conv.4.weight'
 def config(path: str | os.PathLike) -> dpt.DPTConfig:
   """The config that belongs to a file: what is not told by its head is timm's. ValueError for a
   file without that head."""
-  with safetensors_io.opened(path) as file:
+  with tensor_files.opened(path) as file:
     head = next((entry.shape for key, entry in file.entries.items() if key.removeprefix('model.')
                  == LAST), None)
   if head is None or len(head) != 4:

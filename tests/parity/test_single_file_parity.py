@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxdreamer.weights import safetensors_io
+from jaxdreamer.weights import safetensors_io, tensor_files
 from jaxdreamer.weights.diffusers_folder import load_part, open_model
 
 UNET = cases.UNETS['sd1'] | dict(block_out_channels=(16, 32, 32), attention_head_dim=8)
@@ -75,7 +75,7 @@ def single(tmp_path, theirs, layout, prefix):
 
 def converted(path, parse, names):
   """What our rows make of a file, under their published keys."""
-  with safetensors_io.opened_all(path) as files:
+  with tensor_files.opened_all(path) as files:
     _, rows = parse(files[0])
   return safetensors_io.load(path, like_of(names), rename=rows)
 
@@ -86,17 +86,17 @@ def test_a_single_files_part_is_what_diffusers_makes_of_it(tmp_path, torch_side,
   import diffusers
   from diffusers.loaders import single_file_utils as theirs
 
-  from jaxdreamer.weights import single_file
+  from jaxdreamer.weights import ldm_parts, single_file
   if part == 'unet':
     model = torch_side.filled(diffusers.UNet2DConditionModel(**UNET))
-    old = single(tmp_path, model, functools.partial(ldm_layout.unet, config=UNET), single_file.UNET)
+    old = single(tmp_path, model, functools.partial(ldm_layout.unet, config=UNET), ldm_parts.UNET)
     expected, parse = theirs.convert_ldm_unet_checkpoint(
-        old, dict(model.config)), lambda f: single_file.unet(f, lambda c: 8)
+        old, dict(model.config)), lambda f: ldm_parts.unet(f, lambda c: 8)
   elif part == 'vae':
     model = torch_side.vae(VAE)
-    old = single(tmp_path, model, functools.partial(ldm_layout.vae, config=VAE), single_file.VAE)
+    old = single(tmp_path, model, functools.partial(ldm_layout.vae, config=VAE), ldm_parts.VAE)
     expected, parse = theirs.convert_ldm_vae_checkpoint(
-        old, dict(model.config)), lambda f: single_file.vae(f, 1.)
+        old, dict(model.config)), lambda f: ldm_parts.vae(f, 1.)
   else:
     # theirs cuts the fused layer by the projection's width
     model = torch_side.clip_projection(CLIP | {'projection_dim': 64})
@@ -104,7 +104,7 @@ def test_a_single_files_part_is_what_diffusers_makes_of_it(tmp_path, torch_side,
     old = single(tmp_path, model, bare, single_file.OPEN_CLIP_XL)
     expected = theirs.convert_open_clip_checkpoint(model, old, prefix=single_file.OPEN_CLIP_XL)
     expected = {k: v for k, v in expected.items() if 'position_ids' not in k}
-    parse = lambda f: single_file.open_clip(f, single_file.OPEN_CLIP_XL, True)
+    parse = lambda f: ldm_parts.open_clip(f, single_file.OPEN_CLIP_XL, True)
   expected = {k: v.numpy() for k, v in expected.items()}
   assert {k: v.shape for k, v in expected.items()} == {k: v.shape
                                                        for k, v in published(model).items()}
