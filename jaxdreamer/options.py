@@ -17,14 +17,9 @@ from ml_collections import ConfigDict
 
 from jaxdreamer import sections, workdirs
 from jaxdreamer.configs import base
-<<<<<<< HEAD
 from jaxdreamer.names import CHOICES, check_own, own, renamed, unknown
 from jaxdreamer.rules import ramp, rule_of, value_at
 from jaxdreamer.sampling import RING
-=======
-from jaxdreamer.control_variates.stein import FORMS
-from jaxdreamer.sampling import RING, WEIGHTS
->>>>>>> c90d258
 from jaxdreamer.types import Prior
 from jaxdreamer.workdirs import flatten
 
