@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks import results
 from jaxdreamer import cameras
 from jaxdreamer.priors.toybox import SHIPPED
-from jaxdreamer.toybox import geometry, network, train_geometry, train_prior, views, world
+from jaxdreamer.toybox import geometry, inspection, network, train_geometry, views, world
 from jaxdreamer.weights import safetensors_io
 
 PRIOR = ('prior', "The toybox prior: `jaxdreamer/toybox/network.py` in float16, in the published "
@@ -79,7 +79,7 @@ def main():
   shrink = 10 if options.quick else 1
   weights = safetensors_io.load(SHIPPED, jax.eval_shape(network.init, jax.random.key(0)))
   metadata = safetensors_io.read_metadata(SHIPPED)
-  errors = train_prior.held_out(weights, jax.random.key(10 ** 6), batches=64 // shrink)
+  errors = inspection.held_out(jax.random.key(10 ** 6), weights, batches=64 // shrink)
   figures = {'images_trained': int(metadata['images'])} | {f'held_out_{name}': value
                                                            for name, value in errors.items()}
   seen = {}
@@ -90,7 +90,7 @@ def main():
   print(json.dumps(figures | seen, indent=1))
   if not options.quick:
     results.write('prior', figures | seen, 'python -m benchmarks.prior')
-    train_prior.grid(weights, jax.random.key(5)).save(results.RESULTS / 'prior.png')
+    inspection.grid(jax.random.key(5), weights).save(results.RESULTS / 'prior.png')
     scores = {name: value for name, value in figures.items() if isinstance(value, float)}
     SHIPPED.with_name('prior.md').write_text(card(PRIOR, scores, metadata))
     if seen:

@@ -23,7 +23,6 @@ TO_CUT = {
   'nn.dpt': 306,
   'nn.layers': 305,
   'nn.unet': 265,
-  'toybox.train_prior': 279,
   'estimators.ssd:ssd': 111,
   'priors.sdxl:sdxl': 73,
   'priors.stable_diffusion:stable_diffusion': 69,

@@ -121,7 +121,7 @@ def test_captions_and_cameras_are_dropped_as_often_as_said():
   length = jnp.linalg.norm(normal.reshape(*normal.shape[:3], -1, 3), axis=-1)
   # unit normals where the object is, none elsewhere
   np.testing.assert_allclose(length, mask, atol=.02)
-  np.testing.assert_array_equal(train_prior.of_object(seen)[..., :6].reshape(-1, 2, 3)[..., 0],
+  np.testing.assert_array_equal(network.of_object(seen)[..., :6].reshape(-1, 2, 3)[..., 0],
                                 mask[..., :2].reshape(-1, 2))
   for row in np.flatnonzero(~np.asarray(blank))[:20]:            # what is said is what is read
     item = world.parse(world.words(ids[row]))

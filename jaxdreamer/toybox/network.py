@@ -70,6 +70,11 @@ def geometry(mask: UInt8[Array, 'B H W'], normal: Int8[Array, 'B H W 3']) -> Flo
                           pixel_unshuffle(normal / 127., PATCH)], -1)
 
 
+def of_object(seen: Float[Array, 'B h w g']) -> Float[Array, 'B h w c']:
+  """The mask of `geometry` at each number of a latent."""
+  return jnp.repeat(seen[..., :PATCH ** 2], 3, -1)
+
+
 def decode(z: Float[Array, 'B h w c']) -> Float[Array, 'B H W 3']:
   """The inverse of `encode`: patches in [-1, 1] to images in [0, 1]."""
   return .5 * rearrange(z, 'b h w (p q c) -> b (h p) (w q) c', p=PATCH, q=PATCH) + .5

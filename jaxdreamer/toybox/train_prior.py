@@ -21,7 +21,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from absl import app, flags
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -29,7 +28,17 @@ from optax import contrib
 
 from jaxdreamer import cameras
 from jaxdreamer.diffusion import diffuse
-from jaxdreamer.toybox import files, fit, geometry, network, render_buffer, views, world, xla_flags
+from jaxdreamer.toybox import (
+  files,
+  fit,
+  geometry,
+  inspection,
+  network,
+  render_buffer,
+  views,
+  world,
+  xla_flags,
+)
 from jaxdreamer.weights import safetensors_io
 
 FLAGS = flags.FLAGS
@@ -37,7 +46,6 @@ CAMERA_KEPT, VIEW_WORDS, CAPTION_DROPPED = .7, .6, .1
 GEOMETRY_WEIGHT, MEANING_WEIGHT = .3, .02
 OBJECT_WEIGHT = 4.  # of a pixel of the object, beside the 1 of every pixel
 WARM_UP = 500                                    # steps
-TIMES = (.5, .8, .95)                            # at which held-out errors are taken
 
 
 def optimizer():
@@ -90,11 +98,6 @@ def examples(key, source, n):
   return network.encode(x), ids, vector, network.geometry(pick.mask, pick.normal), classes
 
 
-def of_object(seen):
-  """The mask of `seen` at each number of a latent."""
-  return jnp.repeat(seen[..., :network.PATCH ** 2], 3, -1)
-
-
 def misread(heads, pooled, classes):
   """Cross-entropies of what the pooled text says, summed over heads; a mean over the captions that
   say anything."""
@@ -121,41 +124,10 @@ def loss(params, key, z, ids, vector, seen, classes, *, emphasis=1., dtype=jnp.f
   text = network.embed(params, ids)
   x0_hat, seen_hat = network.predict(params, diffuse(z, t, eps, schedule=network.SCHEDULE), t, text,
                                      vector, dtype=dtype)
-  weight = 1. + OBJECT_WEIGHT * emphasis * of_object(seen)
+  weight = 1. + OBJECT_WEIGHT * emphasis * network.of_object(seen)
   image = jnp.mean(weight * (x0_hat - z) ** 2) / jnp.mean(weight)
   return (image + GEOMETRY_WEIGHT * jnp.mean((seen_hat - seen) ** 2)
           + MEANING_WEIGHT * misread(params['meaning'], text[:, 0], classes))
-
-
-@partial(jax.jit, static_argnames='n')
-def _errors(weights, key, *, n):
-  k_pool, k_back, k_words, k_noise = jax.random.split(key, 4)
-  source = render_buffer.batch(k_pool, n, size=network.SIZE, pairs=render_buffer.WORLD_PAIRS)
-  back = jax.vmap(lambda k: render_buffer.background(k, network.SIZE))(jax.random.split(k_back, n))
-  z = network.encode(jax.vmap(render_buffer.composite)(source.rgb, source.mask, back))
-  bins = views.view_bin(source.camera.azimuth, source.camera.elevation)
-  text = network.embed(weights, jax.vmap(world.tokens)(jax.random.split(k_words, n),
-                                                       source.item, bins))
-  vector, seen = jax.vmap(cameras.camera_vector)(source.camera), network.geometry(
-      source.mask, source.normal)
-  patches = network.PATCH ** 2
-  row = {}
-  for t, k in zip(TIMES, jax.random.split(k_noise, len(TIMES))):
-    ts = jnp.full(n, t)
-    z_t = diffuse(z, ts, jax.random.normal(k, z.shape), schedule=network.SCHEDULE)
-    x0_hat, seen_hat = network.predict(weights, z_t, ts, text, vector)
-    off, here = (x0_hat - z) ** 2, of_object(seen)
-    row |= {f'x0_{t}': jnp.mean(off), f'object_{t}': jnp.sum(here * off) / jnp.sum(here),
-            f'mask_{t}': jnp.mean((seen_hat - seen)[..., :patches] ** 2)}
-  return row
-
-
-def held_out(params, key, *, batches, n=8):
-  """Errors on `batches` of `n` renders that a key never used in training fixes, words, view and
-  camera told: mean squared error of x0 everywhere and on the object's pixels, and of the mask, at
-  each of TIMES."""
-  rows = [_errors(networks(params), k, n=n) for k in jax.random.split(key, batches)]
-  return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
 def renders(key, *, fresh):
@@ -179,31 +151,6 @@ def make_step(tx, *, n, steps, fraction, peak, sharded, dtype=jnp.float32):
     ema = optax.incremental_update(params, ema, 1. - keep)
     return (i + 1, params, ema, opt, key), value
   return lambda state, ring, progress: fit.scan(partial(step, ring, progress), state, steps)
-
-
-CAPTIONS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a yellow mug',
-            'a red car',
-            'a snowman with a blue hat', 'a purple house', 'an orange chair',
-            'a blue ball beside a red cube', 'a white duck')
-
-
-def grid(params, key, *, columns=8):
-  """A picture of samples: a row a caption, a column an azimuth; the left half is told words, the
-  right the camera."""
-  from PIL import Image
-  azimuth = np.tile(np.arange(columns // 2) * 2 * np.pi / (columns // 2), 2)
-  camera = jax.vmap(lambda a: cameras.orbital(a, jnp.radians(20.), jnp.float32(3.),
-                                              jnp.radians(40.)))(jnp.asarray(azimuth))
-  bins = np.asarray(views.view_bin(camera.azimuth, camera.elevation))
-  words = ('front', 'side', 'back', 'overhead')
-  vector = jax.vmap(cameras.camera_vector)(camera) * (jnp.arange(columns) >= columns // 2)[:, None]
-  rows = []
-  for caption in CAPTIONS:
-    ids = np.stack([world.tokenize(f'{caption}, {words[b]} view' if j < columns // 2 else caption)
-                    for j, b in enumerate(bins)])
-    rows.append(np.concatenate(list(np.asarray(network.sample(params, key, jnp.asarray(ids),
-                                                              vector))), 1))
-  return Image.fromarray((255 * np.clip(np.concatenate(rows), 0, 1)).astype(np.uint8))
 
 
 def note_start(images):
@@ -257,8 +204,10 @@ def main(_):
     files.save(path, state[:-1])
     row = {'step': i, 'images': i * FLAGS.batch, 'loss': value}
     if FLAGS.look:
-      row |= held_out(state[2], k_held, batches=32)
-      grid(state[2], k_grid).save(os.path.join(FLAGS.workdir, f'samples_{i:06d}.png'))
+      weights = networks(state[2])
+      row |= inspection.held_out(k_held, weights, batches=32)
+      inspection.grid(k_grid, weights).save(
+          os.path.join(FLAGS.workdir, f'samples_{i:06d}.png'))
     print(json.dumps(row), flush=True)
     with open(os.path.join(FLAGS.workdir, 'metrics.jsonl'), 'a') as f:
       f.write(json.dumps(row) + '\n')
