@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxdreamer import cameras
-from jaxdreamer.nn import layers, mvdream
+from jaxdreamer.nn import attention, mvdream
 from jaxdreamer.nn.unet import UNet2DCondition
 from jaxdreamer.toybox import xla_flags
 from jaxdreamer.weights import safetensors_io
@@ -47,7 +47,7 @@ def test_a_camera_at_the_origin_is_told_without_dividing_by_zero():
 def test_self_attention_is_over_the_views_of_a_scene_and_in_chunks_the_same():
   # two scenes of two views, six pixels, two heads
   q, k, v = jax.random.normal(jax.random.key(0), (3, 4, 6, 2, 5))
-  joint = layers.attend(q, k, v, views=2)
+  joint = attention.attend(q, k, v, views=2)
   for scene in (slice(0, 2), slice(2, 4)):
     flat = [x[scene].reshape(1, 12, 2, 5) for x in (q, k, v)]
     np.testing.assert_allclose(joint[scene].reshape(1, 12, 2, 5),
@@ -55,22 +55,22 @@ def test_self_attention_is_over_the_views_of_a_scene_and_in_chunks_the_same():
 
   @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
   def out_and_slopes(chunk, *qkv):
-    out, pullback = jax.vjp(functools.partial(layers.attend, views=2, chunk=chunk), *qkv)
+    out, pullback = jax.vjp(functools.partial(attention.attend, views=2, chunk=chunk), *qkv)
     return out, *pullback(jnp.cos(out))
 
   for chunked, whole in zip(out_and_slopes(3, q, k, v), out_and_slopes(100, q, k, v)):
     np.testing.assert_allclose(chunked, whole, rtol=1e-4, atol=1e-6)
   with pytest.raises(ValueError, match='no groups of 3 views'):
-    layers.attend(q, k, v, views=3)
+    attention.attend(q, k, v, views=3)
   with pytest.raises(ValueError, match='chunks of 5'):
-    layers.attend(q, k, v, views=2, chunk=5)
+    attention.attend(q, k, v, views=2, chunk=5)
 
 
 @pytest.mark.parametrize('dtype, atol', [(jnp.float32, 1e-6), (jnp.bfloat16, 4e-3)])
 def test_attention_by_heads_is_that_of_all_heads_at_once(dtype, atol):
   q, k, v = (jax.random.normal(jax.random.key(i), (2, n, 3, 4), dtype)
              for i, n in enumerate((64, 20, 20)))
-  ways = functools.partial(layers.by_heads, queries=16), jax.nn.dot_product_attention
+  ways = functools.partial(attention.by_heads, queries=16), jax.nn.dot_product_attention
   ours, theirs = ((out, *pullback(jnp.cos(out)))
                   for out, pullback in (jax.vjp(way, q, k, v) for way in ways))
   for a, b in zip(ours, theirs):
@@ -81,10 +81,10 @@ def test_attention_by_heads_is_that_of_all_heads_at_once(dtype, atol):
 
 def test_large_attention_on_a_cpu_goes_head_by_head(monkeypatch):
   asked = []
-  monkeypatch.setattr(layers, 'by_heads', lambda q, k, v, queries: asked.append((q.shape, queries))
+  monkeypatch.setattr(attention, 'by_heads', lambda q, k, v, queries: asked.append((q.shape, queries))
                       or q)
   like = jax.ShapeDtypeStruct((2, 512, 2, 4), jnp.float32)
-  look = lambda **options: jax.eval_shape(functools.partial(layers.attend, **options), like,
+  look = lambda **options: jax.eval_shape(functools.partial(attention.attend, **options), like,
                                           like, like).shape
   assert {look(), look(views=2), look(chunk=128), look(chunk=16)} == {like.shape}
   assert asked == [(like.shape, 512), ((1, 1024, 2, 4), 512), (like.shape, 128)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxdreamer.nn import layers
+from jaxdreamer.nn import attention, layers
 from jaxdreamer.nn.unet import UNet2DCondition, UNetConfig, config_from_diffusers
 from jaxdreamer.toybox import xla_flags
 
@@ -92,7 +92,7 @@ def test_inner_products_of_timestep_features_depend_on_the_difference_alone():
 def test_attention_is_the_softmax_written_out_head_by_head():
   x, context = jax.random.normal(jax.random.key(1),
                                  (2, 3, 4)), jax.random.normal(jax.random.key(2), (2, 5, 6))
-  y, p = init_and_apply(layers.Attention(2), x, context)
+  y, p = init_and_apply(attention.Attention(2), x, context)
   x, context = np.asarray(x), np.asarray(context)
   q, k, v = x @ p['to_q']['kernel'], context @ p['to_k']['kernel'], context @ p['to_v']['kernel']
   mixed = np.zeros((2, 3, 4))
@@ -113,7 +113,7 @@ def test_the_order_of_text_tokens_does_not_matter(params):
 
 def test_feed_forward_gate_is_the_exact_gelu():
   x = jax.random.normal(jax.random.key(0), (1, 3, 2))
-  y, p = init_and_apply(layers.GEGLU(4), x)
+  y, p = init_and_apply(attention.GEGLU(4), x)
   h, gate = np.split(np.asarray(x) @ p['proj']['kernel'] + p['proj']['bias'], 2, -1)
   gelu = gate * .5 * (1 + np.vectorize(math.erf)(gate / math.sqrt(2)))
   np.testing.assert_allclose(y, h * gelu, rtol=1e-4, atol=1e-5)
@@ -289,7 +289,7 @@ def test_channels_must_divide_into_groups_and_heads():
   with pytest.raises(ValueError, match='6 channels do not divide into 4 groups'):
     layers.GroupNorm(4).init(jax.random.key(0), jnp.zeros((1, 2, 2, 6)))
   with pytest.raises(ValueError, match='6 channels do not divide into 4 heads'):
-    layers.Attention(4).init(jax.random.key(0), jnp.zeros((1, 2, 6)), jnp.zeros((1, 2, 6)))
+    attention.Attention(4).init(jax.random.key(0), jnp.zeros((1, 2, 6)), jnp.zeros((1, 2, 6)))
 
 
 def test_gelu_is_exact_and_its_slope_passes_a_mesh():

@@ -15,7 +15,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdreamer.nn import dinov2, dpt, hf_config, interpolate
+from jaxdreamer.nn import dinov2, hf_config, interpolate
+from jaxdreamer.nn.dpt_neck import Neck
 
 ACTIVATIONS = {'relative': nn.relu, 'metric': nn.sigmoid}
 
@@ -98,7 +99,7 @@ class DepthAnythingForDepthEstimation(nn.Module):
                        'must be multiples of '
                        f'{patch}, with {cfg.backbone_config.num_channels} channels')
     features = dinov2.Dinov2Backbone(cfg.backbone_config, self.dtype, name='backbone')(pixel_values)
-    x = dpt.Neck(cfg.neck_hidden_sizes, cfg.reassemble_factors, cfg.fusion_hidden_size, False,
+    x = Neck(cfg.neck_hidden_sizes, cfg.reassemble_factors, cfg.fusion_hidden_size, False,
                  True, self.dtype,
                  name='neck')(features, (h // patch, w // patch))
     return Head(cfg, self.dtype, name='head')(x, (h, w))

@@ -21,7 +21,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdreamer.nn import layers
+from jaxdreamer.nn import attention, layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +113,10 @@ def resnet(cfg: UNetConfig, dtype: Any, channels: int, name: str) -> layers.Resn
 
 
 def transformer(cfg: UNetConfig, dtype: Any, attend: Callable, level: int,
-                name: str) -> layers.SpatialTransformer:
+                name: str) -> attention.SpatialTransformer:
   """The transformer of a level, to be called (x, text)."""
   levels = len(cfg.block_out_channels)
-  return layers.SpatialTransformer(
+  return attention.SpatialTransformer(
       per_level(cfg.attention_head_dim, levels)[level], per_level(cfg.transformer_layers_per_block,
                                                                   levels)[level],
       cfg.norm_num_groups, cfg.use_linear_projection, dtype, attend, name=name)
@@ -128,7 +128,7 @@ class DownBlock(nn.Module):
   config: UNetConfig
   level: int
   dtype: Any = jnp.float32
-  attend: Callable = layers.attend
+  attend: Callable = attention.attend
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B h w C'], temb: Float[Array, 'B E'],
@@ -149,7 +149,7 @@ class MidBlock(nn.Module):
   """Resnet, transformer, resnet at the lowest resolution."""
   config: UNetConfig
   dtype: Any = jnp.float32
-  attend: Callable = layers.attend
+  attend: Callable = attention.attend
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B h w C'], temb: Float[Array, 'B E'],
@@ -166,7 +166,7 @@ class UpBlock(nn.Module):
   config: UNetConfig
   level: int  # counted from the top of the network, as in DownBlock
   dtype: Any = jnp.float32
-  attend: Callable = layers.attend
+  attend: Callable = attention.attend
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B h w C'], skips: list, temb: Float[Array, 'B E'],
@@ -205,7 +205,7 @@ class UNet2DCondition(nn.Module):
     cfg, dtype = self.config, self.dtype
     top, levels = cfg.block_out_channels[0], len(cfg.block_out_channels)
     check_input(cfg, sample, encoder_hidden_states, class_labels, text_embeds, time_ids)
-    attend = functools.partial(layers.attend, views=self.views, chunk=self.chunk)
+    attend = functools.partial(attention.attend, views=self.views, chunk=self.chunk)
     down, mid, up = (nn.remat(block) if self.remat else block
                      for block in (DownBlock, MidBlock, UpBlock))
 

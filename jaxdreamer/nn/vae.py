@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxdreamer.nn import layers
+from jaxdreamer.nn import attention, layers
 
 EPS = 1e-6                               # of every norm here; no field of config.json
 DOWN, UP = 'DownEncoderBlock2D', 'UpDecoderBlock2D'
@@ -115,7 +115,7 @@ class PixelAttention(nn.Module):
                          name='group_norm')(x).reshape(b, h * w, c)
     q, k, v = [nn.Dense(c, dtype=self.dtype, name=name)(y)[:, :, None]
                for name in ('to_q', 'to_k', 'to_v')]
-    mixed = layers.attend(q, k, v)[:, :, 0]
+    mixed = attention.attend(q, k, v)[:, :, 0]
     return x + nn.Dense(c, dtype=self.dtype, name='to_out_0')(mixed).reshape(b, h, w, c)
 
 

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxdreamer.nn.layers import Attention, gelu
+from jaxdreamer.nn.attention import Attention
+from jaxdreamer.nn.layers import gelu
 from jaxdreamer.scenes import volsdf
 from jaxdreamer.types import Scene
 
