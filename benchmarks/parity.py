@@ -24,7 +24,7 @@ from benchmarks import results
 sys.path.insert(0, str(results.ROOT / 'tests' / 'parity'))
 import compare  # noqa: E402
 
-from jaxdreamer.nn import unet  # noqa: E402
+from jaxdreamer.nn import unet, unet_config  # noqa: E402
 from jaxdreamer.weights import safetensors_io  # noqa: E402
 
 NETWORKS = {
@@ -73,7 +73,7 @@ def full(live):
   theirs = UNet2DConditionModel(**SD15).eval().requires_grad_(False)
   torchs = live.pulled_back(lambda x: live.make_golden.run_unet(theirs, x, t, text, None),
                             torch.from_numpy(x), cotangent)
-  config = unet.config_from_diffusers(dict(theirs.config))
+  config = unet_config.from_diffusers(dict(theirs.config))
   like = jax.eval_shape(unet.UNet2DCondition(config).init, jax.random.key(0), x, t, text)['params']
   with tempfile.TemporaryDirectory() as folder:
     file = pathlib.Path(folder) / 'unet.safetensors'

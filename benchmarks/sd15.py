@@ -65,11 +65,11 @@ def load():
   import jax.numpy as jnp
 
   from jaxdreamer import metrics
-  from jaxdreamer.nn import clip, unet, vae
+  from jaxdreamer.nn import clip, unet, unet_config, vae
   from jaxdreamer.weights.diffusers_folder import load_part, open_model
   parts = open_model(FOLDER)
   words = jnp.zeros((1, 77, 768))
-  networks = {'unet': (unet.UNet2DCondition(unet.config_from_diffusers(parts['unet'].config)),
+  networks = {'unet': (unet.UNet2DCondition(unet_config.from_diffusers(parts['unet'].config)),
                        jnp.zeros((1, 8, 8, 4)),
                        jnp.zeros(1), words),
               'vae': (vae.AutoencoderKL(vae.config_from_diffusers(parts['vae'].config)),

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import results
-from jaxdreamer.nn import unet
+from jaxdreamer.nn import unet, unet_config
 
 SD15 = {'cross_attention_dim': 768}  # diffusers' defaults are Stable Diffusion 1's but for this
 TINY = {'cross_attention_dim': 32, 'block_out_channels': (32, 64), 'layers_per_block': 1,
@@ -54,7 +54,7 @@ def inputs(config, side):
 
 def ours(config, side, dtype):
   """A function that runs our network once."""
-  network = unet.UNet2DCondition(unet.config_from_diffusers(config), jnp.dtype(dtype))
+  network = unet.UNet2DCondition(unet_config.from_diffusers(config), jnp.dtype(dtype))
   x, t, text = (jnp.asarray(a) for a in inputs(config, side))
   noise = np.random.RandomState(0)
   draw = lambda a: jnp.asarray(.02 * noise.standard_normal(a.shape), dtype)

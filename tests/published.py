@@ -7,7 +7,7 @@ import ldm_layout
 import numpy as np
 import safetensors.numpy
 
-from jaxdreamer.nn import clip, clip_vision, unet, vae
+from jaxdreamer.nn import clip, clip_vision, unet, unet_config, vae
 from jaxdreamer.weights import safetensors_io
 
 UNET = {'_class_name': 'UNet2DConditionModel', 'in_channels': 4, 'out_channels': 4,
@@ -145,7 +145,7 @@ def write_mvdream(folder, *, seed=0):
           'num_hidden_layers': 3, 'hidden_act': 'gelu',
           'num_attention_heads': 1, 'max_position_embeddings': 77,
           'eos_token_id': vocabulary['<|endoftext|>']}
-  params = {'unet': drawn(unet.UNet2DCondition(unet.config_from_diffusers(MVDREAM)), seed,
+  params = {'unet': drawn(unet.UNet2DCondition(unet_config.from_diffusers(MVDREAM)), seed,
                           jnp.zeros((1, 8, 8, 4)), jnp.zeros(1),
                           jnp.zeros((1, 77, 64)), jnp.zeros((1, 16))),
             'vae': drawn(vae.AutoencoderKL(vae.config_from_diffusers(VAE)), seed + 1,
@@ -169,7 +169,7 @@ def write_sdxl(folder, *, seed=0):
   towers = {'text_encoder': (clip.CLIPTextModel, 32, {'hidden_act': 'quick_gelu'}, '<|endoftext|>'),
             'text_encoder_2': (clip.CLIPTextModelWithProjection, 48,
                                {'hidden_act': 'gelu', 'projection_dim': 24}, '!')}
-  params = {'unet': drawn(unet.UNet2DCondition(unet.config_from_diffusers(SDXL)), seed,
+  params = {'unet': drawn(unet.UNet2DCondition(unet_config.from_diffusers(SDXL)), seed,
                           jnp.zeros((1, 8, 8, 4)), jnp.zeros(1),
                           jnp.zeros((1, 77, 80)), text_embeds=jnp.zeros((1, 24)),
                           time_ids=jnp.zeros((1, 6))),
@@ -211,7 +211,7 @@ def write_model(folder, *, seed=0, scheduler=None, dtype=jnp.float32, sizes=None
   for name, changes in (sizes or {}).items():
     configs[name] = configs[name] | changes
   words = jnp.zeros((1, 77, configs['unet']['cross_attention_dim']))
-  networks = {'unet': unet.UNet2DCondition(unet.config_from_diffusers(configs['unet'])),
+  networks = {'unet': unet.UNet2DCondition(unet_config.from_diffusers(configs['unet'])),
               'vae': vae.AutoencoderKL(vae.config_from_diffusers(configs['vae'])),
               'text_encoder': clip.CLIPTextModel(clip.config_from_transformers(
                   configs['text_encoder']))}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxdreamer.nn import clip, unet, vae
+from jaxdreamer.nn import clip, unet, unet_config, vae
 from jaxdreamer.weights import safetensors_io
 from jaxdreamer.weights.diffusers_folder import NAMES, load_part, open_model
 
@@ -61,7 +61,7 @@ def shapes(network, *inputs):
 
 @functools.cache
 def unet_tree(name):
-  config = unet.config_from_diffusers(UNETS[name])
+  config = unet_config.from_diffusers(UNETS[name])
   like = shapes(unet.UNet2DCondition(config), jnp.zeros((1, 8, 8, 4)), jnp.zeros(1),
                 jnp.zeros((1, 3, config.cross_attention_dim)))
   if name == 'sdxl':  # what our UNet lacks yet: sizes and pooled text beside the time
@@ -147,7 +147,7 @@ def test_a_folder_gives_every_part_with_its_config(model, trees):
   assert parts.keys() == {'unet', 'vae', 'text_encoder', 'scheduler', 'tokenizer'}
   for name, tree in trees.items():
     assert_same(load(parts, name, tree), tree)
-  assert unet.config_from_diffusers(parts['unet'].config) == unet.config_from_diffusers(
+  assert unet_config.from_diffusers(parts['unet'].config) == unet_config.from_diffusers(
       UNETS['sd1'])
   assert vae.config_from_diffusers(parts['vae'].config) == vae.config_from_diffusers(VAE)
   assert clip.config_from_transformers(parts['text_encoder'].config) == clip.CLIPTextConfig(
@@ -531,7 +531,7 @@ def test_a_single_file_is_its_parts_values_and_configs(tmp_path, name):
     assert (found['addition_embed_type'], found['projection_class_embeddings_input_dim']) == (
         'text_time', 20)
   else:
-    assert unet.config_from_diffusers(found) == unet.config_from_diffusers(UNETS[name])
+    assert unet_config.from_diffusers(found) == unet_config.from_diffusers(UNETS[name])
 
 
 ENCODERS = {'sd1': ['cond_stage_model.transformer'], 'sd2': ['cond_stage_model.model'],

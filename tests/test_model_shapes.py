@@ -8,14 +8,14 @@ import pytest
 
 from configs import dreamfusion_sd, scaledreamer_amortised, scaledreamer_mvdream
 from jaxdreamer import build, doctor
-from jaxdreamer.nn import unet
+from jaxdreamer.nn import unet, unet_config
 from jaxdreamer.weights import model_shapes
 
 
 @pytest.mark.parametrize('name, unet_count', [('sd21-base', 865_910_724), ('sdxl', 2_567_463_684),
                                               ('mvdream', 865_910_724 + 17 * 1280 + 1281 * 1280)])
 def test_shapes_have_as_many_parameters_as_the_published(name, unet_count):
-  config = unet.config_from_diffusers(model_shapes.parts(name)['unet'].config)
+  config = unet_config.from_diffusers(model_shapes.parts(name)['unet'].config)
   zeros = lambda *shape: jnp.zeros(shape)
   more = {'text_embeds': zeros(1, 1280), 'time_ids': zeros(1, 6)} if name == 'sdxl' else {}
   where = [zeros(1, 16)] if name == 'mvdream' else []

@@ -81,8 +81,8 @@ def test_attention_by_heads_is_that_of_all_heads_at_once(dtype, atol):
 
 def test_large_attention_on_a_cpu_goes_head_by_head(monkeypatch):
   asked = []
-  monkeypatch.setattr(attention, 'by_heads', lambda q, k, v, queries: asked.append((q.shape, queries))
-                      or q)
+  monkeypatch.setattr(attention, 'by_heads',
+                      lambda q, k, v, queries: asked.append((q.shape, queries)) or q)
   like = jax.ShapeDtypeStruct((2, 512, 2, 4), jnp.float32)
   look = lambda **options: jax.eval_shape(functools.partial(attention.attend, **options), like,
                                           like, like).shape

@@ -11,7 +11,7 @@ from jaxdreamer import build, cameras, sampling
 from jaxdreamer.diffusion import cosine, predictions
 from jaxdreamer.estimators.asd import asd
 from jaxdreamer.nn import mvdream as networks
-from jaxdreamer.nn import unet
+from jaxdreamer.nn import unet, unet_config
 from jaxdreamer.priors.mvdream import mvdream
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.toybox import xla_flags
@@ -54,7 +54,7 @@ def test_predictions_are_the_networks_own_and_views_of_a_scene_see_each_other(mo
   z, text, camera = jax.random.normal(KEY, (8, 4, 4, 4)), jax.random.normal(KEY, (8, 77, 64)), ring(
       2)
   t = jnp.repeat(jnp.array([200., 700.]), 4) / 999.
-  network = unet.UNet2DCondition(unet.config_from_diffusers(published.MVDREAM), views=4)
+  network = unet.UNet2DCondition(unet_config.from_diffusers(published.MVDREAM), views=4)
 
   told = networks.camera_vector(camera)
   own = jax.jit(lambda z, text: network.apply({'params': params['unet']}, z, 999. * t, text, told),

@@ -11,7 +11,7 @@ import pytest
 
 from jaxdreamer import cameras
 from jaxdreamer.diffusion import guided
-from jaxdreamer.nn import clip, unet
+from jaxdreamer.nn import clip, unet, unet_config
 from jaxdreamer.priors import latent
 from jaxdreamer.priors.sdxl import sdxl
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
@@ -75,7 +75,7 @@ def test_predictions_are_the_networks_own_told_of_whole_pictures(model, prior):
                         jnp.zeros((2, 8, 8, 3))).shape == (2, 8, 8, 4)
   z, t, text = jax.random.normal(KEY, (2, 8, 8, 4)), jnp.array(
       [200., 700.]) / 999., jax.random.normal(KEY, (2, 78, 80))
-  network = unet.UNet2DCondition(unet.config_from_diffusers(published.SDXL))
+  network = unet.UNet2DCondition(unet_config.from_diffusers(published.SDXL))
   sizes = jnp.array([[16., 16., 0., 0., 16., 16.]] * 2)
   own = jax.jit(lambda text: network.apply({'params': params['unet']}, z, 999. * t, text[:, :77],
                                            text_embeds=text[:, 77, :24],

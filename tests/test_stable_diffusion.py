@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from jaxdreamer import cameras, prompts
 from jaxdreamer.diffusion import bcast, diffuse
 from jaxdreamer.estimators.vsd import vsd
-from jaxdreamer.nn import lora, unet, vae
+from jaxdreamer.nn import lora, unet, unet_config, vae
 from jaxdreamer.priors import latent
 from jaxdreamer.priors.latent import schedule_of
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
@@ -119,7 +119,7 @@ def test_predictions_are_the_networks_own(model):
   folder, params = model
   prior = stable_diffusion(path=str(folder), image_size=8, dtype='float32', sample=True)
   assert prior.latent == (8, 8, 4) and prior.image_size == 8
-  network = unet.UNet2DCondition(unet.config_from_diffusers(published.UNET))
+  network = unet.UNet2DCondition(unet_config.from_diffusers(published.UNET))
   coder = vae.AutoencoderKL(vae.config_from_diffusers(published.VAE))
   x, keys = jax.random.uniform(KEY, (2, 8, 8, 3)), jax.random.split(KEY, 2)
   large = jax.image.resize(x, (2, 16, 16, 3), 'bilinear')
@@ -144,7 +144,7 @@ def test_v_prediction_becomes_noise(model, tmp_path):
   prior = stable_diffusion(path=str(tmp_path), image_size=8, dtype='float32')
   z_t, t, text = jax.random.normal(KEY, (2, 8, 8, 4)), jnp.array(
       [300., 900.]) / 999., jax.random.normal(KEY, (2, 77, 32))
-  v = unet.UNet2DCondition(unet.config_from_diffusers(published.UNET)).apply(
+  v = unet.UNet2DCondition(unet_config.from_diffusers(published.UNET)).apply(
       {'params': params['unet']}, z_t, 999. * t, text)
   bar = np.cumprod(1. - np.linspace(.00085 ** .5, .012 ** .5, 1000) ** 2)[[300, 900]]
   expected = bcast(jnp.sqrt(1. - bar), z_t) * z_t + bcast(jnp.sqrt(bar), z_t) * v

@@ -11,7 +11,8 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from jaxdreamer.nn import attention, layers
-from jaxdreamer.nn.unet import UNet2DCondition, UNetConfig, config_from_diffusers
+from jaxdreamer.nn.unet import UNet2DCondition
+from jaxdreamer.nn.unet_config import UNetConfig, from_diffusers
 from jaxdreamer.toybox import xla_flags
 
 # Compiling is what takes time here.
@@ -225,14 +226,14 @@ SDXL = SD21 | {
 @pytest.mark.parametrize('published, parameters', [
     (SD15, 859_520_964), (SD21_BASE, 865_910_724), (SD21, 865_910_724), (SDXL, 2_567_463_684)])
 def test_published_configs_have_the_published_number_of_parameters(published, parameters):
-  assert count(config_from_diffusers(published)) == parameters
+  assert count(from_diffusers(published)) == parameters
 
 
 def test_configs_that_ask_for_other_maths_are_refused():
   with pytest.raises(ValueError, match='encoder_hid_dim.*dual_cross_attention'):
-    config_from_diffusers({'encoder_hid_dim': 768, 'dual_cross_attention': True, 'act_fn': 'silu'})
+    from_diffusers({'encoder_hid_dim': 768, 'dual_cross_attention': True, 'act_fn': 'silu'})
   with pytest.raises(ValueError, match='addition_embed_type .image.'):
-    config_from_diffusers({'addition_embed_type': 'image'})
+    from_diffusers({'addition_embed_type': 'image'})
   with pytest.raises(ValueError, match='go together'):
     dataclasses.replace(SMALL, addition_embed_type='text_time', addition_time_embed_dim=4)
   with pytest.raises(ValueError, match='addition_time_embed_dim go together'):

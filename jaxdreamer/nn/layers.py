@@ -2,9 +2,9 @@
 diffusers' torch classes.
 
 Submodule names follow the published checkpoints: `resnets.0.conv1.weight` lives at
-['resnets_0']['conv1']['kernel'] (safetensors_io.py holds the rule). Parameters are float32; `dtype` is the
-type of convolutions and matrix products; normalization and softmax are float32 always. The last
-convolution of a Resnet starts at zero (Dhariwal & Nichol 2021).
+['resnets_0']['conv1']['kernel'] (weights/safetensors_io.py holds the rule). Parameters are float32;
+`dtype` is the type of convolutions and matrix products; normalization and softmax are float32
+always. The last convolution of a Resnet starts at zero (Dhariwal & Nichol 2021).
 """
 import math
 from typing import Any, Callable

@@ -17,7 +17,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdreamer.nn.unet import UNet2DCondition, UNetConfig
+from jaxdreamer.nn.unet import UNet2DCondition
+from jaxdreamer.nn.unet_config import UNetConfig
 from jaxdreamer.types import Camera
 
 CAMERA = 16

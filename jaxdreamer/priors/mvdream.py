@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxdreamer import cameras
 from jaxdreamer.nn import mvdream as networks
-from jaxdreamer.nn import unet
+from jaxdreamer.nn import unet, unet_config
 from jaxdreamer.priors import latent
 from jaxdreamer.types import Prior, Text
 from jaxdreamer.weights.diffusers_folder import load_part
@@ -46,7 +46,7 @@ def mvdream(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16', to
                         lora_scale=lora_scale)
   forward = latent.schedule_of(parts['scheduler'])
   kind = jnp.dtype(dtype)
-  wired = unet.config_from_diffusers(parts['unet'].config)
+  wired = unet_config.from_diffusers(parts['unet'].config)
   embedding = wired.class_embed_type, wired.projection_class_embeddings_input_dim
   if embedding != ('projection', networks.CAMERA):
     raise ValueError(f"{path}: this UNet takes no cameras as MVDream's does; "

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdreamer import prompts
-from jaxdreamer.nn import clip, unet
+from jaxdreamer.nn import clip, unet, unet_config
 from jaxdreamer.priors import latent
 from jaxdreamer.types import Prior, Text
 from jaxdreamer.weights.diffusers_folder import load_part
@@ -44,7 +44,7 @@ def sdxl(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16', predi
   forward = latent.schedule_of(latent.predicting(parts['scheduler'], prediction, path=path,
                                                  section=SECTION))
   kind = jnp.dtype(dtype)
-  wired = unet.config_from_diffusers(parts['unet'].config)
+  wired = unet_config.from_diffusers(parts['unet'].config)
   if 'text_encoder_2' not in parts or wired.addition_embed_type != 'text_time':
     raise ValueError(f"{path} is no Stable Diffusion XL, of two text encoders; "
                      "config.prior.name='stable_diffusion' may serve it")

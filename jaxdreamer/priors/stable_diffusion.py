@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdreamer import cameras, prompts
-from jaxdreamer.nn import layers, unet
+from jaxdreamer.nn import layers, unet, unet_config
 from jaxdreamer.priors import latent
 from jaxdreamer.types import Prior, Text
 from jaxdreamer.weights.diffusers_folder import load_part
@@ -44,30 +44,30 @@ def stable_diffusion(*, path: str = '', image_size: int = 64, dtype: str = 'bflo
   forward = latent.schedule_of(latent.predicting(parts['scheduler'], prediction, path=path,
                                                  section=SECTION))
   kind = jnp.dtype(dtype)
-  unet_config = unet.config_from_diffusers(parts['unet'].config)
-  if unet_config.class_embed_type:
+  wired = unet_config.from_diffusers(parts['unet'].config)
+  if wired.class_embed_type:
     raise ValueError(f"{path}: this UNet wants cameras, as MVDream's does: "
                      "config.prior.name='mvdream' is for that")
-  if unet_config.addition_embed_type:
+  if wired.addition_embed_type:
     raise ValueError(f"{path}: this UNet wants what Stable Diffusion XL's does: "
                      "config.prior.name='sdxl' is for that")
   coder = latent.coder(parts['vae'], side=parts['unet'].config.get('sample_size', 64), dtype=kind)
-  if unet_config.out_channels != coder.latent[-1]:
-    raise ValueError(f'{path}: this UNet returns {unet_config.out_channels} channels for '
+  if wired.out_channels != coder.latent[-1]:
+    raise ValueError(f'{path}: this UNet returns {wired.out_channels} channels for '
                      f'{coder.latent[-1]} of a latent: it learns '
                      'a variance too, or belongs to another autoencoder')
-  if unet_config.in_channels != coder.latent[-1]:
+  if wired.in_channels != coder.latent[-1]:
     raise ValueError(f'{path}: this UNet wants more than a noisy latent and a text, as those of '
                      'inpainting and depth models do')
-  network = unet.UNet2DCondition(dataclasses.replace(unet_config, class_embed_type='projection',
+  network = unet.UNet2DCondition(dataclasses.replace(wired, class_embed_type='projection',
                                                      projection_class_embeddings_input_dim=CAMERA),
                                  kind, remat=True)
-  words, where = jnp.zeros((1, 77, unet_config.cross_attention_dim)), jnp.zeros((1, CAMERA))
+  words, where = jnp.zeros((1, 77, wired.cross_attention_dim)), jnp.zeros((1, CAMERA))
   key = jax.random.key(0)
   like = jax.eval_shape(network.init, key, jnp.zeros((1, *coder.latent)), jnp.zeros(1), words,
                         where)['params']
   del like['class_embedding']
-  camera_in = layers.TimestepEmbedding(4 * unet_config.block_out_channels[0]).init(key, where)[
+  camera_in = layers.TimestepEmbedding(4 * wired.block_out_channels[0]).init(key, where)[
       'params']
   camera_in['linear_2']['kernel'] = jnp.zeros_like(camera_in['linear_2']['kernel'])
   weights = {'unet': load_part(parts['unet'], like, dtype=kind), 'vae': coder.weights}

@@ -27,7 +27,8 @@ from jaxdreamer import cameras
 from jaxdreamer.diffusion import bcast, cosine, ddim, eps_from_x0, guide
 from jaxdreamer.nn.clip import CLIPTextConfig, CLIPTextModel
 from jaxdreamer.nn.layers import pixel_unshuffle
-from jaxdreamer.nn.unet import UNet2DCondition, UNetConfig
+from jaxdreamer.nn.unet import UNet2DCondition
+from jaxdreamer.nn.unet_config import UNetConfig
 from jaxdreamer.toybox import world
 from jaxdreamer.types import Camera
 

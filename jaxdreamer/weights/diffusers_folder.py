@@ -2,7 +2,7 @@
 safetensors file.
 
     parts = open_model('stable-diffusion-2-1-base')    # reads indices and configs, no tensors
-    network = unet.UNet2DCondition(unet.config_from_diffusers(parts['unet'].config))
+    network = unet.UNet2DCondition(unet_config.from_diffusers(parts['unet'].config))
     like = jax.eval_shape(network.init, ...)['params']
     params = load_part(parts['unet'], like, dtype=jnp.bfloat16)
 

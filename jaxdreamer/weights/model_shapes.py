@@ -7,7 +7,7 @@ has no weights.
 import dataclasses
 
 from jaxdreamer.nn import mvdream
-from jaxdreamer.nn.unet import UNetConfig
+from jaxdreamer.nn.unet_config import UNetConfig
 from jaxdreamer.weights.diffusers_folder import Part
 from jaxdreamer.weights.single_file import SCHEDULER
 

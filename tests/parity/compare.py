@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from jaxdreamer.nn import clip, clip_vision, depth_anything, dpt, mvdream, unet, vae
+from jaxdreamer.nn import clip, clip_vision, depth_anything, dpt, mvdream, unet, unet_config, vae
 from jaxdreamer.nn.dinov2 import DINOV2_RENAME
 from jaxdreamer.toybox import xla_flags
 from jaxdreamer.weights import safetensors_io
@@ -45,7 +45,7 @@ def unet_case(name):
   """A denoiser, and its gradient by the sample."""
   sample, *rest = (None if x is None else jnp.asarray(x) for x in cases.unet_inputs(name))
   extras = {k: jnp.asarray(v) for k, v in cases.unet_extras(name).items()}
-  config = unet.config_from_diffusers(cases.UNETS[name])
+  config = unet_config.from_diffusers(cases.UNETS[name])
   return Case(f'unet_{name}', lambda dtype: unet.UNet2DCondition(config, dtype,
                                                                  views=cases.VIEWS.get(name, 1)),
               lambda model, key: model.init(key, sample, *rest, **extras),

@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 from compare import error
 
-from jaxdreamer.nn.unet import UNetConfig, config_from_diffusers
+from jaxdreamer.nn.unet_config import UNetConfig, from_diffusers
 from jaxdreamer.weights import safetensors_io
 
 TOLERANCE = 2e-5  # of the largest output; 3e-6 measured, wrong gelu 1e-4, wrong eps 1e-3
@@ -70,4 +70,4 @@ def test_torch_loads_what_save_writes(tmp_path, torch_side):
 @pytest.mark.parametrize('name', ['toybox', 'sdxl'])
 def test_a_config_that_diffusers_wrote_is_read(torch_side, name):
   theirs = torch_side.UNet2DConditionModel(**cases.UNETS[name])
-  assert config_from_diffusers(dict(theirs.config)) == UNetConfig(**cases.UNETS[name])
+  assert from_diffusers(dict(theirs.config)) == UNetConfig(**cases.UNETS[name])
