@@ -21,8 +21,6 @@ CONFIG_READERS = ['options', 'places', 'checks', 'build', 'runs', 'method_texts'
 # cuts one takes it out.
 TO_CUT = {
   'estimators.ssd:ssd': 111,
-  'priors.sdxl:sdxl': 73,
-  'priors.stable_diffusion:stable_diffusion': 69,
   'weights.clip_tokens:load': 61,
 }
 FORBIDDEN_CALLS = {'nan_to_num': 'make numbers safe by construction',

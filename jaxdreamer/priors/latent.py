@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxdreamer import prompts
 from jaxdreamer.diffusion import BETAS, PREDICTIONS, bcast, ddpm
 from jaxdreamer.nn import clip, vae
-from jaxdreamer.types import NoiseSchedule
+from jaxdreamer.types import NoiseSchedule, Prior
 from jaxdreamer.weights import clip_tokens, loras, model_shapes, safe_files, tensor_files
 from jaxdreamer.weights.diffusers_folder import Part, load_part, open_model
 
@@ -164,6 +164,18 @@ def coder(part: Part, *, side: int, dtype: Any) -> Coder:
 
   return Coder(load_part(part, like, dtype=dtype), pixels,
                (side, side, config.latent_channels), encode, sample, decode)
+
+
+def as_prior(weights: dict, forward: Forward, coder: Coder, eps: Callable, embed: Callable, *,
+             image_size: int, sample: bool, views_per_scene: int = 1) -> Prior:
+  """The Prior of `weights`, whose autoencoder's are 'vae', with the network as `eps` and the text
+  encoder as `embed`, as in Prior. `sample`: training sees draws of the autoencoder's posterior."""
+  return Prior(weights, forward.schedule, image_size, coder.latent,
+               lambda weights, x: coder.encode(weights['vae'], x),
+               lambda weights, z: coder.decode(weights['vae'], z), eps, embed,
+               predicted=forward.predicted, branches=True, views_per_scene=views_per_scene,
+               sample_fn=(lambda weights, keys, x: coder.sample(weights['vae'], keys, x))
+               if sample else None)
 
 
 def rows(parts: dict, phrases: list[str], *, tokenizer: str, section: str

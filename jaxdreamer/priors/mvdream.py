@@ -75,10 +75,5 @@ def mvdream(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16', to
     return Text(views=jnp.stack([plain] * 4), plain=plain, null=away, negative=denied,
                 pooled=pooled[0])
 
-  return Prior(weights, forward.schedule, image_size, coder.latent,
-               lambda weights, x: coder.encode(weights['vae'], x),
-               lambda weights, z: coder.decode(weights['vae'], z), eps, embed,
-               predicted=forward.predicted,
-               branches=True, views_per_scene=VIEWS,
-               sample_fn=(lambda weights, keys, x: coder.sample(weights['vae'], keys, x))
-               if sample else None)
+  return latent.as_prior(weights, forward, coder, eps, embed, image_size=image_size,
+                         sample=sample, views_per_scene=VIEWS)

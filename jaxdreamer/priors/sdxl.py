@@ -7,6 +7,8 @@ trained, unless model_index.json says otherwise. The sizes it is given are those
 picture. It does not see cameras, nor does a LoRA of it. Latents and schedule are latent.py's; the
 autoencoder is for bfloat16 or float32, half precision overflows.
 """
+from typing import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -21,6 +23,33 @@ SECTION = 'config.prior.sdxl'
 HELP = ("config.prior.path: give the folder of Stable Diffusion XL in diffusers' layout, or its "
         "single .safetensors file with "
         f'{SECTION}.tokenizer and {SECTION}.tokenizer_2')
+
+
+def make_embed(parts: dict, *tokenizers, whole: int) -> Callable:
+  """Prior.embed_fn: the words by two towers, and as a last row what the second, of width `whole`,
+  makes of the prompt as a whole."""
+  towers = parts['text_encoder'], parts['text_encoder_2']
+  zeros = parts.get('force_zeros_for_empty_prompt', True)
+
+  def rows(ids):
+    one = latent.encode_text(clip.CLIPTextModel, towers[0], ids[0])
+    two = latent.encode_text(clip.CLIPTextModelWithProjection, towers[1], ids[1])
+    words = jnp.concatenate([one[-1], two[-1]], -1)
+    last = jnp.pad(two[0], ((0, 0), (0, words.shape[-1] - whole)))
+    return jnp.concatenate([words, last[:, None]], 1)
+
+  def embed(weights, prompt, negative=''):
+    phrases = [*prompts.view_prompts(prompt), prompt, '', negative]
+    ids = [latent.tokens(tower, phrases, tokenizer=where, option=f'{SECTION}.tokenizer{number}',
+                         warn=not number)
+           # both cut at one place: one warning
+           for tower, where, number in zip(towers, tokenizers, ('', '_2'))]
+    text = latent.stored(towers, ids, lambda: rows(ids))
+    if zeros:
+      text = text * jnp.array([bool(phrase) for phrase in phrases])[:, None, None]
+    return Text(views=text[:4], plain=text[4], null=text[5], negative=text[6],
+                pooled=text[4, -1, :whole])
+  return embed
 
 
 def sdxl(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16', prediction: str = '',
@@ -66,33 +95,7 @@ def sdxl(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16', predi
   def eps(weights, z_t, t, text, camera):
     return forward.eps(apply({'params': weights['unet']}, z_t, t, text), z_t, t)
 
-  towers = parts['text_encoder'], parts['text_encoder_2']
-  tokenizers = tokenizer or parts.get('tokenizer'), tokenizer_2 or parts.get('tokenizer_2')
-  zeros = parts.get('force_zeros_for_empty_prompt', True)
-
-  def rows(ids):
-    one = latent.encode_text(clip.CLIPTextModel, towers[0], ids[0])
-    two = latent.encode_text(clip.CLIPTextModelWithProjection, towers[1], ids[1])
-    words = jnp.concatenate([one[-1], two[-1]], -1)
-    last = jnp.pad(two[0], ((0, 0), (0, words.shape[-1] - whole)))
-    return jnp.concatenate([words, last[:, None]], 1)
-
-  def embed(weights, prompt, negative=''):
-    phrases = [*prompts.view_prompts(prompt), prompt, '', negative]
-    ids = [latent.tokens(tower, phrases, tokenizer=where, option=f'{SECTION}.tokenizer{number}',
-                         warn=not number)
-           # both cut at one place: one warning
-           for tower, where, number in zip(towers, tokenizers, ('', '_2'))]
-    text = latent.stored(towers, ids, lambda: rows(ids))
-    if zeros:
-      text = text * jnp.array([bool(phrase) for phrase in phrases])[:, None, None]
-    return Text(views=text[:4], plain=text[4], null=text[5], negative=text[6],
-                pooled=text[4, -1, :whole])
-
-  return Prior(weights, forward.schedule, image_size, coder.latent,
-               lambda weights, x: coder.encode(weights['vae'], x),
-               lambda weights, z: coder.decode(weights['vae'], z), eps, embed,
-               predicted=forward.predicted,
-               branches=True,
-               sample_fn=(lambda weights, keys, x: coder.sample(weights['vae'], keys, x))
-               if sample else None)
+  embed = make_embed(parts, tokenizer or parts.get('tokenizer'),
+                     tokenizer_2 or parts.get('tokenizer_2'), whole=whole)
+  return latent.as_prior(weights, forward, coder, eps, embed, image_size=image_size,
+                         sample=sample)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxdreamer import cameras, prompts
 from jaxdreamer.nn import layers, unet, unet_config
+from jaxdreamer.nn.unet_config import UNetConfig
 from jaxdreamer.priors import latent
 from jaxdreamer.types import Prior, Text
 from jaxdreamer.weights.diffusers_folder import load_part
@@ -21,6 +22,27 @@ SECTION = 'config.prior.stable_diffusion'
 HELP = ("config.prior.path: give the folder of a model in diffusers' layout (unet, vae, "
         "text_encoder, tokenizer, scheduler), or a "
         f'single .safetensors file of Stable Diffusion 1.x or 2.x with {SECTION}.tokenizer')
+
+
+def refuse_other_kinds(path: str, wired: UNetConfig):
+  """ValueError where the UNet takes more than these models do: cameras, or the sizes of
+  pictures."""
+  if wired.class_embed_type:
+    raise ValueError(f"{path}: this UNet wants cameras, as MVDream's does: "
+                     "config.prior.name='mvdream' is for that")
+  if wired.addition_embed_type:
+    raise ValueError(f"{path}: this UNet wants what Stable Diffusion XL's does: "
+                     "config.prior.name='sdxl' is for that")
+
+
+def refuse_other_channels(path: str, wired: UNetConfig, channels: int):
+  """ValueError where the UNet does not turn a latent of so many channels into another."""
+  if wired.out_channels != channels:
+    raise ValueError(f'{path}: this UNet returns {wired.out_channels} channels for {channels} of a '
+                     'latent: it learns a variance too, or belongs to another autoencoder')
+  if wired.in_channels != channels:
+    raise ValueError(f'{path}: this UNet wants more than a noisy latent and a text, as those of '
+                     'inpainting and depth models do')
 
 
 def stable_diffusion(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16',
@@ -45,20 +67,9 @@ def stable_diffusion(*, path: str = '', image_size: int = 64, dtype: str = 'bflo
                                                  section=SECTION))
   kind = jnp.dtype(dtype)
   wired = unet_config.from_diffusers(parts['unet'].config)
-  if wired.class_embed_type:
-    raise ValueError(f"{path}: this UNet wants cameras, as MVDream's does: "
-                     "config.prior.name='mvdream' is for that")
-  if wired.addition_embed_type:
-    raise ValueError(f"{path}: this UNet wants what Stable Diffusion XL's does: "
-                     "config.prior.name='sdxl' is for that")
+  refuse_other_kinds(path, wired)
   coder = latent.coder(parts['vae'], side=parts['unet'].config.get('sample_size', 64), dtype=kind)
-  if wired.out_channels != coder.latent[-1]:
-    raise ValueError(f'{path}: this UNet returns {wired.out_channels} channels for '
-                     f'{coder.latent[-1]} of a latent: it learns '
-                     'a variance too, or belongs to another autoencoder')
-  if wired.in_channels != coder.latent[-1]:
-    raise ValueError(f'{path}: this UNet wants more than a noisy latent and a text, as those of '
-                     'inpainting and depth models do')
+  refuse_other_channels(path, wired, coder.latent[-1])
   network = unet.UNet2DCondition(dataclasses.replace(wired, class_embed_type='projection',
                                                      projection_class_embeddings_input_dim=CAMERA),
                                  kind, remat=True)
@@ -85,10 +96,5 @@ def stable_diffusion(*, path: str = '', image_size: int = 64, dtype: str = 'bflo
     rows, pooled = latent.rows(parts, phrases, tokenizer=tokenizer, section=SECTION)
     return Text(views=rows[:4], plain=rows[4], null=rows[5], negative=rows[6], pooled=pooled[4])
 
-  return Prior(weights, forward.schedule, image_size, coder.latent,
-               lambda weights, x: coder.encode(weights['vae'], x),
-               lambda weights, z: coder.decode(weights['vae'], z), eps, embed,
-               predicted=forward.predicted,
-               branches=True,
-               sample_fn=(lambda weights, keys, x: coder.sample(weights['vae'], keys, x))
-               if sample else None)
+  return latent.as_prior(weights, forward, coder, eps, embed, image_size=image_size,
+                         sample=sample)
