@@ -45,13 +45,7 @@ def load(folder: str | os.PathLike) -> Callable[..., np.ndarray]:
   except Exception as error:                            # the library raises Exception itself
     raise ValueError(f'{folder} holds no CLIP tokenizer: '
                      f'{(str(error) or type(error).__name__).splitlines()[0]}') from error
-  splitter = tokenizers.Tokenizer(bpe)
-  splitter.normalizer = normalizers.Sequence([normalizers.NFC(),
-                                              normalizers.Replace(tokenizers.Regex(r'\s+'), ' '),
-                                              normalizers.Lowercase()])
-  splitter.pre_tokenizer = pre_tokenizers.Sequence([
-    pre_tokenizers.Split(tokenizers.Regex(WORDS), 'removed', invert=True),
-    pre_tokenizers.ByteLevel(add_prefix_space=False)])
+  splitter = splitter_of(bpe)
   start, end, pad = ids = [splitter.token_to_id(token) for token in special]
   if None in ids:
     raise ValueError(f'{folder} holds no CLIP tokenizer: its vocabulary lacks one of {special}: '
@@ -88,6 +82,18 @@ def load(folder: str | os.PathLike) -> Callable[..., np.ndarray]:
                     f'{own[max(0, cut - 40):cut]!r}; lost is {shown(own[cut:])!r}', stacklevel=2)
     return out
   return tokenize
+
+
+def splitter_of(bpe: models.BPE) -> tokenizers.Tokenizer:
+  """The byte pairs behind CLIP's own way to clean a text and to cut it into words."""
+  splitter = tokenizers.Tokenizer(bpe)
+  splitter.normalizer = normalizers.Sequence([normalizers.NFC(),
+                                              normalizers.Replace(tokenizers.Regex(r'\s+'), ' '),
+                                              normalizers.Lowercase()])
+  splitter.pre_tokenizer = pre_tokenizers.Sequence([
+    pre_tokenizers.Split(tokenizers.Regex(WORDS), 'removed', invert=True),
+    pre_tokenizers.ByteLevel(add_prefix_space=False)])
+  return splitter
 
 
 def words_of(folder: pathlib.Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, int]]:
