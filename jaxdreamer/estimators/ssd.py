@@ -24,28 +24,21 @@ from typing import Callable
 
 import jax.numpy as jnp
 
+from jaxdreamer.control_variates.mu import corrected, learned, moments, parameters
 from jaxdreamer.control_variates.stein import FORMS, variate
 from jaxdreamer.control_variates.table import control_variates
-from jaxdreamer.diffusion import bcast, diffuse, guided
+from jaxdreamer.diffusion import diffuse, guided
 from jaxdreamer.schedules import Schedule, at
 from jaxdreamer.types import Estimator, Probe
 
-MUS = 'learned', 'moments', 'parameters'
-RIDGE = 1e-6                     # times the trace of G: phi may be constant, or two of them alike
-NODES = 5                        # of mu in t, linear between them
-MEMORY = .2                      # of a group's rate: a probe is one view, and noisy
-PRIOR = .01  # SDS's mu counts as this share of all probes, and early on as about one of them
 
-
-def bins_of(t, bins):
-  """The time bin [N] of each t in [0, 1]."""
-  return jnp.minimum((t * bins).astype(jnp.int32), bins - 1)
-
-
-def hats(t):
-  """How much of mu at t [N] each node holds: [N, NODES], rows that sum to 1."""
-  nodes = jnp.arange(NODES, dtype=jnp.float32)[None]
-  return jnp.maximum(1. - jnp.abs(t[:, None] * (NODES - 1) - nodes), 0.)
+def score_and_variates(draws, prior, z, views, step, *, phi, guidance, form):
+  """eps_hat [N h w c] and the variate h [N K h w c] of each phi."""
+  z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
+  eps_hat = guided(prior, z_t, draws.t, views, scale=at(guidance, step))
+  sigma = prior.schedule.sigma(draws.t)
+  return eps_hat, jnp.stack([variate(partial(f, prior), z_t, draws.t, draws.eps, sigma, views,
+                                     form=form) for f in phi], 1)
 
 
 def ssd(*, guidance: Schedule = (3.,), phi: tuple[str | Callable, ...] = ('constant',),
@@ -72,87 +65,29 @@ def ssd(*, guidance: Schedule = (3.,), phi: tuple[str | Callable, ...] = ('const
   below 1.
   """
   phi, load = control_variates(phi, depth=depth, normals=normals, size=size)
-  if mu not in MUS or form not in FORMS or not set(per) <= {'h', 'w', 'c'}:
-    raise ValueError(f'ssd: mu={mu!r} takes one of {MUS}, form={form!r} one of {sorted(FORMS)}, '
-                     f'per={per} of h, w, c')
+  ways = {'learned': partial(learned, bins=bins, per=per), 'moments': partial(moments, bins=bins),
+          'parameters': parameters}
+  if mu not in ways or form not in FORMS or not set(per) <= {'h', 'w', 'c'}:
+    raise ValueError(f'ssd: mu={mu!r} takes one of {(*ways,)}, form={form!r} one of '
+                     f'{sorted(FORMS)}, per={per} of h, w, c')
   if per and mu != 'learned':
     raise ValueError(f"ssd: mu={mu!r} is one number a time; per={per} needs mu='learned'")
   if every < 1:
     raise ValueError(f'ssd: every={every}: takes a positive number of steps')
-  k = len(phi)
-
-  def init(key, prior):
-    first = jnp.zeros((bins, k)).at[:, 0].set(1.)
-    if mu == 'learned':
-      grid = tuple(n if axis in per else 1 for n, axis in zip(prior.latent, 'hwc'))
-      return {'mu': jnp.broadcast_to(first[..., None, None, None], (bins, k, *grid))}
-    if mu == 'parameters':
-      return {'moments': {'G': jnp.zeros((k * NODES, k * NODES)), 'b': jnp.zeros(k * NODES),
-                          'seen': jnp.zeros(())}}
-    return {'moments': {'G': jnp.broadcast_to(jnp.eye(k), (bins, k, k)), 'b': first}}
-
-  def at_nodes(G, b, seen):
-    """mu of each phi at each node [K, NODES]: G mu = b with a ridge that draws to SDS, and is all
-    there is before a probe."""
-    power = jnp.repeat(jnp.diagonal(G).reshape(k, NODES).sum(1), NODES)
-    ridge = jnp.where(power > 0., PRIOR * power / jnp.maximum(seen, 1e-6), 1.)
-    first = (jnp.arange(k * NODES) < NODES).astype(b.dtype)
-    return jnp.linalg.solve(G + jnp.diag(ridge), b + ridge * first).reshape(k, NODES)
-
-  def weights_of(est, t):
-    """mu of each draw [N, K, h or 1, w or 1, c or 1]."""
-    if mu == 'learned':
-      return est['mu'][bins_of(t, bins)]
-    if mu == 'parameters':
-      return (hats(t) @ at_nodes(**est['moments']).T).reshape(len(t), k, 1, 1, 1)
-    G, b = (est['moments'][name][bins_of(t, bins)] for name in ('G', 'b'))
-    G = G + RIDGE * jnp.trace(G, axis1=1, axis2=2)[:, None, None] * jnp.eye(k)[None]
-    return jnp.linalg.solve(G, b[..., None]).reshape(len(t), k, 1, 1, 1)
-
-  def parts(draws, prior, z, views, step):
-    """eps_hat [N h w c] and the variates h [N K h w c]."""
-    z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
-    eps_hat = guided(prior, z_t, draws.t, views, scale=at(guidance, step))
-    sigma = prior.schedule.sigma(draws.t)
-    return eps_hat, jnp.stack([variate(partial(f, prior), z_t, draws.t, draws.eps, sigma, views,
-                                       form=form) for f in phi], 1)
-
-  def corrected(draws, est, eps_hat, h):
-    return eps_hat - jnp.sum(weights_of(est, draws.t) * h, 1)
+  way = ways[mu](len(phi))
+  parts = partial(score_and_variates, phi=phi, guidance=guidance, form=form)
 
   def residual(draws, est, prior, z, views, step):
     eps_hat, h = parts(draws, prior, z, views, step)
-    return corrected(draws, est, eps_hat, h), {'mu': jnp.mean(weights_of(est, draws.t))}
+    weights = way.weights(est, draws.t)
+    return corrected(eps_hat, weights, h), {'mu': jnp.mean(weights)}
 
-  def loss(draws, est, prior, z, views, step):
-    """|w r|^2, or half the squared distance to this draw's moments: a step of plain descent on it
-    is a running mean."""
-    if mu == 'parameters':
-      return jnp.zeros(())
-    eps_hat, h = parts(draws, prior, z, views, step)
-    if mu == 'learned':
-      return jnp.mean((bcast(draws.weight, eps_hat) * corrected(draws, est, eps_hat, h)) ** 2)
-    inner = lambda a, b: jnp.mean(a * b, (-3, -2, -1))
-    now = {'G': inner(h[:, :, None], h[:, None]), 'b': inner(eps_hat[:, None], h)}
-    at_bins = bins_of(draws.t, bins)
-    return .5 * sum(jnp.sum((est['moments'][name][at_bins] - now[name]) ** 2) for name in now)
+  def loss(draws, est, *args):
+    return way.loss(draws, est, *parts(draws, *args)) if way.loss else jnp.zeros(())
 
-  def vectors(draws, est, prior, z, views, step):
-    eps_hat, h = parts(draws, prior, z, views, step)
+  def vectors(draws, est, *args):
+    eps_hat, h = parts(draws, *args)
     return jnp.concatenate([eps_hat[:, None], h], 1)
 
-  def of_probe(products, draws, est):
-    """The same distance to the moments of a probe, each draw's in units of its own sum of <h_k,
-    h_k>: else a few draws, of views that show much at a time that weighs much, would decide
-    alone."""
-    power = jnp.trace(products[:, 1:, 1:], axis1=1, axis2=2)
-    unit = jnp.where(power > 0., power, 1.)[:, None, None]
-    psi, n = hats(draws.t), len(draws.t)
-    now = {'G': jnp.einsum('nkl,ni,nj->kilj', products[:, 1:, 1:] / unit, psi,
-                           psi).reshape(k * NODES, k * NODES) / n,
-           'b': jnp.einsum('nk,ni->ki', products[:, 0, 1:] / unit[..., 0], psi).reshape(-1) / n,
-           'seen': jnp.mean((power > 0.).astype(psi.dtype))}
-    return .5 * MEMORY * sum(jnp.sum((est['moments'][name] - now[name]) ** 2) for name in now)
-
-  probe = Probe(every, vectors, of_probe) if mu == 'parameters' else None
-  return Estimator(residual, init, loss, probe, load=load)
+  probe = Probe(every, vectors, way.of_probe) if way.of_probe else None
+  return Estimator(residual, lambda key, prior: way.init(prior.latent), loss, probe, load=load)
