@@ -17,10 +17,6 @@ ABSL = ['cli', 'cli_help', 'evaluate', 'toybox.fit', *house.COMMANDS]
 CONFIG_READERS = ['options', 'places', 'checks', 'build', 'runs', 'method_texts', 'variance_lab',
                   'clip_score', 'config_files', 'cli_help', 'cli', 'evaluate', 'finishing', 'loop',
                   *house.COMMANDS]
-# Files, and 'file:function', that were over their limits when these came: none may grow, and who
-# cuts one takes it out.
-TO_CUT = {
-}
 FORBIDDEN_CALLS = {'nan_to_num': 'make numbers safe by construction',
                    'globals': 'dispatch through a dict one can see',
                    'eval': 'runs what a file says', 'exec': 'runs what a file says'}
@@ -130,16 +126,11 @@ def test_config_is_read_at_the_rim():
 
 
 def test_files_are_short():
-  none(house.files_over(HOUSE, limits=house.CATALOGS | TO_CUT).values())
+  none(house.files_over(HOUSE).values())
 
 
 def test_functions_are_short():
-  none(house.functions_over(HOUSE, limits=TO_CUT).values())
-
-
-def test_what_is_cut_leaves_the_table():
-  over = {**house.files_over(HOUSE), **house.functions_over(HOUSE)}
-  assert set(TO_CUT) <= set(over), f'take out of TO_CUT: {set(TO_CUT) - set(over)}'
+  none(house.functions_over(HOUSE).values())
 
 
 def test_public_functions_have_docstrings():

@@ -44,9 +44,9 @@ def score_and_variates(draws, prior, z, views, step, *, phi, guidance, form):
 def ssd(*, guidance: Schedule = (3.,), phi: tuple[str | Callable, ...] = ('constant',),
         mu: str = 'parameters', every: int = 10, bins: int = 10, per: tuple[str, ...] = (),
         form: str = 'stein', depth: str = '', normals: str = '', size: int = 224) -> Estimator:
-  """mu is a number for each phi: of 'parameters' one for each of NODES times, else one a time bin,
-  or with 'learned' more. It starts at 1 for the first phi and 0 for the others: with a constant
-  first, at SDS.
+  """mu (control_variates/mu.py) is a number for each phi: of 'parameters' one for each of NODES
+  times, else one a time bin, or with 'learned' more. It starts at 1 for the first phi and 0 for the
+  others: with a constant first, at SDS.
 
   Args:
     guidance: scale, a schedule; 1 is conditional.
