@@ -30,6 +30,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from jaxdreamer import build, cameras, checkpoints, metrics, options, places, processes, seeds
+from jaxdreamer.configs import base
 from jaxdreamer.processes import place
 from jaxdreamer.types import TrainState
 
@@ -76,7 +77,7 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
   clock = metrics.Clock()
   with processes.together():
     checkpoints.claim(workdir, config.to_dict(), contents=places.contents(options.expanded(config)),
-                      read=lambda workdir: options.restored(workdir).to_dict())
+                      read=options.saved, defaults=base.OPTIONS)
   processes.check_shared(f'--workdir={workdir}', lambda: checkpoints.seen(workdir))
   with clock('build'), processes.together():
     job = build.job(config, mesh)
