@@ -36,6 +36,7 @@ from jaxdreamer import (
   profiling,
   seeds,
 )
+from jaxdreamer.configs import base
 from jaxdreamer.objects import Model
 from jaxdreamer.processes import place
 from jaxdreamer.signals import SIGNALS, stop_signals
@@ -82,7 +83,7 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
   clock = metrics.Clock()
   with processes.together():
     checkpoints.claim(workdir, config.to_dict(), contents=places.contents(options.expanded(config)),
-                      read=lambda workdir: options.restored(workdir).to_dict())
+                      read=options.saved, defaults=base.OPTIONS)
   processes.check_shared(f'--workdir={workdir}', lambda: checkpoints.seen(workdir))
   with clock('build'), processes.together():
     training = build.training(config, mesh)
