@@ -106,7 +106,7 @@ def test_the_later_time_of_asd_is_one_for_the_views_of_a_scene():
   seen = []
 
   class Ear:
-    together = 4
+    views_per_scene = 4
     schedule = cosine()
 
     def eps(self, z_t, t, text, camera):
