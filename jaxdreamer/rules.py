@@ -7,7 +7,7 @@ from numbers import Integral, Real
 from typing import Any, Callable, NamedTuple
 
 from jaxdreamer import seeds
-from jaxdreamer.estimators.ssd import FORMS
+from jaxdreamer.control_variates.stein import FORMS
 from jaxdreamer.sampling import WEIGHTS
 from jaxdreamer.scenes.fields import ACTIVATIONS, BLOBS
 

@@ -117,8 +117,7 @@ def test_cameras_move_as_their_options_say_and_else_not():
 def test_jitter_of_nothing_changes_nothing():
   camera = cameras.orbital(1., 1.2, 3., FOV)
   still = cameras.jitter(jax.random.key(0), camera, position=0., target=0., up=0.)
-  for a, b in zip(camera, still):
-    np.testing.assert_allclose(a, b, atol=1e-5)
+  jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), camera, still)
 
 
 def test_a_jittered_camera_knows_where_it_stands():

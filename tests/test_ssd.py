@@ -9,8 +9,9 @@ import pytest
 
 from jaxdreamer import train_step
 from jaxdreamer.control_variates.neighbors import neighbors
+from jaxdreamer.control_variates.stein import variate
 from jaxdreamer.estimators.sds import sds
-from jaxdreamer.estimators.ssd import ssd, variate
+from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.priors.gaussian import gaussian
 from jaxdreamer.types import Draws, Views
 

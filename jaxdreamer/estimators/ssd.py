@@ -22,16 +22,15 @@ The paper prints eps phi + grad phi. Under its own z_t that is not zero-mean: it
 from functools import partial
 from typing import Callable
 
-import jax
 import jax.numpy as jnp
 
+from jaxdreamer.control_variates.stein import FORMS, variate
 from jaxdreamer.control_variates.table import control_variates
 from jaxdreamer.diffusion import bcast, diffuse, guided
 from jaxdreamer.schedules import Schedule, at
 from jaxdreamer.types import Estimator, Probe
 
-FORMS = {'stein': lambda sigma, eps, phi, slope: eps * phi - sigma * slope,
-         'printed': lambda sigma, eps, phi, slope: eps * phi + slope}
+MUS = 'learned', 'moments', 'parameters'
 RIDGE = 1e-6                     # times the trace of G: phi may be constant, or two of them alike
 NODES = 5                        # of mu in t, linear between them
 MEMORY = .2                      # of a group's rate: a probe is one view, and noisy
@@ -45,17 +44,8 @@ def bins_of(t, bins):
 
 def hats(t):
   """How much of mu at t [N] each node holds: [N, NODES], rows that sum to 1."""
-  return jnp.maximum(1. - jnp.abs(t[:, None] * (NODES - 1) - jnp.arange(NODES, dtype=jnp.float32)[
-      None]), 0.)
-
-
-def variate(phi: Callable, z_t, t, eps, sigma, views, *, form: str = 'stein'):
-  """h [N, h, w, c] of one phi for N draws; `sigma` is [N]. A phi that returns [h, w, c] must not
-  see z_t[i] in its entry i."""
-  if jax.eval_shape(jax.vmap(phi), z_t, t, views).ndim > 1:
-    return eps * jax.vmap(phi)(z_t, t, views)
-  value, slope = jax.vmap(jax.value_and_grad(phi))(z_t, t, views)
-  return FORMS[form](bcast(sigma, eps), eps, bcast(value, eps), slope)
+  nodes = jnp.arange(NODES, dtype=jnp.float32)[None]
+  return jnp.maximum(1. - jnp.abs(t[:, None] * (NODES - 1) - nodes), 0.)
 
 
 def ssd(*, guidance: Schedule = (3.,), phi: tuple[str | Callable, ...] = ('constant',),
@@ -82,11 +72,9 @@ def ssd(*, guidance: Schedule = (3.,), phi: tuple[str | Callable, ...] = ('const
   below 1.
   """
   phi, load = control_variates(phi, depth=depth, normals=normals, size=size)
-  if mu not in ('learned', 'moments', 'parameters') or form not in FORMS or not set(per) <= {
-      'h', 'w', 'c'}:
-    raise ValueError(f"ssd: mu={mu!r} takes 'learned', 'moments' or 'parameters', form={form!r} "
-                     f"one of {sorted(FORMS)}, per={per} "
-                     'of h, w, c')
+  if mu not in MUS or form not in FORMS or not set(per) <= {'h', 'w', 'c'}:
+    raise ValueError(f'ssd: mu={mu!r} takes one of {MUS}, form={form!r} one of {sorted(FORMS)}, '
+                     f'per={per} of h, w, c')
   if per and mu != 'learned':
     raise ValueError(f"ssd: mu={mu!r} is one number a time; per={per} needs mu='learned'")
   if every < 1:
@@ -133,8 +121,8 @@ def ssd(*, guidance: Schedule = (3.,), phi: tuple[str | Callable, ...] = ('const
     return eps_hat - jnp.sum(weights_of(est, draws.t) * h, 1)
 
   def residual(draws, est, prior, z, views, step):
-    return corrected(draws, est, *parts(draws, prior, z, views,
-                                        step)), {'mu': jnp.mean(weights_of(est, draws.t))}
+    eps_hat, h = parts(draws, prior, z, views, step)
+    return corrected(draws, est, eps_hat, h), {'mu': jnp.mean(weights_of(est, draws.t))}
 
   def loss(draws, est, prior, z, views, step):
     """|w r|^2, or half the squared distance to this draw's moments: a step of plain descent on it
@@ -146,9 +134,8 @@ def ssd(*, guidance: Schedule = (3.,), phi: tuple[str | Callable, ...] = ('const
       return jnp.mean((bcast(draws.weight, eps_hat) * corrected(draws, est, eps_hat, h)) ** 2)
     inner = lambda a, b: jnp.mean(a * b, (-3, -2, -1))
     now = {'G': inner(h[:, :, None], h[:, None]), 'b': inner(eps_hat[:, None], h)}
-    kept = jax.tree.map(lambda m: m[bins_of(draws.t, bins)], est['moments'])
-    return .5 * sum(jnp.sum((a - b) ** 2) for a, b in zip(jax.tree.leaves(kept),
-                                                          jax.tree.leaves(now)))
+    at_bins = bins_of(draws.t, bins)
+    return .5 * sum(jnp.sum((est['moments'][name][at_bins] - now[name]) ** 2) for name in now)
 
   def vectors(draws, est, prior, z, views, step):
     eps_hat, h = parts(draws, prior, z, views, step)
