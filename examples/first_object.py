@@ -17,15 +17,15 @@ steps, folder = 60, pathlib.Path('runs/first_object')
 # The parts: a frozen diffusion model, what it is told, a scene, and an estimator.
 prior = jd.toybox_prior()
 text = prior.embed('a red cube')
-background = jd.random_background()
-scene = jd.with_background(jd.voxels(), background)
+scene = jd.voxels()
 estimator = jd.sds(guidance=lambda step: 3.)
 
 
-# A picture: the scene as one camera sees it.
+# A picture: the scene as one camera sees it, over a color of its own.
 def render(code, camera, key, step):
+  color = jax.random.uniform(jax.random.fold_in(key, 1), (3,))
   return jd.render_image(key, partial(scene.field, code), camera, size=prior.image_size,
-                         samples=16, fine=16, background=partial(background.color, (), key))
+                         samples=16, fine=16, background=lambda direction: color)
 
 
 # A step: four views and their noise, the residual pulled back to the scene, Adam.

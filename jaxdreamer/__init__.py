@@ -17,7 +17,6 @@ PUBLIC = {
   'ssd': 'estimators.ssd', 'asd': 'estimators.asd',
   # scenes: options -> Scene
   'voxels': 'scenes.voxels', 'hashgrid': 'scenes.hashgrid', 'mlp': 'scenes.mlp',
-  'with_background': 'scenes.backgrounds', 'random_background': 'scenes.backgrounds:random',
   # priors: options -> Prior
   'toybox_prior': 'priors.toybox:toybox', 'empirical': 'priors.empirical',
   'gaussian': 'priors.gaussian', 'stable_diffusion': 'priors.stable_diffusion',

@@ -48,7 +48,7 @@ from jaxdreamer.scenes.image import picture
 from jaxdreamer.scenes.particles import stacked
 from jaxdreamer.schedules import at, is_never
 from jaxdreamer.training import Parts, Training
-from jaxdreamer.types import Estimator, Prior, Scene, TrainState
+from jaxdreamer.types import Estimator, Prior, Rendering, Sample, Scene, Text, TrainState
 from jaxdreamer.weights import model_shapes
 
 
@@ -97,7 +97,7 @@ def make_regularize(section) -> Callable:
   return regularize
 
 
-def make_text(config, prior: Prior, mesh: Mesh) -> Callable:
+def make_text(config, prior: Prior, mesh: Mesh) -> Callable[[int], Text]:
   """step -> the Text that it takes: of config.prompt, or of some prompts of the corpus."""
   embed, c = embedder(config, prior), config.corpus
   if not c.path:
@@ -108,7 +108,7 @@ def make_text(config, prior: Prior, mesh: Mesh) -> Callable:
                       sharding=NamedSharding(mesh, PartitionSpec('data')))
 
 
-def embedder(config, prior: Prior) -> Callable:
+def embedder(config, prior: Prior) -> Callable[[str], Text]:
   """prompt -> its Text, beside the negative prompt of the run."""
   return lambda prompt: prior.embed(prompt, config.negative_prompt)
 
@@ -121,7 +121,7 @@ def make_optimizer(config) -> optax.GradientTransformation:
                      particles=config.scene.particles)
 
 
-def make_sample(config, prior: Prior, estimator: Estimator) -> Callable:
+def make_sample(config, prior: Prior, estimator: Estimator) -> Sample:
   """sampling.make_sample's, of config.sampling and config.cameras."""
   s, c = config.sampling, config.cameras
   return sampling.make_sample(
@@ -150,7 +150,7 @@ def make_scene(config) -> Scene:
   return with_background(stacked(field, n) if n > 1 else field, make_background(config))
 
 
-def make_render(config, scene: Scene) -> Callable:
+def make_render(config, scene: Scene) -> Callable[..., Rendering]:
   """(pixels, code, one Camera, key, step) -> Rendering, of config.render."""
   r, background = config.render, make_background(config)
 
@@ -214,7 +214,7 @@ def training(config, mesh: Mesh, *, abstract: bool = False) -> Training:
                   parts[0])
 
 
-def model(config, embed: Callable) -> objects.Model:
+def model(config, embed: Callable[[str], Text]) -> objects.Model:
   """What a run of `config` learns, at the settings of config.eval. `embed` is `embedder`'s."""
   config = options.expanded(config)
   e, radius = config.eval, config.render.radius

@@ -7,14 +7,13 @@ the left, and its center is at (i + .5, j + .5). Each function makes one camera,
 vmap.
 """
 import math
-from typing import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jaxdreamer.types import Camera, Rays
+from jaxdreamer.types import Camera, Move, Rays
 
 Range = tuple[float, float]
 Scalar = Float[Array, ''] | float
@@ -101,7 +100,7 @@ def jitter(key: Key[Array, ''], camera: Camera, *, position: float, target: floa
 
 
 def make_move(*, by: tuple[float, float, float] = (0., 0., 0.),
-              front_back: int = 0) -> Callable | None:
+              front_back: int = 0) -> Move | None:
   """(key, Camera, step) -> Camera: `jitter` of position, target and up `by` so much; the first
   `front_back` steps see fronts and backs alone. None where cameras stay where they are drawn."""
   position, target, up = by

@@ -37,6 +37,7 @@ from jaxdreamer import (
   seeds,
   workdirs,
 )
+from jaxdreamer.configs import base
 from jaxdreamer.objects import Model
 from jaxdreamer.processes import place
 from jaxdreamer.signals import SIGNALS, stop_signals
@@ -83,7 +84,7 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
   clock = metrics.Clock()
   with processes.together():
     workdirs.claim(workdir, config.to_dict(), contents=places.contents(options.expanded(config)),
-                      read=lambda workdir: options.restored(workdir).to_dict())
+                   read=options.saved, defaults=base.OPTIONS)
   processes.check_shared(f'--workdir={workdir}', lambda: workdirs.seen(workdir))
   with clock('build'), processes.together():
     training = build.training(config, mesh)

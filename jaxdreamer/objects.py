@@ -1,7 +1,7 @@
 """What a run has learned, as its outputs take it: a Model makes an Object of each prompt. No
 optimizer has a part in it, and a prior only where a generator reads a prompt."""
 from functools import partial
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,32 +9,33 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxdreamer import render, train_step
-from jaxdreamer.types import Scene
+from jaxdreamer.types import Camera, Params, Rendering, Scene, Text
 
 
 class Object(NamedTuple):
   """The scene of one prompt, its parameters bound."""
-  render: Callable              # (one Camera, background [3]) -> Rendering [size, size]
-  density: Callable             # xyz [N, 3] -> [N]
-  color: Callable               # xyz [N, 3] -> [N, 3]
-  radius: float                 # of the ball that outputs show
-  size: int                     # pixels of a side of a render
+  # (one Camera, background [3]) -> [size, size]
+  render: Callable[[Camera, Any], Rendering]
+  density: Callable[[Array], Array]              # xyz [N, 3] -> [N]
+  color: Callable[[Array], Array]                # xyz [N, 3] -> [N, 3]
+  radius: float                                  # of the ball that outputs show
+  size: int                                      # pixels of a side of a render
 
-  def over(self, gray: float) -> Callable:
+  def over(self, gray: float) -> Callable[[Camera], Rendering]:
     """camera -> Rendering over a gray: 0 is black, 1 is white."""
     return lambda camera: self.render(camera, np.full(3, gray, np.float32))
 
 
 class Model(NamedTuple):
   """What holds for all parameters that a run may come to."""
-  prompts: tuple[str, ...]      # that it learns
-  embed: Callable               # prompt -> its Text; None for a scene that reads none
-  object: Callable              # (scene params, prompt) -> Object
+  prompts: tuple[str, ...]                       # that it learns
+  embed: Callable[[str], Text | None]            # None for a scene that reads none
+  object: Callable[[Params, str], Object]
 
 
-def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...], embed: Callable,
-          step: int, size: int, samples: int, fine: int, ball: float, radius: float,
-          chunk: int | None) -> Model:
+def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...],
+          embed: Callable[[str], Text], step: int, size: int, samples: int, fine: int,
+          ball: float, radius: float, chunk: int | None) -> Model:
   """The Model of `scene` as `step` sees it: renders of `size` pixels with `samples` and `fine` more
   along a ray in the `ball`, `chunk` rays at a time; `radius` is Object's. `embed` (prompt) -> Text
   is asked by generators alone."""

@@ -60,27 +60,32 @@ def check(config: ConfigDict) -> None:
     if own(name, base.OPTIONS):
       check_own(name, options[section]['name'])
       continue
-    if name not in known:
+    if name not in known and section in CHOICES:
       raise ValueError(unknown(name, list(known)))
-    rule = rule_of(name, known[name])
+    rule = rule_of(name, known.get(name))
     if rule and not rule.fits(value):
       raise ValueError(f'config.{name}={shown(value)}: takes {rule.takes}')
   check_times(options)
 
 
+def saved(workdir: pathlib.Path) -> dict:
+  """The options of the run in `workdir`. ValueError, one line, for one of an old name."""
+  options = workdirs.tuples(workdirs.read_options(workdir))
+  for name, value in flatten(options).items():
+    if answer := renamed(name, value=value):
+      raise ValueError(f'{workdir}: {answer}; change it in its config.json')
+  return options
+
+
 def restored(workdir: pathlib.Path) -> ConfigDict:
   """The config of the run in `workdir`: today's defaults, and over them its own options.
-  ValueError, one line, for one that is called otherwise by now, or is no more."""
-  saved, config = workdirs.tuples(workdirs.read_options(workdir)), base.get_config()
-  known = flatten(base.OPTIONS)
-  for name, value in flatten(saved).items():
-    answer = renamed(name, value=value)
-    if not answer and name not in known and not own(name, base.OPTIONS):
-      answer = unknown(name, list(known))
-    if answer:
-      raise ValueError(f'{workdir}: {answer}. Change it in its config.json, or use the jaxdreamer '
-                       'that wrote it')
-  config.update(saved)
+  ValueError, one line, for one of an old name, or that is no more."""
+  options, config, known = saved(workdir), base.get_config(), flatten(base.OPTIONS)
+  for name in flatten(options):
+    if name not in known and not own(name, base.OPTIONS):
+      raise ValueError(f'{workdir}: {unknown(name, list(known))}; take it out of its config.json, '
+                       'or use the jaxdreamer that wrote it')
+  config.update(options)
   return config
 
 
@@ -91,7 +96,10 @@ def shown(value: Any) -> str:
 
 def check_times(options: dict) -> None:
   """t's range must not be empty or upside down at any step."""
-  low, high = options['sampling']['t_min'], options['sampling']['t_max']
+  sampling = options.get('sampling', {})
+  if not {'t_min', 't_max'} <= set(sampling):
+    return
+  low, high = sampling['t_min'], sampling['t_max']
   ends = {end for _, _, start, steps in map(ramp, (low, high)) for end in (start, start + steps)}
   for step in sorted({0, *ends}):                                          # linear in between
     if value_at(low, step) > value_at(high, step):
@@ -124,7 +132,7 @@ def outliving(config: ConfigDict) -> str:
           f'{value_at((v0, v1, start, length), steps):.3g}'
           for name, (v0, v1, start, length) in late.items() if start + length > steps and v0 != v1]
   ends = [start + length for v0, v1, start, length in late.values() if v0 != v1]
-  stages = options['render']['stages']
+  stages = options.get('render', {}).get('stages', ())
   said += [f'config.render.stages begins {size} pixels at step {first}' for first, size in stages
            if first >= steps]
   ends += [first + 1 for first, _ in stages]
@@ -170,8 +178,9 @@ def picture_bytes(config: ConfigDict) -> int:
   """The least that a picture of config.eval takes: density and color of the samples of all rays
   that are rendered at once."""
   e = config.eval
-  rays = e.size ** 2
-  return 16 * min(rays, e.chunk or rays) * (e.samples + e.fine) + 44 * rays
+  rays = e.get('size', 0) ** 2
+  return (16 * min(rays, e.get('chunk', 0) or rays) * (e.get('samples', 0) + e.get('fine', 0))
+          + 44 * rays)
 
 
 def place(path: str | os.PathLike) -> pathlib.Path:

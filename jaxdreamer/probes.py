@@ -1,15 +1,13 @@
 """What an estimator learns from parameter space: inner products of cotangents that are pulled back
 to the scene's parameters, of the first view of a step."""
-from typing import Callable
-
 import jax
 import jax.numpy as jnp
 
 from jaxdreamer.diffusion import bcast
-from jaxdreamer.types import Prior, Probe, Text
+from jaxdreamer.types import Prior, Probe, RenderLatents, Text
 
 
-def inner_products(render_latents: Callable, vectors, params, prior: Prior, text: Text, camera,
+def inner_products(render_latents: RenderLatents, vectors, params, prior: Prior, text: Text, camera,
                    keys, step):
   """<J^T a_k, J^T a_l> over all of the scene's params, for M times K cotangents a [M, K, ...] at z
   of the first view: [M, K, K]."""
@@ -18,13 +16,13 @@ def inner_products(render_latents: Callable, vectors, params, prior: Prior, text
   _, cost, _, pullback = render_latents(params, prior, text, first(camera), keys[:1], step)
   pulled = jax.lax.map(lambda v: pullback(v[None], jnp.zeros_like(cost)),
                        vectors.reshape(-1, *vectors.shape[2:]))
-  rows = lambda leaf: leaf.reshape(*vectors.shape[:2], -1)
-  return sum(jnp.einsum('mka,mla->mkl', rows(leaf), rows(leaf), precision='highest')
-             for leaf in jax.tree.leaves(pulled))
+  rows = jax.tree.map(lambda leaf: leaf.reshape(*vectors.shape[:2], -1), pulled)
+  return jax.tree.reduce(jnp.add, jax.tree.map(
+    lambda a: jnp.einsum('mka,mla->mkl', a, a, precision='highest'), rows))
 
 
-def add(gradient, probe: Probe, render_latents: Callable, params, prior: Prior, text: Text, camera,
-        keys, args, *, probes):
+def add(gradient, probe: Probe, render_latents: RenderLatents, params, prior: Prior, text: Text,
+        camera, keys, args, *, probes):
   """`gradient` of est, at every `probe.every`-th step with that of probe.loss, `probes` times.
   `args` are residual's arguments (draws, est, prior, z, views, step) of the whole step."""
   draws, est, *_, step = args

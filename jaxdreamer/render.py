@@ -20,6 +20,7 @@ from jaxdreamer.scenes import fields
 from jaxdreamer.types import Camera, Rays, Rendering
 
 SLOPES = 4  # the distance's slope is asked at one sample of so many: it costs four distances
+Sky = Callable[[Array], Array]                   # direction [3] -> color [3]
 
 
 class Light(NamedTuple):
@@ -63,10 +64,9 @@ def shade(light: Light, albedo: Float[Array, '3'], normal: Float[Array, '3'],
   return lit if light.normals is None else jnp.where(light.normals > 0., .5 + .5 * normal, lit)
 
 
-def trace(field: Callable, ray: Rays, u: Float[Array, 'S'], u_fine: Float[Array, 'N'], *,
-          radius: float,
-          background: Callable, light: Light | None, normals: Callable,
-          distance: Callable | None) -> Rendering:
+def trace(field: fields.Colored, ray: Rays, u: Float[Array, 'S'], u_fine: Float[Array, 'N'], *,
+          radius: float, background: Sky, light: Light | None, normals: fields.Normals,
+          distance: fields.Signed | None) -> Rendering:
   """One ray. u places a sample in each of S equal intervals. Where N > 0 those only propose
   (without gradient, density alone) N intervals of equal weight, which u_fine samples."""
   near, far = volume.ball_interval(ray.origin, ray.direction, radius)
@@ -104,12 +104,10 @@ def white(direction: Float[Array, '3']) -> Float[Array, '3']:
   return jnp.ones(3)
 
 
-def image(key: Key[Array, ''], field: Callable, camera: Camera, *, size: int, samples: int,
-          fine: int = 0,
-          radius: float = 1., jitter: float = 1., background: Callable = white,
-          light: Light | None = None,
-          normals: Callable = fields.gradient_normals, distance: Callable | None = None,
-          chunk: int | None = None,
+def image(key: Key[Array, ''], field: fields.Colored, camera: Camera, *, size: int, samples: int,
+          fine: int = 0, radius: float = 1., jitter: float = 1., background: Sky = white,
+          light: Light | None = None, normals: fields.Normals = fields.gradient_normals,
+          distance: fields.Signed | None = None, chunk: int | None = None,
           remat: bool = False) -> Rendering:
   """The [size, size] Rendering of one camera; vmap over cameras, keys and lights. `jitter` = 0
   makes it deterministic.

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jaxdreamer.schedules import Schedule, at
-from jaxdreamer.types import Camera, Draws, NoiseSchedule
+from jaxdreamer.types import Camera, Draws, Move, NoiseSchedule, Sample
 
 BINS = 8                         # of t, for the power that importance sampling wants
 MOVE = 102                               # what a step's key is folded with to move cameras
@@ -156,7 +156,7 @@ def make_draw(*, noise: NoiseSchedule, shape: tuple[int, ...], t_min: Schedule =
 
 def make_sample(*, design: Callable[..., Array], camera_from: Callable[[Array], Camera],
                 draw: Callable[..., Draws], views: int, dims: int = 1,
-                move: Callable[..., Camera] | None = None) -> Callable:
+                move: Move | None = None) -> Sample:
   """(key, ids [local views], step) -> (camera [V], Draws, one key a view for rendering).
 
   `design` spreads (azimuth, elevation, distance, fov, t of `dims` draws) over the step's `views`

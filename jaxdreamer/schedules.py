@@ -3,6 +3,8 @@
 A schedule is a number or (v,), which stay; (v0, v1, steps), linear from v0 to v1 over `steps` and
 constant after; or (v0, v1, start, steps) with a start.
 """
+from typing import Any
+
 import optax
 
 Number = float | int
@@ -15,7 +17,7 @@ def is_never(schedule: Schedule) -> bool:
   return schedule in (0., NEVER)
 
 
-def at(schedule: Schedule, step):
+def at(schedule: Schedule, step) -> Any:
   """The schedule's value at `step`, a number or a traced one: at((0., 1., 10), 5) is .5."""
   values = (schedule,) if isinstance(schedule, (int, float)) else tuple(schedule)
   if len(values) not in (1, 3, 4):

@@ -9,6 +9,7 @@ communicates once. Random numbers are folded from (key, step, view), so that the
 how many devices there are. With a Text of many prompts (conditioning.py) the scene is a generator,
 whose parameters all of them share.
 """
+import dataclasses
 from typing import Any, Callable
 
 import jax
@@ -17,14 +18,28 @@ import optax
 
 from jaxdreamer import conditioning, parallel, probes
 from jaxdreamer.diffusion import bcast
-from jaxdreamer.types import Draws, Estimator, Prior, Render, Scene, Text, TrainState, Views
+from jaxdreamer.types import (
+  Draws,
+  Estimator,
+  Prior,
+  Render,
+  RenderLatents,
+  Sample,
+  Scene,
+  Text,
+  TrainState,
+  Views,
+)
 
 NOISE = 64  # numbers that a generator's prompt is varied by: ScaleDreamer's 3DConv-Net
 LATENT = 101  # what a view's key is folded with to draw its latent
+# make_gradient's: ({'scene': ..., 'est': ...}, {name: what to watch})
+Gradient = Callable[..., tuple[dict[str, Any], dict[str, Any]]]
 
 
 def make_render_latents(*, scene: Scene, render: Render, regularize: Callable[..., Any],
-                        condition: Callable[..., Views] = conditioning.condition) -> Callable:
+                        condition: Callable[..., Views] = conditioning.condition
+                        ) -> RenderLatents:
   """(scene params, prior, text, camera [V], keys [V], step) -> (z [V h w c], regularizer [], Views,
   pullback).
 
@@ -57,7 +72,7 @@ def residual(estimator: Estimator, draws: Draws, est, prior: Prior, z, views: Vi
   return r, info | {'residual_power': jnp.mean(r ** 2)}
 
 
-def make_gradient(*, render_latents: Callable, estimator: Estimator) -> Callable:
+def make_gradient(*, render_latents: RenderLatents, estimator: Estimator) -> Gradient:
   """(params, prior, text, camera [V], draws [V M], keys [V], step) -> (gradient like params, info),
   with `render_latents` of make_render_latents. The M draws of a view share its render, and their
   residuals its pullback. The estimator's probe, if it has one, is of the first view, and counts
@@ -81,8 +96,8 @@ def make_gradient(*, render_latents: Callable, estimator: Estimator) -> Callable
   return gradient
 
 
-def make_local_step(*, sample: Callable, gradient: Callable, tx: optax.GradientTransformation,
-                    ordered: bool = False) -> Callable:
+def make_local_step(*, sample: Sample, gradient: Gradient, tx: optax.GradientTransformation,
+                    ordered: bool = False) -> parallel.Step:
   """(state, prior, text, ids [local views]) -> (state, info), from `sample` of sampling.make_sample
   and `gradient` of make_gradient; `ordered` as parallel.average's."""
   def local_step(state: TrainState, prior: Prior, text: Text, ids):
@@ -98,6 +113,6 @@ def make_local_step(*, sample: Callable, gradient: Callable, tx: optax.GradientT
     updates, opt = tx.update(grads, state.opt, state.params)
     norm = optax.tree.norm(grads)
     info = info | {'gradient_norm': norm, 'finite': jnp.isfinite(norm).astype(jnp.float32)}
-    return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates),
-                         opt=opt), info
+    params = optax.apply_updates(state.params, updates)
+    return dataclasses.replace(state, step=state.step + 1, params=params, opt=opt), info
   return local_step

@@ -2,12 +2,13 @@
 import math
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
-from jaxdreamer.types import Estimator, Prior, Text, TrainState
+from jaxdreamer.types import Estimator, Prior, RenderLatents, Sample, Text, TrainState
 
 
-def fit(advance: Callable, state: PyTree, feed: Callable, *, step: int, stride: int = 1,
+def fit(advance: Callable[[int, PyTree, Any], tuple[PyTree, Any]], state: PyTree,
+        feed: Callable[[int], Any], *, step: int, stride: int = 1,
         steps: int | float = math.inf) -> Iterator[tuple[int, PyTree, Any]]:
   """(step, state, info) after each call of `advance` (step, state, feed(step)) -> (state, info),
   which makes `stride` steps, from `step` on until `steps`.
@@ -32,20 +33,20 @@ class Parts(NamedTuple):
   """What the first stage's step is made of, for those who take it apart: the variance
   laboratory."""
   estimator: Estimator
-  sample: Callable              # sampling.make_sample's
-  render_latents: Callable      # train_step.make_render_latents's
+  sample: Sample
+  render_latents: RenderLatents
   gradient: Callable            # train_step.make_gradient's
   tx: Any                       # the optax chain
 
 
 class Training(NamedTuple):
   """A run's training as functions. Scene parameters are state.params['scene']."""
-  init: Callable                # key -> TrainState
+  init: Callable[[Array], TrainState]
   # (first step, jitted (state, prior, text) -> (state, info)) for each size of the renders
   stages: tuple
   steps_per_call: int           # steps of a call, which donates the state; info is their means
   prior: Prior
-  text: Callable                # step -> the Text that it takes: always the same for one prompt
+  text: Callable[[int], Text]   # the Text that a step takes: always the same for one prompt
   parts: Parts
 
   def fit(self, state: TrainState, *, steps: int) -> Iterator[tuple[int, TrainState, dict]]:

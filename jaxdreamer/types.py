@@ -19,11 +19,25 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 # The signatures that records are made of. Params: what is trained; Code: what a scene makes of it.
 Params = PyTree
 Code = PyTree
+Init = Callable[[Array], Params]                 # key -> params
+# (params, Text or None) -> code; identity for one prompt, a generator for many
+Prepare = Callable[[Params, Any], Code]
 # (code, xyz [3]) -> density [], features [F] (the first three: albedo in [0, 1])
 Field = Callable[[Code, Array], tuple[Array, Array]]
 Distance = Callable[[Code, Array], Array]        # (code, xyz [3]) -> [], negative inside
+Move = Callable[[Array, 'Camera', Any], 'Camera']          # (key, one Camera, step) -> Camera
+# (key, ids [V], step) -> Camera [V], Draws, keys [V] for rendering
+Sample = Callable[[Array, Array, Any], tuple['Camera', 'Draws', Array]]
 # (code, one Camera, key, step) -> its Rendering [H, W]
 Render = Callable[[Code, 'Camera', Array, Any], 'Rendering']
+# (params, prior, text, Camera [V], keys [V], step) -> z [V h w c], regularizer [], Views, pullback
+# that takes the cotangents of z and of the regularizer to params
+RenderLatents = Callable[[Params, 'Prior', 'Text', 'Camera', Array, Any],
+                         tuple[Array, Array, 'Views', Callable[[Array, Array], Params]]]
+Encode = Callable[[Any, Array], Array]           # (weights, x [V H W 3]) -> z [V h w c]
+Decode = Callable[[Any, Array], Array]           # (weights, z) -> x
+# (weights, keys [V], x) -> z: a draw of the posterior, whose mean is encode's, by each image's key
+SampleLatents = Callable[[Any, Array, Array], Array]
 # (weights, z_t [V h w c], t [V], text [V L D], camera [V] or None) -> eps_hat [V h w c]
 Predict = Callable[[Any, Array, Array, Array, 'Camera | None'], Array]
 # (draws of N, est, prior, z [N h w c], views [N], step) -> r [N h w c], {name: what to watch}
@@ -102,9 +116,8 @@ class Scene(NamedTuple):
       code = scene.focus(scene.prepare(scene.init(key), text), step)
       density, features = scene.field(code, jnp.zeros(3))
   """
-  init: Callable[[Array], Params]                # key -> params
-  # (params, Text or None) -> code; identity for one prompt, a generator for many
-  prepare: Callable[[Params, Any], Code]
+  init: Init
+  prepare: Prepare
   field: Field
   # coarse to fine: the code as `step` sees it
   focus: Callable[[Code, Any], Code] = lambda code, step: code
@@ -130,10 +143,8 @@ class Prior:
   schedule: NoiseSchedule
   image_size: int = flax.struct.field(pytree_node=False)
   latent: tuple[int, int, int] = flax.struct.field(pytree_node=False)  # of an encoded image, h w c
-  # (weights, x [V,H,W,3]) -> z [V,h,w,c], differentiable
-  encode_fn: Callable[[Any, Array], Array] = flax.struct.field(pytree_node=False)
-  # (weights, z) -> x
-  decode_fn: Callable[[Any, Array], Array] = flax.struct.field(pytree_node=False)
+  encode_fn: Encode = flax.struct.field(pytree_node=False)             # differentiable
+  decode_fn: Decode = flax.struct.field(pytree_node=False)
   eps_fn: Predict = flax.struct.field(pytree_node=False)
   # (weights, prompt, negative) -> Text; on the host, once
   embed_fn: Callable[[Any, str, str], Text] = flax.struct.field(pytree_node=False)
@@ -143,9 +154,7 @@ class Prior:
   branches: bool = flax.struct.field(pytree_node=False, default=False)
   # so many successive rows are views of one scene to eps
   views_per_scene: int = flax.struct.field(pytree_node=False, default=1)
-  # (weights, keys [V], x) -> z, or no draw
-  sample_fn: Callable[[Any, Array, Array], Array] | None = flax.struct.field(
-    pytree_node=False, default=None)
+  sample_fn: SampleLatents | None = flax.struct.field(pytree_node=False, default=None)
 
   def encode(self, x: Float[Array, 'V H W 3']) -> Float[Array, 'V h w c']:
     """Images in [0, 1] -> latents, differentiable."""

@@ -91,9 +91,10 @@ def tuples(value):
   return tuple(tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def _refuse_other_run(workdir, options, contents, options_there):
+def _refuse_other_run(workdir, options, contents, options_there, defaults):
   known = read_contents(workdir)
-  there, here = defining(options_there, known), defining(options, contents if known else {})
+  there, here = (defining(defaults, {}) | defining(*run)
+                 for run in ((options_there, known), (options, contents if known else {})))
   names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)
            or (name in there) != (name in here)]
   if names:
@@ -198,16 +199,18 @@ def _make(workdir):
 
 def claim(workdir: pathlib.Path, options: dict, *,
           contents: Mapping[str, str] = MappingProxyType({}),
-          read: Callable[[pathlib.Path], dict] = read_options):
+          read: Callable[[pathlib.Path], dict] = read_options,
+          defaults: Mapping[str, Any] = MappingProxyType({})):
   """Makes `workdir` the home of a run with these options and contents (places.py), or says in one
   line why it cannot be.
 
   A workdir without any finished checkpoint may be claimed anew; one with checkpoints only by the
-  run they belong to, whose options `read` tells. The caller holds it by `alone`.
+  run they belong to, whose options `read` tells; `defaults` are of those that a run does not name.
+  The caller holds it by `alone`.
   """
   _make(workdir)
   if finished_steps(workdir):
-    _refuse_other_run(workdir, options, dict(contents), read(workdir))
+    _refuse_other_run(workdir, options, dict(contents), read(workdir), dict(defaults))
   if jax.process_index() == 0:
     try:
       (workdir / FOLDER).mkdir(exist_ok=True)

@@ -259,7 +259,7 @@ def test_outputs_show_the_ball_that_they_are_told_to():
     config = staged((0, 8))
     config.render.radius, config.eval.radius = 2., radius
     scene = build.make_scene(config).init(jax.random.key(0))
-    assert build.model(config, None).object(scene, config.prompt).radius == shown
+    assert build.model(config, str).object(scene, config.prompt).radius == shown
 
 
 def test_a_run_saved_before_these_options_is_what_it_was(plain, tmp_path):
@@ -312,7 +312,8 @@ def test_an_estimator_from_outside_the_package_is_named_in_a_config(tmp_path, mo
     prior = gaussian(jnp.zeros((2, 2, 1)), std=.5)
     draws = sampling.draws(jax.random.key(0), jnp.full((3, 1), .5), jnp.arange(3), t_min=.1,
                            t_max=.9, shape=(2, 2, 1))
-    views = conditioning.condition(prior.embed(''), cameras.orbit((3, .2)))
+    camera = jax.tree.map(jnp.asarray, cameras.orbit((3, .2)))
+    views = conditioning.condition(prior.embed(''), camera)
     residuals.append(parts.estimator.residual(draws, (), prior, jnp.ones((3, 2, 2, 1)), views,
                                               0)[0])
   np.testing.assert_allclose(residuals[0], 3. * residuals[1], rtol=1e-6)

@@ -1,6 +1,7 @@
 """Options live once, in the functions that take them: each can be reached from the command line, a
 function of the user's own brings its section, and saved runs and old names are answered."""
 import json
+from functools import partial
 
 import pytest
 from absl import flags
@@ -180,14 +181,18 @@ def test_a_run_saved_without_some_options_is_todays_defaults_updated_by_its_own(
 def test_a_run_goes_on_where_its_options_and_todays_defaults_are_the_config(tmp_path):
   saved(tmp_path, seed=3)
   (tmp_path / 'checkpoints' / '3').mkdir()
-  read = lambda workdir: options.restored(workdir).to_dict()
   config = base.get_config()
   config.seed = 3
   (tmp_path / 'config.json').write_text(json.dumps({'seed': 3}))
-  workdirs.claim(tmp_path, config.to_dict(), read=read)
+  claim = partial(workdirs.claim, tmp_path, config.to_dict(), read=options.saved,
+                  defaults=base.OPTIONS)
+  claim()
   (tmp_path / 'config.json').write_text(json.dumps({'seed': 3, 'cameras': {'angular': .5}}))
   with pytest.raises(ValueError, match='cameras.angular is 0.5 there, 0.0 here'):
-    workdirs.claim(tmp_path, config.to_dict(), read=read)
+    claim()
+  (tmp_path / 'config.json').write_text(json.dumps({'negative': 'dull'}))
+  with pytest.raises(ValueError, match='config.negative is called config.negative_prompt now'):
+    claim()
 
 
 @pytest.mark.parametrize('option, value, says', [

@@ -13,6 +13,7 @@ def gaussian(mean: Float[Array, 'h w c'], *, std: float, null_mean: Float[Array,
   `mean`, of zeros `null_mean` (the same by default), so that guidance has two different
   predictions. encode is the identity."""
   schedule = schedule or cosine()
+  h, w, c = mean.shape
   weights = {'mean': mean, 'null_mean': mean if null_mean is None else null_mean}
 
   def eps(weights, z_t, t, text, camera):
@@ -25,4 +26,4 @@ def gaussian(mean: Float[Array, 'h w c'], *, std: float, null_mean: Float[Array,
     return Text(jnp.ones((4, 1, 1)), one, zero, zero)
 
   same = lambda weights, x: x
-  return Prior(weights, schedule, mean.shape[0], tuple(mean.shape), same, same, eps, embed)
+  return Prior(weights, schedule, h, (h, w, c), same, same, eps, embed)

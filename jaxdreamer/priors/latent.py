@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxdreamer import prompts
 from jaxdreamer.diffusion import BETAS, PREDICTIONS, bcast, ddpm
 from jaxdreamer.nn import clip, vae
-from jaxdreamer.types import NoiseSchedule, Prior
+from jaxdreamer.types import Decode, Encode, NoiseSchedule, Prior, SampleLatents
 from jaxdreamer.weights import clip_tokens, loras, model_shapes, safe_files, tensor_files
 from jaxdreamer.weights.diffusers_folder import Part, load_part, open_model
 
@@ -34,17 +34,17 @@ SERVED = {
 }
 # diffusers' classes over betas, with their own defaults for what a file leaves out.
 LATE = {'beta_start': .00085, 'beta_end': .012}
-SAMPLERS = dict.fromkeys((
+SAMPLERS: dict[str | None, dict[str, Any]] = {**dict.fromkeys((
   'DDIMScheduler', 'DDIMInverseScheduler', 'DDIMParallelScheduler', 'DDPMScheduler',
   'DDPMParallelScheduler',
   'DEISMultistepScheduler', 'DPMSolverMultistepScheduler', 'DPMSolverMultistepInverseScheduler',
   'DPMSolverSinglestepScheduler',
   'EulerAncestralDiscreteScheduler', 'EulerDiscreteScheduler', 'LMSDiscreteScheduler',
   'PNDMScheduler', 'SASolverScheduler',
-  'UniPCMultistepScheduler'), {}) | dict.fromkeys((
+  'UniPCMultistepScheduler'), {}), **dict.fromkeys((
   'DPMSolverSDEScheduler', 'HeunDiscreteScheduler', 'KDPM2AncestralDiscreteScheduler',
   'KDPM2DiscreteScheduler'), LATE
-) | dict.fromkeys(('LCMScheduler', 'TCDScheduler'), LATE | {'beta_schedule': 'scaled_linear'})
+), **dict.fromkeys(('LCMScheduler', 'TCDScheduler'), LATE | {'beta_schedule': 'scaled_linear'})}
 BETAS_OF = ('beta_start', 'beta_end', 'beta_schedule')
 
 
@@ -70,10 +70,9 @@ class Coder(NamedTuple):
   weights: PyTree
   pixels: int                            # of a side of the image that it takes
   latent: tuple[int, int, int]
-  # (weights, x [V, H, W, 3]) -> z [V, h, w, c], differentiable: the posterior's mean
-  encode: Callable
-  sample: Callable  # (weights, keys [V], x) -> z: a draw of the posterior by each image's key
-  decode: Callable                       # (weights, z) -> x
+  encode: Encode                         # differentiable: the posterior's mean
+  sample: SampleLatents
+  decode: Decode
 
 
 def opened(path: str, *, model: str, sha256: str, wanted: str, lora: str = '',
@@ -145,12 +144,13 @@ def coder(part: Part, *, side: int, dtype: Any) -> Coder:
   config = vae.config_from_diffusers(part.config)
   pixels = side * 2 ** (len(config.block_out_channels) - 1)
   network = vae.AutoencoderKL(config, dtype)
+  apply: Callable[..., Any] = network.apply      # of one value, as no collection is mutable
   like = jax.eval_shape(network.init, jax.random.key(0),
                         jnp.zeros((1, pixels, pixels, 3)))['params']
 
   def posterior(weights, x):
     x = jax.image.resize(x, (len(x), pixels, pixels, 3), 'bilinear')
-    return network.apply({'params': weights}, 2. * x - 1., method='encode')
+    return apply({'params': weights}, 2. * x - 1., method='encode')
 
   def encode(weights, x):
     return config.scaling_factor * posterior(weights, x).mean
@@ -160,7 +160,7 @@ def coder(part: Part, *, side: int, dtype: Any) -> Coder:
     return config.scaling_factor * jax.vmap(one)(keys, *posterior(weights, x))
 
   def decode(weights, z):
-    return .5 + .5 * network.apply({'params': weights}, z / config.scaling_factor, method='decode')
+    return .5 + .5 * apply({'params': weights}, z / config.scaling_factor, method='decode')
 
   return Coder(load_part(part, like, dtype=dtype), pixels,
                (side, side, config.latent_channels), encode, sample, decode)
@@ -209,13 +209,13 @@ def tokens(part: Part, phrases: list[str], *, tokenizer: str | pathlib.Path | No
 
 
 def stored(towers: Sequence[Part], ids: Sequence[Int[np.ndarray, 'N T']],
-           make: Callable) -> Float[Array, 'N L D']:
+           make: Callable[[], Array]) -> Float[Array, 'N L D']:
   """make(), computed once and then kept on disk, by the weights of the text towers and by what each
   is given."""
-  if towers[0].file is None:
-    return make()
   mark = hashlib.sha256(json.dumps([tower.config for tower in towers], sort_keys=True).encode())
   for tower, given in zip(towers, ids):
+    if tower.file is None:
+      return make()
     for file in tensor_files.files_of(tower.file):
       mark.update(safe_files.known_sha256(file).encode())
     for key, change in sorted(tower.changes.items()):
@@ -224,11 +224,11 @@ def stored(towers: Sequence[Part], ids: Sequence[Int[np.ndarray, 'N T']],
   return jnp.asarray(prompts.stored(mark.hexdigest(), make))
 
 
-def encode_text(network: Callable, part: Part, ids: Int[np.ndarray, 'N L']) -> tuple[
+def encode_text(network: Callable[..., Any], part: Part, ids: Int[np.ndarray, 'N L']) -> tuple[
     Array, ...]:
   """All that a text tower, of a class of clip.py, returns for tokens; its weights are let go
   afterwards."""
-  model, ids = network(clip.config_from_transformers(part.config)), jnp.asarray(ids)
+  model = network(clip.config_from_transformers(part.config))
   if part.file is None:
     shapes, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), ids)
     return tuple(jnp.zeros(shape.shape) for shape in shapes)

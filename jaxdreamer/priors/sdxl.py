@@ -74,13 +74,13 @@ def sdxl(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16', predi
                                                  section=SECTION))
   kind = jnp.dtype(dtype)
   wired = unet_config.from_diffusers(parts['unet'].config)
-  if 'text_encoder_2' not in parts or wired.addition_embed_type != 'text_time':
+  given, each = wired.projection_class_embeddings_input_dim, wired.addition_time_embed_dim
+  if 'text_encoder_2' not in parts or given is None or each is None:
     raise ValueError(f"{path} is no Stable Diffusion XL, of two text encoders; "
                      "config.prior.name='stable_diffusion' may serve it")
   coder = latent.coder(parts['vae'], side=parts['unet'].config.get('sample_size', SIDE), dtype=kind)
-  # original, crop, aimed at
   sizes = jnp.array([[coder.pixels, coder.pixels, 0., 0., coder.pixels, coder.pixels]])
-  whole = wired.projection_class_embeddings_input_dim - sizes.size * wired.addition_time_embed_dim
+  whole = given - sizes.size * each    # sizes: original, crop, aimed at
   network = unet.UNet2DCondition(wired, kind, remat=True)
   apply = lambda variables, z_t, t, text: network.apply(
     variables, z_t, forward.timestep(t), text[:, :-1], text_embeds=text[:, -1, :whole],

@@ -80,7 +80,7 @@ def stable_diffusion(*, path: str = '', image_size: int = 64, dtype: str = 'bflo
   del like['class_embedding']
   camera_in = layers.TimestepEmbedding(4 * wired.block_out_channels[0]).init(key, where)[
       'params']
-  camera_in['linear_2']['kernel'] = jnp.zeros_like(camera_in['linear_2']['kernel'])
+  camera_in['linear_2'] = jax.tree.map(jnp.zeros_like, camera_in['linear_2'])
   weights = {'unet': load_part(parts['unet'], like, dtype=kind), 'vae': coder.weights}
   weights['unet']['class_embedding'] = jax.tree.map(lambda a: a.astype(kind), camera_in)
 

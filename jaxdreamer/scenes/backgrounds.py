@@ -3,23 +3,22 @@ direction) -> [3] in [0, 1].
 
 Give one key per view: a random background is then one color over the whole picture.
 """
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxdreamer.scenes import fields, hashgrid, hyper_ingp
-from jaxdreamer.types import Code, Params, Scene
+from jaxdreamer.types import Code, Init, Prepare, Scene
 
 Color = Float[Array, '3']
 
 
 class Background(NamedTuple):
-  init: Callable[[Array], Params]                # key -> params
+  init: Init
   color: Callable[[Code, Array, Array], Array]   # (code, key, direction [3]) -> [3]
-  # (params, y) -> code, as a scene's
-  prepare: Callable[[Params, Any], Code] = lambda params, y: params
+  prepare: Prepare = lambda params, y: params
 
 
 def constant(*, rgb: tuple[float, float, float] = (1., 1., 1.)) -> Background:

@@ -13,6 +13,9 @@ from jaxtyping import Array, Float, Key
 
 Point = Float[Array, '3']
 Scalar = Float[Array, '']
+Colored = Callable[[Point], tuple[Scalar, Array]]          # xyz -> density, features [F]
+Signed = Callable[[Point], Scalar]                         # xyz -> distance, negative inside
+Normals = Callable[[Colored, Point], tuple[Scalar, Array, Point]]
 
 
 def dot(a: Point, b: Point) -> Scalar:
@@ -55,7 +58,7 @@ BLOBS = {'cone': cone_blob, 'gauss': gauss_blob}
 
 
 def split_raw(raw: Float[Array, 'n'], bias: Scalar,
-              activation: Callable) -> tuple[Scalar, Float[Array, 'n-1']]:
+              activation: Callable[[Array], Array]) -> tuple[Scalar, Float[Array, 'n-1']]:
   """(density, features) of a field's raw output: its first channel is density; the others become
   colors."""
   return activation(raw[0] + bias), jax.nn.sigmoid(raw[1:])
@@ -92,20 +95,20 @@ def octaves(v: Float[Array, 'd'], n: int) -> Float[Array, 'n 2*d']:
   return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], 1)
 
 
-def eikonal(distance: Callable, xyz: Point, *, step: float = .01) -> Scalar:
+def eikonal(distance: Signed, xyz: Point, *, step: float = .01) -> Scalar:
   """(|grad distance| - 1)^2, by forward differences: 0 for a true distance (Gropp et al. 2020)."""
   here = distance(xyz)
   slope = jnp.stack([distance(xyz + d) - here for d in step * jnp.eye(3)]) / step
   return (length(slope) - 1.) ** 2
 
 
-def gradient_normals(field: Callable, xyz: Point) -> tuple[Scalar, Float[Array, 'F'], Point]:
+def gradient_normals(field: Colored, xyz: Point) -> tuple[Scalar, Float[Array, 'F'], Point]:
   """The exact normal of the field, by automatic differentiation."""
   (density, features), grad = jax.value_and_grad(field, has_aux=True)(xyz)
   return density, features, -grad / length(grad)
 
 
-def forward_normals(field: Callable, xyz: Point, *,
+def forward_normals(field: Colored, xyz: Point, *,
                     step: float = .01) -> tuple[Scalar, Float[Array, 'F'], Point]:
   """Forward differences (ScaleDreamer): three more field evaluations, the slope half a step further
   on."""
@@ -114,7 +117,7 @@ def forward_normals(field: Callable, xyz: Point, *,
   return density, features, -grad / length(grad)
 
 
-def difference_normals(field: Callable, xyz: Point, *,
+def difference_normals(field: Colored, xyz: Point, *,
                        step: float = .01) -> tuple[Scalar, Float[Array, 'F'], Point]:
   """Central differences (threestudio): smoother than the exact normal, six more field
   evaluations."""

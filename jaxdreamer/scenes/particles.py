@@ -5,8 +5,6 @@ A step trains one of them, in turn, so that what a prior's LoRA learns is the sc
 whose turn it is not get a gradient of zero, by which optim.chain knows them: it leaves them, and
 their moments, as they are.
 """
-from typing import Callable
-
 import jax
 from jaxtyping import PyTree
 
@@ -20,5 +18,5 @@ def stacked(scene: Scene, n: int) -> Scene:
     params, y = code
     one = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, step % n, keepdims=False), params)
     return scene.focus(scene.prepare(one, y), step)
-  init: Callable = lambda key: jax.vmap(scene.init)(jax.random.split(key, n))
+  init = lambda key: jax.vmap(scene.init)(jax.random.split(key, n))
   return Scene(init, lambda params, y: (params, y), scene.field, focus, scene.distance)

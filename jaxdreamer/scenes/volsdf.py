@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxdreamer.scenes import fields
-from jaxdreamer.types import Scene
+from jaxdreamer.types import Code, Init, Prepare, Scene
 
 
 def density(distance: fields.Scalar, *, sharpness: float = 30.) -> fields.Scalar:
@@ -42,8 +42,8 @@ def init_networks(key: Key[Array, ''], n: int, *, hidden: tuple[int, ...]) -> di
   return {'sdf': kernels(k_sdf, 1), 'rgb': kernels(k_rgb, 3)}
 
 
-def surface(init: Callable, prepare: Callable, encode: Callable, *, radius: float,
-            squash: Callable = jax.nn.sigmoid) -> Scene:
+def surface(init: Init, prepare: Prepare, encode: Callable[[Code, Array], Array], *, radius: float,
+            squash: Callable[[Array], Array] = jax.nn.sigmoid) -> Scene:
   """The Scene of a generator: `prepare` (params, y) -> code, `encode` (code, xyz [3]) -> features
   [n] of a point."""
   def signed(code, encoded, xyz):
