@@ -1,10 +1,12 @@
 """Three ways to learn mu, how much of each control variate SSD takes away: estimators/ssd.py says
 what each is for."""
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from jaxdreamer.diffusion import bcast
+from jaxdreamer.types import Draws, Params
 
 RIDGE = 1e-6                     # times the trace of G: phi may be constant, or two of them alike
 NODES = 5                        # of mu in t, linear between them
@@ -14,11 +16,14 @@ PRIOR = .01  # SDS's mu counts as this share of all probes, and early on as abou
 
 class Way(NamedTuple):
   """How the mu of K variates is learned; `est` is what has been learned so far."""
-  init: Callable                 # (latent shape h w c) -> est, which starts at SDS's mu
-  weights: Callable              # (est, t [N]) -> mu [N, K, h or 1, w or 1, c or 1]
-  loss: Callable | None = None   # (draws, est, eps_hat [N h w c], h [N K h w c]) -> []
-  # of a Probe: (inner products of eps_hat and h [N K+1 K+1], draws, est) -> []
-  of_probe: Callable | None = None
+  # latent's shape h w c -> est, which starts at SDS's mu
+  init: Callable[[tuple[int, int, int]], Params]
+  # (est, t [N]) -> mu [N, K, h or 1, w or 1, c or 1]
+  weights: Callable[[Params, Array], Array]
+  # (draws, est, eps_hat [N h w c], h [N K h w c]) -> []
+  loss: Callable[[Draws, Params, Array, Array], Any] | None = None
+  # a Probe's: (inner products of eps_hat and h [N K+1 K+1], draws, est) -> []
+  of_probe: Callable[[Array, Draws, Params], Any] | None = None
 
 
 def bins_of(t, bins):

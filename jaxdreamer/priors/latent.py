@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxdreamer import prompts
 from jaxdreamer.diffusion import BETAS, PREDICTIONS, bcast, ddpm
 from jaxdreamer.nn import clip, vae
-from jaxdreamer.types import Decode, Encode, NoiseSchedule, Prior, SampleLatents
+from jaxdreamer.types import Decode, Encode, NoiseSchedule, Predict, Prior, SampleLatents, Text
 from jaxdreamer.weights import clip_tokens, loras, model_shapes, safe_files, tensor_files
 from jaxdreamer.weights.diffusers_folder import Part, load_part, open_model
 
@@ -166,8 +166,9 @@ def coder(part: Part, *, side: int, dtype: Any) -> Coder:
                (side, side, config.latent_channels), encode, sample, decode)
 
 
-def as_prior(weights: dict, forward: Forward, coder: Coder, eps: Callable, embed: Callable, *,
-             image_size: int, sample: bool, views_per_scene: int = 1) -> Prior:
+def as_prior(weights: dict, forward: Forward, coder: Coder, eps: Predict,
+             embed: Callable[[Any, str, str], Text], *, image_size: int, sample: bool,
+             views_per_scene: int = 1) -> Prior:
   """The Prior of `weights`, whose autoencoder's are 'vae', with the network as `eps` and the text
   encoder as `embed`, as in Prior. `sample`: training sees draws of the autoencoder's posterior."""
   return Prior(weights, forward.schedule, image_size, coder.latent,

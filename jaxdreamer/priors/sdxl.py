@@ -25,7 +25,7 @@ HELP = ("config.prior.path: give the folder of Stable Diffusion XL in diffusers'
         f'{SECTION}.tokenizer and {SECTION}.tokenizer_2')
 
 
-def make_embed(parts: dict, *tokenizers, whole: int) -> Callable:
+def make_embed(parts: dict, *tokenizers, whole: int) -> Callable[..., Text]:
   """Prior.embed_fn: the words by two towers, and as a last row what the second, of width `whole`,
   makes of the prompt as a whole."""
   towers = parts['text_encoder'], parts['text_encoder_2']
