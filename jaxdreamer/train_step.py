@@ -21,6 +21,7 @@ from jaxdreamer.diffusion import bcast
 from jaxdreamer.types import (
   Draws,
   Estimator,
+  Gradient,
   Prior,
   Render,
   RenderLatents,
@@ -33,8 +34,6 @@ from jaxdreamer.types import (
 
 NOISE = 64  # numbers that a generator's prompt is varied by: ScaleDreamer's 3DConv-Net
 LATENT = 101  # what a view's key is folded with to draw its latent
-# make_gradient's: ({'scene': ..., 'est': ...}, {name: what to watch})
-Gradient = Callable[..., tuple[dict[str, Any], dict[str, Any]]]
 
 
 def make_render_latents(*, scene: Scene, render: Render, regularize: Callable[..., Any],

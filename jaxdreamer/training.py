@@ -4,7 +4,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 from jaxtyping import Array, PyTree
 
-from jaxdreamer.types import Estimator, Prior, RenderLatents, Sample, Text, TrainState
+from jaxdreamer.types import Estimator, Gradient, Prior, RenderLatents, Sample, Text, TrainState
 
 
 def fit(advance: Callable[[int, PyTree, Any], tuple[PyTree, Any]], state: PyTree,
@@ -35,7 +35,7 @@ class Parts(NamedTuple):
   estimator: Estimator
   sample: Sample
   render_latents: RenderLatents
-  gradient: Callable            # train_step.make_gradient's
+  gradient: Gradient
   tx: Any                       # the optax chain
 
 

@@ -34,6 +34,9 @@ Render = Callable[[Code, 'Camera', Array, Any], 'Rendering']
 # that takes the cotangents of z and of the regularizer to params
 RenderLatents = Callable[[Params, 'Prior', 'Text', 'Camera', Array, Any],
                          tuple[Array, Array, 'Views', Callable[[Array, Array], Params]]]
+# (params, prior, text, Camera [V], Draws [V M], keys [V], step) -> gradient as TrainState.params,
+# {name: what to watch}
+Gradient = Callable[..., tuple[dict[str, Params], dict[str, Any]]]
 Encode = Callable[[Any, Array], Array]           # (weights, x [V H W 3]) -> z [V h w c]
 Decode = Callable[[Any, Array], Array]           # (weights, z) -> x
 # (weights, keys [V], x) -> z: a draw of the posterior, whose mean is encode's, by each image's key

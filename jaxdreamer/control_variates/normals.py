@@ -1,13 +1,14 @@
 """phi = mean cosine between the normals that an estimator sees in the noisy image and those that
 the scene rendered (SteinDreamer's variant by a normal estimator; its exact loss is not published:
 this one is our choice)."""
-from typing import Callable
+from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 
-def normals(*, estimate: Callable):
+def normals(*, estimate: Callable[[Any, Array], Array]):
   """(prior, z_t [h, w, c], t [], view) -> phi in [-1, 1], over the rendered object. `estimate`:
   (prior.weights['normals'], images [N, H, W, 3] in [0, 1]) -> unit normals [N, h, w, 3] of the
   camera's frame: x right, y up, z towards the camera."""

@@ -3,6 +3,8 @@
 Each never exceeds the true distance and is 1-Lipschitz, so a sphere tracer cannot step through it;
 those that are not exact say so. Lengths and centers are numbers, known when the function is traced.
 """
+from functools import reduce
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -42,18 +44,12 @@ def corner(*q):
 
 def most(*d):
   """The largest of some distances: where all their shapes overlap."""
-  out = d[0]
-  for u in d[1:]:
-    out = jnp.maximum(out, u)
-  return out
+  return reduce(jnp.maximum, d)
 
 
 def least(*d):
   """The smallest of some distances: all their shapes together."""
-  out = d[0]
-  for u in d[1:]:
-    out = jnp.minimum(out, u)
-  return out
+  return reduce(jnp.minimum, d)
 
 
 def ball(p, c, r):
