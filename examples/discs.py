@@ -25,7 +25,7 @@ def pictures(*, size, count):
                                for rgb in COLORS.values()]) - 1.
 
 
-def discs(key, prompt, path, *, size=32, count=9):
+def discs(*, size=32, count=9):
   """Of COLORS and `count` radii, at `size` pixels. A row of text is the probability of each color:
   one for a prompt that names it, all alike for the empty one."""
   schedule, latent = cosine(), (size, size, 3)
@@ -58,6 +58,5 @@ def get_config():
   config = toybox.get_config()
   config.prompt = 'a red ball'
   config.prior.name = 'discs:discs'
-  config.prior.discs = {'size': 32, 'count': 9}
   config.render.background = 'white'            # that of the pictures
   return config

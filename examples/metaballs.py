@@ -36,6 +36,5 @@ def metaballs(*, balls=64, spread=.3, radius=.15, strength=30., level=8.):
 def get_config():
   config = toybox.get_config()
   config.scene.name = 'metaballs:metaballs'
-  config.scene.metaballs = {'balls': 64, 'radius': .15}
   config.optim.groups = (('scene/field/.*', .02), *config.optim.groups[1:])
   return config

@@ -11,24 +11,22 @@ import jax.numpy as jnp
 
 from jaxdreamer.configs import toybox
 from jaxdreamer.diffusion import bcast, diffuse, predictions
-from jaxdreamer.estimators.weights import WEIGHTS
 from jaxdreamer.types import Estimator
 
 
-def nfsd(prior, t_min, *, scale=7.5, switch=.2):
+def nfsd(*, scale=7.5, switch=.2):
   """r = scale (eps_y - eps_null) + correction, the correction being eps_null below t = `switch`
-  and eps_null - eps_neg above it; eps_neg is told config.negative_prompt."""
-  def residual(draws, own, prior, z, views, step):
+  and eps_null - eps_neg above it; eps_neg is that of config.negative_prompt."""
+  def residual(draws, est, prior, z, views, step):
     z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
     rows = [(z_t, draws.t, text) for text in (views.text, views.null, views.negative)]
     eps_y, eps_null, eps_neg = predictions(prior, rows, views.camera)
     noise = jnp.where(bcast(draws.t < switch, z), 0., eps_neg)
     return scale * (eps_y - eps_null) + eps_null - noise, {}
-  return Estimator(residual, weight=WEIGHTS['sigma2'])
+  return Estimator(residual)
 
 
 def get_config():
   config = toybox.get_config()
   config.estimator.name = 'nfsd:nfsd'
-  config.estimator.nfsd = {'scale': 7.5, 'switch': .2}
   return config

@@ -21,15 +21,20 @@ PUBLIC = {
   'toybox_prior': 'priors.toybox:toybox', 'empirical': 'priors.empirical',
   'gaussian': 'priors.gaussian', 'stable_diffusion': 'priors.stable_diffusion',
   # the records that these return, and those that a step hands them
-  'Estimator': 'types', 'Scene': 'types', 'Prior': 'types', 'Draws': 'types', 'Views': 'types',
-  'Text': 'types', 'Camera': 'types', 'Rendering': 'types', 'TrainState': 'types',
+  'Estimator': 'types', 'Probe': 'types', 'Scene': 'types', 'Prior': 'types',
+  'NoiseSchedule': 'types', 'Draws': 'types', 'Views': 'types', 'Text': 'types',
+  'Camera': 'types', 'Rendering': 'types', 'TrainState': 'types',
   # what an estimator is written with
   'diffuse': 'diffusion', 'predictions': 'diffusion', 'guided': 'diffusion', 'bcast': 'diffusion',
-  # the step, part by part
-  'from_uniform': 'cameras', 'orbital': 'cameras', 'render_image': 'render:image',
-  'stratified': 'sampling', 'make_draw': 'sampling', 'make_sample': 'train_step',
-  'make_render_latents': 'train_step', 'make_gradient': 'train_step',
+  'at': 'schedules',
+  # what a step is made of
+  'from_uniform': 'cameras', 'orbital': 'cameras', 'stratified': 'sampling',
+  'make_draw': 'sampling', 'make_sample': 'sampling', 'render_image': 'render:image',
+  'condition': 'conditioning', 'make_render_latents': 'train_step', 'make_gradient': 'train_step',
+  # the step, and the state that it changes
+  'make_local_step': 'train_step', 'init_state': 'train_step:init', 'single_device': 'parallel',
   # what comes out
+  'Object': 'objects', 'Model': 'objects', 'model': 'objects',
   'write_mesh': 'outputs.mesh:write', 'turntable': 'outputs.video',
 }
 __all__ = sorted(PUBLIC)

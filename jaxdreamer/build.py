@@ -48,7 +48,7 @@ from jaxdreamer.scenes.image import picture
 from jaxdreamer.scenes.particles import stacked
 from jaxdreamer.schedules import at, is_never
 from jaxdreamer.training import Parts, Training
-from jaxdreamer.types import Estimator, Prior, Rendering, Sample, Scene, Text, TrainState
+from jaxdreamer.types import Estimator, Prior, Rendering, Sample, Scene, Text
 from jaxdreamer.weights import model_shapes
 
 
@@ -206,10 +206,7 @@ def training(config, mesh: Mesh, *, abstract: bool = False) -> Training:
   starts, sizes = zip(*options.check_stages(config, prior))
   parts, steps = zip(*map(stage, sizes))
 
-  def init(key):
-    k_scene, k_est, k_run = jax.random.split(key, 3)
-    params = {'scene': scene.init(k_scene), 'est': estimator.init(k_est, prior)}
-    return TrainState(jnp.int32(0), params, tx.init(params), k_run)
+  init = partial(train_step.init, scene=scene, estimator=estimator, prior=prior, tx=tx)
   return Training(jax.jit(init), tuple(zip(starts, steps)), config.steps_per_call, prior, text,
                   parts[0])
 

@@ -34,8 +34,8 @@ class Model(NamedTuple):
 
 
 def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...],
-          embed: Callable[[str], Text], step: int, size: int, samples: int, fine: int,
-          ball: float, radius: float, chunk: int | None) -> Model:
+          embed: Callable[[str], Text], step: int, size: int = 64, samples: int = 64,
+          fine: int = 0, ball: float = 1., radius: float = 1., chunk: int | None = None) -> Model:
   """The Model of `scene` as `step` sees it: renders of `size` pixels with `samples` and `fine` more
   along a ray in the `ball`, `chunk` rays at a time; `radius` is Object's. `embed` (prompt) -> Text
   is asked by generators alone."""

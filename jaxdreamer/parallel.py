@@ -54,3 +54,10 @@ def data_parallel(local_step: Step, mesh: jax.sharding.Mesh, *, how: str = 'shar
   sharded = jax.shard_map(local_step, mesh=mesh, in_specs=(P(), P(), P('data') if many else P(),
                                                            P('data')), out_specs=(P(), P()))
   return jax.jit(sharded, donate_argnums=0)
+
+
+def single_device(local_step: Step, *, views: int) -> Callable[..., tuple[Any, Any]]:
+  """(state, prior, text) -> (state, info): `local_step` of all `views` on the first device, jitted,
+  the state donated."""
+  step = data_parallel(local_step, jax.sharding.Mesh(jax.devices()[:1], ('data',)))
+  return lambda state, prior, text: step(state, prior, text, jnp.arange(views))

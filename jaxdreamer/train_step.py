@@ -15,6 +15,7 @@ from typing import Any, Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Key
 
 from jaxdreamer import conditioning, parallel, probes
 from jaxdreamer.diffusion import bcast
@@ -36,7 +37,8 @@ NOISE = 64  # numbers that a generator's prompt is varied by: ScaleDreamer's 3DC
 LATENT = 101  # what a view's key is folded with to draw its latent
 
 
-def make_render_latents(*, scene: Scene, render: Render, regularize: Callable[..., Any],
+def make_render_latents(*, scene: Scene, render: Render,
+                        regularize: Callable[..., Any] = lambda rendering, step: 0.,
                         condition: Callable[..., Views] = conditioning.condition
                         ) -> RenderLatents:
   """(scene params, prior, text, camera [V], keys [V], step) -> (z [V h w c], regularizer [], Views,
@@ -115,3 +117,11 @@ def make_local_step(*, sample: Sample, gradient: Gradient, tx: optax.GradientTra
     params = optax.apply_updates(state.params, updates)
     return dataclasses.replace(state, step=state.step + 1, params=params, opt=opt), info
   return local_step
+
+
+def init(key: Key[Array, ''], *, scene: Scene, estimator: Estimator, prior: Prior,
+         tx: optax.GradientTransformation) -> TrainState:
+  """The state before the first step."""
+  k_scene, k_est, k_run = jax.random.split(key, 3)
+  params = {'scene': scene.init(k_scene), 'est': estimator.init(k_est, prior)}
+  return TrainState(jnp.int32(0), params, tx.init(params), k_run)

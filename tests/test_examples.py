@@ -28,10 +28,10 @@ def test_noise_free_distillation_is_guided_prediction_less_what_the_negative_pro
   u = jax.random.uniform(jax.random.key(0), (n, 1))
   draws = sampling.draws(jax.random.key(1), u, jnp.arange(n), t_min=.02, t_max=.98, shape=(2, 2, 1))
   views = types.Views(None, one, one, zero, one)                # the negative prompt is the prompt
-  r, _ = nfsd.nfsd(prior, None, scale=5., switch=.3).residual(draws, (), prior, z, views, 0)
+  r, _ = nfsd.nfsd(scale=5., switch=.3).residual(draws, (), prior, z, views, 0)
   z_t = diffusion.diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
   found = jnp.where(draws.t[:, None, None, None] < .3, 0., prior.eps(z_t, draws.t, one, None))
-  of_sds, _ = sds(guidance=lambda step: 5.).residual(
+  of_sds, _ = sds(guidance=5.).residual(
     draws, (), prior, z, views._replace(negative=zero), 0)
   np.testing.assert_allclose(r, of_sds + draws.eps - found, atol=1e-5)
 
@@ -51,7 +51,7 @@ def test_a_metaball_is_as_dense_as_its_formula_says_and_wears_its_color():
 
 def test_the_prior_of_discs_predicts_the_score_of_its_pictures():
   import discs
-  prior = discs.discs(None, None, '', size=8, count=3)
+  prior = discs.discs(size=8, count=3)
   text = prior.embed('a green ball').plain
   images = prior.weights['images'][3:6]                         # those of the second color
   z_t, t = jax.random.normal(jax.random.key(0), (8, 8, 3)), jnp.float32(.6)
