@@ -36,7 +36,7 @@ adam = optax.adam(.05, b2=.99, eps=1e-15)
 step = jd.single_device(jd.make_local_step(sample=sample, gradient=gradient, tx=adam), views=4)
 
 # The run: the state is all that changes.
-state = jd.init_state(jax.random.key(0), scene=scene, estimator=estimator, prior=prior, tx=adam)
+state = jd.first_state(jax.random.key(0), scene=scene, estimator=estimator, prior=prior, tx=adam)
 for i in range(steps):
   state, info = step(state, prior, text)
   if i % 20 == 0:

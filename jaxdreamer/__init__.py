@@ -32,7 +32,8 @@ PUBLIC = {
   'make_draw': 'sampling', 'make_sample': 'sampling', 'render_image': 'render:image',
   'condition': 'conditioning', 'make_render_latents': 'train_step', 'make_gradient': 'train_step',
   # the step, and the state that it changes
-  'make_local_step': 'train_step', 'init_state': 'train_step:init', 'single_device': 'parallel',
+  'make_local_step': 'train_step', 'first_state': 'training',
+  'single_device': 'parallel',
   # what comes out
   'Object': 'objects', 'Model': 'objects', 'model': 'objects',
   'write_mesh': 'outputs.mesh:write', 'turntable': 'outputs.video',

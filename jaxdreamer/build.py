@@ -47,7 +47,7 @@ from jaxdreamer.scenes.backgrounds import with_background
 from jaxdreamer.scenes.image import picture
 from jaxdreamer.scenes.particles import stacked
 from jaxdreamer.schedules import at, is_never
-from jaxdreamer.training import Parts, Training
+from jaxdreamer.training import Parts, Training, first_state
 from jaxdreamer.types import Estimator, Prior, Rendering, Sample, Scene, Text
 from jaxdreamer.weights import model_shapes
 
@@ -206,7 +206,7 @@ def training(config, mesh: Mesh, *, abstract: bool = False) -> Training:
   starts, sizes = zip(*options.check_stages(config, prior))
   parts, steps = zip(*map(stage, sizes))
 
-  init = partial(train_step.init, scene=scene, estimator=estimator, prior=prior, tx=tx)
+  init = partial(first_state, scene=scene, estimator=estimator, prior=prior, tx=tx)
   return Training(jax.jit(init), tuple(zip(starts, steps)), config.steps_per_call, prior, text,
                   parts[0])
 

@@ -15,32 +15,19 @@ from typing import Any, Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Key
 
-from jaxdreamer import conditioning, parallel, probes
+from jaxdreamer import conditioning, parallel, probes, types
 from jaxdreamer.diffusion import bcast
-from jaxdreamer.types import (
-  Draws,
-  Estimator,
-  Gradient,
-  Prior,
-  Render,
-  RenderLatents,
-  Sample,
-  Scene,
-  Text,
-  TrainState,
-  Views,
-)
+from jaxdreamer.types import Draws, Estimator, Prior, Scene, Text, TrainState, Views
 
 NOISE = 64  # numbers that a generator's prompt is varied by: ScaleDreamer's 3DConv-Net
 LATENT = 101  # what a view's key is folded with to draw its latent
 
 
-def make_render_latents(*, scene: Scene, render: Render,
+def make_render_latents(*, scene: Scene, render: types.Render,
                         regularize: Callable[..., Any] = lambda rendering, step: 0.,
                         condition: Callable[..., Views] = conditioning.condition
-                        ) -> RenderLatents:
+                        ) -> types.RenderLatents:
   """(scene params, prior, text, camera [V], keys [V], step) -> (z [V h w c], regularizer [], Views,
   pullback).
 
@@ -73,7 +60,7 @@ def residual(estimator: Estimator, draws: Draws, est, prior: Prior, z, views: Vi
   return r, info | {'residual_power': jnp.mean(r ** 2)}
 
 
-def make_gradient(*, render_latents: RenderLatents, estimator: Estimator) -> Gradient:
+def make_gradient(*, render_latents: types.RenderLatents, estimator: Estimator) -> types.Gradient:
   """(params, prior, text, camera [V], draws [V M], keys [V], step) -> (gradient like params, info),
   with `render_latents` of make_render_latents. The M draws of a view share its render, and their
   residuals its pullback. The estimator's probe, if it has one, is of the first view, and counts
@@ -97,7 +84,8 @@ def make_gradient(*, render_latents: RenderLatents, estimator: Estimator) -> Gra
   return gradient
 
 
-def make_local_step(*, sample: Sample, gradient: Gradient, tx: optax.GradientTransformation,
+def make_local_step(*, sample: types.Sample, gradient: types.Gradient,
+                    tx: optax.GradientTransformation,
                     ordered: bool = False) -> parallel.Step:
   """(state, prior, text, ids [local views]) -> (state, info), from `sample` of sampling.make_sample
   and `gradient` of make_gradient; `ordered` as parallel.average's."""
@@ -117,11 +105,3 @@ def make_local_step(*, sample: Sample, gradient: Gradient, tx: optax.GradientTra
     params = optax.apply_updates(state.params, updates)
     return dataclasses.replace(state, step=state.step + 1, params=params, opt=opt), info
   return local_step
-
-
-def init(key: Key[Array, ''], *, scene: Scene, estimator: Estimator, prior: Prior,
-         tx: optax.GradientTransformation) -> TrainState:
-  """The state before the first step."""
-  k_scene, k_est, k_run = jax.random.split(key, 3)
-  params = {'scene': scene.init(k_scene), 'est': estimator.init(k_est, prior)}
-  return TrainState(jnp.int32(0), params, tx.init(params), k_run)

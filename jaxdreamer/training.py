@@ -2,9 +2,21 @@
 import math
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
-from jaxtyping import Array, PyTree
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key, PyTree
 
-from jaxdreamer.types import Estimator, Gradient, Prior, RenderLatents, Sample, Text, TrainState
+from jaxdreamer.types import (
+  Estimator,
+  Gradient,
+  Prior,
+  RenderLatents,
+  Sample,
+  Scene,
+  Text,
+  TrainState,
+)
 
 
 def fit(advance: Callable[[int, PyTree, Any], tuple[PyTree, Any]], state: PyTree,
@@ -68,3 +80,11 @@ class Training(NamedTuple):
 def at_step(stages: Sequence[tuple[int, Callable]], step: int) -> Callable:
   """The last of `stages`, as Training's, that has begun at `step`."""
   return [made for first, made in stages if first <= step][-1]
+
+
+def first_state(key: Key[Array, ''], *, scene: Scene, estimator: Estimator, prior: Prior,
+         tx: optax.GradientTransformation) -> TrainState:
+  """The state before the first step."""
+  k_scene, k_est, k_run = jax.random.split(key, 3)
+  params = {'scene': scene.init(k_scene), 'est': estimator.init(k_est, prior)}
+  return TrainState(jnp.int32(0), params, tx.init(params), k_run)
