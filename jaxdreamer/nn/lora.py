@@ -1,14 +1,14 @@
 """Low-rank adaptation (Hu et al. 2021) as a transform of parameters: any network of a tree of
 weights, none of its code.
 
-    small = init(key, weights, rank=4)        # {path: {'down' [in, rank], 'up' [rank, out]}} of the
-    matrices that match,
-                                              # {path: {'change'}} of what a camera enters by, which
-                                              is trained whole
-    merge(weights, small)                     # weights, with kernel + scale * down @ up, or
-    parameter + scale * change, in float32
-    beside(weights, small)                    # the same for networks of nn/layers.Dense, which add
-    x @ down @ up as a branch
+    small = init(key, weights, rank=4)
+    merge(weights, small)
+    beside(weights, small)
+
+`small` is {path: {'down' [in, rank], 'up' [rank, out]}} of the matrices that match, and {path:
+{'change'}} of what a camera enters by, which is trained whole. `merge` gives weights with kernel +
+scale * down @ up, or parameter + scale * change, in float32; `beside` the same for networks of
+nn/layers.Dense, which add x @ down @ up as a branch.
 
 An update is far below half an ulp of a bfloat16 kernel, and lost where it is rounded to one:
 merging gives float32 kernels, for networks that compute in it; one that computes in less takes the

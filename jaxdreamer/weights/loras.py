@@ -6,13 +6,12 @@ scale alpha / rank up @ down.
 
 Layouts, by the names of the tensors:
     kohya       lora_unet_down_blocks_0_..._to_q.lora_down.weight, .lora_up.weight, .alpha;
-                lora_te_, lora_te1_, lora_te2_; the
-                blocks by diffusers' names or by those of the original code
-                (lora_unet_input_blocks_4_1_...)
+                lora_te_, lora_te1_, lora_te2_; the blocks by diffusers' names or by those of the
+                original code (lora_unet_input_blocks_4_1_...)
     diffusers   unet.down_blocks.0....to_q.lora_A.weight, .lora_B.weight, and older releases'
-                .lora.down, .lora_linear_layer.down
-                and .processor.to_q_lora.down; text_encoder., text_encoder_2.; peft's settings in
-                the metadata
+                .lora.down, .lora_linear_layer.down and .processor.to_q_lora.down; text_encoder.,
+                text_encoder_2.; peft's settings in the metadata
+
 The sum is float32's, and then the dtype's that the model is wanted in. ValueError, one line, for a
 tensor of no layer of the model: a LoRA that is read in part would be another one.
 """

@@ -1,13 +1,12 @@
 """Stable Diffusion in one safetensors file: the key layout of the original latent-diffusion code
 (Rombach et al. 2022).
 
-    SD 1.x   model.diffusion_model.*  first_stage_model.*  cond_stage_model.transformer.*    (CLIP
-             ViT-L as in transformers)
-    SD 2.x   the same                                      cond_stage_model.model.*
-             (OpenCLIP ViT-H)
+    all      model.diffusion_model.*  first_stage_model.*
+    SD 1.x   cond_stage_model.transformer.*            CLIP ViT-L as in transformers
+    SD 2.x   cond_stage_model.model.*                  OpenCLIP ViT-H
     MVDream  as SD 2.x, with camera_embed in its UNet
-    SDXL     the same            conditioner.embedders.0.transformer.*
-             conditioner.embedders.1.model.*   (CLIP-L, OpenCLIP-G)
+    SDXL     conditioner.embedders.0.transformer.*     CLIP-L
+             conditioner.embedders.1.model.*           OpenCLIP-G
 
 `parts` finds each part's config and the rows for safetensors_io.load that read it by ldm_parts.py.
 What shapes do not tell is the family's: heads, activations, groups of the norms.
