@@ -1,6 +1,6 @@
-"""Metaballs (Blinn 1982), a scene of one's own: Gaussian balls that flow together.
+r"""Metaballs (Blinn 1982), a scene of one's own: Gaussian balls that flow together.
 
-  python -m jaxdreamer.train --config=examples/metaballs.py \\
+  python -m jaxdreamer.train --config=examples/metaballs.py \
       --config.prompt='a snowman with a blue hat'
 
 The raw density at a point is the sum of all balls there less a level; the color is that of the

@@ -1,4 +1,4 @@
-"""python -m jaxdreamer.playground --config=configs/image2d.py \\
+r"""python -m jaxdreamer.playground --config=configs/image2d.py \
     --config.prompt="a red car" [--methods="sds; vsd" --every=100]
 
 Each method distils the prior into a picture of its own, and every `--every` steps its gradient's

@@ -1,4 +1,4 @@
-"""python -m jaxdreamer.train --config=configs/toybox.py \\
+r"""python -m jaxdreamer.train --config=configs/toybox.py \
     --config.prompt="a red cube" [--workdir=runs/cube]
 
 Text -> 3D. Writes checkpoints, metrics, previews, a film, a mesh, scores and report.html into the

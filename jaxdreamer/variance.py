@@ -1,6 +1,6 @@
-"""python -m jaxdreamer.variance --config=configs/toybox.py \\
+r"""python -m jaxdreamer.variance --config=configs/toybox.py \
     --config.prompt="a red car" [--at=0,50,200 --methods="..."]
-python -m jaxdreamer.variance --config=configs/toybox.py \\
+python -m jaxdreamer.variance --config=configs/toybox.py \
     --prompts="a red car; a blue torus; a purple house"
 python -m jaxdreamer.variance --workdir=runs/a-red-car-1a2b3c4d
 

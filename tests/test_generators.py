@@ -26,9 +26,10 @@ WORDS, WIDTH = 3, 6
 SIZES = {
   'hyper_ingp': dict(text=WIDTH, levels=2, log2_table=8, base=3, finest=12, width=8,
                      hidden=4, radius=.5),
-  'conv3d': dict(text=WIDTH, channels=(4, 3), features=3, width=5, mapped=8, hidden=8),
+  'conv3d': dict(text=WIDTH, channels=(4, 3), features=3, width=5, mapped=8, hidden=8,
+                 radius=.8),
   'triplane_transformer': dict(text=WIDTH, tokens=2, width=8, blocks=1, heads=2,
-                               features=2, hidden=8),
+                               features=2, hidden=8, radius=.8),
 }
 SCENES = {name: make(**SIZES[name]) for name, make in (
   ('hyper_ingp', hyper_ingp), ('conv3d', conv3d.conv3d), ('triplane_transformer',
@@ -225,8 +226,7 @@ def test_a_generator_of_twice_the_extent_has_its_features_twice_as_far_out_and_t
   code = {'volume': normal(0, 8, 8, 8, 3), 'planes': normal(1, 3, 4, 4, 2),
           'tables': [normal(2, 64, 2), normal(3, 256, 2)],
           'sdf': [normal(4, {'hyper_ingp': 4, 'conv3d': 3, 'triplane_transformer': 6}[name], 1)]}
-  far, sphere = jnp.array([1.3, -.7, .2]), lambda xyz: fields.length(xyz) - SIZES[name].get(
-      'radius', .8)
+  far, sphere = jnp.array([1.3, -.7, .2]), lambda xyz: fields.length(xyz) - SIZES[name]['radius']
   off = lambda scene, xyz: scene.distance(code, xyz) - sphere(xyz)
   scene = SCENES[name]
   two, one, other = jax.jit(lambda: (off(make(**SIZES[name], extent=2.), far), off(scene, far / 2.),
@@ -273,7 +273,7 @@ def test_prompts_together_are_the_prompts_one_by_one(name):
 
 @every_scene
 def test_a_fresh_scene_renders_a_gray_sphere_of_its_radius(name):
-  scene, radius = SCENES[name], {'hyper_ingp': .5}.get(name, .8)
+  scene, radius = SCENES[name], SIZES[name]['radius']
   camera = cameras.orbital(.3, .2, 3., math.radians(40.))
   flat = lambda field, xyz: (*field(xyz), jnp.zeros(3))  # no normals: they are slow to compile
 

@@ -1,6 +1,6 @@
-"""CSD (Yu et al. 2023) with Stable Diffusion: the released configs/csd-if.yaml, the NeRF stage.
+r"""CSD (Yu et al. 2023) with Stable Diffusion: the released configs/csd-if.yaml, the NeRF stage.
 
-  python -m jaxdreamer.train --config=configs/csd_sd.py --config.prior.path=FOLDER \\
+  python -m jaxdreamer.train --config=configs/csd_sd.py --config.prior.path=FOLDER \
       --config.prompt="a delicious hamburger"
 
 Beside what configs/sd.py says, this differs:

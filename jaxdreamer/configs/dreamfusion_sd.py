@@ -1,7 +1,7 @@
-"""SDS with Stable Diffusion 2.1-base: threestudio's configs/dreamfusion-sd.yaml. Its scale 100 is
+r"""SDS with Stable Diffusion 2.1-base: threestudio's configs/dreamfusion-sd.yaml. Its scale 100 is
 101 here.
 
-  python -m jaxdreamer.train --config=configs/dreamfusion_sd.py --config.prior.path=FOLDER \\
+  python -m jaxdreamer.train --config=configs/dreamfusion_sd.py --config.prior.path=FOLDER \
       --config.prompt="a delicious hamburger"
 
 Beside what configs/sd.py says, this differs:

@@ -1,7 +1,7 @@
-"""VSD with Stable Diffusion, stage 1 of ProlificDreamer as threestudio runs it: its
+r"""VSD with Stable Diffusion, stage 1 of ProlificDreamer as threestudio runs it: its
 configs/prolificdreamer.yaml.
 
-  python -m jaxdreamer.train --config=configs/prolificdreamer_sd.py --config.prior.path=FOLDER \\
+  python -m jaxdreamer.train --config=configs/prolificdreamer_sd.py --config.prior.path=FOLDER \
       --config.prompt="a pineapple"
 
 Beside what configs/sd.py says, this differs:

@@ -1,9 +1,9 @@
-"""ScaleDreamer's prompt-amortised generators at full size, by ASD, a config for each of its
+r"""ScaleDreamer's prompt-amortised generators at full size, by ASD, a config for each of its
 corpora:
 
-  python -m jaxdreamer.train --config=configs/scaledreamer_amortised.py:df415 \\
+  python -m jaxdreamer.train --config=configs/scaledreamer_amortised.py:df415 \
       --config.prior.path=FOLDER --config.corpus.path=FILE
-  python -m jaxdreamer.doctor --config=configs/scaledreamer_amortised.py:df415 \\
+  python -m jaxdreamer.doctor --config=configs/scaledreamer_amortised.py:df415 \
       --config.corpus.path=FILE
 
 The second says what a step takes.

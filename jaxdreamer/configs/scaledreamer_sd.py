@@ -1,7 +1,7 @@
-"""ASD with Stable Diffusion and Perp-Neg: ScaleDreamer's
+r"""ASD with Stable Diffusion and Perp-Neg: ScaleDreamer's
 configs/single-prompt_benchmark/asd_sd_nerf.yaml. What differs is what configs/sd.py says.
 
-  python -m jaxdreamer.train --config=configs/scaledreamer_sd.py --config.prior.path=FOLDER \\
+  python -m jaxdreamer.train --config=configs/scaledreamer_sd.py --config.prior.path=FOLDER \
       --config.prompt="a pineapple"
 """
 from jaxdreamer.configs import base, sd

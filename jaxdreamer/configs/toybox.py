@@ -1,6 +1,6 @@
-"""The default: a caption of the toybox world becomes a 3D object, by SDS on the shipped prior.
+r"""The default: a caption of the toybox world becomes a 3D object, by SDS on the shipped prior.
 
-  python -m jaxdreamer.train --config=configs/toybox.py \\
+  python -m jaxdreamer.train --config=configs/toybox.py \
       --config.prompt="a green cone on a yellow cylinder"
 
 `configs/toybox.py:empirical` distils the exact posterior mean over renders of the caption instead:

@@ -1,7 +1,7 @@
-"""Trains the toybox's depth and normal estimator and its reader.
+r"""Trains the toybox's depth and normal estimator and its reader.
 
   python -m jaxdreamer.toybox.train_geometry --images=340000       # hours of two cores
-  python -m jaxdreamer.toybox.train_geometry --minutes=4.2 --batch=512 --steps_per_call=16 \\
+  python -m jaxdreamer.toybox.train_geometry --minutes=4.2 --batch=512 --steps_per_call=16 \
       --fresh=512 --slots=65536 --dtype=bfloat16
 
 The second made the shipped weights, on one H100.

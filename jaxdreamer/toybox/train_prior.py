@@ -1,7 +1,7 @@
-"""Trains the shipped text-conditioned prior on endless fresh renders.
+r"""Trains the shipped text-conditioned prior on endless fresh renders.
 
   python -m jaxdreamer.toybox.train_prior --images=3000000         # a day of two cores
-  python -m jaxdreamer.toybox.train_prior --minutes=9.15 --batch=256 --steps_per_call=32 \\
+  python -m jaxdreamer.toybox.train_prior --minutes=9.15 --batch=256 --steps_per_call=32 \
       --fresh=512 --slots=65536 --dtype=bfloat16 --rate=2e-3 --every=4000 --nolook
 
 The second made the shipped weights, on one H100.
