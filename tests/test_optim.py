@@ -1,5 +1,6 @@
 """Schedules and the optax chain of regex groups."""
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,13 @@ from jaxdreamer import optim, schedules
 
 
 def test_schedules_of_config():
-  assert schedules.schedule(.3)(100) == pytest.approx(.3)
-  falling = schedules.schedule((1., .5, 100))
+  assert schedules.at(.3, 100) == pytest.approx(.3)
+  falling = partial(schedules.at, (1., .5, 100))
   np.testing.assert_allclose([falling(0), falling(50), falling(200)], [1., .75, .5], rtol=1e-6)
-  late = schedules.schedule((0., 1., 50, 100))
+  late = partial(schedules.at, (0., 1., 50, 100))
   np.testing.assert_allclose([late(50), late(100), late(150)], [0., .5, 1.], atol=1e-6)
   with pytest.raises(ValueError, match='schedule'):
-    schedules.schedule((1., 2.))
+    schedules.at((1., 2.), 0)
 
 
 def test_each_parameter_learns_at_the_rate_of_its_first_matching_group():
@@ -121,7 +122,7 @@ def test_particles_are_as_many_optimizers_that_know_nothing_of_each_other(kind, 
       updates, state = step(grads, state, params)
       params = optax.apply_updates(params, updates)
     u, kept[turn] = one(g, kept[turn], own[turn])
-    rates = {'a': schedules.schedule(rate)(k), 'b': .05}
+    rates = {'a': schedules.at(rate, k), 'b': .05}
     own[turn] = {name: own[turn][name] - rates[name] * u[name] for name in u}
     for i in range(n):
       for name in own[i]:
@@ -133,8 +134,8 @@ def test_particles_are_as_many_optimizers_that_know_nothing_of_each_other(kind, 
 
 def test_prolificdreamers_lora_is_warmed_up_over_its_first_500_steps():
   groups = prolificdreamer_sd.get_config().optim.groups
-  rate = schedules.schedule(next(rate for pattern, rate, *_ in groups
-                             if re.fullmatch(pattern, 'est/unet/to_q/kernel/up')))
+  rate = partial(schedules.at, next(rate for pattern, rate, *_ in groups
+                                    if re.fullmatch(pattern, 'est/unet/to_q/kernel/up')))
   np.testing.assert_allclose([rate(0), rate(250), rate(500), rate(9000)], [0., 5e-5, 1e-4, 1e-4],
                              atol=1e-9)
 
