@@ -135,7 +135,7 @@ def test_the_docs_build_without_a_warning(tmp_path):
 
 
 # what would take a minute takes seconds
-SMALL = {'steps, folder = 60': 'steps, folder = 2'}
+SMALL = {"'a red cube', 60": "'a red cube', 2"}
 
 
 def included(text):
