@@ -3,6 +3,7 @@ from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 Step = Callable[..., tuple[Any, Any]]            # (state, prior, text, ids [views]) -> state, info
@@ -59,5 +60,6 @@ def data_parallel(local_step: Step, mesh: jax.sharding.Mesh, *, how: str = 'shar
 def single_device(local_step: Step, *, views: int) -> Callable[..., tuple[Any, Any]]:
   """(state, prior, text) -> (state, info): `local_step` of all `views` on the first device, jitted,
   the state donated."""
-  step = data_parallel(local_step, jax.sharding.Mesh(jax.devices()[:1], ('data',)))
+  mesh = jax.make_mesh((1,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+  step = data_parallel(local_step, mesh)
   return lambda state, prior, text: step(state, prior, text, jnp.arange(views))

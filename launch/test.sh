@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Lint, types and all tests, the slow ones too: 15 minutes on two cores. With --parity also the comparisons with PyTorch's classes as they
-# run, for which torch, diffusers and transformers are installed; without it stored activations of theirs stand for them.
+# Lint, types and all tests, the slow ones and the build of the docs too: 15 minutes on two cores. With --parity also the comparisons
+# with PyTorch's classes as they run, for which torch, diffusers and transformers are installed; without it stored activations of
+# theirs stand for them.
 # Other arguments go to pytest:   bash launch/test.sh -k volume
 # There is no limit on the whole, so that a busy machine may take its time: pyproject.toml has one for each test.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh
 
-extras='[test]' first='' arguments=()
+extras='[test,docs]' first='' arguments=()
 for argument in "$@"; do
-  if [ "$argument" = --parity ]; then extras='[test,parity]' first='torch==2.13.0'; else arguments+=("$argument"); fi
+  if [ "$argument" = --parity ]; then extras='[test,docs,parity]' first='torch==2.13.0'; else arguments+=("$argument"); fi
 done
 make_venv "$extras" "$first"
 if [ -n "$first" ]; then python -c 'import torch, diffusers, transformers'; fi

@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from benchmarks import readme, results
-from jaxdreamer import build, cli, diffusion, options, sampling, train_step, types
+from jaxdreamer import build, cli, cli_help, diffusion, options, sampling, train_step, types
 from jaxdreamer.priors import gaussian
 
 ROOT = results.ROOT
@@ -88,13 +88,12 @@ def refuse(module, arguments):
     if not known:
       raise ValueError(f'{module} has no --{name}')
   if 'config' in given:
-    assert not cli.unknown_options(arguments), cli.unknown_options(arguments)
-    path, argument = cli.config_file(arguments)
-    changes = [word for word in arguments if word.startswith('--config.')]
-    sys.argv = ['command', f'--config={cli.found(path)}' + f':{argument}' * bool(argument),
-                *changes]
+    wrong = cli_help.unknown_options(arguments)
+    assert not wrong, wrong
+    sys.argv = ['command', *(word for word in arguments if word.startswith('--config'))]
     parsed = flags.FlagValues()
-    config_flags.DEFINE_config_file('config', lock_config=True, flag_values=parsed)
+    config_flags.DEFINE_config_file('config', flag_values=parsed)
+    parsed['config'].parser = cli.ConfigFile()               # as cli.config_flag does
     parsed(sys.argv)
     options.check(parsed.config)
 
@@ -135,7 +134,7 @@ def test_the_docs_build_without_a_warning(tmp_path):
 
 
 # what would take a minute takes seconds
-SMALL = {'steps, folder = 60': 'steps, folder = 2'}
+SMALL = {"'a red cube', 60": "'a red cube', 2"}
 
 
 def included(text):

@@ -71,6 +71,16 @@ def test_devices_and_the_kind_of_map_do_not_change_the_result(devices, how, draw
     np.testing.assert_allclose(info[name], info2[name], rtol=1e-3, atol=1e-6, err_msg=name)
 
 
+def test_a_step_on_a_single_device_is_that_of_a_mesh_of_one():
+  local_step, state, prior, text = setup()
+  want, info = run(local_step, state, prior, text, devices=1, steps=3)
+  step = parallel.single_device(local_step, views=VIEWS)
+  for _ in range(3):
+    state, said = step(state, prior, text)
+  chex.assert_trees_all_equal(jax.device_get((state.params, said)), (want, info))
+  assert int(state.step) == 3
+
+
 def test_the_step_is_traced_once_over_many_calls():
   chex.clear_trace_counter()
   local_step, *rest = setup()
