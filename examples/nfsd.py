@@ -11,11 +11,10 @@ import jax.numpy as jnp
 
 from jaxdreamer.configs import toybox
 from jaxdreamer.diffusion import bcast, diffuse, predictions
-from jaxdreamer.estimators.weights import WEIGHTS
 from jaxdreamer.types import Estimator
 
 
-def nfsd(prior, t_min, *, scale=7.5, switch=.2):
+def nfsd(*, scale=7.5, switch=.2):
   """r = scale (eps_y - eps_null) + correction, the correction being eps_null below t = `switch`
   and eps_null - eps_neg above it; eps_neg is told config.negative_prompt."""
   def residual(draws, own, prior, z, views, step):
@@ -24,7 +23,7 @@ def nfsd(prior, t_min, *, scale=7.5, switch=.2):
     eps_y, eps_null, eps_neg = predictions(prior, rows, views.camera)
     noise = jnp.where(bcast(draws.t < switch, z), 0., eps_neg)
     return scale * (eps_y - eps_null) + eps_null - noise, {}
-  return Estimator(residual, weight=WEIGHTS['sigma2'])
+  return Estimator(residual, weight='sigma2')
 
 
 def get_config():

@@ -28,7 +28,7 @@ def test_noise_free_distillation_is_guided_prediction_less_what_the_negative_pro
   u = jax.random.uniform(jax.random.key(0), (n, 1))
   draws = sampling.draws(jax.random.key(1), u, jnp.arange(n), t_min=.02, t_max=.98, shape=(2, 2, 1))
   views = types.Views(None, one, one, zero, one)                # the negative prompt is the prompt
-  r, _ = nfsd.nfsd(prior, None, scale=5., switch=.3).residual(draws, (), prior, z, views, 0)
+  r, _ = nfsd.nfsd(scale=5., switch=.3).residual(draws, (), prior, z, views, 0)
   z_t = diffusion.diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
   found = jnp.where(draws.t[:, None, None, None] < .3, 0., prior.eps(z_t, draws.t, one, None))
   of_sds, _ = sds(guidance=lambda step: 5.).residual(

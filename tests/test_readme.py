@@ -15,7 +15,16 @@ from absl import flags
 from ml_collections import config_flags
 
 from benchmarks import readme, results
-from jaxdreamer import build, cli, diffusion, options, sampling, train_step, types
+from jaxdreamer import (
+  build,
+  cli_help,
+  config_files,
+  diffusion,
+  options,
+  sampling,
+  train_step,
+  types,
+)
 from jaxdreamer.priors import gaussian
 
 ROOT = results.ROOT
@@ -88,10 +97,10 @@ def refuse(module, arguments):
     if not known:
       raise ValueError(f'{module} has no --{name}')
   if 'config' in given:
-    assert not cli.unknown_options(arguments), cli.unknown_options(arguments)
-    path, argument = cli.config_file(arguments)
+    assert not cli_help.unknown_options(arguments), cli_help.unknown_options(arguments)
+    path, argument = config_files.given(arguments)
     changes = [word for word in arguments if word.startswith('--config.')]
-    sys.argv = ['command', f'--config={cli.found(path)}' + f':{argument}' * bool(argument),
+    sys.argv = ['command', f'--config={config_files.find(path)}' + f':{argument}' * bool(argument),
                 *changes]
     parsed = flags.FlagValues()
     config_flags.DEFINE_config_file('config', lock_config=True, flag_values=parsed)
