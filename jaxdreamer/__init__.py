@@ -27,7 +27,7 @@ PUBLIC = {
   'diffuse': 'diffusion', 'predictions': 'diffusion', 'guided': 'diffusion', 'bcast': 'diffusion',
   # the step, part by part
   'from_uniform': 'cameras', 'orbital': 'cameras', 'render_image': 'render:image',
-  'stratified': 'sampling', 'make_draw': 'sampling', 'make_sample': 'train_step',
+  'stratified': 'sampling', 'make_draw': 'sampling', 'make_sample': 'sampling',
   'make_render_latents': 'train_step', 'make_gradient': 'train_step',
   # what comes out
   'write_mesh': 'outputs.mesh:write', 'turntable': 'outputs.video',

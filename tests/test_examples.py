@@ -31,7 +31,7 @@ def test_noise_free_distillation_is_guided_prediction_less_what_the_negative_pro
   r, _ = nfsd.nfsd(scale=5., switch=.3).residual(draws, (), prior, z, views, 0)
   z_t = diffusion.diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
   found = jnp.where(draws.t[:, None, None, None] < .3, 0., prior.eps(z_t, draws.t, one, None))
-  of_sds, _ = sds(guidance=lambda step: 5.).residual(
+  of_sds, _ = sds(guidance=5.).residual(
     draws, (), prior, z, views._replace(negative=zero), 0)
   np.testing.assert_allclose(r, of_sds + draws.eps - found, atol=1e-5)
 
