@@ -45,9 +45,9 @@ def make_render_latents(*, scene: Scene, render: Render,
   """(scene params, prior, text, camera [V], keys [V], step) -> (z [V h w c], regularizer [], Views,
   pullback).
 
-  `render` (code, camera, key, step) -> Rendering; `regularize` (Rendering [V, H, W], step) -> [];
-  `condition` (text, camera [V]) -> Views; pullback takes the cotangents of z and of the regularizer
-  to the scene's params.
+  `render` (code, camera, key, step) -> Rendering; `regularize` (Rendering [V, H, W], step) -> [],
+  by default nothing; `condition` (text, camera [V]) -> Views; pullback takes the cotangents of z and
+  of the regularizer to the scene's params.
   """
   def render_latents(params, prior: Prior, text: Text, camera, keys, step):
     def encoded(params):
@@ -122,7 +122,7 @@ def make_local_step(*, sample: Sample, gradient: Gradient, tx: optax.GradientTra
 
 def init(key: Key[Array, ''], *, scene: Scene, estimator: Estimator, prior: Prior,
          tx: optax.GradientTransformation) -> TrainState:
-  """The state before the first step."""
+  """The state before the first step; all random numbers of the run come from `key`."""
   k_scene, k_est, k_run = jax.random.split(key, 3)
   params = {'scene': scene.init(k_scene), 'est': estimator.init(k_est, prior)}
   return TrainState(jnp.int32(0), params, tx.init(params), k_run)
