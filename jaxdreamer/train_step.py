@@ -46,8 +46,8 @@ def make_render_latents(*, scene: Scene, render: Render,
   pullback).
 
   `render` (code, camera, key, step) -> Rendering; `regularize` (Rendering [V, H, W], step) -> [],
-  by default nothing; `condition` (text, camera [V]) -> Views; pullback takes the cotangents of z and
-  of the regularizer to the scene's params.
+  by default nothing; `condition` (text, camera [V]) -> Views; pullback takes the cotangents of z
+  and of the regularizer to the scene's params.
   """
   def render_latents(params, prior: Prior, text: Text, camera, keys, step):
     def encoded(params):
