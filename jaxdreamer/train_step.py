@@ -31,9 +31,9 @@ def make_render_latents(*, scene: Scene, render: types.Render,
   """(scene params, prior, text, camera [V], keys [V], step) -> (z [V h w c], regularizer [], Views,
   pullback).
 
-  `render` (code, camera, key, step) -> Rendering; `regularize` (Rendering [V, H, W], step) -> [];
-  `condition` (text, camera [V]) -> Views; pullback takes the cotangents of z and of the regularizer
-  to the scene's params.
+  `render` (code, camera, key, step) -> Rendering; `regularize` (Rendering [V, H, W], step) -> [],
+  by default nothing; `condition` (text, camera [V]) -> Views; pullback takes the cotangents of z
+  and of the regularizer to the scene's params.
   """
   def render_latents(params, prior: Prior, text: Text, camera, keys, step):
     def encoded(params):
