@@ -54,6 +54,7 @@ def test_a_bad_option_is_refused_by_name_with_what_it_takes(option):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_prior_without_an_encoder_takes_renders_of_its_own_size_alone():
   config = base.get_config()
   config.prior.name, config.prior.empirical.images, config.render.stages = 'empirical', 4, (
@@ -172,6 +173,7 @@ def staged(*stages):
   return config
 
 
+@pytest.mark.slow
 def test_renders_change_their_size_where_a_stage_begins():
   config = staged((0, 8), (4, 16))
   training = build.training(config, build.make_mesh(config))
@@ -299,6 +301,7 @@ def sixth(*, scale=1.):
 """
 
 
+@pytest.mark.slow
 def test_an_estimator_from_outside_the_package_is_named_in_a_config(tmp_path, monkeypatch):
   (tmp_path / 'mine.py').write_text(SIXTH)
   monkeypatch.syspath_prepend(tmp_path)

@@ -64,6 +64,7 @@ def test_uniforms_at_the_ends_give_the_ranges():
     np.testing.assert_allclose(found, [r[end] for r in ranges.values()], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_sampled_cameras_are_uniform_in_area():
   camera = jax.vmap(cameras.sample)(jax.random.split(jax.random.key(0), 4000))
   low, high = math.sin(-math.radians(10.)), math.sin(math.radians(85.))

@@ -158,6 +158,7 @@ with checkpoints.manager(folder, keep=3) as saved:
 '''
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_saves_leaves_the_newest_finished_step_whole(tmp_path):
   for saves in (4, 7):
     process = subprocess.Popen([sys.executable, '-c', SAVER, tmp_path / str(saves)], cwd=ROOT,

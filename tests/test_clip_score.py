@@ -21,6 +21,7 @@ def model(tmp_path_factory):
   return folder, published.write_clip(folder)
 
 
+@pytest.mark.slow
 def test_both_towers_are_those_of_the_file(model):
   """Any number of pictures and of texts, in batches or not."""
   folder, config = model

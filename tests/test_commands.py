@@ -100,6 +100,7 @@ def test_the_playground_follows_a_method_to_the_truth(tmp_path):
                                                         'pictures.png'}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('args, says', [
   (['--config=configs/toybox.py', '--config.prompt=a red zebra'], 'zebra'),
   (['--config=configs/toybox.py', '--config.prior.path=none.safetensors'], 'none.safetensors'),

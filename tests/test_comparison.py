@@ -31,6 +31,7 @@ def few_resamples(monkeypatch):
   monkeypatch.setattr(statistics, 'RESAMPLES', 200)
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_cost_covers_the_truth_through_hiccups():
   hit, widths = 0, []
   for seed in range(200):

@@ -79,6 +79,7 @@ def test_a_normalized_residual_has_length_one_and_the_same_direction():
   assert np.isfinite(csd(normalize=True).residual(d, (), alike, z, views(8), 0)[0]).all()
 
 
+@pytest.mark.slow
 def test_perp_neg_of_csd_leads_away_as_seen_from_the_negative_prompt():
   """Predictions are the texts themselves, so that the formula of the released code can be written
   down."""
@@ -126,6 +127,7 @@ def test_guidance_away_from_the_prompt_itself_is_none(estimator):
   assert np.abs(run(1.) - run(0.)).max() > .01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('estimator', [*GUIDED.values(), csd()], ids=[*GUIDED.keys(), 'csd'])
 def test_perp_neg_leaves_plain_guidance_where_nothing_is_denied(estimator):
   """From above and straight at the front Perp-Neg denies nothing."""
@@ -141,6 +143,7 @@ def test_perp_neg_leaves_plain_guidance_where_nothing_is_denied(estimator):
   np.testing.assert_allclose(of(.5), of(0.), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_expectation_of_asd_is_its_closed_form():
   t, t_min, eta, scale, z = .6, .1, .3, 4., -.9
   r = residual(asd(guidance=scale, eta=eta), n=N, t=t, z=z, t_min=t_min)

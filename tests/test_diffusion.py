@@ -62,6 +62,7 @@ def test_dreamfusion_guidance_is_ours_less_one():
                              rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_rescale_zero_changes_nothing_and_one_restores_the_conditional_deviation():
   y, guided = jax.random.normal(jax.random.key(2), (2, 3, 8, 8, 4)) * jnp.array([1., 3.])[
       :, None, None, None, None]

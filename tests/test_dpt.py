@@ -29,6 +29,7 @@ def count(model, size):
   return sum(leaf.size for leaf in jax.tree.leaves(like))
 
 
+@pytest.mark.slow
 def test_published_configs_are_the_defaults_and_have_the_published_number_of_parameters():
   midas, small = dpt.config_from_transformers(MIDAS), depth_anything.config_from_transformers(SMALL)
   assert midas == dpt.DPTConfig()

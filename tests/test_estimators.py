@@ -87,6 +87,7 @@ def published(name, perp_neg):
   return follow(rows.negative, SCALE) - minus
 
 
+@pytest.mark.slow
 @every_estimator
 @pytest.mark.parametrize('perp_neg', [0., .5])
 def test_perp_neg_and_the_negative_prompt_enter_as_published(name, perp_neg):
@@ -181,6 +182,7 @@ def test_the_gradient_of_a_step_is_proportional_to_the_weights_of_its_draws():
   np.testing.assert_allclose(three, 3. * one, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_probes_of_parameter_space_find_the_mu_of_what_parameters_see():
   """The mean of eps is predicted by LOW, and the rest, nearly all of the picture's second moment,
   by HIGH."""
@@ -204,6 +206,7 @@ def test_probes_of_parameter_space_find_the_mu_of_what_parameters_see():
   np.testing.assert_allclose(mean_of(est), 0., atol=.12)  # LOW, of 20 probes and one for SDS
 
 
+@pytest.mark.slow
 def test_a_probe_is_of_one_view_of_the_step_however_many_devices_there_are():
   estimator = ssd(guidance=1., every=2)
   tx, prior = optim.chain((('.*', .05, 'sgd'),)), low_and_high()

@@ -45,6 +45,7 @@ def car():
   return evaluate.score_views('a red car', object_of('a red car'))
 
 
+@pytest.mark.slow
 def test_the_truth_is_perfect(car):
   assert car['silhouette_iou'] == 1. and car['pose_gap'] == 0. and car['yaw'] == 0.
   assert car['psnr'] > 60. and car['color_error'] < 1e-3 and car['normal_degrees'] < .1
@@ -66,6 +67,7 @@ def test_the_wrong_color_is_named():
   assert found['one_front'] is None and found['symmetry'] is None
 
 
+@pytest.mark.slow
 def test_the_exact_shape_as_a_density_has_its_surface_and_volume(monkeypatch):
   monkeypatch.setattr(scores, 'SURFACE', 4000)
   prompt = 'a red torus'

@@ -20,6 +20,7 @@ def found(monkeypatch):
   monkeypatch.syspath_prepend(str(EXAMPLES))
 
 
+@pytest.mark.slow
 def test_noise_free_distillation_is_guided_prediction_less_what_the_negative_prompt_finds():
   import nfsd
   n, prior = 64, gaussian.gaussian(jnp.full((2, 2, 1), .4), std=.5, null_mean=jnp.zeros((2, 2, 1)))
@@ -49,6 +50,7 @@ def test_a_metaball_is_as_dense_as_its_formula_says_and_wears_its_color():
                              scene.field(params, jnp.array([.1, .1, 0.]))[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_prior_of_discs_predicts_the_score_of_its_pictures():
   import discs
   prior = discs.discs(size=8, count=3)
@@ -76,6 +78,7 @@ def test_the_notebook_is_the_script():
   compile('\n'.join(code), 'notebook', 'exec')
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_jax_and_every_public_name_is_there():
   said = subprocess.run([sys.executable, '-c', '''
 import sys

@@ -136,6 +136,7 @@ def test_upsampling_is_a_transposed_convolution_and_begins_as_linear_interpolati
   np.testing.assert_allclose(nodes[:, 2:-2, 2:-2], smooth[:, 2:-2, 2:-2], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_transformer_reads_words_of_any_scale():
   params, y = trained('triplane_transformer'), prompt()
   scaled = y._replace(plain=30. * y.plain)
@@ -235,6 +236,7 @@ def test_a_generator_of_twice_the_extent_has_its_features_twice_as_far_out_and_t
   assert abs(two - other) > 1e-3
 
 
+@pytest.mark.slow
 @every_scene
 def test_gradients_through_generator_and_field_agree_with_finite_differences(name):
   y = prompt()
@@ -271,6 +273,7 @@ def test_prompts_together_are_the_prompts_one_by_one(name):
   assert jnp.abs(codes[0] - codes[1]).max() > .1                           # and they differ
 
 
+@pytest.mark.slow
 @every_scene
 def test_a_fresh_scene_renders_a_gray_sphere_of_its_radius(name):
   scene, radius = SCENES[name], SIZES[name]['radius']

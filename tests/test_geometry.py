@@ -31,6 +31,7 @@ def test_pearson_is_numpys_over_the_mask():
   assert geometry.pearson(jnp.ones(9), jnp.arange(9.), jnp.ones(9)) == 0.
 
 
+@pytest.mark.slow
 def test_the_score_of_a_caption_is_the_sum_of_its_parts(weights):
   captions = ['a red cube', 'a striped blue mug', 'a green cone on a yellow cylinder',
               'a yellow cylinder beside a green cone']
@@ -61,6 +62,7 @@ def test_a_lone_toy_has_no_second_object():
       world.COLORS).index('blue')
 
 
+@pytest.mark.slow
 def test_normals_have_length_one_and_gradients_reach_the_picture(weights):
   x = jax.random.uniform(KEY, (2, geometry.SIZE, geometry.SIZE, 3))
   disparity, normal = geometry.geometry(weights, x)
@@ -78,6 +80,7 @@ def test_noisy_pictures_are_those_of_the_prior_at_unit_scale():
   np.testing.assert_allclose(rest.std((1, 2, 3)), sigma, rtol=.03)
 
 
+@pytest.mark.slow
 def test_disparity_and_normals_of_fresh_renders_fit_together():
   """Finite differences of the stored depth agree in sign with the stored camera-frame normal."""
   ring = jax.jit(lambda key: train_geometry.fresh(key, 8))(KEY)
@@ -120,6 +123,7 @@ def test_both_losses_fall(monkeypatch):
       before, after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('azimuth', [0., .8, 2., 3.1, 4., 5.5])
 def test_a_is_the_toy_on_the_left_of_the_picture(azimuth):
   """Judged by the picture's own pixels: red against blue."""
@@ -147,6 +151,7 @@ def test_who_stands_on_whom_does_not_depend_on_the_camera():
         classes['kind_b']) == world.KINDS.index('cylinder')
 
 
+@pytest.mark.slow
 def test_the_shipped_networks_know_the_toybox():
   """On renders of a key that training never saw, as well as their card says, within what so few
   pictures can tell."""

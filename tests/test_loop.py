@@ -374,6 +374,7 @@ def test_a_failed_output_is_named_and_takes_no_other_along(tmp_path, monkeypatch
   assert 'Traceback' in (tmp_path / 'failed.txt').read_text()
 
 
+@pytest.mark.slow
 def test_a_process_told_to_stop_saves_and_another_goes_on_as_if_unbroken(tmp_path):
   """The same as above, with a process of its own and a signal from outside."""
   environment = {**os.environ, 'PYTHONPATH': str(ROOT)}

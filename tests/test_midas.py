@@ -116,6 +116,7 @@ def test_tensors_land_where_their_authors_meant_them(tmp_path, prefix):
   np.testing.assert_array_equal(stages['stages_0']['layers_1']['norm3']['bias'], tensors[theirs])
 
 
+@pytest.mark.slow
 def test_a_file_is_an_eye_as_it_is_and_the_wrong_one_is_refused(tmp_path, monkeypatch):
   write(tmp_path / 'normal.safetensors', dpt.DPTConfig(**TINY, head_channels=3), 'model.')
   write(tmp_path / 'depth.safetensors', dpt.DPTConfig(**TINY))

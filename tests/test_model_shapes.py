@@ -12,6 +12,7 @@ from jaxdreamer.nn import unet, unet_config
 from jaxdreamer.weights import model_shapes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, unet_count', [('sd21-base', 865_910_724), ('sdxl', 2_567_463_684),
                                               ('mvdream', 865_910_724 + 17 * 1280 + 1281 * 1280)])
 def test_shapes_have_as_many_parameters_as_the_published(name, unet_count):
@@ -34,6 +35,7 @@ def shrunk(name):
   return dataclasses.replace(config, **small), 8, scale, texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('make, name', [(dreamfusion_sd, 'sd21-base'),
                                         (scaledreamer_mvdream, 'mvdream')])
 def test_a_step_without_weights_has_shapes_and_the_weights_it_wants_a_name(monkeypatch, make, name):
@@ -70,6 +72,7 @@ def test_a_path_that_leads_nowhere_is_an_error_still(tmp_path):
 
 @pytest.mark.slow
 # the others' networks are smaller cp100k's
+@pytest.mark.slow
 @pytest.mark.parametrize('corpus', ['mg15', 'cp100k', 'dl17k'])
 def test_a_step_of_a_generator_at_full_size_is_one_program(corpus, tmp_path, monkeypatch):
   """Lowered from shapes alone; `doctor` on the same config compiles it and prints its memory."""

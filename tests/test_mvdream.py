@@ -90,6 +90,7 @@ def test_large_attention_on_a_cpu_goes_head_by_head(monkeypatch):
   assert asked == [(like.shape, 512), ((1, 1024, 2, 4), 512), (like.shape, 128)]
 
 
+@pytest.mark.slow
 def test_views_of_a_scene_see_each_other_scenes_do_not_and_order_does_not_matter():
   model = UNet2DCondition(TINY, views=2)
   key = jax.random.split(jax.random.key(0), 4)
@@ -114,6 +115,7 @@ def test_views_of_a_scene_see_each_other_scenes_do_not_and_order_does_not_matter
   np.testing.assert_allclose(swapped, out[jnp.array([1, 0, 2, 3])], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_published_network_is_stable_diffusion_2_and_two_layers():
   model = mvdream.unet(views=2)
   like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, 8, 8, 4)), jnp.zeros(2),

@@ -46,6 +46,7 @@ def ring(n):
   return jax.vmap(lambda u: cameras.from_uniform(u, relative=True, **ranges))(u)
 
 
+@pytest.mark.slow
 def test_predictions_are_the_networks_own_and_views_of_a_scene_see_each_other(model, prior):
   """Two scenes of small latents: the network does not mind their size. Rows for guidance keep each
   scene's views together."""
@@ -133,6 +134,7 @@ def small(folder):
   return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('option, value, named', [
   ('sampling.design', 'stratified', "takes 'rings'"),
   ('sampling.draws', 2, 'config.sampling.draws=2'),
@@ -155,6 +157,7 @@ def test_each_prior_refuses_the_others_checkpoint(model, tmp_path):
     mvdream(path=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_step_of_the_config_trains(model):
   config = small(model[0])
   mesh = build.make_mesh(config)

@@ -36,6 +36,7 @@ def test_the_posterior_mean_is_a_bayes_average_of_the_images():
                              rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_empirical_prior_returns_its_image_when_there_is_little_noise():
   prior = empirical(jax.random.key(1), 'a red cube', images=6)
   z = prior.weights['images'].reshape(-1, *network.LATENT)[:2]
@@ -66,6 +67,7 @@ def test_pixel_patches_come_back_and_white_noise_stays_white():
                              atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_prior_is_told_the_camera_only_where_it_is_given():
   weights = network.init(jax.random.key(4))
   weights = jax.tree.map(lambda p: p + .05 * jnp.ones_like(p), weights)

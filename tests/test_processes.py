@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from typing import NamedTuple
 
 import chex
@@ -73,6 +74,9 @@ def test_two_processes_give_the_numbers_of_one_and_go_on_when_one_was_killed(tmp
   first, second = (start(tmp_path / 'two', index, port=port, steps=10 ** 6) for index in range(2))
   while not first.stdout.readline().startswith('step 4/'):
     assert first.poll() is None, first.stderr.read()
+  end = time.monotonic() + 120.
+  while not workdirs.finished_steps(tmp_path / 'two') and time.monotonic() < end:
+    time.sleep(.1)                               # a checkpoint is written while steps go on
   second.kill()
   _, err = first.communicate(timeout=240)
   # it stood in a barrier of JAX, which aborts itself when heartbeats are missed

@@ -156,6 +156,7 @@ def has_python(page):
   return '```python' in page.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('page', [
   pytest.param(page, marks=pytest.mark.slow if 'first_object.py"' in page.read_text() else ())
   for page in WORDS if has_python(page)], ids=lambda page: page.name)

@@ -99,6 +99,7 @@ def test_jitter_of_nothing_ignores_the_key():
   np.testing.assert_array_equal(*shots)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options', [dict(chunk=7), dict(chunk=64), dict(remat=True),
                                      dict(chunk=16, remat=True)])
 def test_chunks_and_rematerialization_change_nothing(options):

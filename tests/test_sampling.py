@@ -14,6 +14,7 @@ def test_stratified_puts_exactly_one_view_in_each_stratum_of_each_dimension():
                                 np.arange(8)[:, None] * np.ones(5))
 
 
+@pytest.mark.slow
 def test_a_device_that_holds_some_views_draws_what_one_device_would():
   key, ids = jax.random.key(1), jnp.arange(8)
   for design in sampling.DESIGNS.values():

@@ -199,6 +199,7 @@ def test_trunc_exp_is_exp_whose_slope_is_bounded():
   np.testing.assert_allclose(jax.grad(fields.trunc_exp)(40.), math.exp(15.), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_picture_hangs_before_its_camera():
   scene = image.image(size=16)
   params = {'image': jax.random.normal(jax.random.key(6), (16, 16, 3))}
@@ -235,6 +236,7 @@ def test_harmonics_are_orthonormal_on_the_sphere():
   np.testing.assert_allclose(np.einsum('n,na,nb->ab', area, rows, rows), np.eye(9), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_maps_of_the_background_differ_by_direction_and_that_of_a_hypernetwork_by_prompt():
   one, other = jnp.array([0., .6, .8]), jnp.array([.8, 0., -.6])
   away = lambda params: jax.tree.map(lambda p: p + .3 * jax.random.normal(jax.random.key(5),

@@ -39,6 +39,7 @@ def prior(model):
   return sdxl(path=str(model[0]), image_size=8, dtype='float32', sample=True)
 
 
+@pytest.mark.slow
 def test_text_is_what_enters_the_last_layers_and_the_embedding_of_the_whole(model, prior):
   folder, params = model
   text = prior.embed('a red mug', 'mug')
@@ -68,6 +69,7 @@ def test_text_is_what_enters_the_last_layers_and_the_embedding_of_the_whole(mode
         np.testing.assert_allclose(row[77], jnp.pad(whole, (0, 56)), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_predictions_are_the_networks_own_told_of_whole_pictures(model, prior):
   _, params = model
   assert prior.latent == (8, 8, 4) and prior.sample_fn is not None

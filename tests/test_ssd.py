@@ -175,6 +175,7 @@ def test_moments_reach_the_optimum_of_each_time_bin():
     np.testing.assert_allclose(found, np.mean(best(inside)), rtol=.03)
 
 
+@pytest.mark.slow
 def test_ssd_is_unbiased_for_any_phi_and_any_weights():
   phi = ('constant', lambda prior, *rest: PHI['mlp'](*rest))
   estimator = ssd(guidance=3., phi=phi, mu='learned', per=('h', 'w'))

@@ -112,6 +112,7 @@ def test_a_broken_tokenizer_is_named(tmp_path):
     clip_tokens.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_predictions_are_the_networks_own(model):
   """encode is scaling_factor times the posterior's mean of the enlarged picture, sample a draw of
   it, decode undoes the scaling, eps is the UNet's at the step of that time, and the frozen model
@@ -139,6 +140,7 @@ def test_predictions_are_the_networks_own(model):
                                rtol=2e-3, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_v_prediction_becomes_noise(model, tmp_path):
   params = published.write_model(tmp_path, scheduler={'prediction_type': 'v_prediction'})
   prior = stable_diffusion(path=str(tmp_path), image_size=8, dtype='float32')
@@ -176,6 +178,7 @@ def test_a_store_that_is_damaged_or_cannot_be_written_only_costs_time(tmp_path, 
   assert prompts.stored('a', make).tolist() == [0., 1., 2.]
 
 
+@pytest.mark.slow
 def test_vsd_trains_a_lora_and_the_whole_way_in_of_the_camera_that_the_frozen_model_does_not_see(
     model):
   folder, _ = model

@@ -48,6 +48,7 @@ def test_a_count_of_two_is_a_camera_seen_twice_but_never_its_own_pair():
   np.testing.assert_allclose(statistics.variance(x @ x.T, ones), x.var(0, ddof=1).sum())
 
 
+@pytest.mark.slow
 def test_intervals_cover_as_often_as_they_say():
   rng, hit = np.random.default_rng(2), 0
   for i in range(120):

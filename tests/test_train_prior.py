@@ -46,6 +46,7 @@ def errors(params, z, seen, classes=BLANK, **options):
   return float(train_prior.loss(params, KEY, z, ids, vector, seen, classes, **options))
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_black_guess_is_the_power_of_picture_and_geometry(monkeypatch):
   params = guess(monkeypatch, lambda z_t, t: 0. * z_t)
   z, seen = 2. * jnp.ones((500, *network.LATENT)), 3. * jnp.ones((500, *network.GEOMETRY))
@@ -109,6 +110,7 @@ def test_muon_moves_the_matrices_through_which_words_and_cameras_act_and_adam_th
   assert 0 < sizes['muon'] < .3 * sizes['adam']
 
 
+@pytest.mark.slow
 def test_captions_and_cameras_are_dropped_as_often_as_said():
   ring, _ = render_buffer.fill(KEY, 0, partial(train_prior.renders, fresh=FRESH),
                                compositions=1, slots=RING)

@@ -60,6 +60,7 @@ def run(local_step, state, prior, text, *, devices, how='shard_map', steps=20):
   return jax.device_get(state.params), jax.device_get(info)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('devices', 'how', 'draws'), [(4, 'shard_map', 1), (4, 'pmap', 1),
                                                        (1, 'pmap', 1), (4, 'shard_map', 3)])
 def test_devices_and_the_kind_of_map_do_not_change_the_result(devices, how, draws):
@@ -87,6 +88,7 @@ def test_the_step_is_traced_once_over_many_calls():
   run(chex.assert_max_traces(local_step, n=1), *rest, devices=2, steps=3)
 
 
+@pytest.mark.slow
 def test_the_pullback_is_the_gradient_of_residual_times_rendering_plus_regularizer():
   tx_seen = {}
   def spy():
@@ -129,6 +131,7 @@ state, prior, text, jnp.arange(VIEWS))
                seen['scene'])
 
 
+@pytest.mark.slow
 def test_the_draws_of_a_view_act_as_their_mean_would():
   local_step, state, prior, text = setup(dims=3)
   gradient = jax.jit(train_step.make_gradient(
@@ -268,6 +271,7 @@ def amortised():
                                           jax.random.key(2)), prior, text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('how', ['shard_map', 'pmap'])
 def test_prompts_are_shared_out_over_devices_without_a_change_of_the_result(how):
   local_step, _, state, prior, text = amortised()
@@ -283,6 +287,7 @@ def test_prompts_are_shared_out_over_devices_without_a_change_of_the_result(how)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *seen)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_many_prompts_is_the_mean_of_theirs_and_none_leaks_into_another():
   _, gradient, state, prior, text = amortised()
   gradient = jax.jit(gradient)

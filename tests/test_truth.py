@@ -49,6 +49,7 @@ def test_surface_points_are_uniform_in_area():
   assert abs(cap.mean()) < .04 and abs(cap.var() - 1 / 3) < .03  # Archimedes: uniform in height
 
 
+@pytest.mark.slow
 def test_the_silhouette_of_the_sphere_is_the_cone_around_it():
   camera = cameras.orbit((3, math.radians(15.)))
   mask = np.asarray(truth.silhouettes('a red sphere', camera, size=32))

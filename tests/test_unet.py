@@ -106,6 +106,7 @@ def test_attention_is_the_softmax_written_out_head_by_head():
                              rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_order_of_text_tokens_does_not_matter(params):
   sample, t, text, camera = inputs(jax.random.key(1))
   forward, reversed_text = (apply(params, [sample, t, y, camera]) for y in (text, text[:, ::-1]))
@@ -136,6 +137,7 @@ def test_upsampling_repeats_pixels():
   np.testing.assert_array_equal(layers.upsample_nearest(x), np.repeat(np.repeat(x, 2, 1), 2, 2))
 
 
+@pytest.mark.slow
 def test_a_fresh_network_predicts_zero_and_can_learn():
   args = inputs(jax.random.key(1))
   params = init(jax.random.key(0), *args)['params']
@@ -145,6 +147,7 @@ def test_a_fresh_network_predicts_zero_and_can_learn():
   assert jnp.abs(grads['conv_out']['kernel']).max() > 0
 
 
+@pytest.mark.slow
 def test_every_parameter_and_every_input_has_its_say(params):
   grads = value_and_grads(params, inputs(jax.random.key(1)))[1]
   assert not [jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(grads)
@@ -223,6 +226,7 @@ SDXL = SD21 | {
     'up_block_types': [CROSS_UP, CROSS_UP, 'UpBlock2D'], 'upcast_attention': None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('published, parameters', [
     (SD15, 859_520_964), (SD21_BASE, 865_910_724), (SD21, 865_910_724), (SDXL, 2_567_463_684)])
 def test_published_configs_have_the_published_number_of_parameters(published, parameters):
@@ -270,6 +274,7 @@ def test_the_inputs_of_xl_are_asked_for_and_no_others():
     UNet2DCondition(SMALL).init(jax.random.key(0), *inputs(jax.random.key(1)), text_embeds=pooled)
 
 
+@pytest.mark.slow
 def test_less_memory_changes_no_number(params):
   thrifty = UNet2DCondition(SMALL, remat=True, chunk=4)
   args = inputs(jax.random.key(1))

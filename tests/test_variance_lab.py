@@ -120,6 +120,7 @@ def test_the_share_of_the_render_is_its_closed_form_where_only_the_background_is
   assert share.lower > .1 and share.upper - share.lower < .1
 
 
+@pytest.mark.slow
 def test_comparing_a_method_with_itself_and_with_a_better_one(monkeypatch):
   monkeypatch.setattr(statistics, 'RESAMPLES', 200)
   reference = subject('sds', *parts(sds(guidance=ONE)))
@@ -150,6 +151,7 @@ def test_comparing_a_method_with_itself_and_with_a_better_one(monkeypatch):
   assert sum(rows['sds'][part].mean for part in comparison.SHARES) == pytest.approx(1.)
 
 
+@pytest.mark.slow
 def test_what_is_timed_is_the_train_step_with_what_the_estimator_learns():
   learning = sds(guidance=ONE)._replace(
     init=lambda key, prior: jnp.ones((48, 48)),

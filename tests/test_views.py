@@ -49,6 +49,7 @@ def cast(caption):
   return o, d, np.where(near < far, near, np.inf)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('caption', ['a red sphere', 'a red cube'])
 def test_depth_and_mask_agree_with_the_closed_form(caption):
   _, _, true = cast(caption)
@@ -106,6 +107,7 @@ def test_the_right_hand_of_a_front_view_is_plus_y():
       :, SIZE // 2:, 0].sum() > pair[:, SIZE // 2:, 1].sum()
 
 
+@pytest.mark.slow
 def test_skipping_tiles_changes_nothing():
   item, light = rows('a red robot', 4)
   camera = ring(*(jnp.asarray(a, jnp.float32) for a in AROUND))
@@ -127,6 +129,7 @@ def test_skipping_tiles_changes_nothing():
   assert np.quantile(np.abs(np.asarray(fast.depth) - np.asarray(t))[both], .98) < 2e-3
 
 
+@pytest.mark.slow
 def test_one_picture_equals_its_row_of_a_batch_and_supersampling_averages_it():
   item, light = rows('a striped yellow car', 4)
   camera = ring(*(jnp.asarray(a, jnp.float32) for a in AROUND))

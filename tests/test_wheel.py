@@ -51,6 +51,7 @@ def train(site, folder, *args):
   return done
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_file_of_the_package(wheel):
   there = {path.relative_to(ROOT).as_posix() for path in (ROOT / 'jaxdreamer').rglob('*')
            if path.is_file() and '__pycache__' not in path.parts}
@@ -58,6 +59,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
   assert packed == there
 
 
+@pytest.mark.slow
 def test_it_tells_its_configs_in_an_empty_folder(site, tmp_path):
   done = train(site, tmp_path, '--config=configs/asd.py', '--help')
   assert done.stderr == ''
@@ -65,6 +67,7 @@ def test_it_tells_its_configs_in_an_empty_folder(site, tmp_path):
           and "--config.estimator.name='asd'" in done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('example', ['nfsd', 'metaballs', 'discs'])
 def test_an_example_trains_where_it_is_copied_to(site, tmp_path, example):
   shutil.copy(ROOT / 'examples' / f'{example}.py', tmp_path / 'mine.py')

@@ -80,6 +80,7 @@ def test_two_solids_touch_or_stand_on_one_floor(caption):
     assert both.min() > .03 and abs(low[0] - low[1]) < .08
 
 
+@pytest.mark.slow
 def test_vmap_over_items_agrees_with_one_at_a_time():
   items = [world.parse(c) for c in ('a red car', 'a striped blue cube',
                                     'a green cone on a yellow cylinder')]
@@ -116,6 +117,7 @@ def test_the_snowman_wears_his_color_on_the_hat_alone():
                                world.toys.FIXED[world.toys.SNOW], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_random_captions_parse_to_the_item_they_were_made_for():
   items, views, tokens = draw(3000)
   for item, view, ids in zip(items, views, tokens):

@@ -53,6 +53,7 @@ def error(ours, theirs):
   return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('prefix', ['', 'text_model.'])
 @pytest.mark.parametrize('name', cases.CLIPS)
 def test_clip_reproduces_stored_torch_outputs_from_new_and_old_files(tmp_path, name, prefix):
@@ -78,6 +79,7 @@ def test_projection_reproduces_stored_torch_outputs(tmp_path, name, others):
       assert error(ours, golden[theirs]) < tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('name, legacy', [('quick_gelu', {}), ('gelu', {}),
                                           ('gelu', {'eos_token_id': 2})])

@@ -24,6 +24,7 @@ every_case = pytest.mark.parametrize('family, name', [
     *(('depth_anything', name) for name in cases_depth.DEPTH_ANYTHINGS)])
 
 
+@pytest.mark.slow
 @every_size
 def test_stored_torch_outputs_and_gradients_are_reproduced(family, name, size):
   golden = np.load(cases.GOLDEN / f'{family}_{name}.npz')
@@ -61,6 +62,7 @@ def torch_side(recwarn):
   return make_golden_depth
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 @every_size
 def test_live_torch_outputs_and_gradients_are_reproduced(torch_side, family, name, size):

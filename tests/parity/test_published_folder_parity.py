@@ -86,6 +86,7 @@ def theirs(pipe, z, steps, negative):
   return (null + SCALE * (y - null)).permute(0, 2, 3, 1).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['sd', 'sdxl'])
 def test_a_saved_pipeline_gives_their_guided_noise(tmp_path, pipelines, name):
   pipe, steps = pipelines[name], np.array([200, 700])
@@ -118,6 +119,7 @@ def samplers():
   return sorted(found, key=lambda cls: cls.__name__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('prediction', ['epsilon', 'v_prediction'])
 def test_a_model_saved_with_any_sampler_has_that_samplers_forward_process(tmp_path, prediction):
   count = 0

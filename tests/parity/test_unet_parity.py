@@ -17,6 +17,7 @@ TOLERANCE_BF16 = 2e-2  # 1.9e-2 measured; 1.4e-2 with norms and SiLU in float32,
 WITH_GRADIENT = ('sdxl', 'mvdream')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', cases.UNETS)
 def test_unet_reproduces_stored_torch_outputs(name):
   golden = np.load(cases.GOLDEN / f'unet_{name}.npz')
@@ -26,6 +27,7 @@ def test_unet_reproduces_stored_torch_outputs(name):
     assert error(gradient, golden['gradient']) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', WITH_GRADIENT)
 def test_unet_in_bfloat16_stays_near_the_stored_torch_outputs(name):
   out = compare.ours_in_bfloat16('unet', name)
@@ -42,6 +44,7 @@ def test_unet_and_its_gradient_agree_with_the_live_torch_class(torch_side, name)
     assert error(ours, torchs.numpy()) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 def test_gradients_by_all_parameters_agree_with_the_live_torch_class(tmp_path, torch_side):
   theirs = torch_side.unet('toybox')
