@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, types and all tests, the slow ones and the build of the docs too: 15 minutes on two cores. With --parity also the comparisons
+# Lint, types and all tests, the slow ones and the build of the docs too: 12 minutes on two cores, 3 with -m 'not slow'. With --parity also the comparisons
 # with PyTorch's classes as they run, for which torch, diffusers and transformers are installed; without it stored activations of
 # theirs stand for them.
 # Other arguments go to pytest:   bash launch/test.sh -k volume

@@ -137,6 +137,7 @@ assert t.same(state, t.make_state(1)) and 'checkpoint 2 ' in said[0], said
 '''
 
 
+@pytest.mark.slow
 def test_a_torn_array_is_passed_over(tmp_path):
   done = subprocess.run([sys.executable, '-c', TEARER, tmp_path], cwd=ROOT, capture_output=True,
                         text=True)

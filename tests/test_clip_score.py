@@ -43,6 +43,7 @@ def test_both_towers_are_those_of_the_file(model):
                              atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_folder_of_todays_transformers_is_read(model, tmp_path):
   """tokenizer.json in place of vocab.json and merges.txt."""
   folder = shutil.copytree(model[0], tmp_path / 'clip')

@@ -49,6 +49,7 @@ TEXT_BIG_G = CLIPTextConfig(hidden_size=1280, intermediate_size=5120, projection
                             num_attention_heads=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('towers, count', [
     ([CLIPVisionConfig(), CLIPTextConfig()], 427_616_512), ([VISION_H, TEXT_H], 986_109_440),
     ([TEXT_BIG_G], 694_659_840),

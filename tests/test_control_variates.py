@@ -24,6 +24,7 @@ def view():
   return Views(camera, row, row, row, row, rendering=rendering)
 
 
+@pytest.mark.slow
 def test_geometry_agrees_with_itself_and_its_opposite_does_not():
   one = view()
   turn = one.camera.world_from_camera[:3, :3]
@@ -47,6 +48,7 @@ def test_an_estimator_may_see_at_another_size():
                                                       jnp.float32(.3), flat) > .999
 
 
+@pytest.mark.slow
 def test_their_slopes_reach_the_noisy_image_and_are_finite_where_nothing_is_rendered():
   weights, one = jax.jit(geometry.init)(jax.random.key(0)), view()
   prior = PRIOR.replace(weights=PRIOR.weights | {'depth': weights, 'normals': weights})

@@ -142,6 +142,7 @@ def load(parts, name, tree):
   return load_part(parts[name], jax.eval_shape(lambda: tree), dtype=jnp.float32)
 
 
+@pytest.mark.slow
 def test_a_folder_gives_every_part_with_its_config(model, trees):
   parts = open_model(str(model))
   assert parts.keys() == {'unet', 'vae', 'text_encoder', 'scheduler', 'tokenizer'}
@@ -512,6 +513,7 @@ def single(tmp_path, name, edited=lambda tensors: tensors):
   return tmp_path / f'{name}.safetensors', trees
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', UNETS)
 def test_a_single_file_is_its_parts_values_and_configs(tmp_path, name):
   path, trees = single(tmp_path, name)

@@ -82,6 +82,7 @@ def test_ddim_carries_noise_to_the_gaussian_data_distribution():
   assert abs(float(x.mean()) - .7) < .02 and abs(float(x.std()) - std) < .02
 
 
+@pytest.mark.slow
 def test_guided_batches_two_rows_and_equals_two_calls():
   prior = gaussian(jnp.ones((2, 2, 1)), std=.5, null_mean=-jnp.ones((2, 2, 1)))
   z = jax.random.normal(jax.random.key(4), (3, 2, 2, 1))

@@ -109,6 +109,7 @@ def small():
   return prior().replace(image_size=4, encode_fn=lambda weights, x: x[:, :1, :1, :2])
 
 
+@pytest.mark.slow
 @every_estimator
 def test_the_config_says_which_w_of_t_and_a_residual_of_length_one_has_none(name):
   config = base.get_config()

@@ -13,6 +13,7 @@ from jaxdreamer.types import Rendering
 SIZE = 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('prompt, which', [('a spotted pink teapot', 0),
                                            ('a red cone on a blue cube', 1)])
 def test_all_colors_of_an_object_follow_from_three(prompt, which):
@@ -55,6 +56,7 @@ def test_the_truth_is_perfect(car):
   assert set(car) <= set(scores.MEANING)
 
 
+@pytest.mark.slow
 def test_a_turned_car_is_told_by_its_pose_not_by_its_shape(car):
   found = evaluate.score_views('a red car', object_of('a red car', turn=math.pi / 2.))
   assert found['yaw'] == pytest.approx(90.) and found['pose_gap'] > .1

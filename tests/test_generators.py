@@ -120,6 +120,7 @@ def test_the_planes_of_a_transformer_begin_smooth():
   np.testing.assert_allclose(jnp.mean(tokens[0] * tokens[1]), 0., atol=.02)
 
 
+@pytest.mark.slow
 def test_upsampling_is_a_transposed_convolution_and_begins_as_linear_interpolation():
   x, layer = jax.random.normal(jax.random.key(0), (3, 5, 5, 64)), triplane.Upsample(16, 4)
   params = layer.init(jax.random.key(1), x)
@@ -245,6 +246,7 @@ def test_gradients_through_generator_and_field_agree_with_finite_differences(nam
   check_grads(f, (trained(name),), order=1, modes=['rev'], atol=.05, rtol=.05, eps=1e-4)
 
 
+@pytest.mark.slow
 @every_scene
 def test_prompts_of_a_batch_do_not_see_one_another(name):
   params, y = trained(name), prompts(3)

@@ -92,6 +92,7 @@ def test_disparity_and_normals_of_fresh_renders_fit_together():
   assert where.sum() > 50 and np.mean((right * normal)[where] < 0.) > .9
 
 
+@pytest.mark.slow
 def test_every_pixel_of_the_mask_has_a_disparity_of_the_toy():
   """Half covered ones too: a single 0 among them would outweigh the toy's whole relief in a
   correlation."""

@@ -46,6 +46,7 @@ def publish(tmp_path, name):
   return home
 
 
+@pytest.mark.slow
 def test_repositories_are_tried_in_turn_and_only_what_is_read_is_fetched(tmp_path, asked):
   first, second = hub.ALIASES['sd21-base'][:2]
   home = publish(tmp_path, second)

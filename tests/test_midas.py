@@ -90,6 +90,7 @@ def test_every_key_of_the_published_file_is_one_of_the_models(channels):
   assert found == set(safetensors_io.keys_of(like(config)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('prefix', ['', 'model.'])
 def test_tensors_land_where_their_authors_meant_them(tmp_path, prefix):
   config = dpt.DPTConfig(**TINY, head_channels=3)

@@ -69,6 +69,7 @@ def test_predictions_are_the_networks_own_and_views_of_a_scene_see_each_other(mo
   assert (change[:4] > 1e-4).all() and (change[4:] < 1e-6).all()
 
 
+@pytest.mark.slow
 def test_without_a_camera_each_picture_is_alone(prior):
   z, t, text = jax.random.normal(KEY, (2, 4, 4, 4)), jnp.array([.3, .3]), jax.random.normal(
       KEY, (2, 77, 64))
@@ -86,6 +87,7 @@ def test_text_has_no_view_words_and_the_empty_prompt_is_the_negative_one_unless_
   np.testing.assert_array_equal(prior.embed('a red mug').negative, text.null)
 
 
+@pytest.mark.slow
 def test_rings_share_all_but_the_azimuth_and_no_device_changes_them():
   u = sampling.rings(KEY, jnp.arange(12), views=12, dims=6).reshape(3, 4, 6)
   np.testing.assert_array_equal(u[:, :, 1:], jnp.broadcast_to(u[:, :1, 1:], (3, 4, 5)))
@@ -103,6 +105,7 @@ def test_a_relative_distance_keeps_the_size_of_what_is_seen():
     assert abs(camera.distance * jnp.tan(.5 * camera.fov) - .8) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_later_time_of_asd_is_one_for_the_views_of_a_scene():
   seen = []
 

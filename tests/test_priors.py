@@ -49,6 +49,7 @@ def test_the_empirical_prior_returns_its_image_when_there_is_little_noise():
   np.testing.assert_allclose(eps_from_x0(z, z_t, a, s), eps_hat, atol=.05)
 
 
+@pytest.mark.slow
 def test_the_empirical_priors_images_come_in_pairs_over_black_and_white_that_tell_the_mask():
   prior = empirical(jax.random.key(1), 'a red cube', images=3)
   black, white = jnp.moveaxis(network.decode(prior.weights['images'].reshape(
@@ -94,6 +95,7 @@ def test_camera_features_turn_with_the_camera_and_vanish_untold():
   assert not network.camera_features(jnp.zeros((1, network.CAMERA))).any()
 
 
+@pytest.mark.slow
 def test_the_map_of_rays_is_the_cameras_own_and_vanishes_untold():
   camera = jax.vmap(cameras.sample)(jax.random.split(jax.random.key(6), 4))
   seen = network.ray_map(jax.vmap(cameras.camera_vector)(camera))

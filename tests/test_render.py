@@ -54,6 +54,7 @@ def test_rays_that_miss_the_ball_show_the_background():
   np.testing.assert_allclose(out.depth[0, 0], 4., rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_depth_and_normal_of_a_ball_are_those_of_its_surface():
   out = image(KEY, ball, FRONT, size=17, samples=64, fine=64)
   rays = cameras.rays(FRONT, 17)
@@ -111,6 +112,7 @@ def test_chunks_and_rematerialization_change_nothing(options):
   chex.assert_trees_all_close(plain, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_agree_with_finite_differences_along_random_directions():
   camera = cameras.orbital(.4, .2, 3., FOV)
   def loss(params):

@@ -40,6 +40,7 @@ def test_every_view_of_a_design_is_uniform(name):
       assert chi2 < 27.9  # 99.9% of chi^2 with 9 degrees of freedom
 
 
+@pytest.mark.slow
 def test_stratified_t_has_less_variance_than_independent_t():
   f = lambda u: jnp.mean(jnp.exp(u[:, 0]))
   keys = jax.random.split(jax.random.key(3), 2000)
@@ -74,6 +75,7 @@ def test_an_importance_density_is_sampled_and_its_weight_keeps_the_mean():
   np.testing.assert_allclose(sampling.inverse_cdf(u, (2., 2.))[0], u, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_draws_of_a_view_are_stratified_in_t_and_antithetic_on_demand():
   ids, u = jnp.arange(3), jax.random.uniform(jax.random.key(6), (3, 4))
   options = dict(t_min=0., t_max=1., shape=(2, 2, 1))
@@ -94,6 +96,7 @@ def test_t_stays_in_its_annealed_range():
   np.testing.assert_array_equal(d.t_min, jnp.float32(.1))
 
 
+@pytest.mark.slow
 def test_a_draw_weighs_what_w_of_t_and_the_density_say_and_keeps_w_times_any_mean():
   noise, density, n = cosine(), (1., 3., .5, 2.), 50_000
   u = (jnp.arange(n)[:, None] + .5) / n

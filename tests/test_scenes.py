@@ -28,6 +28,7 @@ def test_a_scene_starts_as_a_gray_blob_at_the_origin(name):
   np.testing.assert_allclose(center[1], .5, atol=.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', sorted(SCENES))
 def test_gradients_with_respect_to_parameters_agree_with_finite_differences(name):
   scene = SCENES[name]

@@ -90,6 +90,7 @@ def test_predictions_are_the_networks_own_told_of_whole_pictures(model, prior):
   assert np.abs(own(text.at[:, 77].set(0.)) - own(text)).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('told, zeros', [(None, True), (False, False)])
 def test_the_empty_prompt_is_zeros_where_the_models_index_says_so(model, tmp_path, monkeypatch,
                                                                   told, zeros):

@@ -119,6 +119,7 @@ def residual(estimator, est, n=64):
   return train_step.residual(estimator, draws(n), est, PRIOR, z, views(n), 0)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mu', ['learned', 'moments', 'parameters'])
 @pytest.mark.parametrize('more', [(), (lambda prior, z_t, t, view: jnp.mean(z_t),)])
 def test_it_starts_as_sds_behind_a_constant_and_nothing_at_all_is_the_raw_score(mu, more):
@@ -165,6 +166,7 @@ def test_learned_weights_reach_the_optimum_of_each_time_bin():
   np.testing.assert_allclose(found, np.mean(best(t)), rtol=.02)
 
 
+@pytest.mark.slow
 def test_moments_reach_the_optimum_of_each_time_bin():
   estimator = ssd(guidance=1., mu='moments', bins=4)
   moments = learned(estimator, rate=.0004, steps=1000)['moments']

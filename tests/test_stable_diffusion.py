@@ -85,6 +85,7 @@ def test_the_map_of_special_tokens_says_what_pads_where_two_files_differ(tmp_pat
   assert clip_tokens.load(tmp_path)([''])[0, 2] == words['!']
 
 
+@pytest.mark.slow
 def test_words_of_views_are_kept_and_one_warning_says_what_was_lost(model, monkeypatch):
   folder, _ = model
   rows = lambda network, part, ids: (jnp.tile(ids[..., None] * 1., 32), jnp.zeros((len(ids), 32)),

@@ -54,6 +54,7 @@ def test_the_loss_of_a_black_guess_is_the_power_of_picture_and_geometry(monkeypa
                              rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_objects_pixels_weigh_more_in_a_mean_of_one(monkeypatch):
   """An error of 4 on the object, which is the left upper pixel of each patch, and of 1
   elsewhere."""
@@ -87,6 +88,7 @@ def test_times_are_drawn_with_their_density(monkeypatch):
   np.testing.assert_allclose(found, 8. / 15., rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_step_does_not_depend_on_the_scale_of_the_gradient():
   """The lowest level's gradients are of the size of 1e-8: with optax's eps, as large, it would stay
   as it began."""

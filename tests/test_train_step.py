@@ -72,6 +72,7 @@ def test_devices_and_the_kind_of_map_do_not_change_the_result(devices, how, draw
     np.testing.assert_allclose(info[name], info2[name], rtol=1e-3, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_step_on_a_single_device_is_that_of_a_mesh_of_one():
   local_step, state, prior, text = setup()
   want, info = run(local_step, state, prior, text, devices=1, steps=3)
@@ -154,6 +155,7 @@ def test_the_draws_of_a_view_act_as_their_mean_would():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), mean, grads['scene'])
 
 
+@pytest.mark.slow
 def test_an_estimators_own_parameters_are_trained_by_its_own_loss():
   base = sds(guidance=1.)
   estimator = base._replace(init=lambda key, prior: {'mu': jnp.float32(1.)},
@@ -187,6 +189,7 @@ def test_where_the_view_words_change_can_be_told():
   np.testing.assert_array_equal(row(text), [0., 0., 2., 2.])
 
 
+@pytest.mark.slow
 def test_perp_neg_is_made_for_each_view_of_one_prompt_or_many():
   """As perp_neg_texts makes it of one view, its weights scaled; each draw of a view repeats it."""
   _, _, prior, _ = setup()

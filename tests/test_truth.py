@@ -10,6 +10,7 @@ from jaxdreamer import cameras
 from jaxdreamer.toybox import truth, world
 
 
+@pytest.mark.slow
 def test_the_distance_and_color_of_a_caption():
   shape = truth.shape('a blue cube')
   xyz = jnp.array([[0., 0., 0.], [1., 0., 0.], [0., 0., -.6]])
@@ -32,6 +33,7 @@ def test_grid_is_indexed_x_y_z():
   assert mug[:, 21].sum() + mug[:, 20].sum() > 0 and mug[21].sum() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('caption', ['a red sphere', 'a red cube', 'a red torus', 'a red chair',
                                      'a red cone on a blue cylinder'])
 def test_surface_points_lie_on_the_surface(caption):
@@ -40,6 +42,7 @@ def test_surface_points_lie_on_the_surface(caption):
   assert np.linalg.norm(points, axis=1).max() < world.RADIUS + 1e-3
 
 
+@pytest.mark.slow
 def test_surface_points_are_uniform_in_area():
   cube = np.asarray(truth.surface_points(jax.random.key(1), 'a red cube', 4000))
   face = np.abs(cube).argmax(1) * 2 + (cube[np.arange(4000), np.abs(cube).argmax(1)] > 0)
@@ -59,6 +62,7 @@ def test_the_silhouette_of_the_sphere_is_the_cone_around_it():
   assert (mask != inside).sum() < .02 * inside.sum()
 
 
+@pytest.mark.slow
 def test_color_error_is_zero_for_the_truth_and_sees_a_wrong_color():
   camera = cameras.orbit((4, math.radians(15.)))
   red, blue = (truth.views(f'a {c} mug', camera, size=32) for c in ('red', 'blue'))

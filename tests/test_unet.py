@@ -154,6 +154,7 @@ def test_every_parameter_and_every_input_has_its_say(params):
               if not (jnp.isfinite(g).all() and jnp.abs(g).max() > 0)]
 
 
+@pytest.mark.slow
 def test_examples_of_a_batch_do_not_mix(params):
   args = inputs(jax.random.key(1))
   np.testing.assert_allclose(apply(params, [a[::-1] for a in args])[::-1], apply(params, args),

@@ -102,6 +102,7 @@ def test_the_noise_part_is_its_closed_form_and_a_picture_has_no_camera_part():
   np.testing.assert_allclose(parameter.noise, image.noise, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_share_of_the_render_is_its_closed_form_where_only_the_background_is_random():
   shown, n, t = .6, 150, .5                      # z = .6 x + .4 of a color drawn anew, at one t
   def render(code, key):
@@ -249,6 +250,7 @@ def test_what_adam_divides_by_is_bounded_and_else_the_root_of_v():
   assert none['b'] == 0.
 
 
+@pytest.mark.slow
 def test_the_preconditioned_variance_is_that_of_divided_gradients():
   s = subject('sds', *parts(sds(guidance=ONE)))
   # one number counts for nearly all

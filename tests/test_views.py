@@ -63,6 +63,7 @@ def test_depth_and_mask_agree_with_the_closed_form(caption):
   assert np.all(np.asarray(view.depth)[~mask] == 0.)
 
 
+@pytest.mark.slow
 def test_normals_point_outward_and_are_exact_on_the_sphere():
   o, d, true = cast('a red sphere')
   view = see('a red sphere', *AROUND)

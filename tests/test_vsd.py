@@ -93,6 +93,7 @@ def test_a_tiny_step_is_not_lost_in_a_merged_kernel(kind):
   assert jnp.linalg.norm(new - old - want) < .01 * jnp.linalg.norm(want)
 
 
+@pytest.mark.slow
 def test_a_branch_beside_a_kernel_adds_the_same_and_loses_no_tiny_step():
   """What a bfloat16 layer of nn/layers makes of kernel and branch, against the sum in float64."""
   layer, like = layers.Dense(48, dtype=jnp.bfloat16), layers.Dense(48)
@@ -129,6 +130,7 @@ def test_a_lora_that_knows_nothing_gives_csd_times_scale_minus_one():
                              6.5 * residual(csd(), prior), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_perp_neg_turns_what_vsd_follows_and_not_its_lora():
   """Between two sides the guided prediction moves as diffusion.perp_neg says, and the LoRA's, which
   takes no side, does not."""

@@ -67,6 +67,7 @@ def test_clip_reproduces_stored_torch_outputs_from_new_and_old_files(tmp_path, n
     assert error(ours, golden[theirs]) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('others', [{}, OTHERS], ids=['one tower', 'both towers'])
 @pytest.mark.parametrize('name', cases.CLIPS)
 def test_projection_reproduces_stored_torch_outputs(tmp_path, name, others):

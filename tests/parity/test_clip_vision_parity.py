@@ -61,6 +61,7 @@ def test_vision_in_bfloat16_stays_near_the_stored_torch_outputs(tmp_path, name):
                golden['embedding']) < TOLERANCE_BF16
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('name', cases.VISIONS)
 def test_vision_agrees_with_the_live_torch_class(tmp_path, torch_side, name):

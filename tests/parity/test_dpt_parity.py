@@ -44,6 +44,7 @@ def test_files_of_transformers_5_hold_the_same_parameters_as_published_ones(name
   jax.tree.map(np.testing.assert_array_equal, old, new)
 
 
+@pytest.mark.slow
 @every_case
 def test_bfloat16_is_near(family, name):
   size = cases_depth.SIZES[name][-1]
@@ -74,6 +75,7 @@ def test_live_torch_outputs_and_gradients_are_reproduced(torch_side, family, nam
   assert error(gradient, torch_gradient) < GRADIENT_TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 @every_case
 def test_configs_that_transformers_wrote_are_read(torch_side, family, name):

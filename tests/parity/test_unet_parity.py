@@ -35,6 +35,7 @@ def test_unet_in_bfloat16_stays_near_the_stored_torch_outputs(name):
   assert error(out, np.load(cases.GOLDEN / f'unet_{name}.npz')['out']) < TOLERANCE_BF16
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('name', cases.UNETS)
 def test_unet_and_its_gradient_agree_with_the_live_torch_class(torch_side, name):

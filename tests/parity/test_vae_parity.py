@@ -85,6 +85,7 @@ def run_torch(torch_side, model, name):
   return {k: v.numpy() for k, v in zip(('mean', 'logvar', 'image', 'gradient'), outputs)}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('name', cases.VAES)
 def test_vae_agrees_with_the_live_torch_class(tmp_path, torch_side, name):
