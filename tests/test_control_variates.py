@@ -2,6 +2,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxdreamer import cameras, perception
 from jaxdreamer.control_variates.depth import depth
