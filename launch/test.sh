@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Lint, types and all tests, the slow ones and the build of the docs too: 12 minutes on two cores, 3 with -m 'not slow'. With --parity also the comparisons
-# with PyTorch's classes as they run, for which torch, diffusers and transformers are installed; without it stored activations of
-# theirs stand for them.
-# Other arguments go to pytest:   bash launch/test.sh -k volume
-# There is no limit on the whole, so that a busy machine may take its time: pyproject.toml has one for each test.
+# Lint, types and all tests, the slow ones and the build of the docs too: 12 minutes on two cores, 3
+# with -m 'not slow'. With --parity also the comparisons with PyTorch's classes as they run, for
+# which torch, diffusers and transformers are installed; without it stored activations of theirs
+# stand for them. Other arguments go to pytest: bash launch/test.sh -k volume. There is no limit on
+# the whole, so that a busy machine may take its time: pyproject.toml has one for each test.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh
