@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from jaxdreamer import cameras, conditioning, diffusion, train_step
 from jaxdreamer.estimators.csd import csd
@@ -206,6 +207,5 @@ def test_the_lora_learns_by_the_distance_in_what_its_network_predicts(predicted,
 
 
 def test_a_prior_without_attention_is_refused_in_one_line():
-  with pytest.raises(ValueError, match='vsd.*no attention') as error:
+  with refused('vsd.*no attention'):
     vsd(guidance=1.).init(KEY, BASE)
-  assert '\n' not in str(error.value)
