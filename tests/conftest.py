@@ -29,6 +29,8 @@ def with_quick(given: str) -> str:
 os.environ['XLA_FLAGS'] = with_quick(os.environ.get('XLA_FLAGS', ''))        # read at import
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -49,3 +51,33 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', .5)
 checked = [f'jaxdreamer.{path.stem}' for path in sorted((ROOT / 'jaxdreamer').iterdir())
            if path.stem not in ('types', '__init__', '__pycache__', 'assets')]
 install_import_hook(checked, 'beartype.beartype')
+
+
+@pytest.fixture
+def parse(monkeypatch, tmp_path):
+  """The config that a command makes of its arguments, in an empty folder."""
+  from jaxdreamer import cli
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(tmp_path)
+  def parse(*arguments):
+    given = flags.FlagValues()
+    monkeypatch.setattr(flags, 'FLAGS', given)
+    monkeypatch.setattr(sys, 'argv', cli.arranged([__name__, *arguments]))
+    cli.config_flag()
+    flags.DEFINE_string('workdir', None, 'Where the run lives.', flag_values=given)
+    cli.parse(sys.argv)
+    return given.config
+  return parse
+
+
+@pytest.fixture
+def refuse(parse, capsys):
+  """The one line that it answers before it leaves with status 2."""
+  from jaxdreamer import cli
+  def refuse(*arguments):
+    with pytest.raises(SystemExit) as left:
+      parse(*arguments)
+    said = capsys.readouterr().err
+    assert left.value.code == cli.MISUSED and said.count('\n') == 1, said
+    return said
+  return refuse

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from configs import toybox_amortised
 from jaxdreamer import build, generate, generator_eval, loop, prompts, runs
@@ -82,9 +83,8 @@ def test_a_generator_killed_in_the_middle_of_an_epoch_sees_the_prompts_of_an_unb
   ({'corpus.path': 'nowhere.txt'}, "config.corpus.path='nowhere.txt': no such file")])
 def test_a_corpus_that_does_not_fit_is_refused_before_anything_compiles(config, changes, said):
   config.update_from_flattened_dict(changes)
-  with pytest.raises((ValueError, FileNotFoundError), match=said) as error:
+  with refused(said, (ValueError, FileNotFoundError)):
     build.training(config, build.make_mesh(config))
-  assert '\n' not in str(error.value)
 
 
 def test_the_gallery_is_one_page_that_needs_no_network(tmp_path):

@@ -15,6 +15,7 @@ import tracemalloc
 import jax
 import numpy as np
 import pytest
+import refusals
 import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,11 +74,10 @@ def load(files, name, **options):
 
 def refused(content, match, *, name='w.safetensors', files=None, **options):
   """The file ends in one line that names it and the cause."""
-  with pytest.raises((ValueError, FileNotFoundError), match=match) as caught:
+  with refusals.refused(match, (ValueError, FileNotFoundError)) as caught:
     load(files or {name: content}, name, **options)
   text = str(caught.value)
-  assert len(text.splitlines()) == 1 and len(text) < 5_000
-  assert re.search(r'model/[\w.\-]+\.(safetensors|json)', text), text
+  assert len(text) < 5_000 and re.search(r'model/[\w.\-]+\.(safetensors|json)', text), text
 
 
 def rewritten(header):
@@ -309,9 +309,8 @@ def test_a_file_that_is_cut_while_it_is_read_is_named(tmp_path):
   path.write_bytes(GOOD)
   with tensor_files.opened(path) as file:
     os.truncate(path, DATA)
-    with pytest.raises(ValueError, match='w.safetensors is no valid safetensors file') as caught:
+    with refusals.refused('w.safetensors is no valid safetensors file'):
       file.read('conv.0.weight')
-  assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_pipe_and_a_folder_are_refused_without_waiting(tmp_path):

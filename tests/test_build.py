@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
+from refusals import refused
 
 from configs import base
 from jaxdreamer import (
@@ -49,9 +50,8 @@ def test_a_bad_option_is_refused_by_name_with_what_it_takes(option):
   value, named = REFUSED[option]
   config = base.get_config()
   config.update_from_flattened_dict({option: value})
-  with pytest.raises(ValueError, match=named) as error:
+  with refused(named):
     build.training(config, build.make_mesh(config))
-  assert '\n' not in str(error.value)
 
 
 @pytest.mark.slow
@@ -59,9 +59,8 @@ def test_a_prior_without_an_encoder_takes_renders_of_its_own_size_alone():
   config = base.get_config()
   config.prior.name, config.prior.empirical.images, config.render.stages = 'empirical', 4, (
       (0, 32), (100, 64))
-  with pytest.raises(ValueError, match='config.render.stages.*64 pixels alone') as error:
+  with refused('config.render.stages.*64 pixels alone'):
     build.training(config, build.make_mesh(config))
-  assert '\n' not in str(error.value)
 
 
 def test_views_that_do_not_divide_by_the_devices_are_refused():
@@ -251,9 +250,8 @@ def test_rings_of_cameras_stay_as_they_are(option, value):
   config.sampling.design = 'rings'
   options.check_views(config, 4)
   config.cameras[option] = value
-  with pytest.raises(ValueError, match=f'config.cameras.{option}=') as error:
+  with refused(f'config.cameras.{option}='):
     options.check_views(config, 4)
-  assert '\n' not in str(error.value)
 
 
 def test_outputs_show_the_ball_that_they_are_told_to():

@@ -3,7 +3,6 @@ import importlib
 import os
 import pathlib
 import re
-import sys
 import types
 
 import jax
@@ -30,34 +29,6 @@ def test_an_unknown_option_is_answered_with_the_nearest_ones(option, nearest):
 def test_known_options_are_not_complained_about():
   assert cli_help.unknown_options(['train', f'--config={CONFIG}', '--config.prompt=a red cube',
                               '--config.steps=3']) == ''
-
-
-@pytest.fixture
-def parse(monkeypatch, tmp_path):
-  """The config that a command makes of its arguments, in an empty folder."""
-  monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(sys, 'path', list(sys.path))
-  def parse(*arguments):
-    given = flags.FlagValues()
-    monkeypatch.setattr(flags, 'FLAGS', given)
-    monkeypatch.setattr(sys, 'argv', cli.arranged([__name__, *arguments]))
-    cli.config_flag()
-    flags.DEFINE_string('workdir', None, 'Where the run lives.', flag_values=given)
-    cli.parse(sys.argv)
-    return given.config
-  return parse
-
-
-@pytest.fixture
-def refuse(parse, capsys):
-  """The one line that it answers before it leaves with status 2."""
-  def refuse(*arguments):
-    with pytest.raises(SystemExit) as left:
-      parse(*arguments)
-    said = capsys.readouterr().err
-    assert left.value.code == cli.MISUSED and said.count('\n') == 1, said
-    return said
-  return refuse
 
 
 SLIPS = {

@@ -3,10 +3,11 @@ prior."""
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracle
 import pytest
 
 from configs import toybox as toybox_config
-from jaxdreamer import build, cameras, checks, train_step
+from jaxdreamer import build, cameras, checks
 from jaxdreamer.conditioning import condition
 from jaxdreamer.diffusion import perp_neg_texts
 from jaxdreamer.estimators.asd import asd
@@ -14,32 +15,14 @@ from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.priors.gaussian import gaussian
-from jaxdreamer.types import Draws, Text, Views
+from jaxdreamer.types import Text
 
 MEAN, NULL, STD, N = .4, -.3, .5, 100_000
 PRIOR = gaussian(jnp.full((1, 1, 1), MEAN), std=STD, null_mean=jnp.full((1, 1, 1), NULL))
 
 
-def draws(n, t, *, t_min=.02):
-  eps = jax.random.normal(jax.random.key(0), (n, 1, 1, 1))
-  return Draws(jnp.broadcast_to(t, (n,)), eps, jnp.ones(n),
-               jax.random.split(jax.random.key(1), n), jnp.full(n, t_min))
-
-
-def views(n, *, negative=0.):
-  one, zero = jnp.ones((n, 1, 1)), jnp.zeros((n, 1, 1))
-  return Views(None, one, one, zero, zero + negative)
-
-
-def residual(estimator, *, n=64, t=.4, z=.2, negative=0., **options):
-  return train_step.residual(estimator, draws(n, t, **options), (), PRIOR,
-                             jnp.full((n, 1, 1, 1), z), views(n, negative=negative), 0)[0]
-
-
-def gain(t):
-  """d eps_hat / d (alpha times the mean), and alpha."""
-  alpha, sigma = PRIOR.schedule.alpha(t), PRIOR.schedule.sigma(t)
-  return sigma / (alpha ** 2 * STD ** 2 + sigma ** 2), alpha, sigma
+def residual(estimator, *, n=64, t=.4, z=.2, t_min=.02, **options):
+  return oracle.residual(estimator, PRIOR, oracle.draws(jnp.full(n, t), t_min=t_min), z, **options)
 
 
 def test_sds_is_the_conditional_term_plus_scale_minus_one_times_csd():
@@ -48,7 +31,7 @@ def test_sds_is_the_conditional_term_plus_scale_minus_one_times_csd():
 
 
 def test_csd_is_its_closed_form_whatever_the_noise():
-  b, alpha, sigma = gain(.4)
+  b, alpha, _ = oracle.gain(PRIOR, STD, .4)
   np.testing.assert_allclose(residual(csd()), b * alpha * (NULL - MEAN), rtol=1e-4)
 
 
@@ -61,14 +44,11 @@ def test_a_negative_prompt_takes_over_from_the_empty_one():
 
 
 def test_a_normalized_residual_has_length_one_and_the_same_direction():
-  eps = jax.random.normal(jax.random.key(0), (8, 2, 2, 3))
   several = gaussian(jax.random.normal(jax.random.key(1), (2, 2, 3)), std=STD,
                      null_mean=jnp.zeros((2, 2, 3)))
-  d = Draws(jnp.linspace(.1, .9, 8), eps, jnp.arange(1., 9.),
-            jax.random.split(jax.random.key(2), 8), jnp.zeros(8))
-  z = jax.random.normal(jax.random.key(3), eps.shape)
-  of = lambda **kw: train_step.residual(csd(**kw), d, (), several, z, views(8),
-                                        0)[0].reshape(8, -1)
+  d = oracle.draws(jnp.linspace(.1, .9, 8), shape=(2, 2, 3), weight=jnp.arange(1., 9.))
+  z = jax.random.normal(jax.random.key(3), d.eps.shape)
+  of = lambda **kw: oracle.residual(csd(**kw), several, d, z).reshape(8, -1)
   plain, unit = of(), of(normalize=True)
   # the draws' own weight is kept
   np.testing.assert_allclose(np.linalg.norm(unit, axis=1), d.weight, rtol=1e-4)
@@ -76,7 +56,7 @@ def test_a_normalized_residual_has_length_one_and_the_same_direction():
                              plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-5)
   assert csd(normalize=True).weight == 'uniform' and csd().weight is None      # w(t) has no say
   alike = gaussian(jnp.zeros((2, 2, 3)), std=STD)
-  assert np.isfinite(csd(normalize=True).residual(d, (), alike, z, views(8), 0)[0]).all()
+  assert np.isfinite(csd(normalize=True).residual(d, (), alike, z, oracle.views(8), 0)[0]).all()
 
 
 @pytest.mark.slow
@@ -94,8 +74,7 @@ def test_perp_neg_of_csd_leads_away_as_seen_from_the_negative_prompt():
   views = condition(Text(words, rows['front'][0], rows['null'][0], rows['negative'][0]), camera,
                     perp_neg=3.)
   z = jnp.zeros((1, 1, 1, 3))
-  one = Draws(jnp.full(1, .4), z, jnp.ones(1), jax.random.split(jax.random.key(1), 1),
-              jnp.zeros(1))
+  one = oracle.draws(jnp.full(1, .4), shape=(1, 1, 3))
   text, others, weights = map(np.asarray, perp_neg_texts(words, camera.azimuth[0],
                                                          camera.elevation[0]))
   for share, base in ((.25, 'negative'), (0., 'null')):
@@ -119,9 +98,9 @@ GUIDED = {'sds': sds(guidance=5.), 'asd': asd(guidance=5.), 'ssd': ssd(guidance=
 
 @pytest.mark.parametrize('estimator', GUIDED.values(), ids=GUIDED.keys())
 def test_guidance_away_from_the_prompt_itself_is_none(estimator):
-  run = lambda negative, prior=PRIOR: estimator.residual(
-    draws(64, .4), estimator.init(jax.random.key(0), prior), prior, jnp.full((64, 1, 1, 1), .2),
-    views(64, negative=negative), 0)[0]
+  run = lambda negative, prior=PRIOR: oracle.residual(
+    estimator, prior, oracle.draws(jnp.full(64, .4), t_min=.02), .2,
+    estimator.init(jax.random.key(0), prior), negative=negative)
   alone = gaussian(jnp.full((1, 1, 1), MEAN), std=STD)           # no prompt changes its prediction
   np.testing.assert_allclose(run(1.), run(0., alone), rtol=1e-4, atol=1e-5)
   assert np.abs(run(1.) - run(0.)).max() > .01
@@ -139,7 +118,8 @@ def test_perp_neg_leaves_plain_guidance_where_nothing_is_denied(estimator):
   def of(scale):
     views = condition(text, camera, perp_neg=scale)
     est = estimator.init(jax.random.key(0), prior)
-    return estimator.residual(draws(2, .4), est, prior, jnp.full((2, 1, 1, 1), .2), views, 0)[0]
+    drawn = oracle.draws(jnp.full(2, .4), t_min=.02)
+    return estimator.residual(drawn, est, prior, jnp.full((2, 1, 1, 1), .2), views, 0)[0]
   np.testing.assert_allclose(of(.5), of(0.), rtol=1e-4)
 
 
@@ -147,8 +127,9 @@ def test_perp_neg_leaves_plain_guidance_where_nothing_is_denied(estimator):
 def test_the_expectation_of_asd_is_its_closed_form():
   t, t_min, eta, scale, z = .6, .1, .3, 4., -.9
   r = residual(asd(guidance=scale, eta=eta), n=N, t=t, z=z, t_min=t_min)
-  b, alpha, _ = gain(t)
-  later_b, later_alpha, _ = gain(t + eta * (t - t_min) * (jnp.arange(10_000) + .5) / 10_000)
+  b, alpha, _ = oracle.gain(PRIOR, STD, t)
+  later = t + eta * (t - t_min) * (jnp.arange(10_000) + .5) / 10_000
+  later_b, later_alpha, _ = oracle.gain(PRIOR, STD, later)
   guided_mean = NULL + scale * (MEAN - NULL)
   exact = b * alpha * (z - guided_mean) - jnp.mean(later_b * later_alpha * (z - MEAN))
   assert abs(float(r.mean() - exact)) < 3. * float(r.std()) / N ** .5
@@ -157,8 +138,8 @@ def test_the_expectation_of_asd_is_its_closed_form():
 def test_the_later_time_stays_below_one():
   seen = []
   spy = PRIOR.replace(eps_fn=lambda weights, z_t, t, text, camera: seen.append(t) or 0. * z_t)
-  asd(guidance=1., eta=5.).residual(
-    draws(500, jnp.linspace(.5, .98, 500)), (), spy, jnp.zeros((500, 1, 1, 1)), views(500), 0)
+  drawn = oracle.draws(jnp.linspace(.5, .98, 500), t_min=.02)
+  oracle.residual(asd(guidance=1., eta=5.), spy, drawn, 0.)
   t, _, later = jnp.split(seen[0], 3)
   assert (later >= t).all() and later.max() <= .999 + 1e-6 and later.max() > .99
 

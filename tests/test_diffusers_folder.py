@@ -14,6 +14,7 @@ import ldm_layout
 import numpy as np
 import pytest
 import safetensors.numpy
+from refusals import refused
 
 from jaxdreamer.nn import clip, unet, unet_config, vae
 from jaxdreamer.weights import safetensors_io
@@ -229,9 +230,8 @@ NO_MODELS = {                            # what a file holds: what is said of it
 def test_what_is_no_weights_file_is_named_alone_and_in_a_folder(model, tmp_path, kind):
   content, said = NO_MODELS[kind]
   (tmp_path / 'x.safetensors').write_bytes(content)
-  with pytest.raises(ValueError, match=rf'x.safetensors .*{said}') as caught:
+  with refused(rf'x.safetensors .*{said}'):
     open_model(tmp_path / 'x.safetensors')
-  assert len(str(caught.value).splitlines()) == 1
   if kind in ('pointer', 'page', 'empty', 'refusal'):
     (model / 'vae' / 'config.json').write_bytes(content)
     with pytest.raises(ValueError, match=rf'config.json .*{said}'):
@@ -399,9 +399,8 @@ FAULTS = {
 def test_a_broken_folder_ends_in_one_line_that_names_file_and_remedy(model, fault):
   break_it, error, match = FAULTS[fault]
   break_it(model)
-  with pytest.raises(error, match=match) as caught:
+  with refused(match, error):
     open_model(model)
-  assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize('name', ['vae/diffusion_pytorch_model.safetensors', 'vae/config.json',
@@ -610,9 +609,9 @@ def test_a_single_files_signs_say_what_its_unet_predicts(tmp_path, markers, meta
     (lambda t: {'a': np.ones(1, np.float32)}, 'no known Stable Diffusion')])
 def test_a_single_file_of_another_layout_is_refused(tmp_path, change, match):
   path, _ = single(tmp_path, 'sd1', change)
-  with pytest.raises(ValueError, match=match) as caught:
+  with refused(match) as caught:
     open_model(path)
-  assert len(str(caught.value).splitlines()) == 1 and 'sd1.safetensors' in str(caught.value)
+  assert 'sd1.safetensors' in str(caught.value)
 
 
 def test_a_tensor_missing_from_a_single_file_is_named(tmp_path):

@@ -4,6 +4,7 @@ draws, and probes parameter space."""
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracle
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -24,7 +25,7 @@ from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.estimators.vsd import vsd
 from jaxdreamer.priors.gaussian import gaussian
-from jaxdreamer.types import Draws, Probe, Rendering, Scene, Text, TrainState, Views
+from jaxdreamer.types import Draws, Probe, Rendering, Scene, Text, TrainState
 
 N, SHAPE, SCALE, SHARE = 3, (1, 1, 2), 5., .3
 FIVE = {'sds': sds(guidance=SCALE), 'csd': csd(omega2=SHARE), 'asd': asd(guidance=SCALE, eta=0.),
@@ -46,9 +47,7 @@ PRIOR = prior()
 
 
 def draws(*, weight=1.):
-  k_eps, k_more = jax.random.split(jax.random.key(0))
-  return Draws(jnp.array([.2, .5, .8]), jax.random.normal(k_eps, (N, *SHAPE)), weight * jnp.ones(N),
-               jax.random.split(k_more, N), jnp.full(N, .02))
+  return oracle.draws(jnp.array([.2, .5, .8]), shape=SHAPE, weight=weight, t_min=.02)
 
 
 def text(*, negative=-.4):
@@ -196,13 +195,10 @@ def test_probes_of_parameter_space_find_the_mu_of_what_parameters_see():
                                   1.)['est'], state)
     assert (step % 3 == 0) == any(np.any(u) for u in jax.tree.leaves(updates))
     est = jax.tree.map(jnp.add, est, updates)
-  z, drawn = jnp.zeros((9, SIZE, SIZE, 3)), jnp.linspace(.1, .9, 9)
-  zero = Draws(drawn, jnp.ones(z.shape), jnp.ones(9), jax.random.split(jax.random.key(4), 9),
-               jnp.zeros(9))
-  row = jnp.zeros((9, 1, 1))
-  views = Views(None, row, row, row, row)
-  mean_of = lambda est: jnp.mean(estimator.residual(zero, est, low_and_high(), z, views, 0)[0],
-                                 (1, 2, 3))
+  zero = oracle.draws(jnp.linspace(.1, .9, 9), shape=(SIZE, SIZE, 3))
+  zero = zero._replace(eps=jnp.ones_like(zero.eps))
+  r_of = lambda est: oracle.residual(estimator, low_and_high(), zero, 0., est)
+  mean_of = lambda est: jnp.mean(r_of(est), (1, 2, 3))
   np.testing.assert_allclose(mean_of(start), LOW - 1., atol=1e-5)                        # SDS
   np.testing.assert_allclose(mean_of(est), 0., atol=.12)  # LOW, of 20 probes and one for SDS
 

@@ -17,6 +17,7 @@ import optax
 import pytest
 from jax.sharding import AxisType
 from ml_collections import ConfigDict
+from refusals import refused
 
 from jaxdreamer import build, checkpoints, finishing, loop, metrics, workdirs
 from jaxdreamer.objects import Model, Object
@@ -209,16 +210,16 @@ def test_a_crash_between_two_checkpoints_is_repeated_exactly(tmp_path, monkeypat
 
 
 def test_a_second_run_in_a_workdir_is_refused_and_touches_nothing(tmp_path, monkeypatch, unbroken):
-  told = []
+  tried = []
   def second():
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'shared').rglob('*')}
-    with pytest.raises(ValueError, match=f'process {os.getpid()} on .*--workdir') as error:
+    with refused(f'process {os.getpid()} on .*--workdir'):
       run(tmp_path / 'shared', prompt='another')
-    told.append(str(error.value))
+    tried.append('another')
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / 'shared').rglob('*')} == before
   stop_at(monkeypatch, 4, second)                  # before the first has saved
   assert run(tmp_path / 'shared').why == 'done'
-  assert len(told) == 1 and '\n' not in told[0] and same_run(tmp_path / 'shared', unbroken)
+  assert tried == ['another'] and same_run(tmp_path / 'shared', unbroken)
 
 
 FULL = {'a row': OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
@@ -234,10 +235,8 @@ def test_a_disk_that_fills_is_one_line_with_the_workdir_and_the_same_command_goe
     raise RuntimeError('while it was written') from FULL[what]
   with monkeypatch.context() as patch:
     stop_at(patch, 10, fail)
-    with pytest.raises(ValueError, match=f"{tmp_path / 'broken'}: its disk is full.*step "
-                       "6") as error:
+    with refused(f"{tmp_path / 'broken'}: its disk is full.*step 6"):
       run(tmp_path / 'broken')
-  assert '\n' not in str(error.value)
   run(tmp_path / 'broken')
   assert same_run(tmp_path / 'broken', unbroken)
 
@@ -249,9 +248,8 @@ def test_memory_that_is_not_there_is_refused_before_the_first_step(tmp_path, mon
   monkeypatch.setattr(loop.options, 'ways_to_fit', lambda config: 'fewer views')
   monkeypatch.setattr(loop.profiling, 'yet_to_take', lambda compiled: 61)
   monkeypatch.setattr(metrics, 'add', None)        # what the first step would call
-  with pytest.raises(ValueError, match=f'{what} needs .* GiB of memory and .* free; ') as error:
+  with refused(f'{what} needs .* GiB of memory and .* free; '):
     run(tmp_path, scene={'name': 'x'}, eval={'size': 1} if what == 'a picture' else {})
-  assert '\n' not in str(error.value)
 
 
 def test_two_and_two_steps_are_four(tmp_path):
@@ -276,10 +274,8 @@ def test_a_finished_run_is_not_run_again(unbroken, monkeypatch):
 @pytest.mark.parametrize('poison, named', [(8, 'loss is not finite'),
                                            (108, 'a gradient or parameter is not finite')])
 def test_what_is_not_finite_is_named_with_its_steps_and_never_saved(tmp_path, poison, named):
-  with pytest.raises(FloatingPointError, match=f'{named}.* steps 9 to 10.*step '
-                     '6.*--workdir') as error:
+  with refused(f'{named}.* steps 9 to 10.*step 6.*--workdir', FloatingPointError):
     run(tmp_path, poison=poison)
-  assert '\n' not in str(error.value)
   assert workdirs.finished_steps(tmp_path) == [6] and [row['step']
                                                           for row in rows(tmp_path)] == [4, 8]
 
@@ -303,9 +299,9 @@ REFUSED = {
 def test_a_bad_option_is_refused_before_anything_is_built(tmp_path, monkeypatch, option):
   monkeypatch.setattr(build, 'training', None)
   value, named = REFUSED[option]
-  with pytest.raises(ValueError, match=named) as error:
+  with refused(named):
     run(tmp_path, **{option: value})
-  assert '\n' not in str(error.value) and not any(tmp_path.iterdir())
+  assert not any(tmp_path.iterdir())
 
 
 def test_steps_that_do_not_divide_are_refused_with_those_that_do(tmp_path):

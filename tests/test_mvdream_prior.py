@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import published
 import pytest
+from refusals import refused
 
 from configs import scaledreamer_mvdream
 from jaxdreamer import build, cameras, sampling
@@ -147,9 +148,8 @@ def small(folder):
 def test_a_config_whose_views_do_not_suit_is_refused_by_name(model, option, value, named):
   config = small(model[0])
   config.update_from_flattened_dict({option: value})
-  with pytest.raises((ValueError, FileNotFoundError), match=named) as error:
+  with refused(named, (ValueError, FileNotFoundError)):
     build.training(config, build.make_mesh(config))
-  assert '\n' not in str(error.value)
 
 
 def test_each_prior_refuses_the_others_checkpoint(model, tmp_path):

@@ -10,12 +10,13 @@ import types as python_types
 
 import jax
 import jax.numpy as jnp
+import oracle
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
 from benchmarks import readme, results
-from jaxdreamer import build, cli, cli_help, diffusion, options, sampling, train_step, types
+from jaxdreamer import build, cli, cli_help, diffusion, options, sampling, types
 from jaxdreamer.priors import gaussian
 
 ROOT = results.ROOT
@@ -187,16 +188,14 @@ def test_the_config_in_docs_takes_an_estimator_of_its_own(monkeypatch):
 def test_the_estimator_in_docs_meets_the_closed_form_whatever_the_density_of_t():
   names = run_blocks(OWN.read_text().split('\n## ')[0])
   n, std = 20_000, .5
-  z, text, prior = jnp.full((n, 1, 1, 1), .3), jnp.ones((n, 1, 1)), gaussian.gaussian(
-      jnp.full((1, 1, 1), -.2), std=std)
+  prior = gaussian.gaussian(jnp.full((1, 1, 1), -.2), std=std)
   u = jax.random.uniform(jax.random.key(0), (n, 1))
   draws = sampling.draws(jax.random.key(1), u, jnp.arange(n), t_min=.02, t_max=.98, shape=(1, 1, 1),
                          density=(4., 1., .25))
-  r, _ = train_step.residual(names['plain'](scale=2.), draws, (), prior, z,
-                             types.Views(None, text, text, text, text), 0)
+  r = oracle.residual(names['plain'](scale=2.), prior, draws, .3)
   t = jnp.linspace(.02, .98, 1001)
-  alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
-  expected = jnp.mean(2. * sigma * alpha * .5 / (alpha ** 2 * std ** 2 + sigma ** 2))
+  b, alpha, _ = oracle.gain(prior, std, t)
+  expected = jnp.mean(2. * b * alpha * .5)
   assert abs(r.mean() - expected) < 4 * r.std() / n ** .5 < .05
 
 

@@ -5,15 +5,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracle
 import pytest
 
-from jaxdreamer import train_step
 from jaxdreamer.control_variates.neighbors import neighbors
 from jaxdreamer.control_variates.stein import variate
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.ssd import ssd
 from jaxdreamer.priors.gaussian import gaussian
-from jaxdreamer.types import Draws, Views
 
 SHAPE, N, ALPHA, SIGMA = (4, 4, 1), 200_000, .8, .6
 D = 16
@@ -102,21 +101,13 @@ def test_the_printed_form_is_biased_by_one_plus_sigma_times_the_mean_slope():
 PRIOR = gaussian(jnp.full(SHAPE, .4), std=.5, null_mean=jnp.full(SHAPE, -.3))
 
 
-def draws(n, key=0):
-  k_eps, k_t = jax.random.split(jax.random.key(key))
-  return Draws(jax.random.uniform(k_t, (n,), minval=.1, maxval=.9),
-               jax.random.normal(k_eps, (n, *SHAPE)), jnp.ones(n),
-               jax.random.split(jax.random.key(1), n), jnp.full(n, .1))
-
-
-def views(n):
-  one, zero = jnp.ones((n, 1, 1)), jnp.zeros((n, 1, 1))
-  return Views(None, one, one, zero, zero)
+def draws(n):
+  t = jax.random.uniform(jax.random.split(jax.random.key(0))[1], (n,), minval=.1, maxval=.9)
+  return oracle.draws(t, shape=SHAPE, t_min=.1)
 
 
 def residual(estimator, est, n=64):
-  z = jnp.broadcast_to(jnp.asarray(X0, jnp.float32), (n, *SHAPE))
-  return train_step.residual(estimator, draws(n), est, PRIOR, z, views(n), 0)[0]
+  return oracle.residual(estimator, PRIOR, draws(n), jnp.asarray(X0, jnp.float32), est)
 
 
 @pytest.mark.slow
@@ -131,10 +122,8 @@ def test_it_starts_as_sds_behind_a_constant_and_nothing_at_all_is_the_raw_score(
     return
   none = {'mu': 0. * est['mu']} if mu == 'learned' else {'moments': est['moments']
                                                          | {'b': 0. * est['moments']['b']}}
-  d, z = draws(64), jnp.broadcast_to(jnp.asarray(X0, jnp.float32), (64, *SHAPE))
-  raw = residual(sds(guidance=3.), ()) + d.eps
+  raw = residual(sds(guidance=3.), ()) + draws(64).eps
   np.testing.assert_allclose(residual(estimator, none), raw, atol=2e-5)
-  assert z.shape == d.eps.shape
 
 
 def learned(estimator, *, rate, steps, n=256):
@@ -143,7 +132,7 @@ def learned(estimator, *, rate, steps, n=256):
   @jax.jit
   def step(est, key):
     fresh = draws(n)._replace(eps=jax.random.normal(key, (n, *SHAPE)))
-    grad = jax.grad(lambda est: estimator.loss(fresh, est, PRIOR, z, views(n), 0))(est)
+    grad = jax.grad(lambda est: estimator.loss(fresh, est, PRIOR, z, oracle.views(n), 0))(est)
     return jax.tree.map(lambda e, g: e - rate * g, est, grad)
   est = estimator.init(jax.random.key(0), PRIOR)
   for i in range(steps):
@@ -154,8 +143,8 @@ def learned(estimator, *, rate, steps, n=256):
 def best(t):
   """mu of a constant phi for the Gaussian prior: eps_hat = b (z_t - ...), so cov(eps_hat, eps) = b
   sigma."""
-  alpha, sigma = PRIOR.schedule.alpha(t), PRIOR.schedule.sigma(t)
-  return sigma ** 2 / (alpha ** 2 * .25 + sigma ** 2)
+  b, _, sigma = oracle.gain(PRIOR, .5, t)
+  return b * sigma
 
 
 def test_learned_weights_reach_the_optimum_of_each_time_bin():
@@ -198,8 +187,8 @@ def test_the_second_moment_that_is_descended_is_of_what_the_step_weighs():
   estimator = ssd(guidance=3., mu='learned')
   est, weight, z = estimator.init(jax.random.key(0), PRIOR), jnp.linspace(.1, 2.,
                                                                    8), jnp.zeros((8, *SHAPE))
-  r, _ = estimator.residual(draws(8), est, PRIOR, z, views(8), 0)
-  got = estimator.loss(draws(8)._replace(weight=weight), est, PRIOR, z, views(8), 0)
+  r, _ = estimator.residual(draws(8), est, PRIOR, z, oracle.views(8), 0)
+  got = estimator.loss(draws(8)._replace(weight=weight), est, PRIOR, z, oracle.views(8), 0)
   np.testing.assert_allclose(got, np.mean((weight[:, None, None, None] * r) ** 2), rtol=1e-5)
 
 
@@ -234,7 +223,7 @@ def test_probes_weigh_two_variates_as_their_normal_equations_do():
     est = jax.tree.map(lambda m, g: m - .05 * g, est, step(est))
   none = PRIOR.replace(eps_fn=lambda weights, z_t, t, text, camera: 0. * z_t)
   # -mu_1 h_1 - mu_2 h_2
-  r, _ = estimator.residual(d, est, none, jnp.zeros((4, *SHAPE)), views(4), 0)
+  r, _ = estimator.residual(d, est, none, jnp.zeros((4, *SHAPE)), oracle.views(4), 0)
   mu_1, mu_2 = np.linalg.solve(k[1:] @ k[1:].T + .01 * np.diag((k[1:] ** 2).sum(1)),
                                k[1:] @ k[0] + [.01 * (k[1] ** 2).sum(), 0.])
   sigma = PRIOR.schedule.sigma(.5)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import oracle
 import pytest
 
 from configs import base
@@ -84,8 +85,8 @@ def measured(subjects, *, cameras=30, repeats=40, v=None):
 
 def noise_gain(t):
   """d r / d eps of SDS at guidance 1: w (d eps_hat / d eps - 1)."""
-  alpha, sigma = PRIOR.schedule.alpha(t), PRIOR.schedule.sigma(t)
-  return sigma ** 2 * (sigma ** 2 / (alpha ** 2 * STD ** 2 + sigma ** 2) - 1.)
+  b, _, sigma = oracle.gain(PRIOR, STD, t)
+  return sigma ** 2 * (b * sigma - 1.)
 
 
 def test_the_noise_part_is_its_closed_form_and_a_picture_has_no_camera_part():
@@ -109,8 +110,8 @@ def test_the_share_of_the_render_is_its_closed_form_where_only_the_background_is
     return picture(shown * code + (1. - shown) * jax.random.uniform(key, (3,))[None, None])
   (_, parameter), _ = nested_draws(*parts(sds(guidance=ONE), times=(t, t), render=render),
                                    cameras=n, renders=3)
-  alpha, sigma = PRIOR.schedule.alpha(t), PRIOR.schedule.sigma(t)
-  slope = sigma ** 2 * sigma * alpha / (alpha ** 2 * STD ** 2 + sigma ** 2)  # of the residual in z
+  b, alpha, sigma = oracle.gain(PRIOR, STD, t)
+  slope = sigma ** 2 * b * alpha                 # of the residual in z
   want = {'camera': 0., 'render': (shown * slope * (1. - shown)) ** 2 / 12., 'time': 0.,
           'noise': (shown * noise_gain(t)) ** 2}
   for part, each in want.items():
@@ -270,10 +271,10 @@ def test_the_best_density_follows_the_power_of_the_gradient():
   _, power = nested_draws(*parts(sds(guidance=ONE)), cameras=300)
   density = sampling.best_density(*(np.concatenate(a) for a in zip(*power)), t_min=.2, t_max=.8)
   assert np.mean(density) == pytest.approx(1., abs=.01) and min(density) > 0.
-  alpha, sigma = PRIOR.schedule.alpha, PRIOR.schedule.sigma
   t = jnp.linspace(.2, .8, sampling.BINS * 100).reshape(sampling.BINS, -1)
+  b, alpha, sigma = oracle.gain(PRIOR, STD, t)
   z = parts(sds(guidance=ONE))[1]['scene']['image']
-  force = sigma(t) ** 3 * alpha(t) / (alpha(t) ** 2 * STD ** 2 + sigma(t) ** 2)
+  force = sigma ** 2 * b * alpha
   root = jnp.sqrt(jnp.mean(force ** 2 * jnp.sum((z - .3) ** 2) + z.size * noise_gain(t) ** 2, 1))
   np.testing.assert_allclose(density, root / root.mean(), rtol=.15)
 

@@ -3,15 +3,17 @@ SDS once it knows all."""
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracle
 import pytest
+from refusals import refused
 
-from jaxdreamer import cameras, conditioning, diffusion, train_step
+from jaxdreamer import cameras, conditioning, diffusion
 from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.estimators.vsd import vsd
 from jaxdreamer.nn import layers, lora
 from jaxdreamer.priors.gaussian import gaussian
-from jaxdreamer.types import Draws, Text, Views
+from jaxdreamer.types import Text
 
 KEY = jax.random.key(0)
 WEIGHTS = {'block': {'attn1': {'to_q': {'kernel': jnp.ones((4, 6))},
@@ -30,19 +32,11 @@ def with_attention(eps):
   return BASE.replace(weights=weights, eps_fn=eps_fn)
 
 
-def draws(n=N):
-  return Draws(jnp.linspace(.1, .9, n), jax.random.normal(KEY, (n, 1, 1, 1)), jnp.ones(n),
-               jax.random.split(jax.random.key(1), n), jnp.full(n, .1))
-
-
-def views(n=N):
-  one, zero = jnp.ones((n, 1, 1)), jnp.zeros((n, 1, 1))
-  return Views(None, one, one, zero, zero)
+DRAWS = oracle.draws(jnp.linspace(.1, .9, N), t_min=.1)
 
 
 def residual(estimator, prior, est=()):
-  return train_step.residual(estimator, draws(), est, prior, jnp.full((N, 1, 1, 1), Z0),
-                             views(), 0)[0]
+  return oracle.residual(estimator, prior, DRAWS, Z0, est)
 
 
 def test_only_matching_matrices_are_adapted_and_merging_is_undone():
@@ -140,14 +134,14 @@ def test_perp_neg_turns_what_vsd_follows_and_not_its_lora():
   prior = with_attention(lambda eps, w, z_t, t: eps)
   prior = prior.replace(eps_fn=lambda w, z_t, t, text, camera: jnp.concatenate(
       [text[..., None], text[..., None] ** 2], -1))
-  z, when, estimator = jnp.zeros((n, 1, 1, 2)), jnp.full(n, .4), vsd(guidance=5.)
-  drawn = Draws(when, z, jnp.ones(n), jax.random.split(KEY, n), 0. * when)
+  z, drawn = jnp.zeros((n, 1, 1, 2)), oracle.draws(jnp.full(n, .4), shape=(1, 1, 2))
+  estimator = vsd(guidance=5.)
   def of(scale):
     views = conditioning.condition(text, camera, perp_neg=scale)
     return estimator.residual(drawn, estimator.init(KEY, prior), prior, z, views, 0)[0]
   own, others, weights = jax.vmap(lambda azimuth: diffusion.perp_neg_texts(
     text.views, azimuth, jnp.zeros(())))(camera.azimuth)
-  eps = lambda text: prior.eps(z, when, text, None)
+  eps = lambda text: prior.eps(z, drawn.t, text, None)
   followed = diffusion.perp_neg(eps(own), eps(jnp.zeros((n, 1, 1))),
                                 [eps(others[:, k]) for k in (0, 1)], .5 * weights, 5.)
   np.testing.assert_allclose(of(.5), followed - 1., rtol=1e-4, atol=1e-5)  # 1: the LoRA's, of plain
@@ -173,7 +167,7 @@ def test_the_lora_learns_the_score_of_the_scene_and_the_prior_is_left_alone():
 
   def loss(est, i):
     keys = jax.random.split(jax.random.fold_in(KEY, i), N)
-    return estimator.loss(draws()._replace(key=keys), est, prior, z, views(), 0)
+    return estimator.loss(DRAWS._replace(key=keys), est, prior, z, oracle.views(N), 0)
   values, step = [], jax.jit(jax.value_and_grad(loss))
   for i in range(200):
     value, grad = step(est, i)
@@ -182,8 +176,8 @@ def test_the_lora_learns_the_score_of_the_scene_and_the_prior_is_left_alone():
   shift = lora.merge(prior.weights, est)['attn1']['to_q']['kernel'][0, 0] - 1.
   # The best constant is the mean over t of eps - eps_hat, for z = Z0 and a prior of mean .4.
   t = jnp.linspace(0., 1., 10_001)
-  alpha, sigma = BASE.schedule.alpha(t), BASE.schedule.sigma(t)
-  best = -jnp.mean(sigma * alpha * (Z0 - .4) / (alpha ** 2 * .25 + sigma ** 2))
+  b, alpha, _ = oracle.gain(BASE, .5, t)
+  best = -jnp.mean(b * alpha * (Z0 - .4))
   assert abs(float(shift - best)) < .08 and np.mean(values[-50:]) < np.mean(values[:10])
 
 
@@ -194,7 +188,7 @@ def test_the_lora_learns_the_score_of_the_scene_and_the_prior_is_left_alone():
 def test_the_lora_learns_by_the_distance_in_what_its_network_predicts(predicted, convert):
   prior = with_attention(lambda eps, kernel, z_t, t: eps).replace(predicted=predicted)
   estimator, z = vsd(guidance=1.), jnp.full((N, 1, 1, 1), Z0)
-  keys = jax.vmap(lambda key: jax.random.split(key, 3))(draws().key)
+  keys = jax.vmap(lambda key: jax.random.split(key, 3))(DRAWS.key)
   t = jax.vmap(jax.random.uniform)(keys[:, 0])
   eps = jax.vmap(lambda key: jax.random.normal(key, (1, 1, 1)))(keys[:, 1])
   z_t = diffusion.diffuse(z, t, eps, schedule=BASE.schedule)
@@ -202,10 +196,10 @@ def test_the_lora_learns_by_the_distance_in_what_its_network_predicts(predicted,
   want = np.mean((convert(BASE.eps(z_t, t, jnp.ones((N, 1, 1)), None), z_t, alpha, sigma)
                   - convert(eps, z_t, alpha, sigma)) ** 2)
   est = estimator.init(KEY, prior)
-  np.testing.assert_allclose(estimator.loss(draws(), est, prior, z, views(), 0), want, rtol=1e-3)
+  got = estimator.loss(DRAWS, est, prior, z, oracle.views(N), 0)
+  np.testing.assert_allclose(got, want, rtol=1e-3)
 
 
 def test_a_prior_without_attention_is_refused_in_one_line():
-  with pytest.raises(ValueError, match='vsd.*no attention') as error:
+  with refused('vsd.*no attention'):
     vsd(guidance=1.).init(KEY, BASE)
-  assert '\n' not in str(error.value)
