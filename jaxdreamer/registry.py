@@ -1,10 +1,9 @@
 """Everything that a config may name, through dicts one can see: add a line here for what is to be
 shipped; what is your own needs none, a config names it 'module:function'."""
-import importlib
 from functools import partial
 from typing import Any, Callable
 
-from jaxdreamer import prompts, regularizers
+from jaxdreamer import prompts, regularizers, sections
 from jaxdreamer.estimators.asd import asd
 from jaxdreamer.estimators.csd import csd
 from jaxdreamer.estimators.sds import sds
@@ -54,13 +53,10 @@ REGULARIZERS = {f.__name__: f for f in (regularizers.orientation, regularizers.o
 def pick(table: dict, section: Any, option: str) -> Callable:
   """table[section.name], or a function of the user's own named 'module:function', with the keyword
   arguments that the section holds for it."""
-  module, _, function = section.name.partition(':')
+  _, _, function = section.name.partition(':')
   if function:
-    try:
-      return partial(getattr(importlib.import_module(module), function),
-                     **section.get(function, {}))
-    except (ImportError, AttributeError, ValueError) as error:
-      raise ValueError(f'config.{option}.name={section.name!r}: {error}') from error
+    own = sections.own_function(section.name, option=f'config.{option}.name')
+    return partial(own, **section.get(function, {}))
   if section.name not in table:
     raise ValueError(f"config.{option}.name={section.name!r}: takes one of {sorted(table)}, or "
                      "your own 'module:function'")
