@@ -14,7 +14,6 @@ import os
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import rich
 from absl import flags
@@ -38,7 +37,7 @@ QUARTERS = slice(None, None, RING // 4)                # 8 of the views are enou
 
 def true_pictures(prompt: str, camera: Camera, *, size: int) -> tuple[Images, Masks]:
   """What the prompt means, over the background, and where it is."""
-  view = jax.device_get(truth.views(prompt, camera, size=size))
+  view = truth.views(prompt, camera, size=size)
   return over_gray(view.rgb, view.mask), view.mask
 
 
@@ -60,9 +59,8 @@ def read_back(prompt: str, x: Images) -> float | None:
   None without its file."""
   if not geometry.SHIPPED.exists():
     return None
-  x = jax.image.resize(jnp.asarray(x, jnp.float32), (len(x), geometry.SIZE, geometry.SIZE, 3),
-                       'linear')
-  fit = jax.jit(geometry.caption_scores)(geometry.shipped(), x, truth.rivals(prompt))
+  fit = jax.jit(geometry.caption_scores)(geometry.shipped(), np.asarray(x, np.float32),
+                                         truth.rivals(prompt))
   return score.recall_at_1(np.asarray(fit), 0)
 
 
@@ -71,16 +69,14 @@ def score_views(prompt: str, object: Object) -> dict:
   camera, size = cameras.orbit(*((RING, elevation) for elevation in ELEVATIONS)), object.size
   # over black: its rgb is premultiplied
   views = video.render_views(object.over(0.), camera)
-  true = jax.device_get(truth.views(prompt, camera, size=size))
+  true = truth.views(prompt, camera, size=size)
   x, true_x = over_gray(views.rgb, views.opacity), over_gray(true.rgb, true.mask)
   gap, yaw = score.pose_gap(views.opacity, true.mask, ring=RING)
   scores = {'silhouette_iou': score.silhouette_iou(views.opacity, true.mask),
             'psnr': score.psnr(x, true_x),
             'normal_degrees': score.normal_degrees(views.normal, true.normal,
                                                    (views.opacity > .9) & (true.mask > .9)),
-            'color_error': float(truth.color_error(jnp.asarray(views.rgb),
-                                                   jnp.asarray(views.opacity),
-                                                   true)),
+            'color_error': truth.color_error(views.rgb, views.opacity, true),
             **colors_of(prompt, x[QUARTERS], views.opacity[QUARTERS],
                         jax.tree.map(lambda v: v[QUARTERS], camera), size=size),
             'recall_at_1': read_back(prompt, x),

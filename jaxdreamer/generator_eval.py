@@ -10,7 +10,6 @@ exact toy.
 from typing import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -41,17 +40,15 @@ def make_rows(model: Model, params: PyTree, splits: dict[str, tuple[str, ...]], 
 
 def scorer(prompts: list[str]) -> Callable:
   """(index of a prompt, its Rendering [V, H, W] over black, cameras [V]) -> {score: value}."""
-  items = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(world.parse, prompts))
+  items = jax.tree.map(lambda *leaves: np.stack(leaves), *map(world.parse, prompts))
   weights = geometry.shipped()
-  fit = jax.jit(lambda x: geometry.caption_scores(weights, jax.image.resize(
-    x, (len(x), geometry.SIZE, geometry.SIZE, 3), 'linear'), items))
+  fit = jax.jit(lambda x: geometry.caption_scores(weights, x, items))
 
   def score(index, views, camera):
-    true = jax.device_get(truth.views(prompts[index], camera, size=views.opacity.shape[-1]))
+    true = truth.views(prompts[index], camera, size=views.opacity.shape[-1], many=True)
     x = np.asarray(truth.over_gray(views.rgb, views.opacity), np.float32)
     return {'iou': silhouette_iou(views.opacity, true.mask),
-            'color_error': float(truth.color_error(jnp.asarray(views.rgb),
-                                                   jnp.asarray(views.opacity), true)),
+            'color_error': truth.color_error(views.rgb, views.opacity, true),
             'recall_at_1': recall_at_1(np.asarray(fit(x)), index)}
   return score
 

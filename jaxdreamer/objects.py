@@ -48,9 +48,11 @@ def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...],
 
   @jax.jit
   def draw(code, camera, background):
-    return render.image(key, partial(scene.field, code), camera, size=size, samples=samples,
+    seen = render.image(key, partial(scene.field, code), camera, size=size, samples=samples,
                         fine=fine, radius=ball, jitter=0.,
                         background=lambda direction: background, chunk=chunk)
+    # what trains a scene no output shows: unasked, it is not computed
+    return seen._replace(orientation=None, distortion=None, z_variance=None, eikonal=None)
 
   at = lambda code, xyz: jax.vmap(partial(scene.field, code))(xyz)
   density = jax.jit(lambda code, xyz: at(code, xyz)[0])

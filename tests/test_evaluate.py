@@ -20,7 +20,7 @@ def test_all_colors_of_an_object_follow_from_three(prompt, which):
   item, camera = world.parse(prompt), cameras.orbit((3, .4))
   found = truth.in_each_color(item, which, camera, size=SIZE)
   for k, color in enumerate(world.COLORS):
-    repainted = world.caption(item._replace(color=item.color.at[which].set(k)))
+    repainted = world.caption(world.repainted(item, which, k))
     assert color in repainted
     np.testing.assert_allclose(found[k], evaluate.true_pictures(repainted, camera, size=SIZE)[0],
                                atol=2e-5)
@@ -89,7 +89,8 @@ def test_every_kind_with_a_front_has_one_that_differs_from_its_back():
   camera = cameras.orbit((16, .15), (16, .6))  # a shape of batch that is compiled already
   for kind in world.FRONT:
     item = world.parse('a snowman with a red hat' if kind == 'snowman' else f'a red {kind}')
-    x, _ = evaluate.true_pictures(world.caption(item), camera, size=SIZE)
+    seen = truth.views(world.caption(item), camera, size=SIZE, many=True)
+    x = truth.over_gray(seen.rgb, seen.mask)
     assert scores.unlikeness(x[::16], x[8::16]) > .004, kind
 
 

@@ -63,6 +63,20 @@ def test_the_silhouette_of_the_sphere_is_the_cone_around_it():
 
 
 @pytest.mark.slow
+def test_one_program_draws_every_number_of_views_in_every_color():
+  camera = cameras.orbit((11, .4))
+  programs = truth._render._cache_size()
+  seen = truth.views('a striped cyan cup', camera, size=32)
+  truth.in_each_color(world.parse('a striped red cup'), 0, camera, size=32)
+  assert truth._render._cache_size() == programs + 1
+  alone = truth.views('a striped cyan cup', jax.tree.map(lambda v: v[9:], camera), size=32)
+  any_toy = truth.views('a striped cyan cup', camera, size=32, many=True)
+  for all_of_them, last, same in zip(seen, alone, any_toy):
+    np.testing.assert_allclose(all_of_them[9:], last, atol=2e-5)
+    np.testing.assert_allclose(all_of_them, same, atol=2e-4)
+
+
+@pytest.mark.slow
 def test_color_error_is_zero_for_the_truth_and_sees_a_wrong_color():
   camera = cameras.orbit((4, math.radians(15.)))
   red, blue = (truth.views(f'a {c} mug', camera, size=32) for c in ('red', 'blue'))

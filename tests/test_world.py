@@ -1,5 +1,7 @@
 """The embedded world: distances are distances, toys fit, pairs touch, and what is said is what is
 meant."""
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -63,6 +65,17 @@ def test_distance_is_lipschitz_and_the_toy_fits_the_ball(caption):
   assert (slope <= 1.001).mean() > .9 and slope.max() < 1.25 and np.isfinite(at_p).all()
   reach = np.sqrt(sum(np.asarray(u) ** 2 for u in p))[at_p < 0.]
   assert .75 < reach.max() <= world.RADIUS
+
+
+@pytest.mark.parametrize('caption', ALONE + PAIRS[::7] + ['a spotted pink teapot'])
+def test_a_known_composition_is_the_toy_that_an_argument_would_choose(caption):
+  item, p = world.parse(caption), random_points(300, 1.)
+  for known, chosen in ((world.distance, distance), (world.gradient, gradient),
+                        (world.surface, surface)):
+    chex.assert_trees_all_close(known(item, p), chosen(item, p), atol=4e-4 if chosen is gradient
+                                else 2e-6)
+  one = jax.make_jaxpr(partial(world.distance, item))(p)
+  assert 'cond' not in str(one) and 'cond' in str(jax.make_jaxpr(world.distance)(item, p))
 
 
 @pytest.mark.parametrize('caption', PAIRS)

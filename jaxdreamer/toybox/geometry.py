@@ -134,7 +134,7 @@ def labels(item: world.Item, mirrored: bool | Bool[Array, '*b']) -> dict[str, In
   def pair(values, n):
     a, b = values[..., 0], values[..., 1]
     return jnp.where(swap, b, a), jnp.where(alone, n, jnp.where(swap, a, b))
-  out = {'relation': item.relation}
+  out = {'relation': jnp.asarray(item.relation)}
   for name, values, n in (('kind', item.kind, len(world.KINDS)),
                           ('color', item.color, len(world.COLORS)),
                           ('pattern', item.pattern, len(world.PATTERNS))):
@@ -152,9 +152,9 @@ def right(logp: dict[str, Float[Array, 'B n']], classes: dict[str, Int[Array, 'B
 
 def caption_scores(weights: PyTree, x: Float[Array, 'B H W 3'],
                    items: world.Item) -> Float[Array, 'B N']:
-  """log p(caption | image) up to a constant, for each image and each of N items, wherever the
-  camera stood."""
-  logp = read(weights, x)
+  """log p(caption | image) up to a constant, for each image, of any size, and each of N items,
+  wherever the camera stood."""
+  logp = read(weights, jax.image.resize(x, (len(x), SIZE, SIZE, 3), 'linear'))
   def of(turned):
     classes = labels(items, turned)
     return sum(logp[name][:, classes[name]] for name in HEADS)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, Key
 
 from jaxdreamer.toybox.toys import BASES, KINDS, SOLIDS
@@ -38,6 +39,11 @@ class Item(NamedTuple):
   relation: Int[Array, '']
   color: Int[Array, '*b 2']
   pattern: Int[Array, '*b 2']
+
+
+def repainted(item: Item, which: int, color: int) -> Item:
+  """An item in NumPy, as language.parse returns it, with its object `which` in another color."""
+  return item._replace(color=np.where(np.arange(2) == which, color, item.color))
 
 
 Index = Int[Array, '']

@@ -176,8 +176,8 @@ FORMS = ("understood: 'a red car', 'a striped blue mug', 'a snowman with a green
 
 
 def parse(text: str) -> Item:
-  """The item a caption names; view words are ignored. ValueError says in one line what is not
-  understood."""
+  """The item a caption names, in NumPy; view words are ignored. ValueError says in one line what is
+  not understood."""
   found = _split(text)
   if found[-1:] == ['view'] and found[-2:-1] and found[-2] in VIEW_WORDS:
     found = found[:-2]
@@ -200,7 +200,7 @@ def parse(text: str) -> Item:
 
 
 def _item(kind, relation, color, pattern):
-  return Item(*(jnp.array(v, jnp.int32) for v in (kind, relation, color, pattern)))
+  return Item(*(np.array(v, np.int32) for v in (kind, relation, color, pattern)))
 
 
 def names_a_toy(text: str) -> bool:

@@ -18,6 +18,7 @@ from jaxdreamer.toybox.primitives import norm
 from jaxdreamer.types import Camera
 
 STEPS = 96                       # of sphere tracing: truth may take its time
+BATCH = 8                        # views drawn together
 CANDIDATES = 64                  # drawn for each surface point
 # colors whose every channel, and the other part of whose patterns, tell those of all others
 BASIS = ('black', 'pink', 'white')
@@ -35,42 +36,72 @@ def _columns(xyz):
   return tuple(xyz[:, i] for i in range(3))
 
 
-@jax.jit
-def _distance(item, xyz):
-  return world.distance(item, _columns(xyz))
+def _composition(item):
+  """What jit tells programs apart by: each holds one toy, or one pair."""
+  return tuple(map(int, item.kind)), int(item.relation)
 
 
-@jax.jit
-def _color(item, xyz):
-  return jnp.stack(world.surface(item, _columns(xyz)), -1)
+def _of(composition, color=None, pattern=None):
+  return world.Item(np.array(composition[0]), composition[1], color, pattern)
+
+
+@partial(jax.jit, static_argnums=0)
+def _distance(composition, xyz):
+  return world.distance(_of(composition), _columns(xyz))
+
+
+@partial(jax.jit, static_argnums=0)
+def _color(composition, color, pattern, xyz):
+  return jnp.stack(world.surface(_of(composition, color, pattern), _columns(xyz)), -1)
 
 
 def shape(caption: str) -> Shape:
   """The exact shape a caption names."""
   item = world.parse(caption)
   has_front = int(item.relation) == world.ALONE and world.KINDS[int(item.kind[0])] in world.FRONT
-  return Shape(partial(_distance, item), partial(_color, item), has_front)
+  composition = _composition(item)
+  return Shape(partial(_distance, composition),
+               partial(_color, composition, item.color, item.pattern), has_front)
 
 
-_render = jax.jit(pictures.render_batch, static_argnames=('size', 'supersample', 'steps', 'chunk'))
+@partial(jax.jit, static_argnames=('composition', 'size', 'supersample'))
+def _render(composition, item, camera, light, size, supersample):
+  if composition:
+    item = _of(composition, item.color, item.pattern)
+  return pictures.render_batch(item, camera, light, size=size, supersample=supersample, steps=STEPS)
 
 
-def views(caption: str, camera: Camera, *, size: int, supersample: int = 2) -> pictures.View:
-  """What the cameras [V] see of the exact shape."""
-  item, n = world.parse(caption), camera.fov.shape[0]
-  rows = lambda v: jnp.broadcast_to(v, (n, *jnp.shape(v)))
-  item = item._replace(color=rows(item.color), pattern=rows(item.pattern))
-  return _render(item, camera, jax.tree.map(rows, pictures.LIGHT), size=size,
-                 supersample=supersample, steps=STEPS)
+def views(caption: str, camera: Camera, *, size: int, supersample: int = 2,
+          many: bool = False) -> pictures.View:
+  """What the cameras [V] see of the exact shape, in NumPy. They are served BATCH at a time, so that
+  one program draws any number of views.
+
+  Args:
+    many: True: one program for all toys, that compiles as long as those of five, for who draws
+      many.
+  """
+  item, n = world.parse(caption), len(camera.fov)
+  batch = min(n, BATCH)
+  rows = lambda v: np.broadcast_to(v, (batch, *np.shape(v)))
+  repeated = item._replace(color=rows(item.color), pattern=rows(item.pattern))
+  light = jax.tree.map(rows, pictures.LIGHT)
+  drawn = []
+  for first in range(0, n, batch):
+    some = np.arange(first, first + batch) % n
+    drawn.append(jax.device_get(_render(
+      None if many else _composition(item), repeated,
+      jax.tree.map(lambda v: np.asarray(v)[some], camera), light, size, supersample)))
+  return jax.tree.map(lambda *v: np.concatenate(v)[:n], *drawn)
 
 
-def silhouettes(caption: str, camera: Camera, *, size: int) -> Bool[Array, 'V size size']:
+def silhouettes(caption: str, camera: Camera, *, size: int) -> Bool[np.ndarray, 'V size size']:
   """Pixels of which the exact shape covers at least half."""
   return views(caption, camera, size=size).mask >= .5
 
 
-@partial(jax.jit, static_argnames='n')
-def _surface_points(key, item, n):
+@partial(jax.jit, static_argnums=(1, 2))
+def _surface_points(key, composition, n):
+  item = _of(composition)
   p = tuple(jax.random.uniform(key, (3, CANDIDATES * n), minval=-world.RADIUS, maxval=world.RADIUS))
 
   def newton(_, p):
@@ -85,7 +116,7 @@ def _surface_points(key, item, n):
 def surface_points(key: Key[Array, ''], caption: str, n: int) -> Float[Array, 'n 3']:
   """Points on the surface, uniform in area: those of many in the ball's cube that lie nearest to
   it, drawn onto it."""
-  return _surface_points(key, world.parse(caption), n)
+  return _surface_points(key, _composition(world.parse(caption)), n)
 
 
 def grid(n: int) -> Float[Array, 'N 3']:
@@ -99,13 +130,12 @@ def occupancy(caption: str, n: int) -> Bool[Array, 'n n n']:
   return (shape(caption).distance(grid(n)) < 0.).reshape(n, n, n)
 
 
-def color_error(rgb: Float[Array, 'V H W 3'], mask: Float[Array, 'V H W'],
-                true: pictures.View) -> Float[Array, '']:
+def color_error(rgb: Float[np.ndarray, 'V H W 3'], mask: Float[np.ndarray, 'V H W'],
+                true: pictures.View) -> float:
   """Mean absolute difference of color (premultiplied, as in View) where a render and the truth are
   both opaque."""
   solid = (mask > .9) & (true.mask > .9)
-  off = jnp.abs(rgb - true.rgb).mean(-1)
-  return jnp.sum(jnp.where(solid, off, 0.)) / jnp.maximum(solid.sum(), 1)
+  return float(np.abs(rgb - true.rgb)[solid].mean()) if solid.any() else 0.
 
 
 def over_gray(rgb: Float[np.ndarray, '*k V H W 3'], mask: Float[np.ndarray, 'V H W']) -> Float[
@@ -121,8 +151,7 @@ def in_each_color(item: world.Item, which: int, camera: Camera, *,
   A pixel's color is linear in the object's own and in that of the other part of its pattern, so
   that three tracings tell all."""
   known = [list(world.COLORS).index(name) for name in BASIS]
-  traced = [jax.device_get(views(
-      world.caption(item._replace(color=item.color.at[which].set(k))), camera, size=size))
+  traced = [views(world.caption(world.repainted(item, which, k)), camera, size=size)
             for k in known]
   own = np.array(list(world.COLORS.values()))
   parts = np.stack([own, np.broadcast_to(np.array(world.PARTNERS)[:, None], own.shape),
@@ -137,9 +166,8 @@ def rivals(prompt: str) -> world.Item:
   target, found = world.parse(prompt), []
   lone = int(target.relation) == world.ALONE
   for which in range(1 if lone else 2):
-    colors = [target._replace(color=target.color.at[which].set(k))
-              for k in range(len(world.COLORS))]
-    kinds = [target._replace(kind=target.kind.at[which].set(k))
+    colors = [world.repainted(target, which, k) for k in range(len(world.COLORS))]
+    kinds = [target._replace(kind=np.where(np.arange(2) == which, k, target.kind))
              for k in range(len(world.KINDS if lone else world.SOLIDS))]
     found += [item for item in colors + kinds if world.caption(item) != world.caption(target)]
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), target, *found)
+  return jax.tree.map(lambda *leaves: np.stack(leaves), target, *found)

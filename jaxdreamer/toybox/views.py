@@ -154,6 +154,7 @@ def render_batch(item: world.Item, camera: Camera, light: Light, *, size: int, s
   relation none."""
   if size % TILE:
     raise ValueError(f'size {size} is not a multiple of {TILE}')
+  item = item._replace(color=jnp.asarray(item.color), pattern=jnp.asarray(item.pattern))
   b, side = camera.fov.shape[0], size // TILE
   chunk = chunk or (CHUNK if jax.default_backend() == 'cpu' else CHUNK_GPU)
   tiles = b * side ** 2

@@ -3,8 +3,10 @@ its captions.
 
 Points are `p = (x, y, z)`, three arrays of one shape: a structure of arrays is five times faster
 here than rows of three. Everything lies in the ball of radius `RADIUS` about the origin. Batches
-share one composition (kind, relation), so that the `lax.switch` over toys is a true branch; under
-vmap over items it is still right, and slow.
+share one composition (kind, relation). Where it is known as the program is traced (NumPy's numbers,
+as `parse` returns them), the program holds that toy alone and compiles in a fraction of the time;
+where it is an argument of the program, the `lax.switch` over toys is a true branch; under vmap over
+items it is still right, and slow.
 
 This is the door to the toybox: toys.py has the shapes, items.py what can be made of them,
 language.py what can be said.
@@ -25,6 +27,7 @@ COLORS, PARTNERS, PATTERNS, RELATIONS = (items.COLORS, items.PARTNERS, items.PAT
 ALONE, ON, BESIDE = items.ALONE, items.ON, items.BESIDE
 Item, sample, sample_of, sample_composition = (items.Item, items.sample, items.sample_of,
                                                items.sample_composition)
+repainted = items.repainted
 VOCABULARY, LENGTH, PAD, BOS, EOS = (language.VOCABULARY, language.LENGTH, language.PAD,
                                      language.BOS, language.EOS)
 VIEW_WORDS, FORMS = language.VIEW_WORDS, language.FORMS
@@ -113,19 +116,27 @@ DISTANCES = [lambda p, toy=toy: toy(p)[0] for toy in TOYS.values()]
 SLOTS = [lambda p, toy=toy: toy(p)[1] for toy in TOYS.values()]
 
 
+def _choose(index, branches, *args):
+  """The branch at `index`, of `args`: the others are not even traced where the index is known."""
+  if isinstance(index, jax.core.Tracer):
+    return jax.lax.switch(index.astype(jnp.int32), branches, *args)
+  return branches[int(index)](*args)
+
+
 def _pair(item, p):
   """Of each of the two solids: its own coordinates of p, and its distance."""
-  row = jnp.asarray(PLACES)[item.relation, *jnp.minimum(item.kind, len(SOLIDS) - 1)]
+  places = jnp.asarray(PLACES) if isinstance(item.relation, jax.core.Tracer) else PLACES
+  row = places[item.relation, *item.kind.clip(max=len(SOLIDS) - 1)]
   own = [tuple(u / s for u in move(p, 0., y, z)) for y, z, s in row]
-  return own, [s * jax.lax.switch(k, DISTANCES[:len(SOLIDS)], q)
+  return own, [s * _choose(k, DISTANCES[:len(SOLIDS)], q)
                for k, q, s in zip(item.kind, own, row[:, 2])]
 
 
 def distance(item: Item, p: Point) -> Float[Array, '*n']:
   """Signed distance at p, negative inside; never more than the true one. `item.color` and
   `.pattern` are not read."""
-  alone = lambda: most(jax.lax.switch(item.kind[0], DISTANCES, p), norm(*p) - RADIUS)
-  return jax.lax.cond(item.relation == ALONE, alone, lambda: least(*_pair(item, p)[1]))
+  alone = lambda: most(_choose(item.kind[0], DISTANCES, p), norm(*p) - RADIUS)
+  return _choose(item.relation == ALONE, (lambda: least(*_pair(item, p)[1]), alone))
 
 
 def gradient(item: Item, p: Point) -> Point:
@@ -156,8 +167,8 @@ def surface(item: Item, p: Point) -> Point:
     second = db < da
     return tuple(jnp.where(second, b, a) for a, b in zip(qa, qb)), none, second.astype(jnp.int32)
 
-  alone = lambda: (p, jax.lax.switch(item.kind[0], SLOTS, p), none)
-  own, slot, owner = jax.lax.cond(item.relation == ALONE, alone, pair)
+  alone = lambda: (p, _choose(item.kind[0], SLOTS, p), none)
+  own, slot, owner = _choose(item.relation == ALONE, (pair, alone))
 
   def of_owner(v):
     """[*b, 2] to the shape of p."""
