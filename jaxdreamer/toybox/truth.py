@@ -90,7 +90,8 @@ def views(caption: str, camera: Camera, *, size: int, supersample: int = 2,
     some = np.arange(first, first + batch) % n
     drawn.append(jax.device_get(_render(
       None if many else _composition(item), repeated,
-      jax.tree.map(lambda v: np.asarray(v)[some], camera), light, size, supersample)))
+      jax.tree.map(lambda v, some=some: np.asarray(v)[some], camera), light, size,
+      supersample)))
   return jax.tree.map(lambda *v: np.concatenate(v)[:n], *drawn)
 
 
