@@ -47,6 +47,7 @@ from jaxdreamer.scenes.backgrounds import with_background
 from jaxdreamer.scenes.image import picture
 from jaxdreamer.scenes.particles import stacked
 from jaxdreamer.schedules import at, is_never
+from jaxdreamer.toybox import xla_flags
 from jaxdreamer.training import Parts, Training, first_state
 from jaxdreamer.types import Estimator, Prior, Rendering, Sample, Scene, Text
 from jaxdreamer.weights import model_shapes
@@ -207,7 +208,8 @@ def training(config, mesh: Mesh, *, abstract: bool = False) -> Training:
   parts, steps = zip(*map(stage, sizes))
 
   init = partial(first_state, scene=scene, estimator=estimator, prior=prior, tx=tx)
-  return Training(jax.jit(init), tuple(zip(starts, steps)), config.steps_per_call, prior, text,
+  init = jax.jit(init, compiler_options=xla_flags.once())
+  return Training(init, tuple(zip(starts, steps)), config.steps_per_call, prior, text,
                   parts[0])
 
 

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pathlib
+from concurrent import futures
 
 import jax
 import numpy as np
@@ -27,7 +28,7 @@ from jaxdreamer.options import place
 from jaxdreamer.outputs import gallery, report, silhouettes, surface, video
 from jaxdreamer.outputs import mesh as meshes
 from jaxdreamer.scores import Images, Masks
-from jaxdreamer.toybox import geometry, truth, world
+from jaxdreamer.toybox import geometry, truth, world, xla_flags
 from jaxdreamer.toybox.truth import over_gray
 from jaxdreamer.types import Camera
 
@@ -59,17 +60,18 @@ def read_back(prompt: str, x: Images) -> float | None:
   None without its file."""
   if not geometry.SHIPPED.exists():
     return None
-  fit = jax.jit(geometry.caption_scores)(geometry.shipped(), np.asarray(x, np.float32),
-                                         truth.rivals(prompt))
-  return score.recall_at_1(np.asarray(fit), 0)
+  fit = jax.jit(geometry.caption_scores, compiler_options=xla_flags.once())
+  fits = fit(geometry.shipped(), np.asarray(x, np.float32), truth.rivals(prompt))
+  return score.recall_at_1(np.asarray(fits), 0)
 
 
 def score_views(prompt: str, object: Object) -> dict:
   """The scores that compare pictures."""
   camera, size = cameras.orbit(*((RING, elevation) for elevation in ELEVATIONS)), object.size
-  # over black: its rgb is premultiplied
-  views = video.render_views(object.over(0.), camera)
-  true = truth.views(prompt, camera, size=size)
+  with futures.ThreadPoolExecutor() as pool:         # the truth compiles while the object is drawn
+    known = pool.submit(truth.views, prompt, camera, size=size)
+    # over black: its rgb is premultiplied
+    views, true = video.render_views(object.over(0.), camera), known.result()
   x, true_x = over_gray(views.rgb, views.opacity), over_gray(true.rgb, true.mask)
   gap, yaw = score.pose_gap(views.opacity, true.mask, ring=RING)
   scores = {'silhouette_iou': score.silhouette_iou(views.opacity, true.mask),
