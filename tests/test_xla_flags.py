@@ -29,6 +29,15 @@ def test_convolutions_and_their_gradients_leave_ynn_and_keep_their_values():
   chex.assert_trees_all_close(ours(kernel), theirs(kernel), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.skipif(jax.default_backend() != 'cpu', reason="a CPU's options")
+def test_a_program_for_one_run_has_the_values_of_one_for_many():
+  assert xla_flags.once()
+  draw = lambda key: jax.random.normal(key, (1000,))
+  once, often = (jax.jit(draw, compiler_options=options)(jax.random.key(0))
+                 for options in (xla_flags.once(), {}))
+  chex.assert_trees_all_close(once, often, rtol=1e-5, atol=1e-6)
+
+
 def test_options_that_the_backend_does_not_take_are_left_out(monkeypatch):
   assert xla_flags.known({'xla_of_another_version': 1, 'xla_backend_optimization_level': 0}) == {
       'xla_backend_optimization_level': 0}
