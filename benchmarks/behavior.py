@@ -33,7 +33,7 @@ from benchmarks import results
 QUICK = '--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false'   # to compile
 SMALL = {'steps': 20, 'steps_per_call': 1, 'sampling.views': 4, 'render.samples': 4,
          'render.fine': 4, 'render.chunk': 0, 'render.stages': ((0, 16),),
-         'scene.voxels.levels': (4, 7), 'scene.hashgrid.levels': 2, 'scene.hashgrid.finest': 16}
+         'scene.sdf_voxels.levels': (4, 7), 'scene.hashgrid.levels': 2, 'scene.hashgrid.finest': 16}
 SLOW = {'steps': 10}
 LATENT = SLOW | {'scene.hashgrid.log2_table': 8, 'scene.hashgrid.base': 4}
 TERMS = {f'regularizers.{name}': (.1,) for name in ('opacity', 'sparsity', 'opaque', 'distortion')}

@@ -2,7 +2,7 @@
 
     import jaxdreamer as jd
 
-    prior, scene = jd.toybox_prior(), jd.voxels()
+    prior, scene = jd.toybox_prior(), jd.sdf_voxels()
     text = prior.embed('a red cube')
 
 `jd.NAME` is imported from its module when it is first asked for: importing the package alone
@@ -16,7 +16,8 @@ PUBLIC = {
   'sds': 'estimators.sds', 'csd': 'estimators.csd', 'vsd': 'estimators.vsd',
   'ssd': 'estimators.ssd', 'asd': 'estimators.asd',
   # scenes: options -> Scene
-  'voxels': 'scenes.voxels', 'hashgrid': 'scenes.hashgrid', 'mlp': 'scenes.mlp',
+  'sdf_voxels': 'scenes.sdf_voxels', 'voxels': 'scenes.voxels',
+  'hashgrid': 'scenes.hashgrid', 'mlp': 'scenes.mlp',
   # priors: options -> Prior
   'toybox_prior': 'priors.toybox:toybox', 'empirical': 'priors.empirical',
   'gaussian': 'priors.gaussian', 'stable_diffusion': 'priors.stable_diffusion',

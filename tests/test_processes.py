@@ -28,7 +28,7 @@ from jaxdreamer.priors.gaussian import gaussian
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = {'prior.name': 'test_processes:grey', 'render.background': 'white',
-         'scene.voxels.levels': (4,), 'render.samples': 4,
+         'scene.sdf_voxels.levels': (4,), 'render.samples': 4,
          'render.fine': 0, 'log_every': 2, 'checkpoint_every': 2, 'preview_every': 0,
          'eval.size': 8}
 

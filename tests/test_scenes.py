@@ -9,20 +9,36 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from scipy import ndimage, stats
 
 from jaxdreamer import cameras, render
-from jaxdreamer.scenes import backgrounds, fields, hashgrid, image, mlp, particles, voxels
+from jaxdreamer.scenes import (
+  backgrounds,
+  fields,
+  hashgrid,
+  image,
+  mlp,
+  particles,
+  sdf_voxels,
+  voxels,
+)
 from jaxdreamer.types import Text
 
 SCENES = {'voxels': voxels.voxels(levels=(5, 9)),
+          'sdf_voxels': sdf_voxels.sdf_voxels(levels=(5, 9), sharpness=(30.,)),
           'hashgrid': hashgrid.hashgrid(levels=3, log2_table=8, finest=32),
           'mlp': mlp.mlp(width=16)}
+
+
+def seen(scene, params, step=0):
+  """The code of a scene that reads no text, as `step` sees it."""
+  return jax.jit(lambda params: scene.focus(scene.prepare(params, None), step))(params)
 
 
 @pytest.mark.parametrize('name', sorted(SCENES))
 def test_a_scene_starts_as_a_gray_blob_at_the_origin(name):
   scene = SCENES[name]
-  code = scene.prepare(scene.init(jax.random.key(0)), None)
+  code = seen(scene, scene.init(jax.random.key(0)))
   center, far = (scene.field(code, jnp.array(p)) for p in ([.01, 0., 0.], [.9, .2, 0.]))
   assert center[0] > 4. and far[0] < .02
   np.testing.assert_allclose(center[1], .5, atol=.15)
@@ -36,7 +52,7 @@ def test_gradients_with_respect_to_parameters_agree_with_finite_differences(name
                         scene.init(jax.random.key(1)))
   def f(params):  # away from the start, where hidden units sit at the kink of ReLU
     params = jax.tree.map(jnp.asarray, params)
-    density, features = scene.field(scene.prepare(params, None), jnp.array([.13, -.27, .31]))
+    density, features = scene.field(seen(scene, params), jnp.array([.13, -.27, .31]))
     return density + features.sum()
   # small: ReLU has kinks
   check_grads(f, (params,), order=1, modes=['rev'], atol=.05, rtol=.05, eps=1e-3)
@@ -92,6 +108,35 @@ def test_a_coarse_grid_seen_at_fine_nodes_is_the_same_function():
   for xyz in jax.random.uniform(jax.random.key(4), (20, 3), minval=-1.):
     np.testing.assert_allclose(voxels.trilinear(voxels.pair_rows(coarse), xyz),
                                voxels.trilinear(voxels.pair_rows(fine), xyz), atol=1e-5)
+
+
+def test_the_blur_is_a_binomial_one_that_keeps_planes_and_drops_what_alternates():
+  grid = np.random.default_rng(0).normal(size=(7, 7, 7, 2)).astype(np.float32)
+  want = grid
+  for axis in range(3):
+    want = ndimage.convolve1d(want, [.25, .5, .25], axis=axis, mode='nearest')
+  np.testing.assert_allclose(sdf_voxels.blur(jnp.asarray(grid)), want, atol=1e-6)
+  plane = np.indices((7, 7, 7)).sum(0)[..., None].astype(np.float32)
+  inner = np.s_[1:-1, 1:-1, 1:-1]
+  np.testing.assert_allclose(sdf_voxels.blur(jnp.asarray(plane))[inner], plane[inner], atol=1e-5)
+  np.testing.assert_allclose(sdf_voxels.blur(jnp.asarray((-1.) ** plane))[inner], 0., atol=1e-6)
+
+
+def test_grids_move_the_surface_of_a_sphere_whose_density_grows_sharper_along_the_run():
+  scene = sdf_voxels.sdf_voxels(levels=(3, 5), radius=.4, sharpness=(10., 60., 200), scale=0.)
+  params = scene.init(jax.random.key(0))
+  grown = params | {'grid_5': params['grid_5'] - .2}               # everywhere .2 nearer
+  for grids, radius in ((params, .4), (grown, .6)):
+    for xyz in jax.random.uniform(jax.random.key(1), (10, 3), minval=-1.):
+      signed = np.linalg.norm(xyz) - radius
+      for step, sharp in ((0, 10.), (100, 35.), (500, 60.)):
+        code = seen(scene, grids, step)
+        np.testing.assert_allclose(scene.distance(code, xyz), signed, atol=1e-6)
+        density, color = scene.field(code, xyz)
+        np.testing.assert_allclose(density, sharp * stats.laplace.cdf(-signed, scale=1. / sharp),
+                                   rtol=1e-4)
+        if radius == .4:
+          np.testing.assert_array_equal(color, jnp.full(3, .5))
 
 
 def test_normals_of_a_sphere_point_outwards_by_each_method():
@@ -167,7 +212,7 @@ def test_upsampling_is_exact_for_levels_that_nest():
 @pytest.mark.parametrize('name', sorted(SCENES))
 def test_fields_are_finite_outside_the_cube_and_at_its_corners(name):
   scene = SCENES[name]
-  code = scene.prepare(scene.init(jax.random.key(0)), None)
+  code = seen(scene, scene.init(jax.random.key(0)))
   for xyz in (jnp.ones(3), -jnp.ones(3), jnp.array([5., -7., 0.]), jnp.zeros(3)):
     (density, features), pullback = jax.vjp(scene.field, code, xyz)
     assert density >= 0. and ((features >= 0.) & (features <= 1.)).all()

@@ -17,7 +17,7 @@ def layer_norm(h: Float[Array, 'n']) -> Float[Array, 'n']:
   return h * jax.lax.rsqrt(jnp.mean(h * h) + 1e-6)
 
 
-def blurred(params: dict, variance: Float[Array, '']) -> dict:
+def blurred(params: dict, variance: Float[Array, ''] | float) -> dict:
   """Integrated encoding (mip-NeRF Eq. 13) of a Gaussian of this variance around each point:
   DreamFusion lowers it from 5e-2 to 2e-3 in the first third. It scales octave k by exp(-4^k
   variance / 2), which the first layer takes in once."""

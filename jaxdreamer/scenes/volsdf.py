@@ -18,7 +18,7 @@ from jaxdreamer.scenes import fields
 from jaxdreamer.types import Code, Init, Prepare, Scene
 
 
-def density(distance: fields.Scalar, *, sharpness: float = 30.) -> fields.Scalar:
+def density(distance: fields.Scalar, *, sharpness: fields.Scalar | float = 30.) -> fields.Scalar:
   """VolSDF Eqs. 2 and 3: sharpness times the Laplace distribution function of -distance, of scale 1
   / sharpness. It goes to `sharpness` inside and to 0 outside."""
   away = jnp.where(distance > 0., distance, -distance)  # |distance|, whose slope at 0 is not 0

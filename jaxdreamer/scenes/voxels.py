@@ -1,4 +1,4 @@
-"""Dense voxel grids: the default scene. Fast on a CPU, quick to learn, no network.
+"""Dense voxel grids. Fast on a CPU, quick to learn, no network.
 
 Several grids of different resolution over the cube [-1, 1]^3 are added up: the coarse ones move
 large parts at once, the fine ones hold detail. Trilinear interpolation is linear in the grid, so
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxdreamer.scenes import fields
-from jaxdreamer.types import Scene
+from jaxdreamer.types import Init, Scene
 
 
 def upsample(grid: Float[Array, 'n n n c'], size: int) -> Float[Array, 'm m m c']:
@@ -49,6 +49,21 @@ def trilinear(pairs: Float[Array, 'n n m d'], xyz: Float[Array, '3']) -> Float[A
   return mix(fz, pair[:c], pair[c:])
 
 
+def grids(levels: tuple[int, ...], channels: int, *, scale: float) -> Init:
+  """key -> {'grid_n': [n, n, n, channels]} of each n of `levels`, normal of standard deviation
+  `scale`."""
+  def init(key: Key[Array, '']):
+    keys = jax.random.split(key, len(levels))
+    return {f'grid_{n}': scale * jax.random.normal(k, (n, n, n, channels))
+            for k, n in zip(keys, levels)}
+  return init
+
+
+def total(params: dict, levels: tuple[int, ...]) -> Float[Array, 'n n n c']:
+  """The sum of the `grids` of `levels` at the nodes of the last."""
+  return reduce(jnp.add, (upsample(params[f'grid_{n}'], levels[-1]) for n in levels))
+
+
 def voxels(*, levels: tuple[int, ...] = (10, 19, 37), features: int = 3,
            activation: str = 'softplus', blob: str = 'cone',
            strength: float = 8., radius: float = .45, scale: float = .01) -> Scene:
@@ -65,16 +80,11 @@ def voxels(*, levels: tuple[int, ...] = (10, 19, 37), features: int = 3,
   """
   activate, bias = fields.ACTIVATIONS[activation], fields.BLOBS[blob]
 
-  def init(key: Key[Array, '']):
-    keys = jax.random.split(key, len(levels))
-    return {f'grid_{n}': scale * jax.random.normal(k, (n, n, n, 1 + features))
-            for k, n in zip(keys, levels)}
-
   def prepare(params, y):
-    return pair_rows(reduce(jnp.add, (upsample(params[f'grid_{n}'], levels[-1]) for n in levels)))
+    return pair_rows(total(params, levels))
 
   def field(code, xyz):
     return fields.split_raw(trilinear(code, xyz), bias(xyz, strength=strength, radius=radius),
                             activate)
 
-  return Scene(init, prepare, field)
+  return Scene(grids(levels, 1 + features, scale=scale), prepare, field)
