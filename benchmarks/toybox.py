@@ -171,14 +171,19 @@ def sheet(prompts, root, path, *, columns=4):
     strip = Image.open(root / 'default' / prompt.replace(' ', '-') / 'turntable.png').convert('RGB')
     half = strip.crop((0, 0, strip.width // 2, strip.height))
     tiles.append(half.resize((half.width // 2, half.height // 2), Image.Resampling.LANCZOS))
+  captioned(tiles, prompts, columns=columns).save(path)
+
+
+def captioned(tiles, captions, *, columns):
+  """One picture of tiles of one size, each under its caption."""
   wide, high, caption = tiles[0].width, tiles[0].height, 20
   out = Image.new('RGB', (columns * wide, -(-len(tiles) // columns) * (high + caption)), 'white')
   draw = ImageDraw.Draw(out)
-  for i, (prompt, tile) in enumerate(zip(prompts, tiles, strict=True)):
+  for i, (words, tile) in enumerate(zip(captions, tiles, strict=True)):
     x, y = i % columns * wide, i // columns * (high + caption)
-    draw.text((x + 4, y + 3), prompt, 'black', font=ImageFont.load_default(12))
+    draw.text((x + 4, y + 3), words, 'black', font=ImageFont.load_default(12))
     out.paste(tile, (x, y + caption))
-  out.save(path)
+  return out
 
 
 def show(figures):

@@ -29,13 +29,21 @@ def main() -> int:
     cli.die(f'--formats: unknown {sorted(unknown)}; takes {", ".join(mesh.FORMATS)}',
             status=cli.MISUSED)
   if options.generator:
-    path = place(options.generator)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    runs.save_generator(path, workdir)
-    print(f'{path}  {path.stat().st_size / 1e6:.1f} MB')
-    return 0
+    return write_generator(workdir, place(options.generator))
   with workdirs.writing(folder, workdir):
     return write(workdir, folder)
+
+
+def write_generator(workdir: pathlib.Path, path: pathlib.Path) -> int:
+  """Writes the generator of --workdir to one file. Returns the exit status."""
+  restored = runs.restore(workdir, **cli.moved())
+  if len(restored.model.prompts) == 1:
+    cli.die(f'--generator: --workdir={workdir} holds one object, of {restored.model.prompts[0]!r}, '
+            'and no generator', status=cli.MISUSED)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  runs.save_generator(path, restored, workdirs.read_contents(workdir))
+  print(f'{path}  step {restored.step}, {path.stat().st_size / 1e6:.1f} MB')
+  return 0
 
 
 def write(workdir: pathlib.Path, folder: pathlib.Path) -> int:

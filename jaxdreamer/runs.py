@@ -1,11 +1,11 @@
 """A run read back: its scene alone to show it, with its prior only where a generator reads a
 prompt; or all of its state, to go on with. And a generator as one file, which needs no workdir:
 
-    save_generator(path, workdir)               # the scene's parameters in float16
-    _, model, params, _ = restore_generator(path)
+    save_generator(path, restored, contents)           # the scene's parameters in float16
+    config, model, params, step = restore_generator(path)
 
-The file's metadata hold, as JSON, `config` (options that the run used), `contents` (places.py),
-`prompts` (those it learned) and `step`.
+The file's metadata hold, as JSON, the options that the run used (`config`), what lay in the places
+they name (`contents`, see places.py), the prompts that it learned and its step.
 """
 import functools
 import json
@@ -24,6 +24,7 @@ from jaxdreamer.types import Text, TrainState
 from jaxdreamer.weights import safetensors_io
 
 SHIPPED = pathlib.Path(__file__).parent / 'assets' / 'generator.safetensors'
+TOLD = ('config', 'contents', 'prompts', 'step')         # in the metadata of a generator's file
 REMEMBERED = 256                       # texts of prompts that are not embedded twice
 
 
@@ -51,32 +52,35 @@ def restore(workdir: pathlib.Path, *, prior: str = '', tokenizers: Sequence[str]
   return Restored(config, model, *found)
 
 
-def save_generator(path: pathlib.Path, workdir: pathlib.Path) -> None:
-  """Writes the generator in `workdir`, at its newest checkpoint, to a .safetensors file. ValueError
-  where there is none, or float16 cannot hold it."""
-  config, model, params, step = restore(workdir)
-  if len(model.prompts) == 1:
-    raise ValueError(f'{workdir} holds one object, of {model.prompts[0]!r}, and no generator')
-  safetensors_io.save(path, named(params), metadata={
-    'config': in_use(config), 'contents': workdirs.read_contents(workdir),
-    'prompts': list(model.prompts), 'step': step})
+def save_generator(path: pathlib.Path, restored: Restored, contents: Mapping[str, str]) -> None:
+  """Writes a generator to a .safetensors file; `contents` are those of its workdir. ValueError for
+  parameters that float16 cannot hold."""
+  safetensors_io.save(path, named(restored.params), metadata={
+    'config': in_use(restored.config), 'contents': dict(contents),
+    'prompts': list(restored.model.prompts), 'step': restored.step})
 
 
 def restore_generator(path: pathlib.Path, *, prior: str = '',
                       tokenizers: Sequence[str] = ()) -> Restored:
   """What `restore` returns, of a file that `save_generator` wrote; parameters in float32.
   FileNotFoundError or ValueError, one line, where it is missing or holds none."""
-  told = safetensors_io.read_metadata(path)
-  if missing := {'config', 'contents', 'prompts', 'step'} - set(told):
-    raise ValueError(f'{path} holds no generator: its metadata lack {", ".join(sorted(missing))}; '
-                     'python -m jaxdreamer.export --generator writes such files')
-  told = {name: json.loads(told[name]) for name in ('config', 'contents', 'prompts', 'step')}
-  config = options.expanded(options.updated(told['config'], place=path, within='metadata'))
+  about = told(path)
+  config = options.expanded(options.updated(about['config'], place=path, within='metadata'))
   like = shapes(config)
   stored = safetensors_io.load(path, named(like))
   params = jax.tree.unflatten(jax.tree.structure(like), [stored[name] for name in named(like)])
-  model = model_of(config, tuple(told['prompts']), told['contents'], prior, tokenizers)
-  return Restored(config, model, params, told['step'])
+  model = model_of(config, tuple(about['prompts']), about['contents'], prior, tokenizers)
+  return Restored(config, model, params, about['step'])
+
+
+def told(path: pathlib.Path) -> dict:
+  """What the metadata of a generator's file say, by the names in TOLD. Errors as
+  restore_generator's."""
+  found = safetensors_io.read_metadata(path)
+  if missing := [name for name in TOLD if name not in found]:
+    raise ValueError(f'{path} holds no generator: its metadata lack {", ".join(missing)}; '
+                     'python -m jaxdreamer.export --generator writes such files')
+  return {name: json.loads(found[name]) for name in TOLD}
 
 
 def named(params: PyTree) -> dict:

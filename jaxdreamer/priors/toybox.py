@@ -38,7 +38,7 @@ def toybox(*, path: str = '', camera: bool = True) -> Prior:
                predicted='sample')
 
 
-def embed(weights: PyTree, prompt: str, negative: str = '') -> Text:
+def embed(weights: PyTree, prompt: str, negative: str) -> Text:
   """A prompt by the text encoder in `weights`. ValueError for one outside the toybox vocabulary
   names the nearest words."""
   world.parse(prompt)
