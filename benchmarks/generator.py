@@ -57,10 +57,11 @@ def row_of(split, scores, count):
 
 def picture(rows):
   """A grid of held-out compositions, one view each."""
-  some = spread(tuple(row for row in rows if row.split == 'held_out' and ' on ' in row.prompt),
-                SHOWN)
-  tiles = [Image.fromarray(video.to_bytes(video.enlarge(row.frames[VIEW], TILE))) for row in some]
-  return captioned(tiles, [row.prompt for row in some], columns=COLUMNS)
+  held = {row.prompt: row.frames[VIEW] for row in rows
+          if row.split == 'held_out' and ' on ' in row.prompt}
+  some = spread(tuple(held), SHOWN)
+  tiles = [Image.fromarray(video.to_bytes(video.enlarge(held[prompt], TILE))) for prompt in some]
+  return captioned(tiles, some, columns=COLUMNS)
 
 
 def generate(folder, *arguments):
