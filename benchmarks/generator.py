@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 
+import numpy as np
 from PIL import Image
 
 from benchmarks import results
@@ -30,7 +31,7 @@ from jaxdreamer.finishing import spread
 from jaxdreamer.outputs import video
 
 NAMES = {'trained': 'trained', 'held_out': 'held out'}
-SHOWN, COLUMNS, TILE, VIEW = 24, 6, 128, 1      # tiles of the picture, pixels, which of the views
+SHOWN, COLUMNS, TILE, PAIR = 24, 4, 120, [1, 5]  # tiles of the picture, pixels, which two views
 PHRASES = ('a pink teapot', 'a red cube', 'a blue torus', 'a yellow mug')
 CARD = '''# generator.safetensors
 
@@ -56,8 +57,8 @@ def row_of(split, scores, count):
 
 
 def picture(rows):
-  """A grid of held-out compositions, one view each."""
-  held = {row.prompt: row.frames[VIEW] for row in rows
+  """A grid of held-out compositions, each from two opposite sides."""
+  held = {row.prompt: np.concatenate(list(row.frames[PAIR]), 1) for row in rows
           if row.split == 'held_out' and ' on ' in row.prompt}
   some = spread(tuple(held), SHOWN)
   tiles = [Image.fromarray(video.to_bytes(video.enlarge(held[prompt], TILE))) for prompt in some]
@@ -94,7 +95,7 @@ def card(config, step, contents, figures):
   scores = {f'{row["captions"]} {name}': row[name] for row in figures['rows']
             for name in ('iou', 'recall_at_1', 'color_error')}
   return CARD.format(estimator=config.estimator.name, step=f'{step:,}', seed=config.seed,
-                     prompts=config.corpus.prompts, prior=contents['prior.path'],
+                     prompts=config.corpus.prompts, prior=contents['prior.path'][:19],
                      rows='\n'.join(f'| {name} | {value:.4g} |' for name, value in scores.items()))
 
 

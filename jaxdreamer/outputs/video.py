@@ -111,7 +111,7 @@ def even(frame: UInt8[np.ndarray, 'H W 3']) -> UInt8[np.ndarray, 'h w 3']:
 def png(image: Float[np.ndarray, 'H W 3']) -> bytes:
   """The bytes of a PNG file of one image in [0, 1]."""
   out = io.BytesIO()
-  Image.fromarray(to_bytes(image)).save(out, 'png', optimize=True)
+  Image.fromarray(to_bytes(image)).save(out, 'png')
   return out.getvalue()
 
 
