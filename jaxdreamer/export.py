@@ -36,6 +36,8 @@ def main() -> int:
 
 def write_generator(workdir: pathlib.Path, path: pathlib.Path) -> int:
   """Writes the generator of --workdir to one file. Returns the exit status."""
+  if path.suffix != '.safetensors':
+    cli.die(f'--generator={path}: takes the path of a .safetensors file', status=cli.MISUSED)
   restored = runs.restore(workdir, **cli.moved())
   if len(restored.model.prompts) == 1:
     cli.die(f'--generator: --workdir={workdir} holds one object, of {restored.model.prompts[0]!r}, '

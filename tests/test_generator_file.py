@@ -131,14 +131,20 @@ def test_generate_says_in_one_line_what_to_give(monkeypatch, tmp_path, capsys, c
   assert left.value.code == status and said in told and told.count('\n') == 1
 
 
-def test_a_run_of_one_prompt_is_no_generator(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(('name', 'prompts', 'said'), [
+  ('mine.safetensors', PROMPTS[:1], '--generator: --workdir='),
+  ('mine', PROMPTS, 'mine: takes the path of a .safetensors file')])
+def test_export_writes_generators_alone_and_by_their_name(monkeypatch, tmp_path, capsys, name,
+                                                          prompts, said):
   one = tiny()
-  one = one._replace(model=one.model._replace(prompts=PROMPTS[:1]))
+  one = one._replace(model=one.model._replace(prompts=prompts))
   monkeypatch.setattr(runs, 'restore', lambda *_, **__: one)
-  given(monkeypatch, workdir=str(tmp_path), generator=str(tmp_path / 'mine.safetensors'))
-  with pytest.raises(SystemExit):
+  given(monkeypatch, workdir=str(tmp_path), generator=str(tmp_path / name))
+  with pytest.raises(SystemExit) as left:
     export.main()
-  assert '--generator: --workdir=' in capsys.readouterr().err and not list(tmp_path.iterdir())
+  told = capsys.readouterr().err
+  assert left.value.code == cli.MISUSED and said in told and told.count('\n') == 1
+  assert not list(tmp_path.iterdir())
 
 
 def command(folder, *args):
