@@ -150,7 +150,7 @@ def everything(prompts, methods, seeds, root, steps, sources):
       if built != method:
         jax.clear_caches()
         subject, built = subject_of(method, steps_of(method, steps)), method
-        model = build.model(subject.config, subject.embed)
+        model = build.model(subject.config, subject.embed, build.phrases(subject.config))
       row, picture = run(subject, model, prompt, seed, steps_of(method, steps))
       Image.fromarray(video.to_bytes(picture)).save(kept.with_suffix('.png'))
       results.keep(kept, row, sources)

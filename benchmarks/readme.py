@@ -46,6 +46,11 @@ TABLES = {
         'R@1, held out': ('heldout_recall_at_1', '.2f'), 'steps': ('steps', ''),
         'rows of the prior': ('prior_rows', ''),
         'seconds': ('seconds', '.0f')}),
+    'generator': ('generator', 'rows', {
+        'captions': ('captions', ''), 'of them': ('prompts', ''), 'silhouette IoU': ('iou', '.3f'),
+        'from': ('iou_lower', '.3f'), 'to': ('iou_upper', '.3f'),
+        'R@1': ('recall_at_1', '.3f'), 'from ': ('recall_at_1_lower', '.3f'),
+        'to ': ('recall_at_1_upper', '.3f'), 'color off by': ('color_error', '.3f')}),
 }
 
 

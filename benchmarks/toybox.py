@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import results
+from jaxdreamer import runs
 from jaxdreamer.toybox import world
 
 PROMPTS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', 'a yellow mug',
@@ -45,11 +46,11 @@ SCORES = {'iou': 'silhouette_iou'} | {name: name for name in (
 
 def source_hash(*more):
   """Eight digits that change with anything a run depends on: the library, its weights, its configs,
-  and the files `more`."""
+  and the files `more`. The shipped generator is what a run made, and none reads it."""
   digest = hashlib.sha256()
   for folder in ('jaxdreamer', 'configs'):
     for path in sorted((results.ROOT / folder).rglob('*')):
-      if path.suffix in ('.py', '.json', '.html', '.safetensors'):
+      if path.suffix in ('.py', '.json', '.html', '.safetensors') and path != runs.SHIPPED:
         digest.update(str(path.relative_to(results.ROOT)).encode() + path.read_bytes())
   for name in more:
     digest.update(name.encode() + results.ROOT.joinpath(name).read_bytes())
@@ -171,14 +172,19 @@ def sheet(prompts, root, path, *, columns=4):
     strip = Image.open(root / 'default' / prompt.replace(' ', '-') / 'turntable.png').convert('RGB')
     half = strip.crop((0, 0, strip.width // 2, strip.height))
     tiles.append(half.resize((half.width // 2, half.height // 2), Image.Resampling.LANCZOS))
+  captioned(tiles, prompts, columns=columns).save(path)
+
+
+def captioned(tiles, captions, *, columns):
+  """One picture of tiles of one size, each under its caption."""
   wide, high, caption = tiles[0].width, tiles[0].height, 20
   out = Image.new('RGB', (columns * wide, -(-len(tiles) // columns) * (high + caption)), 'white')
   draw = ImageDraw.Draw(out)
-  for i, (prompt, tile) in enumerate(zip(prompts, tiles, strict=True)):
+  for i, (words, tile) in enumerate(zip(captions, tiles, strict=True)):
     x, y = i % columns * wide, i // columns * (high + caption)
-    draw.text((x + 4, y + 3), prompt, 'black', font=ImageFont.load_default(12))
+    draw.text((x + 4, y + 3), words, 'black', font=ImageFont.load_default(12))
     out.paste(tile, (x, y + caption))
-  out.save(path)
+  return out
 
 
 def show(figures):

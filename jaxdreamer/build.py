@@ -37,6 +37,7 @@ from jaxdreamer.registry import (
   LEARNED,
   NORMALS,
   PRIORS,
+  READERS,
   REGULARIZERS,
   SCENES,
   pick,
@@ -107,6 +108,15 @@ def make_text(config, prior: Prior, mesh: Mesh) -> Callable[[int], Text]:
   return corpus.texts(read_corpus(c.path), embed, folder=c.store, each=c.prompts,
                       seed=config.seed, negative=config.negative_prompt,
                       sharding=NamedSharding(mesh, PartitionSpec('data')))
+
+
+def make_reader(config) -> Callable[[str], Text]:
+  """`embedder`'s of config.prior, without the rest of it where the prior can do without."""
+  p = config.prior
+  if p.name not in READERS:
+    return embedder(config, make_prior(config))
+  read = READERS[p.name](path=places.weights_at(p))
+  return lambda prompt: read(prompt, config.negative_prompt)
 
 
 def embedder(config, prior: Prior) -> Callable[[str], Text]:
@@ -213,11 +223,17 @@ def training(config, mesh: Mesh, *, abstract: bool = False) -> Training:
                   parts[0])
 
 
-def model(config, embed: Callable[[str], Text]) -> objects.Model:
-  """What a run of `config` learns, at the settings of config.eval. `embed` is `embedder`'s."""
+def phrases(config) -> tuple[str, ...]:
+  """The prompts that a run of `config` learns."""
+  path = options.expanded(config).corpus.path
+  return read_corpus(path) if path else (config.prompt,)
+
+
+def model(config, embed: Callable[[str], Text], phrases: tuple[str, ...]) -> objects.Model:
+  """What a run of `config` learns of its `phrases`, at the settings of config.eval. `embed` is
+  `embedder`'s or `make_reader`'s."""
   config = options.expanded(config)
   e, radius = config.eval, config.render.radius
-  phrases = read_corpus(config.corpus.path) if config.corpus.path else (config.prompt,)
   return objects.model(seeds.key(config.seed), make_scene(config), prompts=phrases, embed=embed,
                        step=config.steps, size=e.size, samples=e.samples, fine=e.fine,
                        ball=radius, radius=e.radius or radius, chunk=e.chunk or None)

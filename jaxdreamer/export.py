@@ -1,10 +1,12 @@
 """python -m jaxdreamer.export --workdir=... [--resolution=128 --formats=glb,obj,ply
                                                --turntable --points]
+python -m jaxdreamer.export --workdir=... --generator=FILE
 
 Writes a run's outputs anew, at other sizes if asked: mesh.glb, mesh.obj, mesh.ply with mesh.json
 (facts) and mesh.png (the mesh under the render), and on demand points.ply and the turntable. An
 empty scene costs the mesh alone. It takes the scene alone: the prior's weights need not be here,
-but for a generator of one prompt.
+but for a generator of one prompt. Of a generator of many it writes one file, which
+python -m jaxdreamer.generate --generator=FILE takes.
 """
 import pathlib
 
@@ -26,8 +28,24 @@ def main() -> int:
   if unknown:
     cli.die(f'--formats: unknown {sorted(unknown)}; takes {", ".join(mesh.FORMATS)}',
             status=cli.MISUSED)
+  if options.generator:
+    return write_generator(workdir, place(options.generator))
   with workdirs.writing(folder, workdir):
     return write(workdir, folder)
+
+
+def write_generator(workdir: pathlib.Path, path: pathlib.Path) -> int:
+  """Writes the generator of --workdir to one file. Returns the exit status."""
+  if path.suffix != '.safetensors':
+    cli.die(f'--generator={path}: takes the path of a .safetensors file', status=cli.MISUSED)
+  restored = runs.restore(workdir, **cli.moved())
+  if len(restored.model.prompts) == 1:
+    cli.die(f'--generator: --workdir={workdir} holds one object, of {restored.model.prompts[0]!r}, '
+            'and no generator', status=cli.MISUSED)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  runs.save_generator(path, restored, workdirs.read_contents(workdir))
+  print(f'{path}  step {restored.step}, {path.stat().st_size / 1e6:.1f} MB')
+  return 0
 
 
 def write(workdir: pathlib.Path, folder: pathlib.Path) -> int:
@@ -36,7 +54,8 @@ def write(workdir: pathlib.Path, folder: pathlib.Path) -> int:
   _, model, params, _ = runs.restore(workdir, **cli.moved())
   if len(model.prompts) > 1:
     cli.die(f'--workdir={options.workdir} holds a generator of {len(model.prompts)} prompts: '
-            'python -m jaxdreamer.generate makes their meshes', status=cli.MISUSED)
+            'python -m jaxdreamer.generate makes their meshes, and --generator=FILE one file of it',
+            status=cli.MISUSED)
   object = model.object(params, model.prompts[0])
   folder.mkdir(parents=True, exist_ok=True)
   status = 0
@@ -61,6 +80,8 @@ if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'A run.', required=True)
   cli.moved_flags()
   flags.DEFINE_string('out', None, 'Where to write; the run itself if not given.')
+  flags.DEFINE_string('generator', '', 'Write this .safetensors file alone: a generator of many '
+                      'prompts, in float16.')
   flags.DEFINE_integer('resolution', 128, 'Nodes along a side of the density grid.', lower_bound=8,
                        upper_bound=512)
   flags.DEFINE_list('formats', list(mesh.FORMATS), 'Mesh files to write.')

@@ -88,7 +88,7 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
   processes.check_shared(f'--workdir={workdir}', lambda: workdirs.seen(workdir))
   with clock('build'), processes.together():
     training = build.training(config, mesh)
-    model = build.model(config, build.embedder(config, training.prior))
+    model = build.model(config, build.embedder(config, training.prior), build.phrases(config))
 
   progress = metrics.Progress(steps=config.steps, quiet=not processes.first())
   profiling.refuse_too_large('a picture', options.picture_bytes(config), jax.local_devices()[:1],

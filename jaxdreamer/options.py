@@ -70,21 +70,33 @@ def check(config: ConfigDict) -> None:
 
 def saved(workdir: pathlib.Path) -> dict:
   """The options of the run in `workdir`. ValueError, one line, for one of an old name."""
-  options = workdirs.tuples(workdirs.read_options(workdir))
+  return of_json(workdirs.read_options(workdir), place=workdir, within='config.json')
+
+
+def of_json(options: dict, *, place: pathlib.Path, within: str) -> dict:
+  """Options as config files hold them, of those that JSON gives back. ValueError, one line, for one
+  of an old name, says `within` what of `place` it stands."""
+  options = workdirs.tuples(options)
   for name, value in flatten(options).items():
     if answer := renamed(name, value=value):
-      raise ValueError(f'{workdir}: {answer}; change it in its config.json')
+      raise ValueError(f'{place}: {answer}; change it in its {within}')
   return options
 
 
 def restored(workdir: pathlib.Path) -> ConfigDict:
-  """The config of the run in `workdir`: today's defaults, and over them its own options.
-  ValueError, one line, for one of an old name, or that is no more."""
-  options, config, known = saved(workdir), base.get_config(), flatten(base.OPTIONS)
+  """The config of the run in `workdir`, as `updated` makes it."""
+  return updated(workdirs.read_options(workdir), place=workdir, within='config.json')
+
+
+def updated(options: dict, *, place: pathlib.Path, within: str) -> ConfigDict:
+  """Today's defaults, and over them the `options` that JSON gives back. ValueError as `of_json`'s,
+  also for one that is no more."""
+  config, known = base.get_config(), flatten(base.OPTIONS)
+  options = of_json(options, place=place, within=within)
   for name in flatten(options):
     if name not in known and not own(name, base.OPTIONS):
-      raise ValueError(f'{workdir}: {unknown(name, list(known))}; take it out of its config.json, '
-                       'or use the jaxdreamer that wrote it')
+      raise ValueError(f'{place}: {unknown(name, list(known))}; take it out of its {within}, or '
+                       'use the jaxdreamer that wrote it')
   config.update(options)
   return config
 

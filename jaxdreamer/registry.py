@@ -13,7 +13,7 @@ from jaxdreamer.priors.empirical import empirical
 from jaxdreamer.priors.mvdream import mvdream
 from jaxdreamer.priors.sdxl import sdxl
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
-from jaxdreamer.priors.toybox import toybox
+from jaxdreamer.priors.toybox import reader, toybox
 from jaxdreamer.scenes import backgrounds, fields
 from jaxdreamer.scenes.conv3d import conv3d
 from jaxdreamer.scenes.hashgrid import hashgrid
@@ -30,6 +30,7 @@ SCENES = {'voxels': voxels, 'sdf_voxels': sdf_voxels, 'hashgrid': hashgrid, 'mlp
           'triplane_transformer': triplane_transformer}
 PRIORS = {'toybox': toybox, 'empirical': empirical, 'stable_diffusion': stable_diffusion,
           'sdxl': sdxl, 'mvdream': mvdream}
+READERS = {'toybox': reader}           # of priors whose text encoder is loaded alone: all it embeds
 # arguments that a prior may have beside its options: build.make_prior gives those that it asks for
 FACTS = ('key', 'prompt', 'path', 'lora', 'lora_scale')
 ESTIMATORS = {'sds': sds, 'csd': csd, 'vsd': vsd, 'ssd': ssd, 'asd': asd}

@@ -1,13 +1,16 @@
 """A generator from corpus to gallery: trained, killed and resumed, asked for prompts it never saw,
 scored."""
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 from refusals import refused
 
 from configs import toybox_amortised
-from jaxdreamer import build, generate, generator_eval, loop, prompts, runs
+from jaxdreamer import build, cli, export, generate, generator_eval, loop, prompts, runs
 from jaxdreamer.outputs import gallery
 
 CORPUS = ('a red cube', 'a blue cube', 'a red sphere', 'a blue sphere',
@@ -73,6 +76,18 @@ def test_a_generator_killed_in_the_middle_of_an_epoch_sees_the_prompts_of_an_unb
   for name in ('density', 'color'):                                   # the prompt matters
     one, other = (getattr(object, name)(xyz) for object in of_prompts)
     assert (one != other).any()
+
+  file = tmp_path / 'new' / 'mine.safetensors'
+  monkeypatch.setattr(cli, 'compile_cache', lambda: '')
+  monkeypatch.setattr(flags, 'FLAGS', types.SimpleNamespace(
+    workdir=str(tmp_path / 'whole'), generator=str(file), out=None, formats=[], prior='',
+    tokenizer='', tokenizer_2=''))
+  assert export.main() == 0
+  (tmp_path / 'corpus.txt').unlink()             # the file knows its prompts
+  _, again, rounded, step = runs.restore_generator(file)
+  assert (again.prompts, step) == (CORPUS, 6)
+  np.testing.assert_allclose(again.object(rounded, CORPUS[0]).density(xyz),
+                             of_prompts[0].density(xyz), rtol=.02)
 
 
 @pytest.mark.parametrize(('changes', 'said'), [

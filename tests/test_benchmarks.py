@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import amortised, behavior, estimators, results, toybox, unet, variance
-from jaxdreamer import method_texts, schedules
+from benchmarks import amortised, behavior, estimators, generator, results, toybox, unet, variance
+from jaxdreamer import method_texts, schedules, statistics
+from jaxdreamer.outputs import gallery
 
 WRITES = '''
 import json, pathlib, sys
@@ -266,6 +267,25 @@ def test_generators_are_compared_prompt_by_prompt(tmp_path):
   # the prompts' own spread of .5 is in no interval
   for score, by in (('train_iou', .05), ('heldout_iou', .1)):
     assert list(above[score].values()) == pytest.approx([by] * 3)
+
+
+def test_the_shipped_generators_picture_is_of_held_out_compositions():
+  color = {'a red cone on a blue cube': 1., 'a green cone on a blue cube': .5, 'a red cube': 0.}
+  rows = [gallery.Row(prompt, split, np.full((8, 4, 4, 3), color[prompt]), {})
+          for split, prompt in (('held_out', 'a red cube'), *(('held_out', p) for p in color),
+                                ('trained', 'a red cone on a blue cube'))]
+  picture = np.asarray(generator.picture(rows))
+  assert picture.shape == (140, 8 * 120, 3)                # four tiles of two views, a caption
+  assert (picture[20:, 240:480] == 128).all() and (picture[20:, :240] == 255).all()
+  assert (picture[20:, 480:] == 255).all()
+
+
+def test_the_shipped_generators_row_has_the_ends_of_its_intervals():
+  scores = {'iou': statistics.Interval(.9, .8, 1.),
+            'recall_at_1': statistics.Interval(.5, .25, .75)}
+  assert generator.row_of('held_out', scores, 61) == {
+    'captions': 'held out', 'prompts': 61, 'iou': .9, 'iou_lower': .8, 'iou_upper': 1.,
+    'recall_at_1': .5, 'recall_at_1_lower': .25, 'recall_at_1_upper': .75}
 
 
 def test_a_changed_missing_or_non_finite_case_is_no_equal_behavior(tmp_path, capsys):

@@ -259,7 +259,7 @@ def test_outputs_show_the_ball_that_they_are_told_to():
     config = staged((0, 8))
     config.render.radius, config.eval.radius = 2., radius
     scene = build.make_scene(config).init(jax.random.key(0))
-    assert build.model(config, str).object(scene, config.prompt).radius == shown
+    assert build.model(config, str, (config.prompt,)).object(scene, config.prompt).radius == shown
 
 
 def test_a_run_saved_before_these_options_is_what_it_was(plain, tmp_path):

@@ -4,6 +4,9 @@ Seen along a ray, {density >= threshold} is solid exactly if the largest density
 the threshold, so one projection of maxima gives the silhouettes of *all* thresholds. Grids and
 meshes are those of surface.py, cameras those of cameras.py, in NumPy.
 """
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -37,12 +40,11 @@ def largest_on_rays(grid: Grid, camera: Camera, *, radius: float,
   cells = len(grid) - 1
   along = np.linspace(-1., 1., 2 * cells + 1)
   seen = np.full((size, size), grid.min())
-  for row in range(size):                                      # a row at a time bounds the memory
-    distance = middle[row, :, None] + half[row, :, None] * along
-    xyz = origin[row, :, None] + distance[..., None] * direction[row, :, None]
+  for row, hit in enumerate(half > 0.):                        # a row at a time bounds the memory
+    distance = middle[row, hit, None] + half[row, hit, None] * along
+    xyz = origin[row, hit, None] + distance[..., None] * direction[row, hit, None]
     place = np.moveaxis((xyz / radius + 1.) * cells / 2., -1, 0)
-    values = ndimage.map_coordinates(grid, place, order=1, mode='nearest')
-    seen[row] = np.where(half[row] > 0., values.max(-1), grid.min())
+    seen[row, hit] = ndimage.map_coordinates(grid, place, order=1, mode='nearest').max(-1)
   return seen
 
 
@@ -50,8 +52,9 @@ def match_threshold(grid: Grid, camera: Camera, target: Bool[np.ndarray, 'V size
                     radius: float) -> tuple[float, float]:
   """The density whose silhouettes in the [V] cameras agree best with `target`, and their mean
   IoU."""
-  seen = [largest_on_rays(grid, one, radius=radius, size=target.shape[-1])
-          for one in video.unbatch(camera)]
+  look = partial(largest_on_rays, grid, radius=radius, size=target.shape[-1])
+  with ThreadPoolExecutor(video.ABREAST) as threads:
+    seen = [*threads.map(look, video.unbatch(camera))]
   top = grid.max()
   if top <= np.log(AIR):
     raise Empty(f'no mesh: the density is below {AIR} everywhere')

@@ -81,15 +81,19 @@ def decode(z: Float[Array, 'B h w c']) -> Float[Array, 'B H W 3']:
   return .5 * rearrange(z, 'b h w (p q c) -> b (h p) (w q) c', p=PATCH, q=PATCH) + .5
 
 
+def init_text(key: Key[Array, '']) -> PyTree:
+  """Random weights {'text_model'}, which are all that `embed` reads."""
+  return {'text_model': text_model.init(key, jnp.zeros((1, world.LENGTH), jnp.int32))['params']}
+
+
 def init(key: Key[Array, '']) -> PyTree:
   """Random weights {'unet', 'text_model'}."""
   k_unet, k_text = jax.random.split(key)
-  ids = jnp.zeros((1, world.LENGTH), jnp.int32)
   latent, text = jnp.zeros((1, *LATENT[:2], UNET.in_channels)), jnp.zeros(
       (1, world.LENGTH, TEXT.hidden_size))
   return {'unet': unet.init(k_unet, latent, jnp.zeros(1), text,
                             conditioning(jnp.zeros((1, CAMERA)), text[:, 0]))['params'],
-          'text_model': text_model.init(k_text, ids)['params']}
+          **init_text(k_text)}
 
 
 def embed(weights: PyTree, ids: Int[Array, 'B L']) -> Float[Array, 'B L D']:

@@ -218,7 +218,8 @@ def save(path: str | os.PathLike, params: PyTree, *, metadata: dict[str, Any] | 
       value = small
     stored[key] = np.ascontiguousarray(transpose(tree_path, value, TO_TORCH))
   if lost:
-    raise ValueError(f'{jnp.dtype(dtype).name} cannot hold, or not finite: {lost}')
+    raise ValueError(f'{os.fspath(path)}: {jnp.dtype(dtype).name} cannot hold, or not finite: '
+                     f'{lost}')
   text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (metadata or {}).items()}
   path = os.fspath(path)
   safetensors.numpy.save_file(stored, f'{path}.part', metadata={'format': 'pt', **text})
