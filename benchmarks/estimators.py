@@ -1,7 +1,7 @@
 """The estimators, and their controls, at equal compute on the toybox:   python -m
 benchmarks.estimators [--quick]
 
-Every method gets the same number of prior calls: what SDS's 200 steps of 4 views spend, two rows a
+Every method gets the same number of prior calls: what SDS's steps of 4 views spend, two rows a
 view; so a method that asks for more rows a step takes fewer steps. Each of six prompts runs with
 three seeds; curves of silhouette IoU are taken on the way.
 The seeds of a prompt are no independent runs: intervals are over prompts, of each its mean. ASD,
@@ -70,7 +70,7 @@ METHODS = ('sds', 'sds' + SPREAD, 'ssd' + SPREAD, 'csd' + SPREAD, TWICE + MIDDLE
            'asd' + SPREAD, 'vsd' + SPREAD,
            *(name + SPREAD + options for name, options in PUBLISHED.items()))
 SEEDS = (0, 1, 2)
-STEPS = 200                                      # of the reference
+STEPS = config_file.get_config().steps           # of the reference
 MARKS = (.7, .8, .9)                             # IoUs whose steps and seconds are told
 RECOGNISABLE = .8
 CURVE = 10                                       # points of a curve

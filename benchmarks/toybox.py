@@ -3,11 +3,12 @@
 
 Each prompt is a process of its own, `python -m jaxdreamer.train`, as a user starts it; seconds are
 from the start of the process to its end, all outputs written. The first process finds empty caches,
-the others what it left there. The prompts then run with view words alone in place of the camera,
-and with the exact prior over true views. Runs are kept under runs/benchmarks, by a hash of the
-sources: after an interruption the same command goes on with the first prompt that has no result.
-Writes benchmarks/results/toybox.json and toybox.png; with --prompts (captions, or a number of them
-to draw of all) or --quick, figures.json and sheet.png in the folder of its runs.
+the others what it left there. Each prompt also runs with view words alone in place of the camera,
+with the exact prior over true views, and with that prior on the plain voxel grid, whose surface is
+the one to beat: normals_over_voxels and steps_over_voxels. Runs are kept under runs/benchmarks, by
+a hash of the sources: after an interruption the same command goes on with the first prompt that has
+no result. Writes benchmarks/results/toybox.json and toybox.png; with --prompts (captions, or a
+number of them to draw of all) or --quick, figures.json and sheet.png in the folder of its runs.
 """
 import argparse
 import hashlib
@@ -36,6 +37,9 @@ VARIANTS = {
     'default': ('--config=configs/toybox.py',),
     'words_only': ('--config=configs/toybox.py', '--config.prior.toybox.camera=False'),
     'empirical': ('--config=configs/toybox.py:empirical',),
+    # as before there were distances: at one rate to the end
+    'voxels': ('--config=configs/toybox.py:empirical', '--config.scene.name=voxels',
+               "--config.optim.groups=(('scene/field/.*', .05),)"),
 }
 WORST = {'normal_degrees': 180.}  # what stands for a score that could not be taken, if not 0
 QUICK = ('--config.steps=20',)
@@ -101,9 +105,10 @@ def train(prompt, workdir, caches, options):
     if done.returncode:
       fail(command, done.returncode, log)
   scores = json.loads((workdir / 'scores.json').read_text())['scores']
+  parts = json.loads((workdir / 'report.json').read_text())['about']['seconds']
   kib = usage.ru_maxrss / (1024 if sys.platform == 'darwin' else 1)
   return {'prompt': prompt, **{name: scores[of] for name, of in SCORES.items()}, 'seconds': seconds,
-          'first_step_seconds': first, 'peak_gib': kib / 2 ** 20}
+          'first_step_seconds': first, 'peak_gib': kib / 2 ** 20, 'parts': parts}
 
 
 def fail(command, code, log):
@@ -113,7 +118,7 @@ def fail(command, code, log):
 
 def run(prompts, root, options, variants):
   """{variant: [row of each prompt]}, from the kept results where there are any."""
-  jobs = [(variant, prompt) for variant in variants for prompt in prompts]
+  jobs = [(variant, prompt) for prompt in prompts for variant in variants]       # side by side
   rows = {variant: [] for variant in variants}
   spent = []
   for i, (variant, prompt) in enumerate(jobs):
@@ -131,6 +136,17 @@ def run(prompts, root, options, variants):
       print(f'    {row["seconds"]:.0f} s, IoU {row["iou"]:.3f}', flush=True)
     rows[variant].append(json.loads(kept.read_text()))
   return rows
+
+
+def over(rows, voxels):
+  """Medians, over the prompts that have both, of what the default scene's figures are over those
+  of the plain voxel grid."""
+  of = {'normals': lambda row: row['normal_degrees'], 'chamfer': lambda row: row['chamfer'],
+        'steps': lambda row: row['parts']['steps']}
+  ratios = {name: [figure(a) / figure(b) for a, b in zip(rows, voxels, strict=True)
+                   if figure(a) and figure(b)] for name, figure in of.items()}
+  return {f'{name}_over_voxels': statistics.median(found)
+          for name, found in ratios.items() if found}
 
 
 def summary(rows):
@@ -154,12 +170,17 @@ row[name] is not None for row in default) else None
       'mean_volume_iou': mean('default', 'volume_iou'),
       'max_pose_gap': gap('default'),
       'train_seconds': statistics.median(row['seconds'] for row in default),
+      'train_seconds_cold': default[0]['seconds'],
+      'parts': {name: statistics.median(row['parts'][name] for row in default)
+                for name in default[0]['parts']},
+      'scores_seconds_cold': default[0]['parts']['scores'],
       'first_step_seconds_cold': seconds[0],
       'first_step_seconds_warm': statistics.median(seconds[1:] or seconds),
       'peak_gib': max(row['peak_gib'] for row in default),
       **{f'{variant}_mean_{name}': mean(variant, name) for name in ('iou', 'psnr', 'normal_degrees')
          for variant in rows if variant != 'default'},
       **{f'{variant}_max_pose_gap': gap(variant) for variant in rows if variant != 'default'},
+      **(over(rows['empirical'], rows['voxels']) if {'empirical', 'voxels'} <= set(rows) else {}),
       'rows': default, **{variant: rows[variant] for variant in rows if variant != 'default'},
   }
 

@@ -54,7 +54,7 @@ METHODS = (
     + ' sampling.weight=uniform', 'vsd', 'asd')
 QUICK_METHODS = ('sds', SSD, 'vsd', 'sds' + DENSITY)
 QUICK = ('--at=0', '--cameras=3', '--repeats=6', '--rounds=6', '--warm=2')
-WHOLE = ('--at=0,50,200', '--cameras=24', '--repeats=32', '--rounds=10')
+WHOLE = ('--at=0,50,150', '--cameras=24', '--repeats=32', '--rounds=10')
 PILOT = ('--methods=sds', '--seed=1', '--repeats=6', '--rounds=6')
 TOGETHER = 6                                     # methods of a process, beside the reference
 MINUTES = .5                                     # on two cores, of a method at a state, all told

@@ -1,5 +1,5 @@
 r"""python -m jaxdreamer.variance --config=configs/toybox.py \
-    --config.prompt="a red car" [--at=0,50,200 --methods="..."]
+    --config.prompt="a red car" [--at=0,50,150 --methods="..."]
 python -m jaxdreamer.variance --config=configs/toybox.py \
     --prompts="a red car; a blue torus; a purple house"
 python -m jaxdreamer.variance --workdir=runs/a-red-car-1a2b3c4d
@@ -225,7 +225,7 @@ if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'A run, in place of --config.')
   flags.DEFINE_string('prompts', '', 'What the runs of --config are of, separated by `;`, in place '
                       'of its own prompt.')
-  flags.DEFINE_list('at', ['0', '50', '200'], 'Steps of the run of --config to measure at.')
+  flags.DEFINE_list('at', ['0', '50', '150'], 'Steps of the run of --config to measure at.')
   flags.DEFINE_string('methods', METHODS, 'What is measured, separated by `;`.')
   flags.DEFINE_integer('cameras', 24, 'Cameras of the nested draws.', lower_bound=3)
   flags.DEFINE_integer('renders', 2, 'Renders of a camera.', lower_bound=2)
@@ -240,5 +240,5 @@ if __name__ == '__main__':
   flags.DEFINE_integer('seed', 0, 'Of all draws.', lower_bound=0, upper_bound=seeds.MOST)
   flags.DEFINE_string('out', None, 'Where to write; the run, or runs/variance.')
   flags.register_validator('at', lambda steps: all(step.strip().isdecimal() for step in steps),
-                           'takes whole numbers: 0,50,200')
+                           'takes whole numbers: 0,50,150')
   cli.run(main)

@@ -27,6 +27,9 @@ if 'jaxdreamer.evaluate' in sys.argv:
 else:
   (workdir / 'metrics.jsonl').write_text('{}')
   (workdir / 'trained').write_text(str(.5 + .25 * ('empirical' in options['config'])))
+  seconds = 10. if options.get('config.scene.name') == 'voxels' else 12.
+  about = {'seconds': {'steps': seconds, 'scores': 3.}}
+  (workdir / 'report.json').write_text(json.dumps({'about': about}))
 '''
 
 
@@ -47,6 +50,8 @@ def test_runs_are_kept_and_an_interrupted_one_starts_anew(trainer):
   figures = toybox.summary(rows)
   assert figures['mean_iou'] == .5 and figures['empirical_mean_iou'] == .75 and figures[
       'mean_mesh_iou'] == 0.
+  assert figures['parts'] == {'steps': 12., 'scores': 3.}
+  assert figures['steps_over_voxels'] == 1.2 and 'chamfer_over_voxels' not in figures
   row = rows['default'][0]
   assert 0 < row['first_step_seconds'] <= row['seconds'] and row['peak_gib'] > 0
   torus = trainer / 'default' / 'a-blue-torus.json'

@@ -13,12 +13,15 @@ from jaxdreamer.configs import base
 def get_config(prior='toybox'):
   config = base.get_config()
   config.prior.name = prior
+  config.steps = 150
   config.scene.name = 'sdf_voxels'
   config.scene.sdf_voxels.sharpness = base.of_steps(config, lambda steps: (10., 60., steps))
   rest = config.optim.groups[1:]
   # as the rate falls, the surface comes to rest
   config.optim.groups = base.of_steps(config, lambda steps: (
     ('scene/field/.*', (.05, .005, steps // 2, steps - steps // 2)), *rest))
+  config.render.fine = 8                                  # samples on a surface: few are enough
+  config.eval.samples, config.eval.fine = 16, 16
   if prior == 'empirical':
     config.render.background = 'black_or_white'  # those its images have
     config.estimator.sds.guidance = (1.,)
