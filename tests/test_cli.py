@@ -130,7 +130,7 @@ def test_help_tells_how_a_run_is_configured_and_the_options_of_the_config(parse,
   said = capsys.readouterr().out
   assert left.value.code == 0 and said.count(' --config=configs/') == 3
   assert ("--config.estimator.name='asd'" in said and '--config.sampling.t_max=(0.98, 0.5, '
-          '200)' in said)
+          '150)' in said)
   for name in options.flatten(base.get_config().to_dict()):
     assert f'--config.{name}=' in said
 
