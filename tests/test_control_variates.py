@@ -16,8 +16,8 @@ PRIOR = gaussian(jnp.zeros((64, 64, 3)), std=.5)
 
 def view():
   camera = cameras.orbital(jnp.float32(.5), jnp.float32(.4), jnp.float32(3.), jnp.float32(.7))
-  seen = jax.tree.map(lambda v: v[0], truth.views('a red cube',
-                                                  jax.tree.map(lambda v: v[None], camera), size=64))
+  seen = truth.views('a red cube', jax.tree.map(lambda v: v[None], camera), size=64)
+  seen = jax.tree.map(lambda v: jnp.asarray(v[0]), seen)
   zero = jnp.zeros_like(seen.mask)
   rendering = Rendering(seen.rgb, seen.mask, seen.depth, seen.normal * seen.mask[..., None],
                     zero, zero, zero)

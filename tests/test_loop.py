@@ -71,14 +71,14 @@ def make_training(config, mesh):
                   prior, lambda step: text, parts=None)
 
 
-def make_model(config, embed):
+def make_model(config, embed, phrases):
   """Objects that are as bright as their camera's azimuth has it."""
   def render(camera, background):
     flat = jnp.ones((4, 4)) * jnp.cos(camera.azimuth)
     rgb = jnp.broadcast_to(background, (4, 4, 3)) * jnp.abs(flat)[..., None]
     return Rendering(rgb, flat, flat, rgb, flat, flat, flat)
   object = Object(jax.jit(render), lambda xyz: jnp.sum(xyz, -1), lambda xyz: xyz, 1., 4)
-  return Model((config.prompt,), embed, lambda params, prompt: object)
+  return Model(phrases, embed, lambda params, prompt: object)
 
 
 def make_mesh(*, devices=1):
