@@ -12,7 +12,6 @@ import json
 import math
 import os
 import pathlib
-from concurrent import futures
 
 import jax
 import numpy as np
@@ -68,10 +67,9 @@ def read_back(prompt: str, x: Images) -> float | None:
 def score_views(prompt: str, object: Object) -> dict:
   """The scores that compare pictures."""
   camera, size = cameras.orbit(*((RING, elevation) for elevation in ELEVATIONS)), object.size
-  with futures.ThreadPoolExecutor() as pool:         # the truth compiles while the object is drawn
-    known = pool.submit(truth.views, prompt, camera, size=size)
-    # over black: its rgb is premultiplied
-    views, true = video.render_views(object.over(0.), camera), known.result()
+  # over black: its rgb is premultiplied
+  views = video.render_views(object.over(0.), camera)
+  true = truth.views(prompt, camera, size=size)
   x, true_x = over_gray(views.rgb, views.opacity), over_gray(true.rgb, true.mask)
   gap, yaw = score.pose_gap(views.opacity, true.mask, ring=RING)
   scores = {'silhouette_iou': score.silhouette_iou(views.opacity, true.mask),
