@@ -183,8 +183,6 @@ def test_a_prompt_outside_the_toybox_is_answered_before_any_is_made(file, tmp_pa
 
 @pytest.mark.slow
 def test_the_shipped_generator_makes_a_red_cube():
-  if not runs.SHIPPED.exists():
-    pytest.skip(f'{runs.SHIPPED.name} is not shipped yet')
   assert runs.SHIPPED.stat().st_size < 10e6 and runs.SHIPPED.with_suffix('.md').exists()
   _, model, params, _ = runs.restore_generator(runs.SHIPPED)
   row, = generator_eval.make_rows(model, params, {'trained': ('a red cube',)})
