@@ -92,8 +92,7 @@ def extract(object: Object, *, resolution: int) -> tuple[surface.Mesh, dict] | N
   camera = silhouettes.lookouts(radius=object.radius)
   opacity = video.render_views(object.over(0.), camera).opacity
   try:
-    return meshes.extract(object.density, object.color, camera, opacity, radius=object.radius,
-                          resolution=resolution)
+    return meshes.extract(object, camera, opacity, resolution=resolution)
   except surface.Empty as error:
     print(error)
 
@@ -108,8 +107,7 @@ def score_shape(prompt: str, object: Object,
   xyz = surface.nodes(object.radius, facts['resolution'])
   inside = surface.evaluate(truth.shape(prompt).distance,
                             xyz.reshape(-1, 3)).reshape(xyz.shape[:3]) < 0.
-  grid = surface.log_density(object.density, radius=object.radius, resolution=facts['resolution'])
-  level = np.log(facts['threshold'])
+  grid, level = meshes.grid_of(object, facts['resolution']), facts['level']
   return {'chamfer': score.chamfer(surface.sample_points(mesh, score.SURFACE)[0], exact),
           'volume_iou': score.iou(surface.fill_cavities(grid, level) >= level, inside),
           'mesh_iou': facts['silhouette_iou'], 'watertight': facts['watertight']}

@@ -20,6 +20,8 @@ class Object(NamedTuple):
   color: Callable[[Array], Array]                # xyz [N, 3] -> [N, 3]
   radius: float                                  # of the ball that outputs show
   size: int                                      # pixels of a side of a render
+  # the signed distance that the density is made of: xyz [N, 3] -> [N]
+  distance: Callable[[Array], Array] | None = None
 
   def over(self, gray: float) -> Callable[[Camera], Rendering]:
     """camera -> Rendering over a gray: 0 is black, 1 is white."""
@@ -57,10 +59,13 @@ def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...],
   at = lambda code, xyz: jax.vmap(partial(scene.field, code))(xyz)
   density = jax.jit(lambda code, xyz: at(code, xyz)[0])
   color = jax.jit(lambda code, xyz: at(code, xyz)[1][:, :3])
+  distance = scene.distance and jax.jit(
+    lambda code, xyz: jax.vmap(partial(scene.distance, code))(xyz))
 
   def object_of(params, prompt):
     code = prepare(params, read(prompt))
-    return Object(*(partial(f, code) for f in (draw, density, color)), radius, size)
+    return Object(*(partial(f, code) for f in (draw, density, color)), radius, size,
+                  distance and partial(distance, code))
   return Model(prompts, read, object_of)
 
 

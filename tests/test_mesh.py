@@ -43,7 +43,12 @@ def disc(camera, radius, *, size=SIZE):
 
 def solid_of(density, *, threshold, resolution=R, radius=1.):
   return surface.isosurface(surface.log_density(density, radius=radius, resolution=resolution),
-                            threshold, radius=radius)
+                            math.log(threshold), radius=radius)
+
+
+def object_of(density, color=halves, distance=None):
+  """An Object that is extracted, and never rendered."""
+  return Object(None, density, color, 1., SIZE, distance)
 
 
 def test_a_ball_has_the_volume_and_area_of_a_ball_and_faces_outward():
@@ -115,20 +120,39 @@ def test_two_triangles_cover_a_square_once_and_the_nearer_hides_the_other():
   np.testing.assert_allclose(away, 0., atol=1e-6)  # each point lies on the ray of its pixel
 
 
-def test_the_threshold_search_finds_the_radius_that_was_rendered():
+def test_a_mesh_of_the_distance_is_smooth_where_that_of_the_density_has_terraces():
+  # VolSDF's density of a ball, whose logarithm bends at the surface: linear outside, flat inside
+  distance = lambda xyz: np.linalg.norm(xyz, axis=-1) - .6
+  sharp = lambda xyz: 60. * np.where(distance(xyz) > 0., .5 * np.exp(-60. * np.abs(distance(xyz))),
+                                     1. - .5 * np.exp(-60. * np.abs(distance(xyz))))
+  camera, r = silhouettes.lookouts(), .59         # a little within, as renders have it
+  opacity = disc(camera, r).astype(np.float32)
+  off = []
+  for object in (object_of(sharp), object_of(sharp, distance=distance)):
+    found, facts = mesh.extract(object, camera, opacity, resolution=R)
+    assert facts['silhouette_iou'] > .97
+    normals = trimesh.Trimesh(found.vertices, found.faces, process=False).face_normals
+    middle = found.vertices[found.faces].mean(1)
+    cosine = np.sum(normals * middle, -1) / np.linalg.norm(middle, axis=-1)
+    off.append(np.degrees(np.arccos(np.clip(cosine, -1., 1.))).mean())
+  assert -facts['level'] == pytest.approx(r - .6, abs=.01)
+  assert off[1] < 2. < off[0]
+
+
+def test_the_level_search_finds_the_radius_that_was_rendered():
   camera = silhouettes.lookouts()
   cone = lambda xyz: np.exp(5. - 8. * np.linalg.norm(xyz, axis=-1))  # density fixes a radius
   grid = surface.log_density(cone, radius=1., resolution=64)
   for radius in (.4, .55, .7):
-    threshold, score = silhouettes.match_threshold(grid, camera, disc(camera, radius), radius=1.)
+    level, score = silhouettes.match_level(grid, camera, disc(camera, radius), radius=1.)
     assert score > .97
-    assert (5. - math.log(threshold)) / 8. == pytest.approx(radius, abs=.02)
+    assert (5. - level) / 8. == pytest.approx(radius, abs=.02)
 
 
 def test_extract_reports_a_faithful_mesh_with_the_colors_of_the_scene():
   camera = silhouettes.lookouts()
   opacity = disc(camera, .6).astype(np.float32)
-  found, facts = mesh.extract(ball(.6), halves, camera, opacity, resolution=R)
+  found, facts = mesh.extract(object_of(ball(.6)), camera, opacity, resolution=R)
   assert facts['watertight'] and facts['silhouette_iou'] > .97 and facts['faces'] == len(
       found.faces)
   front, back = found.vertices[:, 0] > .1, found.vertices[:, 0] < -.1
@@ -139,14 +163,14 @@ def test_extract_reports_a_faithful_mesh_with_the_colors_of_the_scene():
 def test_fog_has_a_shape_and_emptiness_says_so():
   camera = silhouettes.lookouts()
   fog = .3 * disc(camera, .6).astype(np.float32)
-  _, facts = mesh.extract(ball(.6, peak=.5), halves, camera, fog, resolution=R)
+  _, facts = mesh.extract(object_of(ball(.6, peak=.5)), camera, fog, resolution=R)
   assert facts['silhouette_iou'] > .95 and facts['peak_opacity'] == pytest.approx(.3)
   with pytest.raises(surface.Empty, match='largest rendered opacity is 0.000'):
-    mesh.extract(ball(.6), halves, camera, 0. * fog, resolution=8)
-  with pytest.raises(surface.Empty, match='density is below'):
-    mesh.extract(lambda xyz: 0. * xyz[:, 0], halves, camera, fog, resolution=8)
+    mesh.extract(object_of(ball(.6)), camera, 0. * fog, resolution=8)
+  with pytest.raises(surface.Empty, match='air everywhere'):
+    mesh.extract(object_of(lambda xyz: 0. * xyz[:, 0]), camera, fog, resolution=8)
   with pytest.raises(ValueError, match='not finite'):
-    mesh.extract(lambda xyz: np.nan * xyz[:, 0], halves, camera, fog, resolution=8)
+    mesh.extract(object_of(lambda xyz: np.nan * xyz[:, 0]), camera, fog, resolution=8)
 
 
 @pytest.fixture(scope='module')

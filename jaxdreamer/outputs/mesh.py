@@ -1,12 +1,11 @@
-"""Density -> colored triangle mesh, in files.
+"""An object -> colored triangle mesh, in files.
 
-The surface is {density = threshold}, and the threshold is the one whose silhouettes agree best with
-the rendered opacity. surface.py makes triangles, silhouettes.py compares outlines, mesh_files.py
-writes the formats.
+The surface is a level set of the distance where the scene has one, else of the density: that whose
+silhouettes agree best with the rendered opacity. surface.py makes triangles, silhouettes.py
+compares outlines, mesh_files.py writes the formats.
 """
 import json
 import pathlib
-from typing import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -28,25 +27,32 @@ def solid(opacity: Float[np.ndarray, 'V H W']) -> Bool[np.ndarray, 'V H W']:
   return opacity >= .5 * peak
 
 
-def extract(density: Callable, color: Callable, camera: Camera,
-            opacity: Float[np.ndarray, 'V size size'], *,
-            radius: float = 1., resolution: int = 96) -> tuple[Mesh, dict]:
+def grid_of(object: Object, resolution: int) -> surface.Grid:
+  """What the mesh is a level set of, at `resolution` nodes a side."""
+  sample, of = ((surface.depth_inside, object.distance) if object.distance
+                else (surface.log_density, object.density))
+  return sample(of, radius=object.radius, resolution=resolution)
+
+
+def extract(object: Object, camera: Camera, opacity: Float[np.ndarray, 'V size size'], *,
+            resolution: int = 96) -> tuple[Mesh, dict]:
   """The mesh whose silhouettes match the rendered `opacity` in the [V] cameras, and a report of how
   well.
 
   silhouette_iou compares the finished mesh (rasterized, floaters gone) with the render; .95 or more
-  is a faithful mesh.
+  is a faithful mesh. level is of the object's distance, sign turned, or of its log density.
   """
-  target = solid(opacity)
-  grid = surface.log_density(density, radius=radius, resolution=resolution)
-  threshold, _ = silhouettes.match_threshold(grid, camera, target, radius=radius)
-  found = surface.drop_floaters(surface.isosurface(grid, threshold, radius=radius))
+  target, radius = solid(opacity), object.radius
+  grid = grid_of(object, resolution)
+  level, _ = silhouettes.match_level(grid, camera, target, radius=radius)
+  found = surface.drop_floaters(surface.isosurface(grid, level, radius=radius))
   vertices, faces, normals = map(np.asarray, (found.vertices, found.faces, found.vertex_normals))
-  colors = surface.paint(density, color, vertices, -normals, cell=2. * radius / (resolution - 1))
+  colors = surface.paint(object.density, object.color, vertices, -normals,
+                         cell=2. * radius / (resolution - 1))
   seen = silhouettes.silhouettes(vertices, faces, camera, size=target.shape[-1])
   return Mesh(vertices, faces, colors), {
     'vertices': len(vertices), 'faces': len(faces), 'watertight': found.is_watertight,
-    'threshold': threshold,
+    'level': level,
     'silhouette_iou': float(np.mean([iou(s, t) for s, t in zip(seen, target)])),
     'peak_opacity': float(opacity.max()), 'resolution': resolution}
 
@@ -58,8 +64,7 @@ def write(object: Object, folder: pathlib.Path, *, resolution: int = 96,
   mesh."""
   camera = silhouettes.lookouts(radius=object.radius)
   views = video.render_views(object.over(1.), camera)
-  mesh, facts = extract(object.density, object.color, camera, views.opacity, radius=object.radius,
-                        resolution=resolution)
+  mesh, facts = extract(object, camera, views.opacity, resolution=resolution)
   save(mesh, folder, formats=formats)
   (folder / 'mesh.json').write_text(json.dumps(facts, indent=2) + '\n')
   size = views.opacity.shape[-1]

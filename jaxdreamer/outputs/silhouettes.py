@@ -1,8 +1,8 @@
 """Outlines: of a density by projection, of triangles by rasterizing them, and how well two agree.
 
-Seen along a ray, {density >= threshold} is solid exactly if the largest density on that ray reaches
-the threshold, so one projection of maxima gives the silhouettes of *all* thresholds. Grids and
-meshes are those of surface.py, cameras those of cameras.py, in NumPy.
+Seen along a ray, {value >= level} is solid exactly if the largest value on that ray reaches the
+level, so one projection of maxima gives the silhouettes of *all* levels. Grids and meshes are those
+of surface.py, cameras those of cameras.py, in NumPy.
 """
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,11 +14,11 @@ from scipy import ndimage
 
 from jaxdreamer import cameras
 from jaxdreamer.outputs import video
-from jaxdreamer.outputs.surface import AIR, Empty, Grid, Mesh, Points
+from jaxdreamer.outputs.surface import Empty, Grid, Mesh, Points
 from jaxdreamer.scores import iou
 from jaxdreamer.types import Camera
 
-THRESHOLDS = 96                  # rungs of the ladder from AIR to the largest density
+LEVELS = 96                      # rungs of the ladder from air to the largest value
 
 
 def lookouts(*, radius: float = 1.) -> Camera:
@@ -31,8 +31,8 @@ _rays = jax.jit(cameras.rays, static_argnums=1)
 
 def largest_on_rays(grid: Grid, camera: Camera, *, radius: float,
                     size: int) -> Float[np.ndarray, 'size size']:
-  """The largest log density on the ray of each pixel of one camera: a sample each half cell, inside
-  the ball."""
+  """The largest value of the grid on the ray of each pixel of one camera: a sample each half cell,
+  inside the ball."""
   rays = jax.device_get(_rays(camera, size))
   origin, direction = rays.origin.astype(float), rays.direction.astype(float)
   middle = -np.sum(origin * direction, -1)
@@ -48,22 +48,21 @@ def largest_on_rays(grid: Grid, camera: Camera, *, radius: float,
   return seen
 
 
-def match_threshold(grid: Grid, camera: Camera, target: Bool[np.ndarray, 'V size size'], *,
-                    radius: float) -> tuple[float, float]:
-  """The density whose silhouettes in the [V] cameras agree best with `target`, and their mean
-  IoU."""
+def match_level(grid: Grid, camera: Camera, target: Bool[np.ndarray, 'V size size'], *,
+                radius: float) -> tuple[float, float]:
+  """The level whose silhouettes in the [V] cameras agree best with `target`, and their mean IoU."""
   look = partial(largest_on_rays, grid, radius=radius, size=target.shape[-1])
   with ThreadPoolExecutor(video.ABREAST) as threads:
     seen = [*threads.map(look, video.unbatch(camera))]
-  top = grid.max()
-  if top <= np.log(AIR):
-    raise Empty(f'no mesh: the density is below {AIR} everywhere')
-  ladder = np.linspace(np.log(AIR), top, THRESHOLDS + 2)[1:-1]
+  air, top = grid.min(), grid.max()
+  if top <= air:
+    raise Empty('no mesh: there is air everywhere')
+  ladder = np.linspace(air, top, LEVELS + 2)[1:-1]
   scores = [np.mean([iou(s >= level, t) for s, t in zip(seen, target)]) for level in ladder]
   best = int(np.argmax(scores))
   if not scores[best]:
-    raise Empty('no mesh: no threshold makes a silhouette that meets the rendered one')
-  return float(np.exp(ladder[best])), float(scores[best])
+    raise Empty('no mesh: no level makes a silhouette that meets the rendered one')
+  return float(ladder[best]), float(scores[best])
 
 
 def rasterize(vertices: Points, faces: Int[np.ndarray, 'F 3'], camera: Camera, *, size: int

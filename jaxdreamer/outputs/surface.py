@@ -1,9 +1,11 @@
-"""Density -> the triangles of {density = threshold}, and what lies on them.
+"""Density or distance -> the triangles of one of its level sets, and what lies on them.
 
-Grids are [R, R, R] log densities over [-radius, radius]^3, axes x, y, z; outside the ball of
-`radius` there is air, as in the renderer. Between nodes log density is linear, in which soft edges
-are straight. `density` maps xyz [N, 3] to [N] and `color` to [N, 3] in [0, 1], weights bound.
-Vertices are in the world (z up, front +x); faces turn counter-clockwise seen from outside.
+Grids are [R, R, R] over [-radius, radius]^3, axes x, y, z, and larger inside: log densities, in
+which soft edges are straight between nodes, or signed distances with their sign turned, which are
+so at sharp ones too. A level is a number of the grid's kind. Outside the ball of `radius` there is
+air, as in the renderer: the least value. `density` and `distance` map xyz [N, 3] to [N] and `color`
+to [N, 3] in [0, 1], weights bound. Vertices are in the world (z up, front +x); faces turn
+counter-clockwise seen from outside.
 """
 from typing import Callable, NamedTuple
 
@@ -14,6 +16,7 @@ from scipy import ndimage
 from skimage.measure import marching_cubes
 
 AIR = .02  # density below which even a ray of length 2 stays clear: 1 - exp(-.04)
+FAR = 4                          # cells from a surface that levels are looked for in
 CHUNK = 2 ** 16                  # points evaluated together
 Grid = Float[np.ndarray, 'R R R']
 Points = Float[np.ndarray, 'N 3']
@@ -35,7 +38,7 @@ def evaluate(function: Callable, xyz: Points) -> np.ndarray:
   for i in range(0, len(xyz), CHUNK):
     part = xyz[i:i + CHUNK].astype(np.float32)
     out.append(np.asarray(function(np.pad(part, ((0, CHUNK - len(part)), (0, 0)))))[:len(part)])
-  return np.concatenate(out)
+  return np.concatenate(out).astype(float)
 
 
 def nodes(radius: float, resolution: int) -> Float[np.ndarray, 'R R R 3']:
@@ -46,14 +49,28 @@ def nodes(radius: float, resolution: int) -> Float[np.ndarray, 'R R R 3']:
 
 def log_density(density: Callable, *, radius: float, resolution: int) -> Grid:
   """log max(density, AIR) at the nodes in the ball."""
+  return sampled(lambda xyz: np.log(np.maximum(evaluate(density, xyz), AIR)), np.log(AIR),
+                 radius=radius, resolution=resolution)
+
+
+def depth_inside(distance: Callable, *, radius: float, resolution: int) -> Grid:
+  """Minus the signed distance at the nodes in the ball; air is all that lies more than FAR cells
+  outside."""
+  air = -FAR * 2. * radius / (resolution - 1)
+  return sampled(lambda xyz: np.maximum(-evaluate(distance, xyz), air), air, radius=radius,
+                 resolution=resolution)
+
+
+def sampled(function: Callable, air: float, *, radius: float, resolution: int) -> Grid:
+  """function(xyz [N, 3]) -> [N] at the nodes in the ball, `air` at the others."""
   xyz = nodes(radius, resolution)
   inside = np.sum(xyz ** 2, -1) <= radius ** 2
-  values = evaluate(density, xyz[inside])
+  values = function(xyz[inside])
   if not np.isfinite(values).all():
-    raise ValueError(f'the density is not finite at {np.mean(~np.isfinite(values)):.2%} of the '
+    raise ValueError(f'the scene is not finite at {np.mean(~np.isfinite(values)):.2%} of the '
                      'points of the mesh grid')
-  grid = np.full(inside.shape, np.log(AIR))
-  grid[inside] = np.log(np.maximum(values, AIR))
+  grid = np.full(inside.shape, air)
+  grid[inside] = values
   return grid
 
 
@@ -64,15 +81,14 @@ def fill_cavities(grid: Grid, level: float) -> Grid:
   return np.where(ndimage.binary_fill_holes(solid) & ~solid, grid.max(), grid)
 
 
-def isosurface(grid: Grid, threshold: float, *, radius: float) -> trimesh.Trimesh:
-  """{density = threshold}, closed also where it meets the border."""
-  level = np.log(threshold)
+def isosurface(grid: Grid, level: float, *, radius: float) -> trimesh.Trimesh:
+  """{grid = level}, closed also where it meets the border."""
   padded = np.pad(fill_cavities(grid, level), 1, constant_values=grid.min())
   try:
     vertices, faces, _, _ = marching_cubes(padded, level, gradient_direction='ascent',
                                            allow_degenerate=False)
   except (ValueError, RuntimeError) as error:  # level out of range, or no surface at it
-    raise Empty(f'no mesh: no surface at density {threshold:.3g}') from error
+    raise Empty(f'no mesh: no surface at level {level:.3g}') from error
   vertices = (vertices.astype(float) - 1.) * (2. * radius / (len(grid) - 1)) - radius
   return trimesh.Trimesh(vertices, faces, process=False)
 
@@ -91,7 +107,7 @@ def paint(density: Callable, color: Callable, vertices: Points, inward: Points, 
   behind, composited."""
   depth = np.arange(-1., 3.01, .5) * cell
   xyz = (vertices[:, None] + depth[:, None] * inward[:, None]).reshape(-1, 3)
-  tau = np.maximum(evaluate(density, xyz), 1e-6).reshape(-1, depth.size).astype(float) * .5 * cell
+  tau = np.maximum(evaluate(density, xyz), 1e-6).reshape(-1, depth.size) * .5 * cell
   trans = np.exp(-np.cumsum(tau, 1) + tau)
   weights = trans * -np.expm1(-tau)
   seen = np.sum(weights[..., None] * evaluate(color, xyz).reshape(-1, depth.size, 3), 1)
