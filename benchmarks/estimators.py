@@ -32,6 +32,7 @@ from benchmarks.toybox import source_hash
 from configs import toybox as config_file
 from configs.toybox_amortised import ROWS
 from jaxdreamer import (
+  build,
   cameras,
   cli,
   comparison,

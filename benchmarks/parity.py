@@ -14,6 +14,7 @@ import json
 import pathlib
 import sys
 import tempfile
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -71,14 +72,14 @@ def full(live):
   t = np.array([500.], np.float32)
   torch.manual_seed(0)
   theirs = UNet2DConditionModel(**SD15).eval().requires_grad_(False)
-  torchs = live.pulled_back(lambda x: live.make_golden.run_unet(theirs, x, t, text, None),
-                            torch.from_numpy(x), cotangent)
+  run = partial(live.make_golden.run_unet, theirs)
+  torchs = live.pulled_back(lambda x: run(x, t, text, None), torch.from_numpy(x), cotangent)
   config = unet_config.from_diffusers(dict(theirs.config))
   like = jax.eval_shape(unet.UNet2DCondition(config).init, jax.random.key(0), x, t, text)['params']
   with tempfile.TemporaryDirectory() as folder:
     file = pathlib.Path(folder) / 'unet.safetensors'
     safetensors.torch.save_file(theirs.state_dict(), file)
-    del theirs
+    del theirs, run
     gc.collect()
     params = safetensors_io.load(file, like)
 
