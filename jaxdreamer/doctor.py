@@ -16,11 +16,11 @@ import time
 
 import jax
 from absl import flags
-from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
-from jaxdreamer import build, cli, metrics, options, profiling, seeds
+from jaxdreamer import build, cli, metrics, options, profiling, seeds, stages
+from jaxdreamer.training import lowered
 from jaxdreamer.weights import hub, model_shapes
 
 ASSETS = pathlib.Path(__file__).parent / 'assets'
@@ -113,13 +113,9 @@ def cost(config) -> dict[str, str]:
   begin = time.monotonic()
   training = build.training(config, mesh, abstract=True)
   built = time.monotonic() - begin
-  everywhere = NamedSharding(mesh, PartitionSpec())
-  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
-                        (jax.eval_shape(training.init, seeds.key(config.seed)),
-                         training.prior))
-  shapes = (*shapes, training.text(0))
   begin = time.monotonic()
-  compiled = [(first, step.lower(*shapes).compile()) for first, step in training.stages]
+  programs, shapes = lowered(seeds.key(config.seed), training, mesh)
+  compiled = [(first, program.compile()) for first, program in programs]
   rows = {'mesh': f'{dict(mesh.shape)} by {config.mesh.map}', 'state': size(shapes[0]),
           'prior': size(shapes[1]),
           'build': f'{built:.1f} s', 'compile': f'{time.monotonic() - begin:.1f} s',
@@ -162,8 +158,13 @@ def show(rows: dict[str, str]):
 def main():
   """Shows what is installed and, with --config, what a run of it costs."""
   show(installed())
-  if flags.FLAGS.config is not None:
-    show(cost_without_weights(flags.FLAGS.config))
+  config = flags.FLAGS.config
+  if config is None:
+    return
+  each = stages.of(config) if config.stages or config.stage else {'': config}
+  for name, stage in each.items():
+    show({'stage': name} if name else {})
+    show(cost_without_weights(stage))
 
 
 if __name__ == '__main__':

@@ -186,7 +186,7 @@ def score_corpus(folder: pathlib.Path, corpus: str, model: Model, params: PyTree
 def main():
   """Scores the run in --workdir, while nothing else writes there."""
   cli.compile_cache()
-  folder = place(flags.FLAGS.workdir)
+  folder = workdirs.newest_stage(place(flags.FLAGS.workdir))
   with workdirs.alone(folder):
     score_run(folder, ask=flags.FLAGS.clip and os.fspath(place(flags.FLAGS.clip)))
 

@@ -22,7 +22,7 @@ def main() -> int:
   """Checks the options and writes the mesh of --workdir; the exit status."""
   cli.compile_cache()
   options = flags.FLAGS
-  workdir = place(options.workdir)
+  workdir = workdirs.newest_stage(place(options.workdir))
   folder = place(options.out) if options.out else workdir
   unknown = set(options.formats) - set(mesh.FORMATS)
   if unknown:

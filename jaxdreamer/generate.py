@@ -47,7 +47,7 @@ def main() -> int:
       options.prompt,)
   if not options.workdir:
     return write(of_file(), place(options.out or 'generated'), phrases)
-  workdir = place(options.workdir)
+  workdir = workdirs.newest_stage(place(options.workdir))
   out = place(options.out) if options.out else workdir / 'generated'
   with workdirs.writing(out, workdir):
     return write(of_run(workdir), out, phrases)

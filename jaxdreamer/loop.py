@@ -35,6 +35,7 @@ from jaxdreamer import (
   processes,
   profiling,
   seeds,
+  start,
   workdirs,
 )
 from jaxdreamer.configs import base
@@ -104,7 +105,8 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
                                  mesh.local_devices,
                                  lambda: f'config.scene.{config.scene.name} is too large')
       state = place(training.init(seeds.key(config.seed)), mesh)
-      state, running = checkpoints.restore(saved, state, warn=progress.say) or (state, {})
+      found = checkpoints.restore(saved, state, warn=progress.say)
+      state, running = found or (start.begun(config, state), {})
     step, why = int(state.step), DONE
     if step:
       progress.say(f'{workdir}: going on from step {step}')

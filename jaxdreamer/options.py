@@ -24,7 +24,7 @@ from jaxdreamer.types import Prior
 from jaxdreamer.workdirs import flatten
 
 # last parts of options that are paths
-PATHS = ('path', 'store', 'tokenizer', 'tokenizer_2', 'lora', 'depth', 'normals')
+PATHS = ('path', 'store', 'tokenizer', 'tokenizer_2', 'lora', 'depth', 'normals', 'start')
 
 
 def own_functions(config: ConfigDict) -> dict[str, Callable]:

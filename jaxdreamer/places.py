@@ -10,7 +10,7 @@ import os
 import pathlib
 from typing import Any, Sequence
 
-from jaxdreamer import prompts
+from jaxdreamer import prompts, workdirs
 from jaxdreamer.priors import toybox
 from jaxdreamer.weights import (
   clip_tokens,
@@ -51,6 +51,8 @@ def contents(config: Any) -> dict[str, str]:
   if given.get('estimator', {}).get('name') == 'ssd':
     found |= {f'estimator.ssd.{name}': mark for name in ESTIMATED
               if (mark := mark_of(estimators.get(name, '')))}
+  if given.get('start') and (mark := mark_of_run(given['start'])):
+    found['start'] = mark
   if os.path.isfile(many.get('path', '')):
     told = json.dumps(prompts.read_file(many['path'], option='config.corpus.path'))
     found['corpus.path'] = f'sha256 {hashlib.sha256(told.encode()).hexdigest()}'
@@ -74,6 +76,15 @@ def mark_of(path: str) -> str:
                                                      if (place / name).is_file()]
   named = [[file.relative_to(place).as_posix(), safe_files.known_sha256(file)] for file in files]
   return f'sha256 {hashlib.sha256(json.dumps(named).encode()).hexdigest()}' if named else ''
+
+
+def mark_of_run(workdir: str) -> str:
+  """Which run lies in a workdir, and its newest step; '' where none does."""
+  place = workdirs.newest_stage(pathlib.Path(workdir))
+  steps = workdirs.finished_steps(place)
+  if not steps:
+    return ''
+  return f'{json.loads((place / "run.json").read_text())["fingerprint"]} at step {steps[-1]}'
 
 
 def move(config: Any, prior: str, tokenizers: Sequence[str], *, known: dict[str, str]) -> None:

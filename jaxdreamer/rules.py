@@ -110,16 +110,18 @@ def some_of(*names: str) -> Rule:
               lambda v: is_row(v) and all(v.count(name) == 1 and name in names for name in v))
 
 
-def is_group(v) -> bool:
-  """A group of config.optim.groups."""
-  if not (is_row(v) and len(v) in (2, 3) and isinstance(v[0], str)
-          and isinstance(v[-1] if v[2:] else '', str)):
-    return False
+def is_pattern(v) -> bool:
+  """A regular expression."""
   try:
-    re.compile(v[0])
+    return isinstance(v, str) and bool(re.compile(v))
   except re.error:
     return False
-  return is_schedule(v[1], 0., math.inf)
+
+
+def is_group(v) -> bool:
+  """A group of config.optim.groups."""
+  return (is_row(v) and len(v) in (2, 3) and is_pattern(v[0])
+          and isinstance(v[-1] if v[2:] else '', str) and is_schedule(v[1], 0., math.inf))
 
 
 def is_stage(v) -> bool:
@@ -136,6 +138,10 @@ DENSITY = Rule('positive numbers, one a bin of t', lambda v: is_row(v) and bool(
                and all(is_number(n) and n > 0 for n in v))
 NAMES = Rule('one or more names', lambda v: is_row(v) and bool(v)
              and all(isinstance(name, str) for name in v))
+FOLDERS = Rule('names of letters, digits, _ and -, or ()', lambda v: is_row(v) and all(
+  isinstance(name, str) and re.fullmatch(r'[\w-]+', name) for name in v))
+PATTERNS = Rule('one or more regular expressions', lambda v: is_row(v) and bool(v)
+                and all(map(is_pattern, v)))
 TEXT = Rule('a text, in UTF-8', lambda v: isinstance(v, str) and is_text(v))
 KINDS = {
   bool: Rule('True or False', lambda v: isinstance(v, bool)),
@@ -150,7 +156,7 @@ RULES = {
   'seed': whole(0, high=seeds.MOST),
   'steps': whole(1), 'steps_per_call': whole(1), 'log_every': whole(1), 'keep': whole(1),
   'preview_every': whole(0), 'checkpoint_every': whole(0), 'max_minutes': number(0.),
-  'corpus.prompts': whole(1),
+  'corpus.prompts': whole(1), 'stages': FOLDERS, 'inherit': PATTERNS,
   'scene.particles': whole(1),
   'scene.*voxels.levels': wholes(2), 'scene.*.sharpness': schedule(0.),
   'scene.conv3d.channels': wholes(1),

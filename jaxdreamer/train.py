@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from jaxdreamer import build, cli, loop, options, places, processes, rendezvous, workdirs
+from jaxdreamer import build, cli, options, places, processes, rendezvous, stages, workdirs
 from jaxdreamer.signals import SIGNALS
 
 
@@ -43,8 +43,8 @@ def main() -> int:
     mesh = build.make_mesh(config)
     if (said := options.idle(config, mesh)) and processes.first():
       print(f'warning: {said}', flush=True)
-    outcome = loop.run(config, folder, mesh,
-                       command=shlex.join(['python', '-m', 'jaxdreamer.train', *sys.argv[1:]]))
+    outcome = stages.run(config, folder, mesh,
+                         command=shlex.join(['python', '-m', 'jaxdreamer.train', *sys.argv[1:]]))
   if outcome.why in SIGNALS:
     return cli.STOPPED
   if processes.first():

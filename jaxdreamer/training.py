@@ -5,6 +5,7 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key, PyTree
 
 from jaxdreamer.types import (
@@ -75,6 +76,18 @@ class Training(NamedTuple):
   def of(self, text: Text) -> 'Training':
     """The same on one prompt, whatever its own are."""
     return self._replace(text=lambda step: text)
+
+
+def lowered(key: Key[Array, ''], training: Training,
+            mesh: Mesh) -> tuple[list[tuple[int, jax.stages.Lowered]], tuple]:
+  """[(first step, its program)] of each of the training's stages, from shapes alone, and the shapes
+  of its state, prior and text."""
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  state, prior = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+    (jax.eval_shape(training.init, key), training.prior))
+  shapes = state, prior, training.text(0)
+  return [(first, step.lower(*shapes)) for first, step in training.stages], shapes
 
 
 def at_step(stages: Sequence[tuple[int, Callable]], step: int) -> Callable:

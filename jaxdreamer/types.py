@@ -125,6 +125,8 @@ class Scene(NamedTuple):
   # coarse to fine: the code as `step` sees it
   focus: Callable[[Code, Any], Code] = lambda code, step: code
   distance: Distance | None = None               # the signed distance its density is made of
+  # (params, an Object of another kind of scene) -> params that look as nearly like it as they can
+  adopt: Callable[[Params, Any], Params] | None = None
 
 
 @flax.struct.dataclass

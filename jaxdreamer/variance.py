@@ -135,8 +135,9 @@ def main() -> int:
   if (options.config is None) == (options.workdir is None):
     raise ValueError('give --config=configs/toybox.py for a fresh scene and its run, or --workdir '
                      'of a run')
-  folder = place(options.out or options.workdir or 'runs/variance')
-  with workdirs.writing(folder, place(options.workdir)) if options.workdir else nullcontext():
+  workdir = workdirs.newest_stage(place(options.workdir)) if options.workdir else None
+  folder = place(options.out) if options.out else workdir or place('runs/variance')
+  with workdirs.writing(folder, workdir) if workdir else nullcontext():
     return compare(folder)
 
 
@@ -146,7 +147,7 @@ def asked(options):
   if options.workdir:
     if options.prompts:
       raise ValueError('--prompts: takes --config, for the run of --workdir has its own prompt')
-    config, _, state = runs.restore_state(place(options.workdir))
+    config, _, state = runs.restore_state(workdirs.newest_stage(place(options.workdir)))
     prompts, at = [config.prompt], [int(state.step)]
     states = [(config.prompt, int(state.step), state.params['scene'],
                adam_v(state, config.optim.b2))]

@@ -61,6 +61,17 @@ def finished_steps(workdir: pathlib.Path) -> list[int]:
   return sorted(int(path.name) for path in (workdir / FOLDER).glob('*') if path.name.isdigit())
 
 
+def newest_stage(workdir: pathlib.Path) -> pathlib.Path:
+  """The folder of the last stage that has a checkpoint, of a run of several (stages.py); of any
+  other the workdir itself."""
+  try:
+    names = json.loads((workdir / 'config.json').read_text()).get('stages', ())
+  except (OSError, json.JSONDecodeError):
+    return workdir                               # what is wrong with it, its reader says
+  begun = [workdir / name for name in names if finished_steps(workdir / name)]
+  return begun[-1] if begun else workdir
+
+
 def read_contents(workdir: pathlib.Path) -> dict[str, str]:
   """What lay in the places that the options of the run name; nothing is known of older runs."""
   return json.loads((workdir / 'run.json').read_text()).get('contents', {})

@@ -38,6 +38,12 @@ OPTIONS = {
   'negative_prompt': '',
   'perp_neg': 0.,  # Perp-Neg: guidance away from the view's other sides; .5 is ScaleDreamer's
   'seed': 0,
+  # workdir of a run whose scene this one starts from: the parameters of these names that fit, and
+  # all that its kind of scene can make of the rest
+  'start': '', 'inherit': ('.*',),
+  # names of a run's stages, in order, each starting from the one before; stage.NAME holds what it
+  # changes of this config
+  'stages': (), 'stage': {},
   'steps': 200,
   'steps_per_call': 1,  # steps in one compiled call: 10 on a GPU or TPU, 1 on a CPU
   'log_every': 10, 'preview_every': 50, 'checkpoint_every': 100, 'keep': 2,
@@ -110,6 +116,7 @@ def get_config():
   """The options, locked; sections whose function may be one's own take more."""
   config = ConfigDict(OPTIONS, convert_dict=True)
   config.lock()
+  config.stage.unlock()
   for section in (config.scene, config.prior, config.estimator):
     section.unlock()
     for options in section.values():

@@ -141,7 +141,7 @@ def mixed(background: Background, *, probability: float = .5) -> Background:
 def with_background(scene: Scene, background: Background) -> Scene:
   """The scene whose parameters, and whose code, are {'field', 'background'}; `field` looks at the
   first."""
-  distance = scene.distance
+  distance, adopt = scene.distance, scene.adopt
   def init(key):
     k_field, k_background = jax.random.split(key)
     return {'field': scene.init(k_field), 'background': background.init(k_background)}
@@ -150,4 +150,6 @@ def with_background(scene: Scene, background: Background) -> Scene:
             'background': background.prepare(params['background'], y)}
   return Scene(init, prepare, lambda code, xyz: scene.field(code['field'], xyz),
                lambda code, step: code | {'field': scene.focus(code['field'], step)},
-               distance and (lambda code, xyz: distance(code['field'], xyz)))
+               distance and (lambda code, xyz: distance(code['field'], xyz)),
+               adopt and (lambda params, object: params | {
+                 'field': adopt(params['field'], object)}))
