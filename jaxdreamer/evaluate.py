@@ -93,7 +93,7 @@ def extract(object: Object, *, resolution: int) -> tuple[surface.Mesh, dict] | N
   opacity = video.render_views(object.over(0.), camera).opacity
   try:
     return meshes.extract(object.density, object.color, camera, opacity, radius=object.radius,
-                          resolution=resolution)
+                          resolution=resolution, mesh=object.mesh)
   except surface.Empty as error:
     print(error)
 

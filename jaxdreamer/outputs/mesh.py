@@ -9,6 +9,7 @@ import pathlib
 from typing import Callable
 
 import numpy as np
+import trimesh
 from jaxtyping import Bool, Float
 
 from jaxdreamer.objects import Object
@@ -30,9 +31,10 @@ def solid(opacity: Float[np.ndarray, 'V H W']) -> Bool[np.ndarray, 'V H W']:
 
 def extract(density: Callable, color: Callable, camera: Camera,
             opacity: Float[np.ndarray, 'V size size'], *,
-            radius: float = 1., resolution: int = 96) -> tuple[Mesh, dict]:
-  """The mesh whose silhouettes match the rendered `opacity` in the [V] cameras, and a report of how
-  well.
+            radius: float = 1., resolution: int = 96,
+            mesh: Callable | None = None) -> tuple[Mesh, dict]:
+  """The mesh whose silhouettes match the rendered `opacity` in the [V] cameras, or Object.mesh
+  where there is one, and a report of how well.
 
   silhouette_iou compares the finished mesh (rasterized, floaters gone) with the render; .95 or more
   is a faithful mesh.
@@ -40,7 +42,8 @@ def extract(density: Callable, color: Callable, camera: Camera,
   target = solid(opacity)
   grid = surface.log_density(density, radius=radius, resolution=resolution)
   threshold, _ = silhouettes.match_threshold(grid, camera, target, radius=radius)
-  found = surface.drop_floaters(surface.isosurface(grid, threshold, radius=radius))
+  found = surface.drop_floaters(trimesh.Trimesh(*mesh(), process=False) if mesh else
+                                surface.isosurface(grid, threshold, radius=radius))
   vertices, faces, normals = map(np.asarray, (found.vertices, found.faces, found.vertex_normals))
   colors = surface.paint(density, color, vertices, -normals, cell=2. * radius / (resolution - 1))
   seen = silhouettes.silhouettes(vertices, faces, camera, size=target.shape[-1])
@@ -59,7 +62,7 @@ def write(object: Object, folder: pathlib.Path, *, resolution: int = 96,
   camera = silhouettes.lookouts(radius=object.radius)
   views = video.render_views(object.over(1.), camera)
   mesh, facts = extract(object.density, object.color, camera, views.opacity, radius=object.radius,
-                        resolution=resolution)
+                        resolution=resolution, mesh=object.mesh)
   save(mesh, folder, formats=formats)
   (folder / 'mesh.json').write_text(json.dumps(facts, indent=2) + '\n')
   size = views.opacity.shape[-1]
