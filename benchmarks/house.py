@@ -12,7 +12,7 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ORDER = '''
   files schedules types seeds signals training diffusion volume cameras conditioning prompts corpus
-  nn weights toybox scenes render regularizers priors perception control_variates sampling
+  nn weights toybox meshes scenes render regularizers priors perception control_variates sampling
   estimators optim rendezvous processes parallel probes train_step workdirs checkpoints metrics
   profiling statistics comparison scores objects outputs places sections registry configs rules
   names options checks build runs generator_eval method_texts variance_lab clip_score config_files

@@ -45,7 +45,6 @@ from jaxdreamer.registry import (
 )
 from jaxdreamer.scenes import backgrounds
 from jaxdreamer.scenes.backgrounds import with_background
-from jaxdreamer.scenes.image import picture
 from jaxdreamer.scenes.particles import stacked
 from jaxdreamer.schedules import at, is_never
 from jaxdreamer.toybox import xla_flags
@@ -157,7 +156,10 @@ def make_background(config) -> backgrounds.Background:
 
 def make_scene(config) -> Scene:
   """The scene of config.scene before the background of config.render."""
-  field, n = pick(SCENES, config.scene, 'scene')(), config.scene.particles
+  s = config.scene
+  texture = s.get(s.name, {}).get('texture')     # a scene itself, with the options of its section
+  given = {'texture': partial(SCENES[texture], **s[texture])()} if texture else {}
+  field, n = pick(SCENES, s, 'scene')(**given), s.particles
   return with_background(stacked(field, n) if n > 1 else field, make_background(config))
 
 
@@ -166,18 +168,21 @@ def make_render(config, scene: Scene) -> Callable[..., Rendering]:
   r, background = config.render, make_background(config)
 
   def draw(size, code, camera, key, step):
-    if config.scene.name == 'image':             # seen whole by every camera
-      return picture(code['field'])
     k_image, k_background, k_light = jax.random.split(key, 3)
     light = None if is_never(r.shaded) else render.sample_light(
       k_light, camera, shaded=at(r.shaded, step), textureless=at(r.textureless, step),
       **r.light)
+    shade = (render.normal_color if r.kind == 'normal' else partial(render.lit, light) if light
+             else render.unlit)
+    sky = partial(background.color, code['background'], k_background)
+    if scene.render:
+      return scene.render(code, camera, size=size, background=sky, shade=shade)
     return render.image(k_image, partial(scene.field, code), camera, size=size, samples=r.samples,
                         fine=r.fine, radius=r.radius,
-                        chunk=r.chunk or None, remat=r.remat, light=light,
+                        chunk=r.chunk or None, remat=r.remat, shade=shade,
                         normals=NORMALS[r.normals],
                         distance=scene.distance and partial(scene.distance, code),
-                        background=partial(background.color, code['background'], k_background))
+                        background=sky)
   return draw
 
 

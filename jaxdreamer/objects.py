@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxdreamer import render, train_step
+from jaxdreamer.meshes import topology
 from jaxdreamer.types import Camera, Params, Rendering, Scene, Text
 
 
@@ -22,6 +23,8 @@ class Object(NamedTuple):
   size: int                                      # pixels of a side of a render
   # the signed distance that the density is made of: xyz [N, 3] -> [N]
   distance: Callable[[Array], Array] | None = None
+  # () -> vertices [N, 3] and faces [F, 3] of a surface of its own, if it has one
+  mesh: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
 
   def over(self, gray: float) -> Callable[[Camera], Rendering]:
     """camera -> Rendering over a gray: 0 is black, 1 is white."""
@@ -50,11 +53,14 @@ def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...],
 
   @jax.jit
   def draw(code, camera, background):
-    seen = render.image(key, partial(scene.field, code), camera, size=size, samples=samples,
-                        fine=fine, radius=ball, jitter=0.,
-                        background=lambda direction: background, chunk=chunk)
+    sky = lambda direction: background
+    if scene.render:
+      seen = scene.render(code, camera, size=size, background=sky, shade=render.unlit)
+    else:
+      seen = render.image(key, partial(scene.field, code), camera, size=size, samples=samples,
+                          fine=fine, radius=ball, jitter=0., background=sky, chunk=chunk)
     # what trains a scene no output shows: unasked, it is not computed
-    return seen._replace(orientation=None, distortion=None, z_variance=None, eikonal=None)
+    return Rendering(seen.rgb, seen.opacity, seen.depth, seen.normal, *(None,) * 7)
 
   at = lambda code, xyz: jax.vmap(partial(scene.field, code))(xyz)
   density = jax.jit(lambda code, xyz: at(code, xyz)[0])
@@ -64,8 +70,9 @@ def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...],
 
   def object_of(params, prompt):
     code = prepare(params, read(prompt))
+    mesh = scene.mesh and (lambda: topology.compact(scene.mesh(code)))
     return Object(*(partial(f, code) for f in (draw, density, color)), radius, size,
-                  distance and partial(distance, code))
+                  distance and partial(distance, code), mesh)
   return Model(prompts, read, object_of)
 
 

@@ -16,6 +16,7 @@ from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.priors.toybox import reader, toybox
 from jaxdreamer.scenes import backgrounds, fields
 from jaxdreamer.scenes.conv3d import conv3d
+from jaxdreamer.scenes.dmtet import dmtet
 from jaxdreamer.scenes.hashgrid import hashgrid
 from jaxdreamer.scenes.hyper_ingp import hyper_ingp
 from jaxdreamer.scenes.image import image
@@ -26,7 +27,7 @@ from jaxdreamer.scenes.voxels import voxels
 from jaxdreamer.toybox import compositions
 
 SCENES = {'voxels': voxels, 'sdf_voxels': sdf_voxels, 'hashgrid': hashgrid, 'mlp': mlp,
-          'image': image, 'hyper_ingp': hyper_ingp, 'conv3d': conv3d,
+          'dmtet': dmtet, 'image': image, 'hyper_ingp': hyper_ingp, 'conv3d': conv3d,
           'triplane_transformer': triplane_transformer}
 PRIORS = {'toybox': toybox, 'empirical': empirical, 'stable_diffusion': stable_diffusion,
           'sdxl': sdxl, 'mvdream': mvdream}
@@ -50,7 +51,9 @@ REGULARIZERS = {f.__name__: f for f in (regularizers.orientation, regularizers.o
                                         regularizers.sparsity,
                                         regularizers.opaque, regularizers.distortion,
                                         regularizers.z_variance,
-                                        regularizers.eikonal)}
+                                        regularizers.eikonal,
+                                        regularizers.normal_consistency,
+                                        regularizers.laplacian)}
 
 
 def pick(table: dict, section: Any, option: str) -> Callable:

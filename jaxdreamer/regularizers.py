@@ -39,6 +39,16 @@ def eikonal(out: Rendering) -> Float[Array, '']:
   return jnp.mean(out.eikonal)
 
 
+def normal_consistency(out: Rendering) -> Float[Array, '']:
+  """The vertices at both ends of an edge face alike: of meshes, see meshes/topology.py."""
+  return jnp.mean(out.normal_consistency)
+
+
+def laplacian(out: Rendering) -> Float[Array, '']:
+  """A vertex lies amid its neighbors: of meshes, see meshes/topology.py."""
+  return jnp.mean(out.laplacian)
+
+
 def z_variance(out: Rendering) -> Float[Array, '']:
   """The variance of distance along the rays that mostly hit, over the part of them that does. HiFA
   Eq. 13."""

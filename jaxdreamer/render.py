@@ -9,7 +9,7 @@ The full record always comes back: what the caller does not use (normals above a
 drops, provided that the function under jit, or under jax.vjp, does not return it.
 """
 from functools import partial
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,9 @@ from jaxtyping import Array, Float, Key
 
 from jaxdreamer import cameras, volume
 from jaxdreamer.scenes import fields
-from jaxdreamer.types import Camera, Rays, Rendering
+from jaxdreamer.types import Camera, Rays, Rendering, Shade, Sky
 
 SLOPES = 4  # the distance's slope is asked at one sample of so many: it costs four distances
-Sky = Callable[[Array], Array]                   # direction [3] -> color [3]
 
 
 class Light(NamedTuple):
@@ -55,17 +54,31 @@ def sample_light(key: Key[Array, ''], camera: Camera, *, shaded: Float[Array, ''
   return Light(far * direction, 1. - .9 * lit, .9 * lit, plain, plain if normals else None)
 
 
-def shade(light: Light, albedo: Float[Array, '3'], normal: Float[Array, '3'],
+def unlit(albedo: Float[Array, '3'], normal: Float[Array, '3'],
           xyz: Float[Array, '3']) -> Float[Array, '3']:
-  """The color of one point."""
+  """The albedo, whatever the light."""
+  return albedo
+
+
+def normal_color(albedo: Float[Array, '3'], normal: Float[Array, '3'],
+                 xyz: Float[Array, '3']) -> Float[Array, '3']:
+  """The normal as a color, (1 + n) / 2, in the world's frame, as threestudio shows a mesh to its
+  prior."""
+  return .5 + .5 * normal
+
+
+def lit(light: Light, albedo: Float[Array, '3'], normal: Float[Array, '3'],
+          xyz: Float[Array, '3']) -> Float[Array, '3']:
+  """The color of one point under a lamp."""
   toward = cameras.normalize(light.position - xyz)
   rho = light.textureless + (1. - light.textureless) * albedo
-  lit = rho * (light.ambient + light.diffuse * jnp.maximum(jnp.sum(normal * toward), 0.))
-  return lit if light.normals is None else jnp.where(light.normals > 0., .5 + .5 * normal, lit)
+  seen = rho * (light.ambient + light.diffuse * jnp.maximum(jnp.sum(normal * toward), 0.))
+  return seen if light.normals is None else jnp.where(
+    light.normals > 0., normal_color(albedo, normal, xyz), seen)
 
 
 def trace(field: fields.Colored, ray: Rays, u: Float[Array, 'S'], u_fine: Float[Array, 'N'], *,
-          radius: float, background: Sky, light: Light | None, normals: fields.Normals,
+          radius: float, background: Sky, shade: Shade, normals: fields.Normals,
           distance: fields.Signed | None) -> Rendering:
   """One ray. u places a sample in each of S equal intervals. Where N > 0 those only propose
   (without gradient, density alone) N intervals of equal weight, which u_fine samples."""
@@ -83,8 +96,7 @@ def trace(field: fields.Colored, ray: Rays, u: Float[Array, 'S'], u_fine: Float[
   xyz = along(point)
   density, features, normal = jax.vmap(partial(normals, field), 1, (0, 1, 1))(xyz)
   weights, trans = volume.alpha_weights(density, dist)
-  color = features[:3] if light is None else jax.vmap(partial(shade, light), 1,
-                                                      1)(features[:3], normal, xyz)
+  color = jax.vmap(shade, 1, 1)(features[:3], normal, xyz)
   depth = volume.expected_depth(weights, dist, fields.length(ray.origin) + radius)
   away = jnp.maximum(jnp.sum(normal * ray.direction[:, None], 0), 0.)
   return Rendering(
@@ -106,20 +118,20 @@ def white(direction: Float[Array, '3']) -> Float[Array, '3']:
 
 def image(key: Key[Array, ''], field: fields.Colored, camera: Camera, *, size: int, samples: int,
           fine: int = 0, radius: float = 1., jitter: float = 1., background: Sky = white,
-          light: Light | None = None, normals: fields.Normals = fields.gradient_normals,
+          shade: Shade = unlit, normals: fields.Normals = fields.gradient_normals,
           distance: fields.Signed | None = None, chunk: int | None = None,
           remat: bool = False) -> Rendering:
   """The [size, size] Rendering of one camera; vmap over cameras, keys and lights. `jitter` = 0
   makes it deterministic.
 
-  light None shows the albedo. `chunk` rays at a time bounds memory; `remat` recomputes a ray (a
-  chunk) in the backward pass.
+  `shade` is unlit, lit by a Light, or normal_color. `chunk` rays at a time bounds memory; `remat`
+  recomputes a ray (a chunk) in the backward pass.
   """
   k_coarse, k_fine = jax.random.split(key)
   def uniforms(k, n):
     return jax.vmap(partial(volume.stratified, n=n, jitter=jitter))(
         jax.random.split(k, size * size))
-  one = partial(trace, field, radius=radius, background=background, light=light, normals=normals,
+  one = partial(trace, field, radius=radius, background=background, shade=shade, normals=normals,
                 distance=distance)
   one = jax.checkpoint(one) if remat else one
   args = jax.tree.map(lambda a: a.reshape(size * size, 3), cameras.rays(camera, size)), uniforms(

@@ -9,6 +9,7 @@ from typing import Any, Callable, NamedTuple
 from jaxdreamer import seeds
 from jaxdreamer.control_variates.stein import FORMS
 from jaxdreamer.sampling import WEIGHTS
+from jaxdreamer.scenes.dmtet import TEXTURES
 from jaxdreamer.scenes.fields import ACTIVATIONS, BLOBS
 
 Number = float | int
@@ -165,6 +166,7 @@ RULES = {
   'scene.*.extent': above(0.),
   'scene.*.strength': number(0.), 'scene.*.scale': number(0.),
   'scene.*.activation': one_of(*ACTIVATIONS), 'scene.*.blob': one_of(*BLOBS),
+  'scene.*.room': above(0.), 'scene.*.texture': one_of(*TEXTURES),
   'scene.*.features': whole(3), 'scene.image.thickness': above(0.),
   'scene.image.density': above(0.),
   'prior.empirical.images': whole(1), 'prior.empirical.bandwidth': above(0.),
@@ -187,6 +189,7 @@ RULES = {
   'cameras.jitter': numbers(0., count=3), 'cameras.front_back': whole(0),
   'cameras.front': number(0., high=180.),
   'cameras.back': number(0., high=180.),
+  'render.kind': one_of('color', 'normal'),
   'render.samples': whole(1), 'render.fine': whole(0), 'render.chunk': whole(0),
   'render.radius': above(0.),
   'render.stages': STAGES, 'render.shaded': schedule(0., high=1.),

@@ -76,6 +76,8 @@ def make_gradient(*, render_latents: types.RenderLatents, estimator: Estimator) 
     r, info = residual(estimator, draws, est, *args)
     grad_scene = pullback(jnp.mean(r.reshape(n, each, *r.shape[1:]), 1) / n, jnp.ones_like(cost))
     loss, grad_est = jax.value_and_grad(lambda est: estimator.loss(draws, est, *args))(est)
+    if views.rendering.dropped is not None:
+      info = info | {'dropped': jnp.mean(views.rendering.dropped)}
     if estimator.probe:
       grad_est = probes.add(grad_est, estimator.probe, render_latents, scene, prior, text, camera,
                             keys, (draws, est, *args), probes=probed)

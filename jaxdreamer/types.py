@@ -25,6 +25,9 @@ Prepare = Callable[[Params, Any], Code]
 # (code, xyz [3]) -> density [], features [F] (the first three: albedo in [0, 1])
 Field = Callable[[Code, Array], tuple[Array, Array]]
 Distance = Callable[[Code, Array], Array]        # (code, xyz [3]) -> [], negative inside
+# (albedo [3], normal [3], xyz [3]) -> the color [3] that is seen of a point
+Shade = Callable[[Array, Array, Array], Array]
+Sky = Callable[[Array], Array]                   # direction [3] -> color [3]
 Move = Callable[[Array, 'Camera', Any], 'Camera']          # (key, one Camera, step) -> Camera
 # (key, ids [V], step) -> Camera [V], Draws, keys [V] for rendering
 Sample = Callable[[Array, Array, Any], tuple['Camera', 'Draws', Array]]
@@ -111,6 +114,11 @@ class Rendering(NamedTuple):
   z_variance: Float[Array, '*b']       # sum_i w_i (dist_i - depth)^2, HiFA
   # mean of (|slope of distance| - 1)^2; 0 where a scene has none
   eikonal: Float[Array, '*b'] | float = 0.
+  # of the mesh that is seen, see meshes/topology.py; 0 where a scene has none
+  normal_consistency: Float[Array, ''] | float = 0.
+  laplacian: Float[Array, ''] | float = 0.
+  # parts of a mesh that found no room in arrays of fixed size; None where a scene has none
+  dropped: Float[Array, ''] | None = None
 
 
 class Scene(NamedTuple):
@@ -125,6 +133,11 @@ class Scene(NamedTuple):
   # coarse to fine: the code as `step` sees it
   focus: Callable[[Code, Any], Code] = lambda code, step: code
   distance: Distance | None = None               # the signed distance its density is made of
+  # a renderer of its own in place of render.image:
+  # (code, one Camera, size=, background=Sky, shade=Shade) -> its Rendering [size, size]
+  render: Callable[..., 'Rendering'] | None = None
+  # its surface, for outputs that would else look for one in the density: code -> topology.Mesh
+  mesh: Callable[[Code], Any] | None = None
   # (params, an Object of another kind of scene) -> params that look as nearly like it as they can
   adopt: Callable[[Params, Any], Params] | None = None
 

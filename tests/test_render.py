@@ -136,8 +136,8 @@ def test_gradients_are_finite_in_vacuum_and_in_solids_with_light_and_every_regul
   def loss(params):
     out = render.image(KEY, partial(SCENE.field, SCENE.prepare(params, None)), FRONT, size=6,
                        samples=6, fine=fine,
-                       light=light)
-    return sum(jnp.sum(v) for v in out)
+                       shade=partial(render.lit, light))
+    return sum(jnp.sum(v) for v in out if v is not None)
   params = jax.tree.map(lambda p: p.at[..., 0].set(raw), PARAMS)
   chex.assert_tree_all_finite(jax.jit(jax.value_and_grad(loss))(params))
 
@@ -148,16 +148,16 @@ def test_light_follows_lamberts_law():
     light = render.Light(5. * jnp.array([math.sin(angle), 0., math.cos(angle)]), jnp.float32(.1),
                          jnp.float32(.9),
                          jnp.float32(0.))
-    np.testing.assert_allclose(render.shade(light, albedo, up, here),
+    np.testing.assert_allclose(render.lit(light, albedo, up, here),
                                albedo * (.1 + .9 * max(math.cos(angle), 0.)), rtol=1e-5)
   plain = light._replace(textureless=jnp.float32(1.))
-  np.testing.assert_allclose(render.shade(plain, albedo, up, here), .1, rtol=1e-5)
+  np.testing.assert_allclose(render.lit(plain, albedo, up, here), .1, rtol=1e-5)
 
 
 def test_a_fully_ambient_light_shows_the_albedo():
   light = render.Light(jnp.array([3., 1., 1.]), jnp.float32(1.), jnp.float32(0.), jnp.float32(0.))
   field = partial(SCENE.field, CODE)
-  lit = image(KEY, field, FRONT, size=8, samples=8, light=light).rgb
+  lit = image(KEY, field, FRONT, size=8, samples=8, shade=partial(render.lit, light)).rgb
   np.testing.assert_allclose(lit, image(KEY, field, FRONT, size=8, samples=8).rgb, atol=1e-5)
 
 
@@ -190,28 +190,30 @@ def test_a_lamp_stands_as_far_as_asked_and_as_near_to_the_camera():
 def test_textureless_views_may_show_normals_as_colors():
   always = partial(render.sample_light, KEY, FRONT, shaded=1., textureless=1.)
   normal, here = jnp.array([.6, 0., -.8]), jnp.zeros(3)
-  np.testing.assert_allclose(render.shade(always(normals=True), jnp.array([.2, .5, .8]), normal,
-                                          here), [.8, .5, .1], rtol=1e-6)
+  np.testing.assert_allclose(render.lit(always(normals=True), jnp.array([.2, .5, .8]), normal,
+                                        here), [.8, .5, .1], rtol=1e-6)
   for colored in (render.sample_light(KEY, FRONT, shaded=0., textureless=1., normals=True),
                    render.sample_light(KEY, FRONT, shaded=1., textureless=0., normals=True)):
     plain = colored._replace(normals=None)
-    np.testing.assert_array_equal(*(render.shade(light, jnp.array([.2, .5, .8]), normal, here)
+    np.testing.assert_array_equal(*(render.lit(light, jnp.array([.2, .5, .8]), normal, here)
                                     for light in (colored, plain)))
   assert always().normals is None
-  out = image(KEY, ball, FRONT, size=16, samples=64, light=always(normals=True),
+  out = image(KEY, ball, FRONT, size=16, samples=64,
+              shade=partial(render.lit, always(normals=True)),
               background=lambda direction: jnp.full(3, .5))
   np.testing.assert_allclose(out.rgb, .5 + .5 * out.normal, atol=1e-5)
 
 
 def test_unused_normals_cost_no_operation():
-  def operations(light):
+  def operations(shade):
     def f(params):
       field = partial(SCENE.field, SCENE.prepare(params, None))
-      return jnp.sum(render.image(KEY, field, FRONT, size=8, samples=8, light=light).rgb)
+      return jnp.sum(render.image(KEY, field, FRONT, size=8, samples=8, shade=shade).rgb)
     return jax.jit(jax.grad(f)).lower(PARAMS).compile().cost_analysis()['flops']
   def without(params):
     blind = lambda field, xyz: (*field(xyz), jnp.zeros(3))
     field = partial(SCENE.field, SCENE.prepare(params, None))
     return jnp.sum(render.image(KEY, field, FRONT, size=8, samples=8, normals=blind).rgb)
   bare = jax.jit(jax.grad(without)).lower(PARAMS).compile().cost_analysis()['flops']
-  assert operations(None) < 1.02 * bare < operations(render.sample_light(KEY, FRONT))
+  lit = partial(render.lit, render.sample_light(KEY, FRONT))
+  assert operations(render.unlit) < 1.02 * bare < operations(lit)

@@ -75,7 +75,8 @@ OPTIONS = {
               'front_back': 0,                 # so many first steps see fronts and backs alone
               # azimuths on either side that are called front and back view
               'front': 45., 'back': 45.},
-  'render': {'samples': 16, 'fine': 16, 'radius': 1., 'chunk': 0, 'remat': False,
+  'render': {'kind': 'color',  # what the prior sees: or 'normal', (1 + n) / 2 in the world's frame
+             'samples': 16, 'fine': 16, 'radius': 1., 'chunk': 0, 'remat': False,
              # ((0, 64), (5000, 512)): pixels from a step on; (): the prior's
              'stages': (),
              # 'learned', 'environment', 'hash_map' and, of generators, 'hypernet' learn

@@ -8,6 +8,7 @@ import json
 import pathlib
 
 import numpy as np
+import trimesh
 from jaxtyping import Bool, Float
 
 from jaxdreamer.objects import Object
@@ -36,8 +37,8 @@ def grid_of(object: Object, resolution: int) -> surface.Grid:
 
 def extract(object: Object, camera: Camera, opacity: Float[np.ndarray, 'V size size'], *,
             resolution: int = 96) -> tuple[Mesh, dict]:
-  """The mesh whose silhouettes match the rendered `opacity` in the [V] cameras, and a report of how
-  well.
+  """The mesh whose silhouettes match the rendered `opacity` in the [V] cameras, or Object.mesh
+  where there is one, and a report of how well.
 
   silhouette_iou compares the finished mesh (rasterized, floaters gone) with the render; .95 or more
   is a faithful mesh. level is of the object's distance, sign turned, or of its log density.
@@ -45,7 +46,8 @@ def extract(object: Object, camera: Camera, opacity: Float[np.ndarray, 'V size s
   target, radius = solid(opacity), object.radius
   grid = grid_of(object, resolution)
   level, _ = silhouettes.match_level(grid, camera, target, radius=radius)
-  found = surface.drop_floaters(surface.isosurface(grid, level, radius=radius))
+  found = surface.drop_floaters(trimesh.Trimesh(*object.mesh(), process=False) if object.mesh
+                                else surface.isosurface(grid, level, radius=radius))
   vertices, faces, normals = map(np.asarray, (found.vertices, found.faces, found.vertex_normals))
   colors = surface.paint(object.density, object.color, vertices, -normals,
                          cell=2. * radius / (resolution - 1))

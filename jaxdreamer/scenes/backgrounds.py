@@ -139,17 +139,19 @@ def mixed(background: Background, *, probability: float = .5) -> Background:
 
 
 def with_background(scene: Scene, background: Background) -> Scene:
-  """The scene whose parameters, and whose code, are {'field', 'background'}; `field` looks at the
-  first."""
-  distance, adopt = scene.distance, scene.adopt
+  """The scene whose parameters, and whose code, are {'field', 'background'}; all but the renderer's
+  `background` looks at the first."""
+  of_field = lambda f: f and (lambda code, *args, **options: f(code['field'], *args, **options))
   def init(key):
     k_field, k_background = jax.random.split(key)
     return {'field': scene.init(k_field), 'background': background.init(k_background)}
   def prepare(params, y):
     return {'field': scene.prepare(params['field'], y),
             'background': background.prepare(params['background'], y)}
-  return Scene(init, prepare, lambda code, xyz: scene.field(code['field'], xyz),
-               lambda code, step: code | {'field': scene.focus(code['field'], step)},
-               distance and (lambda code, xyz: distance(code['field'], xyz)),
-               adopt and (lambda params, object: params | {
-                 'field': adopt(params['field'], object)}))
+  def focus(code, step):
+    return code | {'field': scene.focus(code['field'], step)}
+  def adopt(params, object):
+    return params | {'field': scene.adopt(params['field'], object)}
+  return Scene(init, prepare, of_field(scene.field), focus,
+               *map(of_field, (scene.distance, scene.render, scene.mesh)),
+               scene.adopt and adopt)

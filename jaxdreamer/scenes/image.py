@@ -1,9 +1,8 @@
 """The 2D case: the scene is one picture, and every camera sees it. For estimators' toys and for
 latents.
 
-The picture is the code: train reads it through `picture` in place of render.image, which keeps the
-rest of the step as it is. As a 3D scene (turntables, export) it hangs in the plane x = 0, facing
-the front.
+The picture is the code, and the scene's renderer shows it as it is. In space it hangs in the plane
+x = 0, facing the front.
 """
 import jax
 import jax.numpy as jnp
@@ -47,4 +46,4 @@ def image(*, size: int = 64, features: int = 3, scale: float = .1, squash: bool 
     inside = jnp.maximum(jnp.abs(x) / thickness, jnp.maximum(jnp.abs(y), jnp.abs(z))) < 1.
     return density * inside, code[row.astype(jnp.int32), column.astype(jnp.int32)]
 
-  return Scene(init, prepare, field)
+  return Scene(init, prepare, field, render=lambda code, camera, **options: picture(code))

@@ -19,4 +19,4 @@ def stacked(scene: Scene, n: int) -> Scene:
     one = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, step % n, keepdims=False), params)
     return scene.focus(scene.prepare(one, y), step)
   init = lambda key: jax.vmap(scene.init)(jax.random.split(key, n))
-  return Scene(init, lambda params, y: (params, y), scene.field, focus, scene.distance)
+  return scene._replace(init=init, prepare=lambda params, y: (params, y), focus=focus, adopt=None)
