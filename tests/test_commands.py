@@ -53,6 +53,14 @@ def test_export_and_evaluate_read_a_run(trained, tmp_path):
           '--num_points=50')
   assert {path.name for path in tmp_path.iterdir()} == {'mesh.ply', 'mesh.json', 'mesh.png',
                                                         'points.ply'}
+  command('export', f'--workdir={folder}', f'--out={tmp_path}', '--resolution=24', '--faces=100',
+          '--texture=0', '--formats=glb,obj')
+  made, = trimesh.load_scene(tmp_path / 'mesh.glb').geometry.values()
+  assert 20 < len(made.faces) <= 110 and made.visual.vertex_attributes['color'].shape[1] == 3
+  assert not (tmp_path / 'mesh.mtl').exists()
+  for slip, takes in (('--faces=7', '100 or more'), ('--texture=9000', 'from 64 to 8192')):
+    said = command('export', f'--workdir={folder}', slip, status=2).stderr
+    assert said == f'jaxdreamer: {slip}: takes 0 or a whole number, {takes}\n'
   before = json.loads((folder / 'scores.json').read_text())
   assert 'silhouette_iou' in command('evaluate', f'--workdir={folder}', '--resolution=16').stdout
   assert json.loads((folder / 'scores.json').read_text()) == before
