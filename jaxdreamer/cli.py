@@ -63,7 +63,7 @@ def asset_flags(*, texture: int):
 
 def asset() -> dict[str, int]:
   """What they say, for outputs.mesh.write."""
-  values = {name: flags.FLAGS[name].value for name in ('faces', 'texture')}
+  values = {'faces': flags.FLAGS.faces, 'texture': flags.FLAGS.texture}
   for name, value in values.items():
     rule = rules.RULES[f'eval.{name}']
     if not rule.fits(value):

@@ -238,6 +238,8 @@ def test_a_simplified_mesh_keeps_its_shape_and_a_small_one_is_left_alone():
   solid = trimesh.Trimesh(*few[:2], process=False)
   assert 990 <= len(few.faces) <= 1010 and solid.is_watertight
   assert solid.volume == pytest.approx(4. / 3. * np.pi * .125, rel=.02)
+  harsh = surface.simplify(mesh, 100)            # which the gentlest pressure does not come to
+  assert len(harsh.faces) <= 105 and surface.is_closed(harsh)
   assert surface.simplify(mesh, len(mesh.faces)) is surface.simplify(mesh, 0) is mesh
   tinted = surface.simplify(mesh._replace(colors=linear(mesh.vertices)), 1000)
   np.testing.assert_allclose(tinted.colors, linear(tinted.vertices), atol=.03)

@@ -17,7 +17,8 @@ from skimage.measure import marching_cubes
 
 AIR = .02  # density below which even a ray of length 2 stays clear: 1 - exp(-.04)
 CHUNK = 2 ** 16                  # points evaluated together
-GENTLE = 3                       # of simplification, from 0 to 10: higher ones leave surfaces open
+# of simplification: high ones come to few faces, low ones leave surfaces closed
+PRESSURES = range(3, 10)
 Grid = Float[np.ndarray, 'R R R']
 Points = Float[np.ndarray, 'N 3']
 
@@ -103,15 +104,27 @@ def normals_of(mesh: Mesh) -> Points:
   return np.array(trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).vertex_normals)
 
 
+def is_closed(mesh: Mesh) -> bool:
+  """Whether each edge belongs to two faces."""
+  return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).is_watertight
+
+
 def simplify(mesh: Mesh, faces: int) -> Mesh:
-  """About so many faces by quadric edge collapse; a mesh that has no more, or 0, leaves it as it
-  is. A vertex keeps the color of the nearest that was."""
+  """About so many faces by quadric edge collapse, closed where `mesh` is, if that can be had; a
+  mesh that has no more, or 0, leaves it as it is. A vertex keeps the color of the nearest that
+  was."""
   if not 0 < faces < len(mesh.faces):
     return mesh
-  vertices, few = fast_simplification.simplify(mesh.vertices.astype(np.float32), mesh.faces,
-                                               target_count=faces, agg=GENTLE)
-  vertices = vertices.astype(float)
-  return Mesh(vertices, few.astype(int), mesh.colors[KDTree(mesh.vertices).query(vertices)[1]])
+  closed, tried = is_closed(mesh), []
+  for pressure in PRESSURES:
+    vertices, few = fast_simplification.simplify(mesh.vertices.astype(np.float32), mesh.faces,
+                                                 target_count=faces, agg=pressure)
+    vertices = vertices.astype(float)
+    colors = mesh.colors[KDTree(mesh.vertices).query(vertices)[1]]
+    tried.append(Mesh(vertices, few.astype(int), colors))
+    if len(few) <= 1.02 * faces and is_closed(tried[-1]) >= closed:
+      return tried[-1]
+  return min(tried, key=lambda found: len(found.faces))
 
 
 def paint(density: Callable, color: Callable, vertices: Points, inward: Points, *,
