@@ -53,6 +53,24 @@ def moved() -> dict:
   return {'prior': prior, 'tokenizers': tuple(tokenizers)}
 
 
+def asset_flags(*, texture: int):
+  """Flags of the commands that write meshes."""
+  flags.DEFINE_integer('faces', 15_000, 'Faces that the mesh in GLB and OBJ is simplified to; 0: '
+                       'all there are.')
+  flags.DEFINE_integer('texture', texture, 'Pixels of a side of its texture; 0: colors on its '
+                       'vertices.')
+
+
+def asset() -> dict[str, int]:
+  """What they say, for outputs.mesh.write."""
+  values = {'faces': flags.FLAGS.faces, 'texture': flags.FLAGS.texture}
+  for name, value in values.items():
+    rule = rules.RULES[f'eval.{name}']
+    if not rule.fits(value):
+      die(f'--{name}={value}: takes {rule.takes}', status=MISUSED)
+  return values
+
+
 def compile_cache() -> str:
   """Keeps every compiled program on disk, under JAX_COMPILATION_CACHE_DIR, or jaxdreamer/ in
   XDG_CACHE_HOME or where this system's caches are."""

@@ -30,6 +30,7 @@ TESTED = {'python': '3.13', 'jax': '0.12.0.1', 'jaxlib': '0.12.0.1', 'flax': '0.
           'orbax-checkpoint': '0.12.8', 'ml_collections': '1.1.0', 'numpy': '2.5.5',
           'scipy': '1.18.1', 'tensorstore': '0.1.86',
           'safetensors': '0.8.0', 'tokenizers': '0.23.3', 'trimesh': '5.2.0',
+          'fast-simplification': '0.2.0', 'xatlas': '0.0.11',
           'scikit-image': '0.26.0', 'imageio-ffmpeg': '0.8.1'}
 
 

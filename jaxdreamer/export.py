@@ -1,9 +1,11 @@
 """python -m jaxdreamer.export --workdir=... [--resolution=128 --formats=glb,obj,ply
+                                               --faces=15000 --texture=1024
                                                --turntable --points]
 python -m jaxdreamer.export --workdir=... --generator=FILE
 
-Writes a run's outputs anew, at other sizes if asked: mesh.glb, mesh.obj, mesh.ply with mesh.json
-(facts) and mesh.png (the mesh under the render), and on demand points.ply and the turntable. An
+Writes a run's outputs anew, at other sizes if asked: mesh.glb and mesh.obj, simplified and
+textured, mesh.ply, with all its faces and colors on its vertices, mesh.json (facts) and mesh.png
+(the mesh under the render), and on demand points.ply and the turntable. An
 empty scene costs the mesh alone. It takes the scene alone: the prior's weights need not be here,
 but for a generator of one prompt. Of a generator of many it writes one file, which
 python -m jaxdreamer.generate --generator=FILE takes.
@@ -28,6 +30,7 @@ def main() -> int:
   if unknown:
     cli.die(f'--formats: unknown {sorted(unknown)}; takes {", ".join(mesh.FORMATS)}',
             status=cli.MISUSED)
+  cli.asset()
   if options.generator:
     return write_generator(workdir, place(options.generator))
   with workdirs.writing(folder, workdir):
@@ -61,7 +64,7 @@ def write(workdir: pathlib.Path, folder: pathlib.Path) -> int:
   status = 0
   try:
     _, facts = mesh.write(object, folder, resolution=options.resolution,
-                          formats=tuple(options.formats),
+                          formats=tuple(options.formats), **cli.asset(),
                           points=options.num_points if options.points else 0)
     rich.print(facts)
   except mesh.Empty as error:
@@ -84,6 +87,7 @@ if __name__ == '__main__':
                       'prompts, in float16.')
   flags.DEFINE_integer('resolution', 128, 'Nodes along a side of the density grid.', lower_bound=8,
                        upper_bound=512)
+  cli.asset_flags(texture=1024)
   flags.DEFINE_list('formats', list(mesh.FORMATS), 'Mesh files to write.')
   flags.DEFINE_bool('turntable', False, 'Also the film and its strip.')
   flags.DEFINE_integer('frames', 90, 'Frames of one turn, 30 a second.', lower_bound=1)

@@ -66,7 +66,8 @@ def finish(config: ConfigDict, model: Model, params: PyTree, workdir: pathlib.Pa
     object = model.object(params, config.prompt)
     with clock('imports'):
       outputs = of_object(object, config.prompt, workdir, step=step,
-                          resolution=config.eval.mesh_resolution)
+                          resolution=config.eval.mesh_resolution, faces=config.eval.faces,
+                          texture=config.eval.texture)
   failed = {}
   for name, write in (outputs | {'report': write_report}).items():
     try:
@@ -83,7 +84,7 @@ def finish(config: ConfigDict, model: Model, params: PyTree, workdir: pathlib.Pa
 
 
 def of_object(object: Object, prompt: str, workdir: pathlib.Path, *, step: int,
-              resolution: int) -> dict[str, Callable]:
+              resolution: int, faces: int, texture: int) -> dict[str, Callable]:
   """{name: what writes that output} of one object, in their order; scores where the prompt names a
   toy, of the mesh that was made."""
   from jaxdreamer import evaluate
@@ -92,7 +93,8 @@ def of_object(object: Object, prompt: str, workdir: pathlib.Path, *, step: int,
   made = []
   outputs = {
     'film': lambda: video.turntable(object.over(1.), workdir, distance=3. * object.radius),
-    'mesh': lambda: made.append(mesh.write(object, workdir, resolution=resolution))}
+    'mesh': lambda: made.append(mesh.write(object, workdir, resolution=resolution, faces=faces,
+                                           texture=texture))}
   if world.names_a_toy(prompt):
     outputs['scores'] = lambda: evaluate.write(workdir, prompt, step, object, resolution=resolution,
                                                extracted=made[0] if made else None)

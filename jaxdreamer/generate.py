@@ -43,6 +43,7 @@ def main() -> int:
     cli.die('give --prompt="a red cube" or --prompts=FILE, one of the two', status=cli.MISUSED)
   if options.workdir and options.generator:
     cli.die('give --workdir=RUN or --generator=FILE, one of the two', status=cli.MISUSED)
+  cli.asset()
   phrases = prompts.read_file(place(options.prompts), option='--prompts') if options.prompts else (
       options.prompt,)
   if not options.workdir:
@@ -88,7 +89,8 @@ def write(restored: runs.Restored, out: pathlib.Path, phrases: tuple[str, ...]) 
       status = cli.FAILED
     report.write(folder, prompt=phrase, command=shlex.join(
       ['python', '-m', 'jaxdreamer.generate', *sys.argv[1:]]),
-      settings={name: options[name].value for name in ('frames', 'height', 'resolution')},
+      settings={name: options[name].value for name in ('frames', 'height', 'resolution', 'faces',
+                                                       'texture')},
       about={'generator': options.workdir or options.generator or 'the shipped one',
              'step': restored.step, 'jax': jax.__version__})
     rows.append(gallery.Row(phrase, 'generated',
@@ -109,7 +111,7 @@ def write_files(object: Object, views: Rendering, camera: Camera, folder: pathli
     film = beside.submit(video.film_of, views, camera, folder, height=flags.FLAGS.height)
     try:
       if flags.FLAGS.mesh:
-        mesh.write(object, folder, resolution=flags.FLAGS.resolution)
+        mesh.write(object, folder, resolution=flags.FLAGS.resolution, **cli.asset())
     except mesh.Empty as error:
       return str(error)
     finally:
@@ -131,4 +133,5 @@ if __name__ == '__main__':
   flags.DEFINE_bool('mesh', True, 'Also the mesh.')
   flags.DEFINE_integer('resolution', 96, 'Nodes along a side of the density grid.', lower_bound=8,
                        upper_bound=512)
+  cli.asset_flags(texture=512)
   cli.run(main)

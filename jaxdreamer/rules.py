@@ -44,6 +44,12 @@ def whole(low: int, *, high: Number = math.inf) -> Rule:
   return Rule(f'a whole number{span}', lambda v: is_whole(v) and low <= v <= high)
 
 
+def none_or(low: int, *, high: Number = math.inf) -> Rule:
+  """0, which is none, or a whole number from `low` to `high`."""
+  rule = whole(low, high=high)
+  return Rule(f'0 or {rule.takes}', lambda v: rule.fits(v) or is_whole(v) and v == 0)
+
+
 def number(low: float, *, high: float = math.inf) -> Rule:
   """A number from `low` to `high`."""
   return Rule(f'a number{bounds(low, high)}', lambda v: is_number(v) and low <= v <= high)
@@ -206,7 +212,8 @@ RULES = {
   'mesh.data': whole(0), 'mesh.processes': whole(0), 'mesh.process': whole(-1),
   'mesh.wait': above(0.),
   'eval.size': whole(1), 'eval.samples': whole(1), 'eval.fine': whole(0), 'eval.chunk': whole(0),
-  'eval.mesh_resolution': whole(8, high=512), 'eval.radius': number(0.),
+  'eval.mesh_resolution': whole(8, high=512), 'eval.faces': none_or(100),
+  'eval.texture': none_or(64, high=8192), 'eval.radius': number(0.),
 }
 SIZES = whole(1)       # whole numbers of a scene or a background: levels, widths, pixels
 

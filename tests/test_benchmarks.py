@@ -8,11 +8,22 @@ import time
 
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 
-from benchmarks import amortised, behavior, estimators, generator, results, toybox, unet, variance
+from benchmarks import (
+  amortised,
+  assets,
+  behavior,
+  estimators,
+  generator,
+  results,
+  toybox,
+  unet,
+  variance,
+)
 from jaxdreamer import method_texts, schedules, statistics
-from jaxdreamer.outputs import gallery
+from jaxdreamer.outputs import bake, gallery, mesh_files, surface, unwrap
 
 WRITES = '''
 import json, pathlib, sys
@@ -320,3 +331,36 @@ def test_a_changed_missing_or_non_finite_case_is_no_equal_behavior(tmp_path, cap
   assert fails and len(lines) == 5               # all that either folder holds
   (other / 'same.npz').unlink()                  # as a case that could not be built leaves it
   assert compared('same')[0] and compared('nothing of this name') == (True, [])
+
+
+def test_the_texture_of_a_glb_is_held_against_what_it_should_show(tmp_path):
+  solid = trimesh.creation.icosphere(subdivisions=3, radius=.6)
+  vertices, faces = np.array(solid.vertices), np.array(solid.faces)
+  paint = lambda xyz, inward: .5 + .3 * xyz[:, [1, 2, 0]]
+  whole = surface.Mesh(vertices, faces, np.full(vertices.shape, .5))
+  made = bake.texture(whole, whole, unwrap.by_cells(vertices, faces, size=256), paint, size=256,
+                      width=.02)
+  mesh_files.save(made, tmp_path, formats=('glb',))
+  difference = lambda paint: assets.texture_difference(tmp_path / 'mesh.glb', paint)
+  assert difference(paint) < .002                # half a step of a byte is a quarter of it
+  assert difference(lambda *at: paint(*at) + .125) == pytest.approx(.125, abs=.002)
+  # points on the faces, and normals that point outward
+  away = lambda xyz, inward: paint(xyz, inward) + (np.sum(xyz * inward, -1) > -.58)[:, None]
+  assert difference(away) < .002
+
+
+def test_the_worst_prompt_makes_the_figures_of_assets():
+  row = lambda **more: {'prompt': 'x', 'glb_seconds': 2., 'glb_mesh_iou': .99,
+                        'gltf_errors': 0} | more
+  figures = assets.summary([row(), row(glb_seconds=3., glb_mesh_iou=.98, gltf_errors=1)])
+  assert figures['glb_seconds'] == 3. and figures['glb_mesh_iou'] == .98
+  assert figures['gltf_errors'] == 1 and 'note' not in figures and len(figures['rows']) == 2
+  missing = assets.summary([row(gltf_errors=None), row(gltf_errors=None)])
+  assert missing['gltf_errors'] is None and 'gltf-validator' in missing['note']
+
+
+def test_without_a_validator_nothing_is_said_of_a_glb(tmp_path, monkeypatch):
+  monkeypatch.setenv('NODE_PATH', '')
+  assert assets.validated(tmp_path / 'none.glb') == (None, None)
+  monkeypatch.setattr(assets.shutil, 'which', lambda name: None)
+  assert assets.validated(tmp_path / 'none.glb') == (None, None)

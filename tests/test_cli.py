@@ -43,6 +43,8 @@ SLIPS = {
   'optim.b1=1': 'below 1',
   'eval.size=0': '1 or more',
   'eval.mesh_resolution=4': 'from 8 to 512',
+  'eval.faces=20': '0 or a whole number, 100 or more',
+  'eval.texture=10': '0 or a whole number, from 64 to 8192',
   'estimator.sds.guidance=abc': 'a schedule',
   'estimator.sds.guidance=1,2': 'a schedule',
   'estimator.sds.guidance=': 'a schedule',
@@ -225,7 +227,7 @@ def test_commands_find_a_workdir_at_home(monkeypatch, tmp_path, command):
   (tmp_path / 'a-run').mkdir()
   monkeypatch.setattr(cli, 'compile_cache', lambda: '')
   given = types.SimpleNamespace(workdir='~/a-run', out='', formats=[], prompt='x', prompts='',
-                                config=None, clip='', generator='')
+                                config=None, clip='', generator='', faces=100, texture=64)
   monkeypatch.setattr(flags, 'FLAGS', given)
   with pytest.raises(ValueError, match=f'{tmp_path}/a-run holds no run'):
     importlib.import_module(f'jaxdreamer.{command}').main()

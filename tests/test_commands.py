@@ -10,7 +10,8 @@ import trimesh
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = {'prompt': 'a red mug', 'steps': 4, 'sampling.views': 1, 'mesh.data': 1,
          'render.samples': 8, 'render.fine': 0,
-         'preview_every': 2, 'eval.size': 16, 'eval.samples': 16, 'eval.mesh_resolution': 16}
+         'preview_every': 2, 'eval.size': 16, 'eval.samples': 16, 'eval.mesh_resolution': 16,
+         'eval.faces': 500, 'eval.texture': 128}
 SMALL = ['--config=configs/toybox.py',
          *(f'--config.{name}={value}' for name, value in SMALL.items())]
 
@@ -37,7 +38,9 @@ def test_train_writes_every_output_and_scores_it(trained):
   assert made >= {'turntable.mp4', 'turntable.png', 'mesh.glb', 'mesh.obj', 'mesh.ply',
                   'scores.json', 'report.html',
                   'metrics.jsonl', 'previews'}
-  assert len(trimesh.load(folder / 'mesh.glb', force='mesh').faces) > 20
+  made = trimesh.load(folder / 'mesh.glb', force='mesh')
+  assert 20 < len(made.faces) <= 520
+  assert made.visual.material.baseColorTexture.size == (128, 128)
   scores = json.loads((folder / 'scores.json').read_text())['scores']
   assert 0. < scores['silhouette_iou'] < 1.
 
@@ -50,6 +53,14 @@ def test_export_and_evaluate_read_a_run(trained, tmp_path):
           '--num_points=50')
   assert {path.name for path in tmp_path.iterdir()} == {'mesh.ply', 'mesh.json', 'mesh.png',
                                                         'points.ply'}
+  command('export', f'--workdir={folder}', f'--out={tmp_path}', '--resolution=24', '--faces=100',
+          '--texture=0', '--formats=glb,obj')
+  made, = trimesh.load_scene(tmp_path / 'mesh.glb').geometry.values()
+  assert 20 < len(made.faces) <= 110 and made.visual.vertex_attributes['color'].shape[1] == 3
+  assert not (tmp_path / 'mesh.mtl').exists()
+  for slip, takes in (('--faces=7', '100 or more'), ('--texture=9000', 'from 64 to 8192')):
+    said = command('export', f'--workdir={folder}', slip, status=2).stderr
+    assert said == f'jaxdreamer: {slip}: takes 0 or a whole number, {takes}\n'
   before = json.loads((folder / 'scores.json').read_text())
   assert 'silhouette_iou' in command('evaluate', f'--workdir={folder}', '--resolution=16').stdout
   assert json.loads((folder / 'scores.json').read_text()) == before

@@ -35,7 +35,8 @@ def make_config(**changes):
     'steps_per_call': STRIDE, 'log_every': 4,
     'preview_every': 0, 'checkpoint_every': 6, 'keep': 2, 'max_minutes': 0., 'profile_steps': '',
     'tensorboard': False, 'lr': .1,
-    'poison': -1, 'mesh': {'map': 'shard_map', 'data': 1}, 'eval': {'mesh_resolution': 16}})
+    'poison': -1, 'mesh': {'map': 'shard_map', 'data': 1},
+    'eval': {'mesh_resolution': 16, 'faces': 0, 'texture': 0}})
   config.update(changes)
   return config.lock()
 

@@ -11,7 +11,7 @@ from scipy.special import expit
 
 from jaxdreamer import cameras
 from jaxdreamer.objects import Object
-from jaxdreamer.outputs import mesh, mesh_files, silhouettes, surface, video
+from jaxdreamer.outputs import bake, mesh, mesh_files, silhouettes, surface, unwrap, video
 from jaxdreamer.types import Rendering
 
 SIZE, R = 48, 48
@@ -180,6 +180,13 @@ def painted():
   return surface.Mesh(vertices, np.asarray(solid.faces), halves(vertices))
 
 
+def chunks(path):
+  """The JSON and the bytes of a GLB."""
+  data = path.read_bytes()
+  end = 20 + int.from_bytes(data[12:16], 'little')
+  return json.loads(data[20:end]), data[end + 8:]
+
+
 def test_glb_is_y_up_with_the_front_at_z_and_its_colors_are_linear(painted, tmp_path):
   mesh_files.save(painted, tmp_path, formats=('glb',))
   back, = trimesh.load_scene(tmp_path / 'mesh.glb').geometry.values()
@@ -191,10 +198,62 @@ def test_glb_is_y_up_with_the_front_at_z_and_its_colors_are_linear(painted, tmp_
   np.testing.assert_allclose(np.where(colors <= .0031308, 12.92 * colors,
                                       1.055 * colors ** (1. / 2.4) - .055),
                              painted.colors, atol=1e-4)
-  data = (tmp_path / 'mesh.glb').read_bytes()
-  tree = json.loads(data[20:20 + int.from_bytes(data[12:16], 'little')])
+  tree, _ = chunks(tmp_path / 'mesh.glb')
   assert tree['materials'][0]['pbrMetallicRoughness']['metallicFactor'] == 0.
   assert set(tree['meshes'][0]['primitives'][0]['attributes']) == {'POSITION', 'NORMAL', 'COLOR_0'}
+
+
+def textured(mesh, *, size=256):
+  atlas = unwrap.unwrap(mesh.vertices, mesh.faces, size=size)
+  return bake.texture(mesh, mesh, atlas, lambda xyz, inward: halves(xyz), size=size, width=.02)
+
+
+def bytes_of(image):
+  return np.asarray(image.convert('RGB')) / 255.
+
+
+def test_a_textured_glb_comes_back_with_its_images_and_frames(painted, tmp_path):
+  found = textured(surface.simplify(painted, 1000))
+  mesh_files.save(found, tmp_path, formats=('glb',))
+  back, = trimesh.load_scene(tmp_path / 'mesh.glb', process=False).geometry.values()
+  np.testing.assert_array_equal(back.faces, found.faces)
+  np.testing.assert_allclose(back.vertices, found.vertices[:, [1, 2, 0]], atol=1e-6)
+  np.testing.assert_allclose(back.vertex_normals, found.texture.normals[:, [1, 2, 0]], atol=1e-6)
+  np.testing.assert_allclose(back.visual.uv, found.texture.uv, atol=1e-6)
+  material = back.visual.material
+  assert (material.metallicFactor, material.roughnessFactor) == (0., 1.)
+  for image, own in ((material.baseColorTexture, found.texture.color),
+                     (material.normalTexture, found.texture.bump)):
+    np.testing.assert_allclose(bytes_of(image), own, atol=.5 / 255. + 1e-9)
+  tree, binary = chunks(tmp_path / 'mesh.glb')
+  attributes = tree['meshes'][0]['primitives'][0]['attributes']
+  assert set(attributes) == {'POSITION', 'NORMAL', 'TEXCOORD_0', 'TANGENT'}
+  accessor = tree['accessors'][attributes['TANGENT']]
+  start = tree['bufferViews'][accessor['bufferView']].get('byteOffset', 0)
+  tangents = np.frombuffer(binary[start:start + 16 * accessor['count']], '<f4').reshape(-1, 4)
+  np.testing.assert_allclose(tangents, found.texture.tangents[:, [1, 2, 0, 3]], atol=1e-6)
+
+
+def test_a_textured_obj_names_a_material_whose_images_lie_beside_it(painted, tmp_path):
+  found = textured(surface.simplify(painted, 1000))
+  paths = mesh_files.save(found, tmp_path, formats=('obj',))
+  assert {path.name for path in paths} == {'mesh.obj', 'mesh.mtl', 'mesh.color.png',
+                                           'mesh.bump.png'}
+  for path in paths[2:]:
+    assert path.name in (tmp_path / 'mesh.mtl').read_text()
+  back = trimesh.load_mesh(tmp_path / 'mesh.obj', process=False)
+  np.testing.assert_allclose(back.vertices[back.faces],
+                             found.vertices[found.faces][..., [1, 2, 0]], atol=1e-6)
+  np.testing.assert_allclose(back.visual.uv[back.faces], found.texture.uv[found.faces], atol=1e-6)
+  np.testing.assert_allclose(bytes_of(back.visual.material.image), found.texture.color,
+                             atol=.5 / 255. + 1e-9)
+
+
+def test_a_pictured_texture_shows_what_the_vertices_show_where_both_can(painted):
+  found = textured(painted)
+  for camera in video.unbatch(cameras.orbit((3, .4))):
+    a, b = (silhouettes.picture(one, camera, size=SIZE) for one in (painted, found))
+    assert np.mean(np.abs(a - b)) < .002
 
 
 def test_obj_and_ply_come_back_with_bytes_of_color(painted, tmp_path):
@@ -220,13 +279,18 @@ def test_write_leaves_everything_in_the_folder(tmp_path):
     opacity = disc(jax.tree.map(lambda a: a[None], one), .6)[0].astype(np.float32)
     rgb = (1. - opacity[..., None]) * background
     return Rendering(rgb, opacity, opacity, rgb, opacity, opacity, opacity)
-  _, facts = mesh.write(Object(render, ball(.6), halves, 1., SIZE), tmp_path, resolution=R,
-                        points=100)
-  assert {path.name for path in tmp_path.iterdir()} == {'mesh.glb', 'mesh.obj', 'mesh.ply',
-                                                        'mesh.json', 'mesh.png',
-                                                        'points.ply'}
+  made, facts = mesh.write(Object(render, ball(.6), halves, 1., SIZE), tmp_path, resolution=R,
+                           faces=1000, texture=128, points=100)
+  assert {path.name for path in tmp_path.iterdir()} == {
+    'mesh.glb', 'mesh.obj', 'mesh.mtl', 'mesh.color.png', 'mesh.bump.png', 'mesh.ply', 'mesh.json',
+    'mesh.png', 'points.ply'}
   assert json.loads((tmp_path / 'mesh.json').read_text()) == facts
   assert len(trimesh.load(tmp_path / 'points.ply').vertices) == 100
+  assert facts['asset']['silhouette_iou'] > .97 and abs(facts['asset']['faces'] - 1000) <= 10
+  for name, faces in (('glb', facts['asset']['faces']), ('obj', facts['asset']['faces']),
+                      ('ply', len(made.faces))):
+    back, = trimesh.load_scene(tmp_path / f'mesh.{name}').geometry.values()
+    assert len(back.faces) == faces, name
 
 
 def test_the_pictured_mesh_shows_its_front_to_the_front_camera(painted):

@@ -82,6 +82,8 @@ def refuse(module, arguments):
   source = ROOT.joinpath(*module.split('.')).with_suffix('.py').read_text()
   if 'cli.moved_flags()' in source:
     source += "'prior' 'tokenizer' 'tokenizer_2'"
+  if 'cli.asset_flags(' in source:
+    source += "'faces' 'texture'"
   given = [word.partition('=')[0].lstrip('-') for word in arguments]
   for name in given:
     known = 'cli.config_flag()' in source if name.split('.')[0] == 'config' else (

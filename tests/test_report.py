@@ -1,6 +1,7 @@
 """The report: one file without network, in which text stays text; what the folder lacks is left
 out, not an error."""
 import base64
+import io
 import json
 import math
 import re
@@ -8,6 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import trimesh
 
 from jaxdreamer.outputs import gallery, mesh_files, report, surface, video
 
@@ -123,16 +125,16 @@ def test_what_is_not_there_is_left_out(tmp_path):
     assert f'.{name} #' in text                                 # the style sheet knows what to hide
 
 
-def test_the_mesh_travels_within_16_bits_of_itself():
-  packed = report.arrays(VERTICES, FACES, COLORS * 255.)
-  places = np.frombuffer(base64.b64decode(packed['places']), '<u2').reshape(-1, 4)[:, :3]
-  np.testing.assert_allclose(packed['low'] + packed['size'] * places / 65535., VERTICES,
-                             atol=packed['size'] / 65535.)
-  np.testing.assert_array_equal(np.frombuffer(base64.b64decode(packed['faces']),
-                                              '<u4').reshape(-1, 3), FACES)
-  colors = np.frombuffer(base64.b64decode(packed['colors']), np.uint8).reshape(-1, 4)
-  np.testing.assert_array_equal(colors, np.pad(COLORS * 255., ((0, 0), (0, 1)),
-                                               constant_values=255.))
+def test_the_mesh_travels_as_the_file_that_lies_there(folder):
+  """That of the GLB before that of the PLY, which becomes one."""
+  told = {'prompt': 'x', 'settings': {}, 'command': 'y', 'about': {}}
+  mesh = lambda: base64.b64decode(data_of(report.write(folder, **told).read_text())['mesh'])
+  back, = trimesh.load_scene(io.BytesIO(mesh()), file_type='glb', process=False).geometry.values()
+  np.testing.assert_allclose(back.vertices, VERTICES[:, [1, 2, 0]], atol=1e-6)
+  np.testing.assert_array_equal(back.faces, FACES)
+  np.testing.assert_allclose(back.visual.vertex_attributes['color'][:, :3], COLORS, atol=1e-6)
+  mesh_files.save(surface.Mesh(VERTICES, FACES[:2], COLORS), folder, formats=('glb',))
+  assert mesh() == (folder / 'mesh.glb').read_bytes()
 
 
 def test_long_curves_are_averaged_and_what_is_not_finite_becomes_a_gap():

@@ -102,6 +102,9 @@ OPTIONS = {
            'coordinator': '', 'processes': 0, 'process': -1,
            'wait': 300.},  # seconds until a process that does not come is named
   'eval': {'size': 64, 'samples': 64, 'fine': 0, 'chunk': 0, 'mesh_resolution': 96,
+           # of the mesh in GLB and OBJ: faces it is simplified to, or 0, and pixels of a side of
+           # its texture, or 0 for colors on its vertices
+           'faces': 15_000, 'texture': 1024,
            'radius': 0.},  # of the ball that meshes and films show; 0: render.radius
 }
 

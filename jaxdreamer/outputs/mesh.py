@@ -1,18 +1,20 @@
-"""An object -> colored triangle mesh, in files.
+"""An object -> textured triangle mesh, in files.
 
 The surface is a level set of the distance where the scene has one, else of the density: that whose
-silhouettes agree best with the rendered opacity. surface.py makes triangles, silhouettes.py
-compares outlines, mesh_files.py writes the formats.
+silhouettes agree best with the rendered opacity. surface.py makes triangles and takes most of them
+away again, silhouettes.py compares outlines, unwrap.py lays the surface flat, bake.py fills its
+textures, mesh_files.py writes the formats.
 """
 import json
 import pathlib
+from functools import partial
 
 import numpy as np
 import trimesh
 from jaxtyping import Bool, Float
 
 from jaxdreamer.objects import Object
-from jaxdreamer.outputs import silhouettes, surface, video
+from jaxdreamer.outputs import bake, silhouettes, surface, unwrap, video
 from jaxdreamer.outputs.mesh_files import FORMATS, points_to_ply, save
 from jaxdreamer.outputs.surface import Empty, Mesh
 from jaxdreamer.scores import iou
@@ -26,6 +28,11 @@ def solid(opacity: Float[np.ndarray, 'V H W']) -> Bool[np.ndarray, 'V H W']:
   if not peak > .05:
     raise Empty(f'no mesh: the scene is empty, its largest rendered opacity is {peak:.3f}')
   return opacity >= .5 * peak
+
+
+def overlap(seen: Bool[np.ndarray, 'V H W'], target: Bool[np.ndarray, 'V H W']) -> float:
+  """The mean IoU of silhouettes."""
+  return float(np.mean([iou(s, t) for s, t in zip(seen, target)]))
 
 
 def grid_of(object: Object, resolution: int) -> surface.Grid:
@@ -54,23 +61,42 @@ def extract(object: Object, camera: Camera, opacity: Float[np.ndarray, 'V size s
   seen = silhouettes.silhouettes(vertices, faces, camera, size=target.shape[-1])
   return Mesh(vertices, faces, colors), {
     'vertices': len(vertices), 'faces': len(faces), 'watertight': found.is_watertight,
-    'level': level,
-    'silhouette_iou': float(np.mean([iou(s, t) for s, t in zip(seen, target)])),
+    'level': level, 'silhouette_iou': overlap(seen, target),
     'peak_opacity': float(opacity.max()), 'resolution': resolution}
 
 
+def asset(mesh: Mesh, object: Object, *, faces: int, texture: int, cell: float) -> Mesh:
+  """`mesh` as it is taken elsewhere: simplified to `faces`, and on it the colors of the object and
+  the normals of `mesh` in images of [texture, texture]. 0 leaves either out. `cell` is that of the
+  grid of `mesh`."""
+  small = surface.simplify(mesh, faces)
+  if not texture:
+    return small
+  return bake.texture(small, mesh, unwrap.unwrap(small.vertices, small.faces, size=texture),
+                      partial(surface.paint, object.density, object.color, cell=cell),
+                      size=texture, width=.5 * cell)
+
+
 def write(object: Object, folder: pathlib.Path, *, resolution: int = 96,
-          formats: tuple[str, ...] = FORMATS, points: int = 0) -> tuple[Mesh, dict]:
-  """`extract`, and its files in `folder`: those of the mesh, mesh.json with the report, mesh.png
-  with the mesh under the render; points.ply too where `points` > 0. Raises Empty where there is no
-  mesh."""
+          formats: tuple[str, ...] = FORMATS, faces: int = 15_000, texture: int = 1024,
+          points: int = 0) -> tuple[Mesh, dict]:
+  """`extract`, and its files in `folder`: the mesh itself in PLY and its `asset` in the other
+  formats, mesh.json with the report, mesh.png with the asset under the render; points.ply too where
+  `points` > 0. Raises Empty where there is no mesh."""
   camera = silhouettes.lookouts(radius=object.radius)
   views = video.render_views(object.over(1.), camera)
   mesh, facts = extract(object, camera, views.opacity, resolution=resolution)
-  save(mesh, folder, formats=formats)
-  (folder / 'mesh.json').write_text(json.dumps(facts, indent=2) + '\n')
+  small = asset(mesh, object, faces=faces, texture=texture,
+                cell=2. * object.radius / (resolution - 1))
+  for name in formats:
+    save(mesh if name == 'ply' else small, folder, formats=(name,))
   size = views.opacity.shape[-1]
-  drawn = [silhouettes.picture(mesh, one, size=size) for one in video.unbatch(camera)]
+  seen = silhouettes.silhouettes(small.vertices, small.faces, camera, size=size)
+  facts['asset'] = {
+    'faces': len(small.faces), 'vertices': len(small.vertices), 'texture': texture,
+    'silhouette_iou': overlap(seen, solid(views.opacity))}
+  (folder / 'mesh.json').write_text(json.dumps(facts, indent=2) + '\n')
+  drawn = [silhouettes.picture(small, one, size=size) for one in video.unbatch(camera)]
   (folder / 'mesh.png').write_bytes(video.png(video.sheet([*np.clip(views.rgb, 0., 1.), *drawn],
                                                           columns=len(drawn))))
   if points:

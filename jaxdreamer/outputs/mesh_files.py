@@ -1,33 +1,56 @@
 """Meshes as bytes: GLB, OBJ, PLY.
 
 GLB and OBJ are written y up, front +z, as glTF demands and readers of OBJ assume; PLY stays in the
-world's frame. Colors are sRGB, but linear in the GLB, again as glTF demands.
+world's frame. A texture travels within the GLB and in files beside the OBJ; PLY has the colors of
+the vertices. Colors are sRGB, but linear on the vertices of a GLB, again as glTF demands.
 """
 import pathlib
 
 import numpy as np
 import trimesh
+from PIL import Image
+from trimesh.visual import TextureVisuals
 from trimesh.visual.color import srgb_to_linear
+from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
 from jaxdreamer.outputs.surface import Mesh, Points
+from jaxdreamer.outputs.video import png, to_bytes
 
 Y_UP = np.array([[0., 1., 0.], [0., 0., 1.], [1., 0., 0.]])  # rows: glTF's x, y, z are our y, z, x
+MATT = {'metallicFactor': 0., 'roughnessFactor': 1.}         # without one glTF means black metal
+MTL = '''newmtl surface
+Kd 1 1 1
+Ks 0 0 0
+Pr 1
+Pm 0
+map_Kd mesh.color.png
+norm mesh.bump.png
+'''
 
 
-def to_glb(mesh: Mesh) -> bytes:
-  """glTF 2.0 binary: y up, front +z, linear float colors, and a matt material (without one glTF
-  means black metal)."""
+def to_glb(mesh: Mesh) -> dict[str, bytes]:
+  """glTF 2.0 binary: y up, front +z, a matt material; a texture and its normal map, or else linear
+  float colors on the vertices."""
   def finish(tree):
     primitive = tree['meshes'][0]['primitives'][0]
-    primitive['attributes']['COLOR_0'] = primitive['attributes'].pop('_color')
-    tree['materials'] = [{'pbrMetallicRoughness': {'metallicFactor': 0., 'roughnessFactor': 1.}}]
-    primitive['material'] = 0
+    for name in attributes:
+      primitive['attributes'][name] = primitive['attributes'].pop(f'_{name}')
+    if mesh.texture is None:
+      tree['materials'], primitive['material'] = [{'pbrMetallicRoughness': MATT}], 0
 
-  color = srgb_to_linear(mesh.colors).astype(np.float32)
+  if mesh.texture is None:
+    attributes, looks = {'COLOR_0': srgb_to_linear(mesh.colors).astype(np.float32)}, {}
+  else:
+    uv, normals, tangents, color, bump = mesh.texture
+    along = np.concatenate([tangents[:, :3] @ Y_UP.T, tangents[:, 3:]], 1)
+    attributes = {'TANGENT': along.astype(np.float32)}
+    material = PBRMaterial(baseColorTexture=Image.fromarray(to_bytes(color)),
+                           normalTexture=Image.fromarray(to_bytes(bump)), **MATT)
+    looks = {'vertex_normals': normals @ Y_UP.T, 'visual': TextureVisuals(uv, material=material)}
   turned = trimesh.Trimesh(mesh.vertices @ Y_UP.T, mesh.faces, process=False,
-                           vertex_attributes={'color': color})
-  return trimesh.exchange.gltf.export_glb(trimesh.Scene(turned), include_normals=True,
-                                          tree_postprocessor=finish)
+                           vertex_attributes=attributes, **looks)
+  return {'mesh.glb': trimesh.exchange.gltf.export_glb(
+    trimesh.Scene(turned), include_normals=True, tree_postprocessor=finish)}
 
 
 def _with_bytes(vertices, faces, colors):
@@ -36,15 +59,25 @@ def _with_bytes(vertices, faces, colors):
                          process=False)
 
 
-def to_obj(mesh: Mesh) -> str:
-  """Wavefront with a color behind each vertex; y up, front +z."""
-  turned = _with_bytes(mesh.vertices @ Y_UP.T, mesh.faces, mesh.colors)
-  return trimesh.exchange.obj.export_obj(turned, include_normals=True)
+def to_obj(mesh: Mesh) -> dict[str, bytes]:
+  """Wavefront, y up, front +z: with its material and images, or else with a color behind each
+  vertex."""
+  if mesh.texture is None:
+    turned, more = _with_bytes(mesh.vertices @ Y_UP.T, mesh.faces, mesh.colors), {}
+  else:
+    t = mesh.texture
+    turned = trimesh.Trimesh(
+      mesh.vertices @ Y_UP.T, mesh.faces, vertex_normals=t.normals @ Y_UP.T, process=False,
+      visual=TextureVisuals(t.uv, material=SimpleMaterial(name='surface')))
+    more = {'mesh.mtl': MTL.encode(), 'mesh.color.png': png(t.color), 'mesh.bump.png': png(t.bump)}
+  text = trimesh.exchange.obj.export_obj(turned, include_normals=True, mtl_name='mesh.mtl',
+                                          header=None)
+  return {'mesh.obj': text.encode(), **more}
 
 
-def to_ply(mesh: Mesh) -> bytes:
+def to_ply(mesh: Mesh) -> dict[str, bytes]:
   """Binary PLY in the world's frame: z up, front +x."""
-  return trimesh.exchange.ply.export_ply(_with_bytes(*mesh))
+  return {'mesh.ply': trimesh.exchange.ply.export_ply(_with_bytes(*mesh[:3]))}
 
 
 def points_to_ply(xyz: Points, colors: Points) -> bytes:
@@ -59,10 +92,11 @@ FORMATS = tuple(WRITERS)
 
 def save(mesh: Mesh, folder: pathlib.Path, *,
          formats: tuple[str, ...] = FORMATS) -> list[pathlib.Path]:
-  """Writes mesh.glb, mesh.obj, mesh.ply, or those asked for, into `folder`."""
+  """Writes mesh.glb, mesh.obj, mesh.ply, or those asked for, into `folder`; beside mesh.obj what it
+  names. Returns the paths of all."""
   paths = []
   for name in formats:
-    data = WRITERS[name](mesh)
-    paths.append(folder / f'mesh.{name}')
-    paths[-1].write_bytes(data.encode() if isinstance(data, str) else data)
+    for file, data in WRITERS[name](mesh).items():
+      paths.append(folder / file)
+      paths[-1].write_bytes(data)
   return paths

@@ -5,10 +5,10 @@ The page is built from what lies in the run's folder, each part optional:
   metrics.jsonl    {'step': .., name: number} a line
   previews/*.png   the last number in a name is its step
   turntable.mp4    the film
-  mesh.ply         z up, colors on vertices; mesh.json holds facts about it
+  mesh.glb         or else mesh.ply; mesh.json holds facts about it
   scores.json      {'scores': {name: value}, 'meaning': {name: text}}
-All text is escaped, so a prompt may hold anything. The mesh travels as base64 arrays and the page's
-own WebGL draws it.
+All text is escaped, so a prompt may hold anything. The mesh travels as a whole GLB file, and the
+page's own WebGL draws it.
 """
 import json
 import math
@@ -20,7 +20,8 @@ import numpy as np
 import trimesh
 from flax.traverse_util import empty_node, flatten_dict
 
-from jaxdreamer.outputs import pages
+from jaxdreamer.outputs import mesh_files, pages
+from jaxdreamer.outputs.surface import Mesh
 
 POINTS = 400                     # of one curve; more are averaged
 PREVIEWS = 80                    # more are thinned out evenly
@@ -57,28 +58,16 @@ def curves(rows: Sequence[dict], *, points: int = POINTS) -> list[dict]:
   return out
 
 
-def arrays(vertices, faces, colors) -> dict:
-  """The mesh for the page: 16-bit places in its bounding cube, 8-bit colors, 32-bit indices."""
-  low, high = vertices.min(0), vertices.max(0)
-  size = max(float((high - low).max()), 1e-6)
-  places = np.round((vertices - low) / size * 65535.)
-  return {'low': low.tolist(), 'size': size, 'high': high.tolist(),
-          'places': pages.base64_of(np.pad(places, ((0, 0), (0, 1))).astype('<u2').tobytes()),
-          'colors': pages.base64_of(np.pad(colors, ((0, 0), (0, 1)),
-                                           constant_values=255).astype(np.uint8).tobytes()),
-          'faces': pages.base64_of(np.asarray(faces, '<u4').tobytes())}
-
-
 def page(*, prompt: str, settings: dict, command: str, about: dict, rows: Sequence[dict] = (),
-         previews: Sequence[tuple] = (), video: bytes | None = None, mesh: dict | None = None,
+         previews: Sequence[tuple] = (), video: bytes | None = None, mesh: bytes | None = None,
          mesh_facts: dict | None = None, scores: dict | None = None,
          meaning: dict | None = None) -> str:
-  """The page. `previews` are (step, png bytes) in order, `mesh` comes from `arrays`, the dicts
-  become tables."""
+  """The page. `previews` are (step, png bytes) in order, `mesh` is a GLB of mesh_files.py, the
+  dicts become tables."""
   scores, meaning, mesh_facts = scores or {}, meaning or {}, mesh_facts or {}
   keep = np.unique(np.linspace(0, len(previews) - 1, min(PREVIEWS, len(previews))).round().astype(
       int))
-  data = {'curves': curves(rows), 'mesh': mesh,
+  data = {'curves': curves(rows), 'mesh': mesh and pages.base64_of(mesh),
           'previews': [[previews[k][0], pages.data_url('image/png', previews[k][1])]
                        for k in keep]}
   absent = {'video': video is None, 'mesh': mesh is None, 'previews': not previews,
@@ -98,21 +87,30 @@ def step_of(path: pathlib.Path) -> int:
   return int((re.findall(r'\d+', path.stem) or ['0'])[-1])
 
 
+def glb_in(folder: pathlib.Path) -> bytes | None:
+  """The mesh of the folder as a GLB, None where there is none."""
+  if (folder / 'mesh.glb').exists():
+    return (folder / 'mesh.glb').read_bytes()
+  if not (folder / 'mesh.ply').exists():
+    return None
+  ply = trimesh.load_mesh(folder / 'mesh.ply', process=False)
+  colors = ply.visual.vertex_colors[:, :3] / 255.
+  return mesh_files.to_glb(Mesh(np.array(ply.vertices), np.array(ply.faces), colors))['mesh.glb']
+
+
 def refresh(folder: pathlib.Path) -> pathlib.Path:
   """Builds report.html anew from the files in `folder`; `write` must have been there once."""
   read = lambda name: json.loads((folder / name).read_text()) if (folder / name).exists() else {}
   lines = (folder / 'metrics.jsonl').read_text().splitlines() if (
       folder / 'metrics.jsonl').exists() else []
-  video, ply, found = folder / 'turntable.mp4', folder / 'mesh.ply', read('scores.json')
-  mesh = trimesh.load_mesh(ply, process=False) if ply.exists() else None
+  video, found = folder / 'turntable.mp4', read('scores.json')
   previews = sorted((folder / 'previews').glob('*.png'), key=step_of)
   out = folder / 'report.html'
   out.write_text(page(
     **read('report.json'), rows=[json.loads(line) for line in lines],
     previews=[(step_of(path), path.read_bytes()) for path in previews],
     video=video.read_bytes() if video.exists() else None,
-    mesh=mesh and arrays(mesh.vertices, mesh.faces, mesh.visual.vertex_colors[:, :3]),
-    mesh_facts=read('mesh.json'),
+    mesh=glb_in(folder), mesh_facts=read('mesh.json'),
     scores=found.get('scores'), meaning=found.get('meaning')), encoding='utf-8')
   return out
 

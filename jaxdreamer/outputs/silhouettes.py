@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from jaxdreamer import cameras
-from jaxdreamer.outputs import video
+from jaxdreamer.outputs import bake, video
+from jaxdreamer.outputs.raster import cover
 from jaxdreamer.outputs.surface import Empty, Grid, Mesh, Points
 from jaxdreamer.scores import iou
 from jaxdreamer.types import Camera
@@ -76,20 +77,10 @@ def rasterize(vertices: Points, faces: Int[np.ndarray, 'F 3'], camera: Camera, *
   column, row = .5 * size + scale * in_camera[:, 0] / far, .5 * size - scale * in_camera[:, 1] / far
   # pixel (i, j) now has its center at (i, j)
   x, y, z = column[faces] - .5, row[faces] - .5, far[faces]
-  x0, y0 = (np.clip(np.ceil(v.min(1)), 0, size).astype(int) for v in (x, y))
-  x1, y1 = (np.clip(np.floor(v.max(1)) + 1, 0, size).astype(int) for v in (x, y))
-  wide, high = np.maximum(x1 - x0, 0), np.maximum(y1 - y0, 0)
-  count = np.where(z.min(1) > 1e-6, wide * high, 0)            # nothing behind the camera
-  # one entry for each pixel of each face's bounding box
-  face = np.repeat(np.arange(len(faces)), count)
-  place = np.arange(len(face)) - np.repeat(np.cumsum(count) - count, count)
-  i, j = y0[face] + place // wide[face], x0[face] + place % wide[face]
-  dx, dy = x[face] - j[:, None], y[face] - i[:, None]
-  w = np.roll(dx, -1, 1) * np.roll(dy, -2, 1) - np.roll(dx, -2, 1) * np.roll(dy, -1, 1)
-  area = w.sum(1)
-  inside = ((w >= 0.).all(1) | (w <= 0.).all(1)) & (area != 0.)
-  face, i, j = face[inside], i[inside], j[inside]
-  w = w[inside] / area[inside, None] / z[face]                 # 1 / depth is linear on the screen
+  front = np.flatnonzero(z.min(1) > 1e-6)                      # nothing behind the camera
+  face, i, j, w = cover(x[front], y[front], size=size)
+  face = front[face]
+  w = w / z[face]                                              # 1 / depth is linear on the screen
   near = np.argsort(w.sum(1), kind='stable')                   # the nearest is written last
   out, place = np.full((size, size), -1), np.zeros((size, size, 3))
   out[i[near], j[near]] = face[near]
@@ -106,7 +97,10 @@ def silhouettes(vertices: Points, faces: Int[np.ndarray, 'F 3'], camera: Camera,
 
 def picture(mesh: Mesh, camera: Camera, *, size: int,
             background: float = 1.) -> Float[np.ndarray, 'size size 3']:
-  """The mesh in one camera, its vertex colors interpolated and unlit."""
+  """The mesh in one camera, unlit: its texture, or the colors of its vertices interpolated."""
   face, place = rasterize(mesh.vertices, mesh.faces, camera, size=size)
-  rgb = np.sum(place[..., None] * mesh.colors[mesh.faces[face]], -2)
-  return np.where(face[..., None] >= 0, rgb, background)
+  seen, image = face >= 0, np.full((size, size, 3), background)
+  on = lambda values: bake.between(values, mesh.faces[face[seen]], place[seen])
+  image[seen] = (on(mesh.colors) if mesh.texture is None
+                 else bake.sample(mesh.texture.color, on(mesh.texture.uv)))
+  return image

@@ -9,23 +9,37 @@ counter-clockwise seen from outside.
 """
 from typing import Callable, NamedTuple
 
+import fast_simplification
 import numpy as np
 import trimesh
 from jaxtyping import Float, Int
 from scipy import ndimage
+from scipy.spatial import KDTree
 from skimage.measure import marching_cubes
 
 AIR = .02  # density below which even a ray of length 2 stays clear: 1 - exp(-.04)
 FAR = 4                          # cells from a surface that levels are looked for in
 CHUNK = 2 ** 16                  # points evaluated together
+# of simplification: high ones come to few faces, low ones leave surfaces closed
+PRESSURES = range(3, 10)
 Grid = Float[np.ndarray, 'R R R']
 Points = Float[np.ndarray, 'N 3']
+
+
+class Texture(NamedTuple):
+  """Images of a surface and what places them on it, by vertex; unwrap.py and bake.py tell more."""
+  uv: Float[np.ndarray, 'N 2']         # in [0, 1], v upward
+  normals: Points                      # unit
+  tangents: Float[np.ndarray, 'N 4']   # unit, along u; the sign of the bitangent, along v
+  color: Float[np.ndarray, 'S S 3']    # sRGB in [0, 1]
+  bump: Float[np.ndarray, 'S S 3']     # (n + 1) / 2 in the tangent frame
 
 
 class Mesh(NamedTuple):
   vertices: Points
   faces: Int[np.ndarray, 'F 3']
   colors: Float[np.ndarray, 'N 3']    # sRGB in [0, 1]
+  texture: Texture | None = None
 
 
 class Empty(ValueError):
@@ -99,6 +113,34 @@ def drop_floaters(whole: trimesh.Trimesh, *, fraction: float = .01) -> trimesh.T
   part = trimesh.graph.connected_component_labels(whole.edges, node_count=len(whole.vertices))
   owner = part[whole.faces[:, 0]]
   return whole.submesh([np.bincount(owner)[owner] >= fraction * len(owner)], append=True)
+
+
+def normals_of(mesh: Mesh) -> Points:
+  """Unit normals of the vertices: the means over their faces, by angle."""
+  return np.array(trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).vertex_normals)
+
+
+def is_closed(mesh: Mesh) -> bool:
+  """Whether each edge belongs to two faces."""
+  return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).is_watertight
+
+
+def simplify(mesh: Mesh, faces: int) -> Mesh:
+  """About so many faces by quadric edge collapse, closed where `mesh` is, if that can be had; a
+  mesh that has no more, or 0, leaves it as it is. A vertex keeps the color of the nearest that
+  was."""
+  if not 0 < faces < len(mesh.faces):
+    return mesh
+  closed, tried = is_closed(mesh), []
+  for pressure in PRESSURES:
+    vertices, few = fast_simplification.simplify(mesh.vertices.astype(np.float32), mesh.faces,
+                                                 target_count=faces, agg=pressure)
+    vertices = vertices.astype(float)
+    colors = mesh.colors[KDTree(mesh.vertices).query(vertices)[1]]
+    tried.append(Mesh(vertices, few.astype(int), colors))
+    if len(few) <= 1.02 * faces and is_closed(tried[-1]) >= closed:
+      return tried[-1]
+  return min(tried, key=lambda found: len(found.faces))
 
 
 def paint(density: Callable, color: Callable, vertices: Points, inward: Points, *,
