@@ -1,5 +1,6 @@
 """What a run has learned, as its outputs take it: a Model makes an Object of each prompt. No
 optimizer has a part in it, and a prior only where a generator reads a prompt."""
+import math
 from functools import partial
 from typing import Any, Callable, NamedTuple
 
@@ -20,6 +21,17 @@ class Object(NamedTuple):
   color: Callable[[Array], Array]                # xyz [N, 3] -> [N, 3]
   radius: float                                  # of the ball that outputs show
   size: int                                      # pixels of a side of a render
+  inside: float = 0.   # how far from the origin one stands in it; 0: it is seen from outside
+
+  @property
+  def away(self) -> float:
+    """How far from the origin films and previews stand."""
+    return self.inside or 3. * self.radius
+
+  @property
+  def fov(self) -> float:
+    """What their cameras span, in radians: 40 degrees, or 70 inside."""
+    return math.radians(70. if self.inside else 40.)
 
   def over(self, gray: float) -> Callable[[Camera], Rendering]:
     """camera -> Rendering over a gray: 0 is black, 1 is white."""
@@ -35,10 +47,14 @@ class Model(NamedTuple):
 
 def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...],
           embed: Callable[[str], Text], step: int, size: int = 64, samples: int = 64,
-          fine: int = 0, ball: float = 1., radius: float = 1., chunk: int | None = None) -> Model:
+          fine: int = 0, ball: float = 1., radius: float = 1., inside: float = 0.,
+          disparity: bool = False, sky: Callable[[Any, Array, Array], Array] | None = None,
+          chunk: int | None = None) -> Model:
   """The Model of `scene` as `step` sees it: renders of `size` pixels with `samples` and `fine` more
-  along a ray in the `ball`, `chunk` rays at a time; `radius` is Object's. `embed` (prompt) -> Text
-  is asked by generators alone."""
+  along a ray in the `ball`, placed by `disparity` as render.image's, `chunk` rays at a time;
+  `radius` and `inside` are Object's. `sky` (background's code, key, direction [3]) -> color is what
+  stands behind it, or else what the caller says. `embed` (prompt) -> Text is asked by generators
+  alone."""
   read = embed if reads_text(scene) else lambda prompt: None
 
   @jax.jit
@@ -48,9 +64,10 @@ def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...],
 
   @jax.jit
   def draw(code, camera, background):
+    behind = partial(sky, code['background'], key) if sky else lambda direction: background
     seen = render.image(key, partial(scene.field, code), camera, size=size, samples=samples,
                         fine=fine, radius=ball, jitter=0.,
-                        background=lambda direction: background, chunk=chunk)
+                        background=behind, disparity=disparity, chunk=chunk)
     # what trains a scene no output shows: unasked, it is not computed
     return seen._replace(orientation=None, distortion=None, z_variance=None, eikonal=None)
 
@@ -60,7 +77,7 @@ def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...],
 
   def object_of(params, prompt):
     code = prepare(params, read(prompt))
-    return Object(*(partial(f, code) for f in (draw, density, color)), radius, size)
+    return Object(*(partial(f, code) for f in (draw, density, color)), radius, size, inside)
   return Model(prompts, read, object_of)
 
 

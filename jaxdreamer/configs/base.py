@@ -67,9 +67,11 @@ OPTIONS = {
               **defaults(cameras.from_uniform),
               'jitter': (0., 0., 0.),  # of the position, of the point looked at, of the up vector
               'front_back': 0,                 # so many first steps see fronts and backs alone
+              'words': True,                   # False: no view is told to the prior by words
               # azimuths on either side that are called front and back view
               'front': 45., 'back': 45.},
   'render': {'samples': 16, 'fine': 16, 'radius': 1., 'chunk': 0, 'remat': False,
+             'disparity': False,  # samples lie closer near the eye, as disparity does
              # ((0, 64), (5000, 512)): pixels from a step on; (): the prior's
              'stages': (),
              # 'learned', 'environment', 'hash_map' and, of generators, 'hypernet' learn
@@ -95,7 +97,9 @@ OPTIONS = {
            'coordinator': '', 'processes': 0, 'process': -1,
            'wait': 300.},  # seconds until a process that does not come is named
   'eval': {'size': 64, 'samples': 64, 'fine': 0, 'chunk': 0, 'mesh_resolution': 96,
-           'radius': 0.},  # of the ball that meshes and films show; 0: render.radius
+           'radius': 0.,  # of the ball that meshes and films show; 0: render.radius
+           # of a scene one stands in: how far from the origin films stand in it; 0: an object's
+           'inside': 0.},
 }
 
 

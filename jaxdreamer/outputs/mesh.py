@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxdreamer.objects import Object
-from jaxdreamer.outputs import silhouettes, surface, video
+from jaxdreamer.outputs import inside, silhouettes, surface, video
 from jaxdreamer.outputs.mesh_files import FORMATS, points_to_ply, save
 from jaxdreamer.outputs.surface import Empty, Mesh
 from jaxdreamer.scores import iou
@@ -54,12 +54,15 @@ def extract(density: Callable, color: Callable, camera: Camera,
 def write(object: Object, folder: pathlib.Path, *, resolution: int = 96,
           formats: tuple[str, ...] = FORMATS, points: int = 0) -> tuple[Mesh, dict]:
   """`extract`, and its files in `folder`: those of the mesh, mesh.json with the report, mesh.png
-  with the mesh under the render; points.ply too where `points` > 0. Raises Empty where there is no
-  mesh."""
-  camera = silhouettes.lookouts(radius=object.radius)
+  with the mesh under the render; points.ply too where `points` > 0. Of a scene one stands in, the
+  surface around the air. Raises Empty where there is no mesh."""
+  camera = inside.lookouts(object) if object.inside else silhouettes.lookouts(radius=object.radius)
   views = video.render_views(object.over(1.), camera)
-  mesh, facts = extract(object.density, object.color, camera, views.opacity, radius=object.radius,
-                        resolution=resolution)
+  if object.inside:
+    mesh, facts = inside.extract(object, camera, views, resolution=resolution)
+  else:
+    mesh, facts = extract(object.density, object.color, camera, views.opacity,
+                          radius=object.radius, resolution=resolution)
   save(mesh, folder, formats=formats)
   (folder / 'mesh.json').write_text(json.dumps(facts, indent=2) + '\n')
   size = views.opacity.shape[-1]

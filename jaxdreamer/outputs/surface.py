@@ -66,10 +66,15 @@ def fill_cavities(grid: Grid, level: float) -> Grid:
 
 def isosurface(grid: Grid, threshold: float, *, radius: float) -> trimesh.Trimesh:
   """{density = threshold}, closed also where it meets the border."""
-  level = np.log(threshold)
-  padded = np.pad(fill_cavities(grid, level), 1, constant_values=grid.min())
+  return triangles(fill_cavities(grid, np.log(threshold)), threshold, radius=radius,
+                   beyond=grid.min())
+
+
+def triangles(grid: Grid, threshold: float, *, radius: float, beyond: float) -> trimesh.Trimesh:
+  """{density = threshold} of a grid around which the log density is `beyond`."""
+  padded = np.pad(grid, 1, constant_values=beyond)
   try:
-    vertices, faces, _, _ = marching_cubes(padded, level, gradient_direction='ascent',
+    vertices, faces, _, _ = marching_cubes(padded, np.log(threshold), gradient_direction='ascent',
                                            allow_degenerate=False)
   except (ValueError, RuntimeError) as error:  # level out of range, or no surface at it
     raise Empty(f'no mesh: no surface at density {threshold:.3g}') from error
