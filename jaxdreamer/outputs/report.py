@@ -84,7 +84,7 @@ def page(*, prompt: str, settings: dict, command: str, about: dict, rows: Sequen
           'previews': [[previews[k][0], pages.data_url('image/png', previews[k][1])]
                        for k in keep]}
   absent = {'video': video is None, 'mesh': mesh is None, 'previews': not previews,
-            'scores': not scores, 'panoramas': not panoramas,
+            'scores': not scores,
             'curves': not data['curves'], 'facts': not mesh_facts}
   return pages.render(
     'report.html', prompt=prompt, command=command, data=data, number=number,
