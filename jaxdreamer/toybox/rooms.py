@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
+from scipy.stats import qmc
 
 from jaxdreamer import cameras
 from jaxdreamer.toybox import language, views, world
@@ -201,7 +202,7 @@ def shade(room: Room, p: world.Point) -> tuple[world.Point, world.Point]:
   n = tuple(c / jnp.maximum(norm(*n), 1e-6) for c in n)
   toward = sum(a * b for a, b in zip(n, LIGHT.direction))
   rgb, glass = _surface(room, p)
-  share = jnp.where(glass, 1., views.lit(sdf, p, n, toward, LIGHT.ambient))
+  share = jnp.where(glass, 1., views.lit(sdf, p, n, toward, jnp.asarray(LIGHT.ambient)))
   return tuple(c * share for c in rgb), n
 
 
@@ -231,10 +232,8 @@ def render(room: Room, camera: Camera, *, size: int, supersample: int = 1) -> vi
 
 
 def unseen(count: int) -> Camera:
-  """`count` cameras of CAMERAS, spread evenly (Roberts' additive sequence) and always the same."""
-  ratio = 1.2207440846057596                     # the root of x^4 = x + 1
-  u = (.5 + np.arange(count)[:, None] * ratio ** -np.array([[1., 2., 3.]])) % 1.
-  u = np.concatenate([u, np.full((count, 1), .5)], 1).astype(np.float32)
+  """`count` cameras of CAMERAS, spread evenly (Halton 1960) and always the same."""
+  u = qmc.Halton(4, scramble=False).random(count + 1)[1:].astype(np.float32)
   return jax.device_get(jax.jit(jax.vmap(camera_from))(u))
 
 

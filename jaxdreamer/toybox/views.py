@@ -75,8 +75,8 @@ def _tile(camera, ids, side, offset):
   return tuple(origin[:, :1, i] for i in range(3)), tuple(direction[..., i] for i in range(3))
 
 
-def along(origin: world.Point, direction: world.Point, t: Float[Array, '*n']) -> world.Point:
-  """The points at distance t of rays."""
+def along(origin: tuple, direction: tuple, t: Array) -> tuple:
+  """The points (x, y, z) at distance t of rays; shapes broadcast."""
   return tuple(o + t * d for o, d in zip(origin, direction))
 
 
