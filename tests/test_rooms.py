@@ -53,9 +53,9 @@ def test_rooms_leave_the_language_of_the_shipped_prior_as_it_is():
   TEXT, 'a green tree, a white chair and a black mug in a red room'])
 def test_toys_stand_on_the_floor_and_clear_of_every_camera(text):
   room = rooms.parse(text)
-  at = np.linspace(-rooms.HALF, rooms.HALF, 101, dtype=np.float32)
-  x, y = np.meshgrid(at, at)
-  level = lambda z: float(rooms.toys_distance(room, (x, y, np.full_like(x, z))).min())
+  at = jnp.linspace(-rooms.HALF, rooms.HALF, 101)
+  x, y = jnp.meshgrid(at, at)
+  level = lambda z: float(rooms.toys_distance(room, (x, y, jnp.full_like(x, z))).min())
   assert abs(level(rooms.FLOOR)) < .02 and level(rooms.FLOOR + .03) < 0.
   stands = jax.vmap(rooms.sample_camera)(jax.random.split(KEY, 4000)).world_from_camera[:, :3, 3]
   assert float(rooms.distance(room, tuple(stands.T)).min()) > .03
@@ -101,8 +101,8 @@ def test_the_window_shines_and_the_papers_stripes_repeat():
 @pytest.mark.slow
 def test_the_perfect_prior_denoises_to_what_the_camera_sees():
   prior = empirical(KEY, TEXT, images=0)
-  camera = rooms.unseen(2)
-  true = network.encode(rooms.pictures(TEXT, camera, size=network.SIZE).rgb)
+  camera = jax.tree.map(jnp.asarray, rooms.unseen(2))
+  true = network.encode(jnp.asarray(rooms.pictures(TEXT, camera, size=network.SIZE).rgb))
   t = jnp.array([.3, .9])
   z_t = diffuse(jnp.zeros_like(true), t, jax.random.normal(KEY, true.shape),
                 schedule=prior.schedule)

@@ -85,7 +85,7 @@ def walls(grid: Grid, level: float, *, radius: float) -> Grid:
   if not count:
     raise Empty('no mesh: there is no air in the scene to stand in')
   largest = 1 + np.argmax(np.bincount(labels.ravel())[1:])
-  return np.where(labels == largest, grid, np.maximum(grid, grid.max()))
+  return np.where(beyond | (grid < level) & (labels != largest), grid.max(), grid)
 
 
 _rays = jax.jit(cameras.rays, static_argnums=1)
