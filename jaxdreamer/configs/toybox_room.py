@@ -4,7 +4,7 @@ posterior mean over renders of the room from inside.
   python -m jaxdreamer.train --config=configs/toybox_room.py \
       --config.prompt="a red car and a blue ball in a yellow room"
 
-The shipped prior knows no rooms. Device, time and scores to expect: docs/rooms.md.
+The shipped prior knows no rooms. Scores, and how to measure them: docs/inside.md.
 """
 from jaxdreamer.configs import base, toybox
 from jaxdreamer.toybox import rooms
