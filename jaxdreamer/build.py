@@ -144,11 +144,11 @@ def make_sample(config, prior: Prior, estimator: Estimator) -> Sample:
     views=s.views, dims=s.draws // (2 if s.antithetic else 1))
 
 
-def make_background(config) -> backgrounds.Background:
+def make_background(config, *, random: bool = True) -> backgrounds.Background:
   """The background of config.render: `hypernet` reads prompts as the scene does, and those that
-  learn share with random colors."""
+  learn share with random colors, unless `random` is False."""
   r = config.render
-  learns = r.background in LEARNED
+  learns = random and r.background in LEARNED
   reads = {'text': config.scene[config.scene.name].text} if r.background == 'hypernet' else {}
   background = BACKGROUNDS[r.background](**r.backgrounds.get(r.background, {}), **reads)
   return backgrounds.mixed(background, probability=r.random_background) if learns else background
@@ -178,7 +178,7 @@ def make_render(config, scene: Scene) -> Callable[..., Rendering]:
     if scene.render:
       return scene.render(code, camera, size=size, background=sky, shade=shade)
     return render.image(k_image, partial(scene.field, code), camera, size=size, samples=r.samples,
-                        fine=r.fine, radius=r.radius,
+                        fine=r.fine, radius=r.radius, disparity=r.disparity,
                         chunk=r.chunk or None, remat=r.remat, shade=shade,
                         normals=NORMALS[r.normals],
                         distance=scene.distance and partial(scene.distance, code),
@@ -203,9 +203,9 @@ def training(config, mesh: Mesh, *, abstract: bool = False) -> Training:
   text, tx = make_text(config, prior, mesh), make_optimizer(config)
   sample = make_sample(config, prior, estimator)
   draw, regularize = make_render(config, scene), make_regularize(config.regularizers)
-  words = partial(cameras.view_bin, **{side: math.radians(config.cameras[side])
-                                       for side in ('front', 'back')})
-  condition = partial(conditioning.condition, words=words, perp_neg=config.perp_neg)
+  words = config.cameras.words and partial(
+    cameras.view_bin, **{side: math.radians(config.cameras[side]) for side in ('front', 'back')})
+  condition = partial(conditioning.condition, words=words or None, perp_neg=config.perp_neg)
   ids = jnp.arange(config.sampling.views)
 
   def stage(size):
@@ -238,7 +238,11 @@ def model(config, embed: Callable[[str], Text], phrases: tuple[str, ...]) -> obj
   """What a run of `config` learns of its `phrases`, at the settings of config.eval. `embed` is
   `embedder`'s or `make_reader`'s."""
   config = options.expanded(config)
-  e, radius = config.eval, config.render.radius
+  e, r = config.eval, config.render
+  background = make_background(config, random=False)
+  # one that is learned is part of a scene one stands in
+  sky = background.color if e.inside and r.background in LEARNED else None
   return objects.model(seeds.key(config.seed), make_scene(config), prompts=phrases, embed=embed,
                        step=config.steps, size=e.size, samples=e.samples, fine=e.fine,
-                       ball=radius, radius=e.radius or radius, chunk=e.chunk or None)
+                       ball=r.radius, radius=e.radius or r.radius, inside=e.inside,
+                       disparity=r.disparity, sky=sky, chunk=e.chunk or None)

@@ -40,6 +40,9 @@ def check(config, mesh: Mesh) -> None:
     raise ValueError(f'config.estimator.csd.omega2={config.estimator.csd.omega2} asks for a '
                      'negative prompt, and '
                      'config.negative_prompt is empty: give one, or set the share to 0')
+  if config.perp_neg and not config.cameras.words:
+    raise ValueError(f'config.perp_neg={config.perp_neg}: takes 0 with config.cameras.words=False, '
+                     'for it leads away from the words of other views')
   for option, value, table in (('background', config.render.background, BACKGROUNDS),
                                ('normals', config.render.normals, NORMALS)):
     if value not in table:

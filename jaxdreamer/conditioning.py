@@ -27,11 +27,12 @@ def by_prompt(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @by_prompt
-def condition(text: Text, camera: Camera, *, words: Callable[..., Any] = cameras.view_bin,
+def condition(text: Text, camera: Camera, *, words: Callable[..., Any] | None = cameras.view_bin,
               perp_neg: float = 0.) -> Views:
   """The views of a batch of cameras [V]: the prompt with the words of each, which `words` (azimuth,
-  elevation) -> row of text.views chooses; with `perp_neg`, which scales the weights of Perp-Neg
-  (ScaleDreamer: .5), the text between its two nearest sides, and the texts that it is not.
+  elevation) -> row of text.views chooses, or the plain prompt where that is None; with `perp_neg`,
+  which scales the weights of Perp-Neg (ScaleDreamer: .5), the text between its two nearest sides,
+  and the texts that it is not.
 
       views = condition(prior.embed('a red cube'), cameras.orbit(4))
   """
@@ -40,6 +41,8 @@ def condition(text: Text, camera: Camera, *, words: Callable[..., Any] = cameras
     own, others, weights = jax.vmap(partial(perp_neg_texts, text.views))(camera.azimuth,
                                                                         camera.elevation)
     away = PerpNeg((others[:, 0], others[:, 1]), perp_neg * weights)
+  elif words is None:
+    own, away = each(text.plain), PerpNeg()
   else:
     own, away = text.views[words(camera.azimuth, camera.elevation)], PerpNeg()
   return Views(camera, own, each(text.plain), each(text.null), each(text.negative), away)

@@ -1,9 +1,9 @@
 """python -m jaxdreamer.evaluate --workdir=...: how near a finished run is to what its prompt names.
 
 Where the prompt names a toy of the toybox, the exact shape is known, and the run is held against it
-in 32 views that no step was trained on, as a mesh, and as a volume. Writes scores.json (every score
-and its meaning), prints a table, renews the report. Images are [V, H, W, 3] in [0, 1], masks and
-opacity [V, H, W].
+in 32 views that no step was trained on, as a mesh, and as a volume; a room in 24 views from inside.
+Writes scores.json (every score and its meaning), prints a table, renews the report. Images are
+[V, H, W, 3] in [0, 1], masks and opacity [V, H, W].
 
 `--clip=FOLDER` asks a CLIP model as well, for any prompt, and with `--prompts=FILE`, a prompt a
 line, which of them it would choose; clip.json names the protocol.
@@ -27,12 +27,18 @@ from jaxdreamer.options import place
 from jaxdreamer.outputs import gallery, report, silhouettes, surface, video
 from jaxdreamer.outputs import mesh as meshes
 from jaxdreamer.scores import Images, Masks
-from jaxdreamer.toybox import geometry, truth, world, xla_flags
+from jaxdreamer.toybox import geometry, rooms, truth, world, xla_flags
 from jaxdreamer.toybox.truth import over_gray
 from jaxdreamer.types import Camera
 
 RING, ELEVATIONS = 16, (.15, .6)       # 32 views: azimuths in steps of 22.5 degrees, on two heights
+ROOM_VIEWS = 24
 QUARTERS = slice(None, None, RING // 4)                # 8 of the views are enough to tell colors
+
+
+def knows(prompt: str) -> bool:
+  """Whether the toybox knows what the prompt means, a toy or a room."""
+  return world.names_a_toy(prompt) or rooms.names_a_room(prompt)
 
 
 def true_pictures(prompt: str, camera: Camera, *, size: int) -> tuple[Images, Masks]:
@@ -87,6 +93,19 @@ def score_views(prompt: str, object: Object) -> dict:
   return scores | dict.fromkeys(('front', 'back', 'one_front', 'symmetry'))
 
 
+def score_room(prompt: str, object: Object) -> dict:
+  """The scores that compare pictures from inside a room."""
+  camera = rooms.unseen(ROOM_VIEWS)
+  views = video.render_views(object.over(1.), camera)
+  true = rooms.pictures(prompt, camera, size=object.size)
+  everywhere = np.ones(true.depth.shape, bool)
+  return {'room_psnr': score.psnr(views.rgb, true.rgb),
+          'room_depth_pearson': score.pearson(views.depth, true.depth),
+          'room_depth_error': float(np.abs(views.depth - true.depth).mean()),
+          'room_normal_degrees': score.normal_degrees(views.normal, true.normal, everywhere),
+          'room_opacity': float(views.opacity.mean())}
+
+
 def extract(object: Object, *, resolution: int) -> tuple[surface.Mesh, dict] | None:
   """meshes.extract, or None where there is no surface."""
   camera = silhouettes.lookouts(radius=object.radius)
@@ -107,7 +126,7 @@ def score_shape(prompt: str, object: Object,
   xyz = surface.nodes(object.radius, facts['resolution'])
   inside = surface.evaluate(truth.shape(prompt).distance,
                             xyz.reshape(-1, 3)).reshape(xyz.shape[:3]) < 0.
-  grid, level = meshes.grid_of(object, facts['resolution']), facts['level']
+  grid, level = surface.grid_of(object, facts['resolution']), facts['level']
   return {'chamfer': score.chamfer(surface.sample_points(mesh, score.SURFACE)[0], exact),
           'volume_iou': score.iou(surface.fill_cavities(grid, level) >= level, inside),
           'mesh_iou': facts['silhouette_iou'], 'watertight': facts['watertight']}
@@ -124,12 +143,15 @@ def table(scores: dict) -> Table:
 def write(folder: pathlib.Path, prompt: str, step: int, object: Object, *, resolution: int = 96,
           extracted: tuple[surface.Mesh, dict] | None = None) -> dict:
   """Scores the object against what its prompt names; writes scores.json and returns the scores.
-  ValueError: no toy's prompt.
+  ValueError: no prompt of a toy or a room.
 
   `extracted` is its mesh (meshes.extract), for a caller that has it already."""
-  world.parse(prompt)
-  extracted = extracted or extract(object, resolution=resolution)
-  scores = score_views(prompt, object) | score_shape(prompt, object, extracted)
+  if rooms.is_room(prompt):
+    scores = score_room(prompt, object)
+  else:
+    world.parse(prompt)
+    extracted = extracted or extract(object, resolution=resolution)
+    scores = score_views(prompt, object) | score_shape(prompt, object, extracted)
   (folder / 'scores.json').write_text(json.dumps(
     {'prompt': prompt, 'step': step, 'scores': scores,
      'meaning': {name: score.MEANING[name] for name in scores}}, indent=2) + '\n')
@@ -199,7 +221,7 @@ def score_run(folder: pathlib.Path, *, ask: str):
     rich.print(table(score_corpus(folder, config.corpus.path, model, params, step)))
     return
   object, scores = model.object(params, config.prompt), {}
-  if not ask or world.names_a_toy(config.prompt):
+  if not ask or knows(config.prompt):
     scores |= write(folder, config.prompt, step, object, resolution=flags.FLAGS.resolution)
   if ask:
     scores |= score_clip(folder, config.prompt, step, object, model=ask, texts=texts,

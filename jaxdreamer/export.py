@@ -72,7 +72,7 @@ def write(workdir: pathlib.Path, folder: pathlib.Path) -> int:
     status = cli.FAILED
   if options.turntable:
     for path in video.turntable(object.over(1.), folder, frames=options.frames,
-                                height=options.height, distance=3. * object.radius):
+                                height=options.height, distance=object.away, fov=object.fov):
       print(path)
   if (folder / 'report.json').exists():
     print(report.refresh(folder))

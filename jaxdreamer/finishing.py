@@ -18,7 +18,8 @@ from jaxdreamer.objects import Model, Object
 
 IN_PREVIEW, IN_GALLERY = 4, 48         # prompts of a corpus
 PREVIEW = (4, math.radians(15.))       # front, left, back and right, a little from above
-OUTPUTS = ('gallery.html', 'turntable.*', 'mesh.*', 'scores.json', 'report.*', 'failed.txt')
+OUTPUTS = ('gallery.html', 'turntable.*', 'panorama*', 'mesh.*', 'scores.json', 'report.*',
+           'failed.txt')
 
 
 def spread(prompts: tuple[str, ...], most: int) -> tuple[str, ...]:
@@ -37,7 +38,7 @@ def preview(model: Model, params: PyTree, workdir: pathlib.Path, *, step: int):
   """Objects of some prompts from four sides, side by side on white."""
   from jaxdreamer.outputs import video
   objects = [model.object(params, prompt) for prompt in spread(model.prompts, IN_PREVIEW)]
-  camera = cameras.orbit(PREVIEW)
+  camera = cameras.orbit(PREVIEW, distance=objects[0].away, fov=objects[0].fov)
   sheet = np.concatenate([np.concatenate(video.render_views(object.over(1.), camera).rgb, axis=1)
                           for object in objects])
   path = workdir / 'previews' / f'step_{step:06}.png'
@@ -85,17 +86,18 @@ def finish(config: ConfigDict, model: Model, params: PyTree, workdir: pathlib.Pa
 
 def of_object(object: Object, prompt: str, workdir: pathlib.Path, *, step: int,
               resolution: int, faces: int, texture: int) -> dict[str, Callable]:
-  """{name: what writes that output} of one object, in their order; scores where the prompt names a
-  toy, of the mesh that was made."""
+  """{name: what writes that output} of one object, in their order; a panorama of a scene one stands
+  in; scores where the prompt names a toy or a room, of the mesh that was made."""
   from jaxdreamer import evaluate
-  from jaxdreamer.outputs import mesh, video
-  from jaxdreamer.toybox import world
+  from jaxdreamer.outputs import inside, mesh, video
   made = []
   outputs = {
-    'film': lambda: video.turntable(object.over(1.), workdir, distance=3. * object.radius),
+    'film': lambda: video.turntable(object.over(1.), workdir, distance=object.away,
+                                    fov=object.fov),
+    **({'panorama': lambda: inside.write_panorama(object, workdir)} if object.inside else {}),
     'mesh': lambda: made.append(mesh.write(object, workdir, resolution=resolution, faces=faces,
                                            texture=texture))}
-  if world.names_a_toy(prompt):
+  if evaluate.knows(prompt):
     outputs['scores'] = lambda: evaluate.write(workdir, prompt, step, object, resolution=resolution,
                                                extracted=made[0] if made else None)
   return outputs

@@ -1,5 +1,6 @@
 """What a run has learned, as its outputs take it: a Model makes an Object of each prompt. No
 optimizer has a part in it, and a prior only where a generator reads a prompt."""
+import math
 from functools import partial
 from typing import Any, Callable, NamedTuple
 
@@ -25,6 +26,17 @@ class Object(NamedTuple):
   distance: Callable[[Array], Array] | None = None
   # () -> vertices [N, 3] and faces [F, 3] of a surface of its own, if it has one
   mesh: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
+  inside: float = 0.   # how far from the origin one stands in it; 0: it is seen from outside
+
+  @property
+  def away(self) -> float:
+    """How far from the origin films and previews stand."""
+    return self.inside or 3. * self.radius
+
+  @property
+  def fov(self) -> float:
+    """What their cameras span, in radians: 40 degrees, or 70 inside."""
+    return math.radians(70. if self.inside else 40.)
 
   def over(self, gray: float) -> Callable[[Camera], Rendering]:
     """camera -> Rendering over a gray: 0 is black, 1 is white."""
@@ -40,10 +52,14 @@ class Model(NamedTuple):
 
 def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...],
           embed: Callable[[str], Text], step: int, size: int = 64, samples: int = 64,
-          fine: int = 0, ball: float = 1., radius: float = 1., chunk: int | None = None) -> Model:
+          fine: int = 0, ball: float = 1., radius: float = 1., inside: float = 0.,
+          disparity: bool = False, sky: Callable[[Any, Array, Array], Array] | None = None,
+          chunk: int | None = None) -> Model:
   """The Model of `scene` as `step` sees it: renders of `size` pixels with `samples` and `fine` more
-  along a ray in the `ball`, `chunk` rays at a time; `radius` is Object's. `embed` (prompt) -> Text
-  is asked by generators alone."""
+  along a ray in the `ball`, placed by `disparity` as render.image's, `chunk` rays at a time;
+  `radius` and `inside` are Object's. `sky` (background's code, key, direction [3]) -> color is what
+  stands behind it, or else what the caller says. `embed` (prompt) -> Text is asked by generators
+  alone."""
   read = embed if reads_text(scene) else lambda prompt: None
 
   @jax.jit
@@ -53,12 +69,13 @@ def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...],
 
   @jax.jit
   def draw(code, camera, background):
-    sky = lambda direction: background
+    behind = partial(sky, code['background'], key) if sky else lambda direction: background
     if scene.render:
-      seen = scene.render(code, camera, size=size, background=sky, shade=render.unlit)
+      seen = scene.render(code, camera, size=size, background=behind, shade=render.unlit)
     else:
       seen = render.image(key, partial(scene.field, code), camera, size=size, samples=samples,
-                          fine=fine, radius=ball, jitter=0., background=sky, chunk=chunk)
+                          fine=fine, radius=ball, jitter=0., background=behind,
+                          disparity=disparity, chunk=chunk)
     # what trains a scene no output shows: unasked, it is not computed
     return Rendering(seen.rgb, seen.opacity, seen.depth, seen.normal, *(None,) * 7)
 
@@ -72,7 +89,7 @@ def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...],
     code = prepare(params, read(prompt))
     mesh = scene.mesh and (lambda: topology.compact(scene.mesh(code)))
     return Object(*(partial(f, code) for f in (draw, density, color)), radius, size,
-                  distance and partial(distance, code), mesh)
+                  distance and partial(distance, code), mesh, inside)
   return Model(prompts, read, object_of)
 
 

@@ -1,8 +1,8 @@
 """Scene x rays -> Rendering: sampling, field, compositing, shading; chunks and rematerialization
 are here and nowhere else.
 
-A ray is sampled only inside the ball of `radius` around 0; rays that miss have opacity 0 and show
-the background.
+A ray is sampled only inside the ball of `radius` around 0, from the eye on where that is inside;
+rays that miss have opacity 0 and show the background.
 `field` is scene.field with its code bound, `distance` scene.distance likewise, or None;
 `background` maps a unit direction [3] to a color [3].
 The full record always comes back: what the caller does not use (normals above all) the compiler
@@ -79,14 +79,15 @@ def lit(light: Light, albedo: Float[Array, '3'], normal: Float[Array, '3'],
 
 def trace(field: fields.Colored, ray: Rays, u: Float[Array, 'S'], u_fine: Float[Array, 'N'], *,
           radius: float, background: Sky, shade: Shade, normals: fields.Normals,
-          distance: fields.Signed | None) -> Rendering:
+          distance: fields.Signed | None, disparity: bool) -> Rendering:
   """One ray. u places a sample in each of S equal intervals. Where N > 0 those only propose
   (without gradient, density alone) N intervals of equal weight, which u_fine samples."""
   near, far = volume.ball_interval(ray.origin, ray.direction, radius)
   along = lambda dist: ray.origin[:, None] + ray.direction[:, None] * dist[None]  # [3, S]
-  dist = near + (far - near) * jnp.linspace(0., 1., u.size + 1)
+  spaced = partial(volume.spaced, near, far, disparity=disparity)
+  dist = spaced(jnp.linspace(0., 1., u.size + 1))
   if u_fine.size:
-    density, _ = jax.vmap(field, 1)(along(near + (far - near) * u))
+    density, _ = jax.vmap(field, 1)(along(spaced(u)))
     weights, _ = volume.alpha_weights(density, dist)
     dist = volume.invert_cdf(jnp.linspace(0., 1., u_fine.size + 1), dist,
                              volume.spread(weights, dist, share=.25))
@@ -119,20 +120,21 @@ def white(direction: Float[Array, '3']) -> Float[Array, '3']:
 def image(key: Key[Array, ''], field: fields.Colored, camera: Camera, *, size: int, samples: int,
           fine: int = 0, radius: float = 1., jitter: float = 1., background: Sky = white,
           shade: Shade = unlit, normals: fields.Normals = fields.gradient_normals,
-          distance: fields.Signed | None = None, chunk: int | None = None,
-          remat: bool = False) -> Rendering:
+          distance: fields.Signed | None = None, disparity: bool = False,
+          chunk: int | None = None, remat: bool = False) -> Rendering:
   """The [size, size] Rendering of one camera; vmap over cameras, keys and lights. `jitter` = 0
   makes it deterministic.
 
-  `shade` is unlit, lit by a Light, or normal_color. `chunk` rays at a time bounds memory; `remat`
-  recomputes a ray (a chunk) in the backward pass.
+  `shade` is unlit, lit by a Light, or normal_color; `disparity` places samples as volume.spaced
+  does. `chunk` rays at a time bounds memory; `remat` recomputes a ray (a chunk) in the backward
+  pass.
   """
   k_coarse, k_fine = jax.random.split(key)
   def uniforms(k, n):
     return jax.vmap(partial(volume.stratified, n=n, jitter=jitter))(
         jax.random.split(k, size * size))
   one = partial(trace, field, radius=radius, background=background, shade=shade, normals=normals,
-                distance=distance)
+                distance=distance, disparity=disparity)
   one = jax.checkpoint(one) if remat else one
   args = jax.tree.map(lambda a: a.reshape(size * size, 3), cameras.rays(camera, size)), uniforms(
       k_coarse, samples), \

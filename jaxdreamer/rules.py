@@ -170,12 +170,13 @@ RULES = {
   'scene.hashgrid.band': schedule(0.),
   'scene.mlp.blur': schedule(0.), 'scene.mlp.octaves': whole(0), 'scene.*.radius': above(0.),
   'scene.*.extent': above(0.),
-  'scene.*.strength': number(0.), 'scene.*.scale': number(0.),
+  # below 0: a hollow in what is dense
+  'scene.*.strength': number(-math.inf), 'scene.*.scale': number(0.),
   'scene.*.activation': one_of(*ACTIVATIONS), 'scene.*.blob': one_of(*BLOBS),
   'scene.*.room': above(0.), 'scene.*.texture': one_of(*TEXTURES),
   'scene.*.features': whole(3), 'scene.image.thickness': above(0.),
   'scene.image.density': above(0.),
-  'prior.empirical.images': whole(1), 'prior.empirical.bandwidth': above(0.),
+  'prior.empirical.images': whole(0), 'prior.empirical.bandwidth': above(0.),
   'prior.*.image_size': whole(1),
   'prior.*.dtype': one_of(*DTYPES),
   'estimator.csd.omega2': schedule(0.), 'estimator.*.guidance': schedule(0.),
@@ -214,6 +215,7 @@ RULES = {
   'eval.size': whole(1), 'eval.samples': whole(1), 'eval.fine': whole(0), 'eval.chunk': whole(0),
   'eval.mesh_resolution': whole(8, high=512), 'eval.faces': none_or(100),
   'eval.texture': none_or(64, high=8192), 'eval.radius': number(0.),
+  'eval.inside': number(0.),
 }
 SIZES = whole(1)       # whole numbers of a scene or a background: levels, widths, pixels
 

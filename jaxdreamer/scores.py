@@ -32,6 +32,11 @@ MEANING = {
   'symmetry': 'of [0, 1]: 0 front and back differ at least as they should, 1 they are the same',
   'mesh_iou': 'silhouettes of the mesh against those of the render; .95 is faithful',
   'watertight': 'the mesh is closed',
+  'room_psnr': 'decibels, against the true pictures in 24 unseen views from inside',
+  'room_depth_pearson': 'correlation of the depth of all their pixels with the true one',
+  'room_depth_error': 'mean absolute difference of that depth, in scene units',
+  'room_normal_degrees': 'mean angle between the normals of render and truth in these views',
+  'room_opacity': 'mean of the render in these views; a room has no holes',
   'clip_similarity': "mean cosine of CLIP's view of the pictures and of the prompt",
   'clip_recall_at_1': 'share of views that CLIP finds nearest to the prompt, of all in --prompts',
 }
@@ -59,6 +64,12 @@ def normal_degrees(a: Images, b: Images, opaque: Bool[np.ndarray, 'V H W']) -> f
   unit = lambda n: n / np.maximum(np.linalg.norm(n, axis=-1, keepdims=True), 1e-9)
   cosine = np.sum(unit(np.asarray(a, float)) * unit(np.asarray(b, float)), -1)[opaque]
   return float(np.degrees(np.arccos(np.clip(cosine, -1., 1.)).mean())) if len(cosine) else None
+
+
+def pearson(a: Float[np.ndarray, '...'], b: Float[np.ndarray, '...']) -> float:
+  """The correlation of two arrays, over all their numbers; 0 where one is constant."""
+  a, b = (np.asarray(v, float) - np.mean(v, dtype=float) for v in (a, b))
+  return float(np.sum(a * b) / max(np.sqrt(np.sum(a * a) * np.sum(b * b)), 1e-12))
 
 
 def chamfer(a: Float[np.ndarray, 'N 3'], b: Float[np.ndarray, 'M 3']) -> float:

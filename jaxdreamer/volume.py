@@ -23,6 +23,17 @@ def composite(weights: Float[Array, 'S'], values: Float[Array, '*f S']) -> Float
   return jnp.sum(jnp.broadcast_to(weights, values.shape) * values, -1)
 
 
+def spaced(near: Float[Array, ''], far: Float[Array, ''], u: Float[Array, 'n'], *,
+           disparity: bool) -> Float[Array, 'n']:
+  """The distances at shares u of the way from near to far: in equal steps or, with `disparity`, in
+  equal steps of 1 / (1 + distance), which are finer near by. That is disparity as one sees it from
+  one unit behind the eye; the eye's own has no end where it is inside the ball."""
+  if not disparity:
+    return near + (far - near) * u
+  first, last = 1. / (1. + near), 1. / (1. + far)
+  return 1. / (first + (last - first) * u) - 1.
+
+
 def midpoints(dist: Float[Array, 'n']) -> Float[Array, 'n-1']:
   """The middle of each interval between successive distances."""
   return .5 * (dist[:-1] + dist[1:])

@@ -103,6 +103,17 @@ RELEASED = {
     'lr.geometry.encoding': .01, 'lr.geometry.density_network': .001,
     'lr.geometry.feature_network': .001, 'lr.background': .001,
     'lr.guidance': .0001, 'trainer.max_steps': 25000}),
+  ('prolificdreamer_scene_sd', ''): (THREESTUDIO + 'prolificdreamer-scene.yaml', COMMON | {
+    'data.width': [64, 512], 'data.resolution_milestones': [5000],
+    'data.camera_distance_range': [.1, 2.3], 'data.eval_camera_distance': 2.,
+    'geometry.radius': 5., 'geometry.density_blob_scale': -10., 'geometry.density_blob_std': 2.5,
+    'background.random_aug_prob': 0., 'prompt_processor.view_dependent_prompting': False,
+    'guidance.guidance_scale': 7.5, 'guidance.max_step_percent': [10000, .98, .5, 10001],
+    'loss.lambda_sparsity': 0., 'loss.lambda_z_variance': 1., 'optimizer.name': 'AdamW',
+    'optimizer.betas': [.9, .99],
+    'lr.geometry.encoding': .01, 'lr.geometry.density_network': .001,
+    'lr.geometry.feature_network': .001, 'lr.background': .001,
+    'lr.guidance': .0001, 'trainer.max_steps': 25000}),
   ('scaledreamer_sd', ''): (SCALEDREAMER + 'single-prompt_benchmark/asd_sd_nerf.yaml',
                             COMMON | ASD | {
 'data.camera_distance_range': [1., 1.5], 'guidance.guidance_perp_neg': -.5,
@@ -201,6 +212,7 @@ HERE = {
   or c.prior[c.prior.name].image_size,
   'data.resolution_milestones': lambda c, s, e: [first for first, _ in c.render.stages[1:]],
   'data.camera_distance_range': lambda c, s, e: list(c.cameras.distance),
+  'data.eval_camera_distance': lambda c, s, e: c.eval.inside,
   'data.relative_radius': lambda c, s, e: c.cameras.relative,
   'data.fovy_range': lambda c, s, e: list(c.cameras.fov),
   'data.elevation_range': lambda c, s, e: list(c.cameras.elevation),
@@ -239,6 +251,7 @@ HERE = {
   'renderer intervals trained': lambda c, s, e: c.render.fine,
   'prompt_processor.front_threshold': lambda c, s, e: c.cameras.front,
   'prompt_processor.back_threshold': lambda c, s, e: c.cameras.back,
+  'prompt_processor.view_dependent_prompting': lambda c, s, e: c.cameras.words,
   'prompt_processor.negative_prompt': lambda c, s, e: c.negative_prompt,
   # theirs is one less for SDS
   'guidance.guidance_scale': lambda c, s, e: theirs(c, e.guidance) - (c.estimator.name == 'sds'),
@@ -319,3 +332,13 @@ def test_steindreamer_has_dreamfusions_numbers():
   for section in ('cameras', 'render', 'regularizers', 'sampling', 'scene', 'optim', 'steps'):
     assert ours[section] == theirs_[section], section
   assert ours.estimator.ssd.guidance == theirs_.estimator.sds.guidance
+
+
+def test_steindreamers_scenes_are_prolificdreamers_by_ssd_with_normals():
+  ours, theirs_ = (read(name, '')[0] for name in ('steindreamer_scene_sd',
+                                                  'prolificdreamer_scene_sd'))
+  for section in ('cameras', 'render', 'regularizers', 'sampling', 'scene', 'optim', 'steps',
+                  'eval'):
+    assert ours[section] == theirs_[section], section
+  assert ours.estimator.name == 'ssd' and 'normals' in ours.estimator.ssd.phi
+  assert ours.estimator.ssd == read('steindreamer_sd', 'normals')[0].estimator.ssd

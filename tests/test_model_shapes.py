@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import dreamfusion_sd, scaledreamer_amortised, scaledreamer_mvdream
+from configs import (
+  dreamfusion_sd,
+  prolificdreamer_scene_sd,
+  scaledreamer_amortised,
+  scaledreamer_mvdream,
+  steindreamer_scene_sd,
+)
 from jaxdreamer import build, doctor
 from jaxdreamer.nn import unet, unet_config
 from jaxdreamer.weights import model_shapes
@@ -37,6 +43,8 @@ def shrunk(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('make, name', [(dreamfusion_sd, 'sd21-base'),
+                                        (prolificdreamer_scene_sd, 'sd21-base'),
+                                        (steindreamer_scene_sd, 'sd21-base'),
                                         (scaledreamer_mvdream, 'mvdream')])
 def test_a_step_without_weights_has_shapes_and_the_weights_it_wants_a_name(monkeypatch, make, name):
   """All that the doctor does but compiling; its words where nothing is."""

@@ -1,5 +1,6 @@
 """A published checkpoint as a prior: files of its layout, made here, in; latents, predictions and a
 trained scene out."""
+import importlib
 import json
 import pathlib
 import subprocess
@@ -12,7 +13,7 @@ import published
 import pytest
 from flax.traverse_util import flatten_dict
 
-from jaxdreamer import cameras, prompts
+from jaxdreamer import build, cameras, prompts
 from jaxdreamer.diffusion import bcast, diffuse
 from jaxdreamer.estimators.vsd import vsd
 from jaxdreamer.nn import lora, unet, unet_config, vae
@@ -334,3 +335,23 @@ def test_steindreamer_trains_on_a_published_checkpoint(model, tmp_path):
           for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
   assert rows[-1]['step'] == 20 and all(np.isfinite(row['gradient_norm']) for row in rows)
   assert (tmp_path / 'run' / 'mesh.glb').exists() or 'mesh' in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['prolificdreamer_scene_sd', 'steindreamer_scene_sd'])
+def test_a_scene_one_stands_in_trains_on_a_published_checkpoint(model, name):
+  """Five steps at sizes a CPU can take; the config is otherwise as it is published."""
+  config = importlib.import_module(f'configs.{name}').get_config()
+  config.update_from_flattened_dict({
+    'prompt': 'a red mug', 'prior.path': str(model[0]), 'steps': 5, 'steps_per_call': 1,
+    'mesh.data': 1, 'scene.hashgrid.levels': 3, 'scene.hashgrid.log2_table': 10,
+    'scene.hashgrid.finest': 64, 'render.stages': ((0, 16),), 'render.samples': 8,
+    'render.fine': 8})
+  if name.startswith('stein'):
+    config.estimator.ssd.every = 2
+  training = build.training(config, build.make_mesh(config))
+  *_, (step, state, info) = training.fit(training.init(KEY), steps=5)
+  assert step == 5 and float(info['finite']) == 1.
+  moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params['scene'],
+                       training.init(KEY).params['scene'])
+  assert max(jax.tree.leaves(moved)) > 0.

@@ -73,10 +73,12 @@ OPTIONS = {
               **defaults(cameras.from_uniform),
               'jitter': (0., 0., 0.),  # of the position, of the point looked at, of the up vector
               'front_back': 0,                 # so many first steps see fronts and backs alone
+              'words': True,                   # False: no view is told to the prior by words
               # azimuths on either side that are called front and back view
               'front': 45., 'back': 45.},
   'render': {'kind': 'color',  # what the prior sees: or 'normal', (1 + n) / 2 in the world's frame
              'samples': 16, 'fine': 16, 'radius': 1., 'chunk': 0, 'remat': False,
+             'disparity': False,  # samples lie closer near the eye, as disparity does
              # ((0, 64), (5000, 512)): pixels from a step on; (): the prior's
              'stages': (),
              # 'learned', 'environment', 'hash_map' and, of generators, 'hypernet' learn
@@ -105,7 +107,9 @@ OPTIONS = {
            # of the mesh in GLB and OBJ: faces it is simplified to, or 0, and pixels of a side of
            # its texture, or 0 for colors on its vertices
            'faces': 15_000, 'texture': 1024,
-           'radius': 0.},  # of the ball that meshes and films show; 0: render.radius
+           'radius': 0.,  # of the ball that meshes and films show; 0: render.radius
+           # of a scene one stands in: how far from the origin films stand in it; 0: an object's
+           'inside': 0.},
 }
 
 

@@ -14,7 +14,7 @@ import trimesh
 from jaxtyping import Bool, Float
 
 from jaxdreamer.objects import Object
-from jaxdreamer.outputs import bake, silhouettes, surface, unwrap, video
+from jaxdreamer.outputs import bake, inside, silhouettes, surface, unwrap, video
 from jaxdreamer.outputs.mesh_files import FORMATS, points_to_ply, save
 from jaxdreamer.outputs.surface import Empty, Mesh
 from jaxdreamer.scores import iou
@@ -35,13 +35,6 @@ def overlap(seen: Bool[np.ndarray, 'V H W'], target: Bool[np.ndarray, 'V H W']) 
   return float(np.mean([iou(s, t) for s, t in zip(seen, target)]))
 
 
-def grid_of(object: Object, resolution: int) -> surface.Grid:
-  """What the mesh is a level set of, at `resolution` nodes a side."""
-  sample, of = ((surface.depth_inside, object.distance) if object.distance
-                else (surface.log_density, object.density))
-  return sample(of, radius=object.radius, resolution=resolution)
-
-
 def extract(object: Object, camera: Camera, opacity: Float[np.ndarray, 'V size size'], *,
             resolution: int = 96) -> tuple[Mesh, dict]:
   """The mesh whose silhouettes match the rendered `opacity` in the [V] cameras, or Object.mesh
@@ -51,7 +44,7 @@ def extract(object: Object, camera: Camera, opacity: Float[np.ndarray, 'V size s
   is a faithful mesh. level is of the object's distance, sign turned, or of its log density.
   """
   target, radius = solid(opacity), object.radius
-  grid = grid_of(object, resolution)
+  grid = surface.grid_of(object, resolution)
   level, _ = silhouettes.match_level(grid, camera, target, radius=radius)
   found = surface.drop_floaters(trimesh.Trimesh(*object.mesh(), process=False) if object.mesh
                                 else surface.isosurface(grid, level, radius=radius))
@@ -82,10 +75,12 @@ def write(object: Object, folder: pathlib.Path, *, resolution: int = 96,
           points: int = 0) -> tuple[Mesh, dict]:
   """`extract`, and its files in `folder`: the mesh itself in PLY and its `asset` in the other
   formats, mesh.json with the report, mesh.png with the asset under the render; points.ply too where
-  `points` > 0. Raises Empty where there is no mesh."""
-  camera = silhouettes.lookouts(radius=object.radius)
+  `points` > 0. Of a scene one stands in, the surface around the air. Raises Empty where there is no
+  mesh."""
+  camera = inside.lookouts(object) if object.inside else silhouettes.lookouts(radius=object.radius)
   views = video.render_views(object.over(1.), camera)
-  mesh, facts = extract(object, camera, views.opacity, resolution=resolution)
+  mesh, facts = (inside.extract(object, camera, views, resolution=resolution) if object.inside
+                 else extract(object, camera, views.opacity, resolution=resolution))
   small = asset(mesh, object, faces=faces, texture=texture,
                 cell=2. * object.radius / (resolution - 1))
   for name in formats:

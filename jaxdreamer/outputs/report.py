@@ -5,6 +5,7 @@ The page is built from what lies in the run's folder, each part optional:
   metrics.jsonl    {'step': .., name: number} a line
   previews/*.png   the last number in a name is its step
   turntable.mp4    the film
+  panorama.png     and panorama_depth.png, of a scene one stands in
   mesh.glb         or else mesh.ply; mesh.json holds facts about it
   scores.json      {'scores': {name: value}, 'meaning': {name: text}}
 All text is escaped, so a prompt may hold anything. The mesh travels as a whole GLB file, and the
@@ -59,7 +60,8 @@ def curves(rows: Sequence[dict], *, points: int = POINTS) -> list[dict]:
 
 
 def page(*, prompt: str, settings: dict, command: str, about: dict, rows: Sequence[dict] = (),
-         previews: Sequence[tuple] = (), video: bytes | None = None, mesh: bytes | None = None,
+         previews: Sequence[tuple] = (), video: bytes | None = None,
+         panoramas: Sequence[bytes] = (), mesh: bytes | None = None,
          mesh_facts: dict | None = None, scores: dict | None = None,
          meaning: dict | None = None) -> str:
   """The page. `previews` are (step, png bytes) in order, `mesh` is a GLB of mesh_files.py, the
@@ -79,6 +81,7 @@ def page(*, prompt: str, settings: dict, command: str, about: dict, rows: Sequen
     scores=[(name, value, meaning.get(name, '')) for name, value in flatten(scores)
             if value is not None],
     video=pages.data_url('video/mp4', video) if video else '',
+    panoramas=[pages.data_url('image/png', picture) for picture in panoramas],
     absent=' '.join(f'no-{name}' for name, is_absent in absent.items() if is_absent))
 
 
@@ -110,6 +113,7 @@ def refresh(folder: pathlib.Path) -> pathlib.Path:
     **read('report.json'), rows=[json.loads(line) for line in lines],
     previews=[(step_of(path), path.read_bytes()) for path in previews],
     video=video.read_bytes() if video.exists() else None,
+    panoramas=[path.read_bytes() for path in sorted(folder.glob('panorama*.png'))],
     mesh=glb_in(folder), mesh_facts=read('mesh.json'),
     scores=found.get('scores'), meaning=found.get('meaning')), encoding='utf-8')
   return out

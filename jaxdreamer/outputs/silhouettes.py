@@ -95,6 +95,15 @@ def silhouettes(vertices: Points, faces: Int[np.ndarray, 'F 3'], camera: Camera,
                    for one in video.unbatch(camera)])
 
 
+def depth(vertices: Points, faces: Int[np.ndarray, 'F 3'], camera: Camera, *, size: int
+          ) -> Float[np.ndarray, 'size size']:
+  """The distance along each pixel's ray to the mesh; infinite where it is missed."""
+  face, place = rasterize(vertices, faces, camera, size=size)
+  hit = np.sum(place[..., None] * vertices[faces[face]], -2)
+  away = np.linalg.norm(hit - np.asarray(camera.world_from_camera, float)[:3, 3], axis=-1)
+  return np.where(face >= 0, away, np.inf)
+
+
 def picture(mesh: Mesh, camera: Camera, *, size: int,
             background: float = 1.) -> Float[np.ndarray, 'size size 3']:
   """The mesh in one camera, unlit: its texture, or the colors of its vertices interpolated."""

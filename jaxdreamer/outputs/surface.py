@@ -17,6 +17,8 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 from skimage.measure import marching_cubes
 
+from jaxdreamer.objects import Object
+
 AIR = .02  # density below which even a ray of length 2 stays clear: 1 - exp(-.04)
 FAR = 4                          # cells from a surface that levels are looked for in
 CHUNK = 2 ** 16                  # points evaluated together
@@ -61,6 +63,14 @@ def nodes(radius: float, resolution: int) -> Float[np.ndarray, 'R R R 3']:
   return np.stack(np.meshgrid(axis, axis, axis, indexing='ij'), -1)
 
 
+def grid_of(object: Object, resolution: int) -> Grid:
+  """What the mesh of an object is a level set of, at `resolution` nodes a side: its distance where
+  it has one, else its density."""
+  sample, of = ((depth_inside, object.distance) if object.distance
+                else (log_density, object.density))
+  return sample(of, radius=object.radius, resolution=resolution)
+
+
 def log_density(density: Callable, *, radius: float, resolution: int) -> Grid:
   """log max(density, AIR) at the nodes in the ball."""
   return sampled(lambda xyz: np.log(np.maximum(evaluate(density, xyz), AIR)), np.log(AIR),
@@ -97,7 +107,12 @@ def fill_cavities(grid: Grid, level: float) -> Grid:
 
 def isosurface(grid: Grid, level: float, *, radius: float) -> trimesh.Trimesh:
   """{grid = level}, closed also where it meets the border."""
-  padded = np.pad(fill_cavities(grid, level), 1, constant_values=grid.min())
+  return triangles(fill_cavities(grid, level), level, radius=radius, beyond=grid.min())
+
+
+def triangles(grid: Grid, level: float, *, radius: float, beyond: float) -> trimesh.Trimesh:
+  """{grid = level} of a grid around which all is `beyond`."""
+  padded = np.pad(grid, 1, constant_values=beyond)
   try:
     vertices, faces, _, _ = marching_cubes(padded, level, gradient_direction='ascent',
                                            allow_degenerate=False)

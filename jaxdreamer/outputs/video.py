@@ -6,6 +6,7 @@ the camera's frame: right is red, up is green, towards the camera is blue). Film
 yuv420p with even sides, which every browser plays.
 """
 import io
+import math
 import pathlib
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -132,12 +133,11 @@ def save_video(path: pathlib.Path, frames: list[Float[np.ndarray, 'H W 3']], *,
 
 
 def turntable(render: Callable, folder: pathlib.Path, *, frames: int = 90, elevation: float = .26,
-              distance: float = 3.,
-              height: int = 256, how: str = 'lanczos',
-              background: float = 1.) -> list[pathlib.Path]:
+              distance: float = 3., fov: float = math.radians(40.), height: int = 256,
+              how: str = 'lanczos', background: float = 1.) -> list[pathlib.Path]:
   """Writes turntable.mp4, one turn of `frames` at 30 a second, and turntable.png, eight of its
   views; both enlarged where small."""
-  camera = cameras.orbit((frames, elevation), distance=distance)
+  camera = cameras.orbit((frames, elevation), distance=distance, fov=fov)
   return film_of(render_views(render, camera), camera, folder, height=height, how=how,
                  background=background)
 

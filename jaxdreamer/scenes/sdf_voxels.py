@@ -25,15 +25,18 @@ def blur(grid: Float[Array, 'n n n c']) -> Float[Array, 'n n n c']:
 
 
 def sdf_voxels(*, levels: tuple[int, ...] = (10, 19, 37), features: int = 3, radius: float = .5,
-               sharpness: Schedule = (10., 60., 200), scale: float = .01) -> Scene:
+               hollow: bool = False, sharpness: Schedule = (10., 60., 200), scale: float = .01,
+               extent: float = 1.) -> Scene:
   """Grids of levels[i]^3 nodes, all near 0 at the start, so that the scene starts as a gray sphere.
 
   Args:
     levels: nodes a side of each grid, coarse to fine.
     features: channels beside the distance; the first three are the color.
     radius: of the sphere that a scene starts from.
+    hollow: True: that sphere is of air, and all around it solid, for scenes one stands in.
     sharpness: of VolSDF's density, 1 / beta, along the run.
     scale: standard deviation of the grids at the start.
+    extent: half a side of the cube that the grids fill.
   """
   def prepare(params, y):
     grid = voxels.total(params, levels)
@@ -43,14 +46,15 @@ def sdf_voxels(*, levels: tuple[int, ...] = (10, 19, 37), features: int = 3, rad
     return code, at(sharpness, step)
 
   def signed(offset, xyz):
-    return offset + fields.length(xyz) - radius
+    outward = fields.length(xyz) - radius
+    return offset - outward if hollow else offset + outward
 
   def field(code, xyz):
     pairs, sharp = code
-    raw = voxels.trilinear(pairs, xyz)
+    raw = voxels.trilinear(pairs, xyz / extent)
     return volsdf.density(signed(raw[0], xyz), sharpness=sharp), jax.nn.sigmoid(raw[1:])
 
   def distance(code, xyz):
-    return signed(voxels.trilinear(code[0], xyz)[0], xyz)
+    return signed(voxels.trilinear(code[0], xyz / extent)[0], xyz)
 
   return Scene(voxels.grids(levels, 1 + features, scale=scale), prepare, field, focus, distance)

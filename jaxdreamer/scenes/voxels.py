@@ -66,7 +66,8 @@ def total(params: dict, levels: tuple[int, ...]) -> Float[Array, 'n n n c']:
 
 def voxels(*, levels: tuple[int, ...] = (10, 19, 37), features: int = 3,
            activation: str = 'softplus', blob: str = 'cone',
-           strength: float = 8., radius: float = .45, scale: float = .01) -> Scene:
+           strength: float = 8., radius: float = .45, scale: float = .01,
+           extent: float = 1.) -> Scene:
   """Grids of levels[i]^3 nodes, all near 0 at the start, so that the scene starts as the gray blob.
 
   Args:
@@ -77,6 +78,7 @@ def voxels(*, levels: tuple[int, ...] = (10, 19, 37), features: int = 3,
     strength: of the blob, before the activation.
     radius: of the blob.
     scale: standard deviation of the grids at the start.
+    extent: half a side of the cube that the grids fill.
   """
   activate, bias = fields.ACTIVATIONS[activation], fields.BLOBS[blob]
 
@@ -84,7 +86,7 @@ def voxels(*, levels: tuple[int, ...] = (10, 19, 37), features: int = 3,
     return pair_rows(total(params, levels))
 
   def field(code, xyz):
-    return fields.split_raw(trilinear(code, xyz), bias(xyz, strength=strength, radius=radius),
-                            activate)
+    return fields.split_raw(trilinear(code, xyz / extent),
+                            bias(xyz, strength=strength, radius=radius), activate)
 
   return Scene(grids(levels, 1 + features, scale=scale), prepare, field)

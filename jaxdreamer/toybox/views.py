@@ -7,7 +7,8 @@ composition*: kind and relation are shared, while colors, patterns, cameras and 
 cone is marched for each tile of all pictures; only tiles that may see something are then traced ray
 by ray, a chunk at a time.
 """
-from typing import NamedTuple
+from functools import partial
+from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,8 @@ def _tile(camera, ids, side, offset):
   return tuple(origin[:, :1, i] for i in range(3)), tuple(direction[..., i] for i in range(3))
 
 
-def _along(origin, direction, t):
+def along(origin: tuple, direction: tuple, t: Array) -> tuple:
+  """The points (x, y, z) at distance t of rays; shapes broadcast."""
   return tuple(o + t * d for o, d in zip(origin, direction))
 
 
@@ -95,7 +97,7 @@ def _approach(item, camera, ids, side):
   near, far, inside = _enter(origin, direction, world.RADIUS + margin)
 
   def step(_, t):
-    free = world.distance(item, _along(origin, direction, t)) - width * t
+    free = world.distance(item, along(origin, direction, t)) - width * t
     return jnp.minimum(t + free / (1. + width), far)
 
   t = jax.lax.fori_loop(0, CONE_STEPS, step, jnp.maximum(near, 0.))
@@ -108,7 +110,7 @@ def _trace(item, origin, direction, start, steps):
 
   def step(_, state):
     t, _ = state
-    free = world.distance(item, _along(origin, direction, t))
+    free = world.distance(item, along(origin, direction, t))
     return jnp.minimum(t + free, far), free
 
   start = jnp.broadcast_to(start, far.shape)
@@ -116,11 +118,14 @@ def _trace(item, origin, direction, start, steps):
   return t, (free < HIT) & inside
 
 
-def _occlusion(item, p, n):
-  """Fraction of open sky: 1 where nothing is near, less in corners."""
-  felt = jax.lax.map(lambda h: (h - world.distance(item, _along(p, n, h))) / h,
-                     jnp.array(OCCLUSION))
-  return jnp.clip(1. - sum(w * f for w, f in zip((.18, .22, .25), felt)), .3, 1.)
+def lit(distance: Callable[[world.Point], Array], p: world.Point, n: world.Point,
+        toward: Float[Array, '*n'], ambient: Float[Array, '*m']) -> Float[Array, '*n']:
+  """The share of its color that a point p shows, where the surface `distance` has the normal n and
+  `toward` is the cosine to the lamp. Corners are darker, for they see less of the open sky."""
+  felt = jax.lax.map(lambda h: (h - distance(along(p, n, h))) / h, jnp.array(OCCLUSION))
+  sky = jnp.clip(1. - sum(w * f for w, f in zip((.18, .22, .25), felt)), .3, 1.)
+  return sky * ambient * (.85 + .15 * n[2]) + (1. - ambient) * (.25 + .75 * sky) * jnp.maximum(
+      (toward + .35) / 1.35, 0.)
 
 
 def _shade(item, camera, light, ids, start, side, k, steps):
@@ -130,18 +135,15 @@ def _shade(item, camera, light, ids, start, side, k, steps):
   offset = jnp.stack(jnp.meshgrid(at, at, indexing='ij'), -1).reshape(-1, 2)
   origin, direction = _tile(camera, ids, side, offset)
   t, hit = _trace(item, origin, direction, start[:, None], steps)
-  p = _along(origin, direction, t)
+  p = along(origin, direction, t)
   n = world.gradient(item, p)
   length = jnp.maximum(norm(*n), 1e-6)
   n = tuple(c / length for c in n)
-  sky = _occlusion(item, p, n)
   image = ids // side ** 2
   toward = sum(c * light.direction[image, i, None] for i, c in enumerate(n))
-  ambient = light.ambient[image, None]
-  lit = sky * ambient * (.85 + .15 * n[2]) + (1. - ambient) * (.25 + .75 * sky) * jnp.maximum(
-      (toward + .35) / 1.35, 0.)
-  rgb = [c * lit for c in world.surface(item._replace(color=item.color[image],
-                                                      pattern=item.pattern[image]), p)]
+  share = lit(partial(world.distance, item), p, n, toward, light.ambient[image, None])
+  rgb = [c * share for c in world.surface(item._replace(color=item.color[image],
+                                                        pattern=item.pattern[image]), p)]
   pool = lambda v: jnp.where(hit, v, 0.).reshape(-1, TILE, k, TILE,
                                                  k).mean((2, 4)).reshape(-1, TILE ** 2)
   return jnp.stack([pool(v) for v in (*rgb, *n, t, jnp.ones_like(t))], -1)

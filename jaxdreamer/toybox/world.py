@@ -12,6 +12,8 @@ This is the door to the toybox: toys.py has the shapes, items.py what can be mad
 language.py what can be said.
 """
 import itertools
+from functools import partial
+from typing import Callable
 
 import jax
 import jax.numpy as jnp
@@ -140,10 +142,14 @@ def distance(item: Item, p: Point) -> Float[Array, '*n']:
 
 
 def gradient(item: Item, p: Point) -> Point:
-  """Of the distance, by four taps on a tetrahedron: finite everywhere, and outward at the
-  surface."""
+  """Of the distance: finite everywhere, and outward at the surface."""
+  return slope(partial(distance, item), p)
+
+
+def slope(distance: Callable[[Point], Array], p: Point) -> Point:
+  """The gradient of a distance, by four taps on a tetrahedron."""
   corners = jnp.array([[1., 1., 1.], [1., -1., -1.], [-1., 1., -1.], [-1., -1., 1.]])
-  taps = jax.lax.map(lambda corner: distance(item, tuple(u + TAP * c for u, c in zip(p, corner))),
+  taps = jax.lax.map(lambda corner: distance(tuple(u + TAP * c for u, c in zip(p, corner))),
                      corners)
   return tuple(sum(c * d for c, d in zip(column, taps)) / (4 * TAP) for column in corners.T)
 
