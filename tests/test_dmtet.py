@@ -147,7 +147,7 @@ def test_smoothness_enters_by_regularizers_which_other_scenes_do_not_know(code):
 def test_a_prior_may_see_normals_of_any_scene(name):
   config = base.get_config()
   config.scene.name, config.scene.dmtet.levels = name, (9,)
-  config.scene.voxels.update(levels=(5, 9), scale=0.)
+  config.scene.voxels.scale = 0.
   config.render.update(kind='normal', background='white', samples=48, fine=0)
   scene = build.make_scene(config)
   code = code_of(scene.init(jax.random.key(0)), scene)
@@ -155,7 +155,8 @@ def test_a_prior_may_see_normals_of_any_scene(name):
   o = seen.opacity[..., None]
   np.testing.assert_allclose(seen.rgb, .5 * (seen.normal + o) + 1. - o, atol=1e-4)
   toward = CAMERA.world_from_camera[:3, 3] / 3.              # in the world's frame
-  np.testing.assert_allclose(seen.normal[8, 8] / seen.opacity[8, 8], toward, atol=.15)
+  mean = np.asarray(seen.normal).sum((0, 1))
+  np.testing.assert_allclose(mean / np.linalg.norm(mean), toward, atol=.05)
 
 
 def test_a_short_run_trains_says_what_was_dropped_and_leaves_its_outputs(tmp_path):
