@@ -17,7 +17,7 @@ PUBLIC = {
   'ssd': 'estimators.ssd', 'asd': 'estimators.asd',
   # scenes: options -> Scene
   'sdf_voxels': 'scenes.sdf_voxels', 'voxels': 'scenes.voxels',
-  'hashgrid': 'scenes.hashgrid', 'mlp': 'scenes.mlp',
+  'hashgrid': 'scenes.hashgrid', 'mlp': 'scenes.mlp', 'dmtet': 'scenes.dmtet',
   # priors: options -> Prior
   'toybox_prior': 'priors.toybox:toybox', 'empirical': 'priors.empirical',
   'gaussian': 'priors.gaussian', 'stable_diffusion': 'priors.stable_diffusion',

@@ -192,7 +192,7 @@ REACHES = {
   'cameras.angular': (1., 'sample'), 'cameras.jitter': ((.1, .2, .02), 'sample'),
   'cameras.front_back': (10, 'sample'),
   'cameras.front': (30., 'render'), 'cameras.back': (30., 'render'),
-  'render.normals': ('forward', 'render'),
+  'render.normals': ('forward', 'render'), 'render.kind': ('normal', 'render'),
   'render.random_background': (.2, 'render'), 'render.light.distance': ((1.5, 2.), 'render'),
   'render.radius': (2., 'render'),
   'render.light.relative': (False, 'render'), 'render.light.jitter': (.1, 'render'),

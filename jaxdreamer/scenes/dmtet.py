@@ -93,18 +93,20 @@ def from_density(params: dict, density: Callable[[Array], Array], *, tau: float 
   `density` maps xyz [N, 3] to [N]. tau is 25 in threestudio, 10 in CSD's refinement. ValueError
   where nothing is inside.
   """
-  resolution = params['sdf'].shape[0] - 1
-  def sdf(box):
+  finest = max(params['sdf'], key=lambda name: params['sdf'][name].shape[0])
+  resolution = params['sdf'][finest].shape[0] - 1
+  def at_nodes(box):
     xyz = nodes(box, resolution)
     return np.asarray(xyz), np.asarray(density(xyz.reshape(-1, 3))).reshape(xyz.shape[:3])
-  xyz, found = sdf(params['box'])
+  xyz, found = at_nodes(params['box'])
   inside = xyz[found > tau]
   if not len(inside):
     raise ValueError(f'no surface: the density reaches {found.max():.3g}, and is to be above {tau}')
   low, high = inside.min(0), inside.max(0)
-  cell = np.ptp(np.asarray(params['box']), 0) / resolution
-  wide = margin * (high - low) + cell            # a cell more: the surface lies beyond its nodes
+  # a cell more: the surface lies beyond its nodes
+  wide = margin * (high - low) + np.ptp(np.asarray(params['box']), 0) / resolution
   box = jnp.stack([jnp.maximum(low - wide, params['box'][0]),
                    jnp.minimum(high + wide, params['box'][1])])
-  return params | {'box': box, 'sdf': jnp.clip(tau - jnp.asarray(sdf(box)[1]), -1., 1.),
-                   'deformation': jnp.zeros_like(params['deformation'])}
+  sdf = jax.tree.map(jnp.zeros_like, params['sdf'])
+  sdf[finest] = jnp.clip(tau - jnp.asarray(at_nodes(box)[1]), -1., 1.)[..., None]
+  return params | {'box': box, 'sdf': sdf, 'deformation': jnp.zeros_like(params['deformation'])}
