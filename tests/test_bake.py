@@ -5,6 +5,7 @@ import pytest
 import trimesh
 from scipy.spatial import KDTree
 
+from jaxdreamer.configs import base, toybox
 from jaxdreamer.outputs import bake, raster, surface, unwrap
 
 SIZE = 256
@@ -258,3 +259,12 @@ def test_a_simplified_mesh_keeps_its_shape_and_a_small_one_is_left_alone():
   assert surface.simplify(mesh, len(mesh.faces)) is surface.simplify(mesh, 0) is mesh
   tinted = surface.simplify(mesh._replace(colors=linear(mesh.vertices)), 1000)
   np.testing.assert_allclose(tinted.colors, linear(tinted.vertices), atol=.03)
+
+
+@pytest.mark.parametrize('config', [base.get_config(), toybox.get_config()])
+def test_each_face_of_a_default_mesh_can_have_a_cell_of_its_own(config):
+  faces = np.arange(3 * config.eval.faces).reshape(-1, 3)
+  corners = np.random.default_rng(0).random((faces.size, 3))
+  atlas = unwrap.by_cells(corners, faces, size=config.eval.texture)
+  texels = bake.texels_of(atlas, size=config.eval.texture)
+  assert np.bincount(texels.face).min() >= 10
