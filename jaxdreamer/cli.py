@@ -53,9 +53,9 @@ def moved() -> dict:
   return {'prior': prior, 'tokenizers': tuple(tokenizers)}
 
 
-def asset_flags(*, texture: int):
+def asset_flags(*, faces: int, texture: int):
   """Flags of the commands that write meshes."""
-  flags.DEFINE_integer('faces', 15_000, 'Faces that the mesh in GLB and OBJ is simplified to; 0: '
+  flags.DEFINE_integer('faces', faces, 'Faces that the mesh in GLB and OBJ is simplified to; 0: '
                        'all there are.')
   flags.DEFINE_integer('texture', texture, 'Pixels of a side of its texture; 0: colors on its '
                        'vertices.')

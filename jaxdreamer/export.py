@@ -87,7 +87,7 @@ if __name__ == '__main__':
                       'prompts, in float16.')
   flags.DEFINE_integer('resolution', 128, 'Nodes along a side of the density grid.', lower_bound=8,
                        upper_bound=512)
-  cli.asset_flags(texture=1024)
+  cli.asset_flags(faces=15_000, texture=1024)
   flags.DEFINE_list('formats', list(mesh.FORMATS), 'Mesh files to write.')
   flags.DEFINE_bool('turntable', False, 'Also the film and its strip.')
   flags.DEFINE_integer('frames', 90, 'Frames of one turn, 30 a second.', lower_bound=1)

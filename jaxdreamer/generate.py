@@ -133,5 +133,5 @@ if __name__ == '__main__':
   flags.DEFINE_bool('mesh', True, 'Also the mesh.')
   flags.DEFINE_integer('resolution', 96, 'Nodes along a side of the density grid.', lower_bound=8,
                        upper_bound=512)
-  cli.asset_flags(texture=512)
+  cli.asset_flags(faces=8000, texture=512)
   cli.run(main)

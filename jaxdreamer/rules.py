@@ -214,7 +214,7 @@ RULES = {
   'mesh.wait': above(0.),
   'eval.size': whole(1), 'eval.samples': whole(1), 'eval.fine': whole(0), 'eval.chunk': whole(0),
   'eval.mesh_resolution': whole(8, high=512), 'eval.faces': none_or(100),
-  'eval.texture': none_or(64, high=8192), 'eval.radius': number(0.),
+  'eval.texture': none_or(64, high=4096), 'eval.radius': number(0.),
   'eval.inside': number(0.),
 }
 SIZES = whole(1)       # whole numbers of a scene or a background: levels, widths, pixels

@@ -5,6 +5,7 @@ import pytest
 import trimesh
 from scipy.spatial import KDTree
 
+from jaxdreamer.configs import base, toybox
 from jaxdreamer.outputs import bake, raster, surface, unwrap
 
 SIZE = 256
@@ -220,6 +221,21 @@ def test_a_cubes_flat_sides_come_back_though_its_corners_are_smooth(way):
   assert np.degrees(np.arccos(np.clip(cosine, -1., 1.))).max() < 2.
 
 
+def test_a_normal_map_shows_its_normals_in_any_frame_and_no_frame_breaks_it():
+  random = np.random.default_rng(0)
+  normal, along = random.normal(size=(2, 500, 3))
+  sign = np.sign(random.normal(size=(500, 1)))
+  up, side = bake.unit(normal), bake.unit(along)
+  across = np.cross(up, side) * sign
+  k = bake.unit(random.normal(size=(500, 3)) + (0., 0., 4.))
+  true = bake.unit(k[:, :1] * side + k[:, 1:2] * across + k[:, 2:] * up)
+  seen = 2. * bake.to_frame(normal, np.concatenate([along, sign], 1), true) - 1.
+  kept = (k[:, 2] > .02) & (np.abs(np.sum(up * side, -1)) < .99)
+  np.testing.assert_allclose(seen[kept], k[kept], atol=1e-9)
+  lost = bake.to_frame(0. * normal, np.zeros((500, 4)), true)
+  np.testing.assert_allclose(lost, np.tile([.5, .5, 1.], (500, 1)))
+
+
 def test_normals_of_the_other_side_of_a_thin_sheet_are_left_out():
   random = np.random.default_rng(0)
   sheet = random.random((4000, 3)) * (1., 1., 0.)
@@ -243,3 +259,12 @@ def test_a_simplified_mesh_keeps_its_shape_and_a_small_one_is_left_alone():
   assert surface.simplify(mesh, len(mesh.faces)) is surface.simplify(mesh, 0) is mesh
   tinted = surface.simplify(mesh._replace(colors=linear(mesh.vertices)), 1000)
   np.testing.assert_allclose(tinted.colors, linear(tinted.vertices), atol=.03)
+
+
+@pytest.mark.parametrize('config', [base.get_config(), toybox.get_config()])
+def test_each_face_of_a_default_mesh_can_have_a_cell_of_its_own(config):
+  faces = np.arange(3 * config.eval.faces).reshape(-1, 3)
+  corners = np.random.default_rng(0).random((faces.size, 3))
+  atlas = unwrap.by_cells(corners, faces, size=config.eval.texture)
+  texels = bake.texels_of(atlas, size=config.eval.texture)
+  assert np.bincount(texels.face).min() >= 10

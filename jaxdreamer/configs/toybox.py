@@ -22,7 +22,8 @@ def get_config(prior='toybox'):
     ('scene/field/.*', (.05, .005, steps // 2, steps - steps // 2)), *rest))
   config.render.fine = 8                                  # samples on a surface: few are enough
   config.eval.samples, config.eval.fine = 16, 16
-  config.eval.texture = 512                               # a dozen texels to a cell of the field
+  # a dozen texels to a cell of the field; of so many faces each can have one of its own
+  config.eval.faces, config.eval.texture = 8000, 512
   if prior == 'empirical':
     config.render.background = 'black_or_white'  # those its images have
     config.estimator.sds.guidance = (1.,)

@@ -105,15 +105,15 @@ def tangents(vertices: Points, normals: Points, atlas: Atlas) -> Float[np.ndarra
   return np.concatenate([tangent, np.where(side < 0., -1., 1.)], -1)
 
 
-def frames(normal: Many, tangent: Float[np.ndarray, 'T 4']) -> Float[np.ndarray, 'T 3 3']:
-  """Rows along u, along v and along the normal, of interpolated normals and tangents."""
+def to_frame(normal: Many, tangent: Float[np.ndarray, 'T 4'], true: Many) -> Many:
+  """The pixels of a normal map that shows the normals `true` where these interpolated normals and
+  tangents are, which need not be square to each other; it holds none that look away."""
   normal, along = unit(normal), unit(tangent[:, :3])
-  return np.stack([along, np.cross(normal, along) * np.sign(tangent[:, 3:]), normal], -2)
-
-
-def to_frame(frame: Float[np.ndarray, 'T 3 3'], true: Many) -> Many:
-  """The pixels of a normal map that shows the normals `true`; it holds none that look away."""
-  inside = np.linalg.solve(frame.transpose(0, 2, 1), true[..., None])[..., 0]
+  across = np.cross(normal, along) * np.where(tangent[:, 3:] < 0., -1., 1.)
+  dot = lambda a, b: np.sum(a * b, -1)
+  lean = dot(normal, along)
+  inside = unit(np.stack([dot(true, along) - lean * dot(true, normal), dot(true, across),
+                          dot(true, normal) - lean * dot(true, along)], -1))
   inside[:, 2] = np.maximum(inside[:, 2], .01)
   return .5 + .5 * unit(inside)
 
@@ -134,7 +134,7 @@ def texture(coarse: Mesh, dense: Mesh, atlas: Atlas, paint: Callable, *, size: i
     at, facing, along = (between(values, faces, place) for values in (vertices, own, tangent))
     true = normals_near(at, unit(facing), tree, normals, width=width)
     colors.append(paint(at, -true))
-    bumps.append(to_frame(frames(facing, along), true))
+    bumps.append(to_frame(facing, along, true))
   color, bump = (spread(texels, np.concatenate(found), size=size) for found in (colors, bumps))
   return Mesh(vertices, atlas.faces, coarse.colors[atlas.origin],
               Texture(atlas.uv, own, tangent, color, bump))
