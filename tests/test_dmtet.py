@@ -146,7 +146,7 @@ def test_smoothness_enters_by_regularizers_which_other_scenes_do_not_know(code):
 @pytest.mark.parametrize('name', ['dmtet', 'voxels'])
 def test_a_prior_may_see_normals_of_any_scene(name):
   config = base.get_config()
-  config.scene.name, config.scene.dmtet.levels = name, (9,)
+  config.scene.name, config.scene.dmtet.levels = name, (17,)
   config.scene.voxels.scale = 0.
   config.render.update(kind='normal', background='white', samples=48, fine=0)
   scene = build.make_scene(config)

@@ -88,6 +88,8 @@ def antialias(image: Float[Array, 'H W C'], far: Float[Array, 'H W'], screen: Fl
   s = reach(_crossing(screen, ends, line, in_row)[0])
   to, of = jnp.where(s > .5, b, a), jnp.where(s > .5, a, b)
   share = jnp.where(there, jnp.abs(s - .5), 0.)
+  total = jnp.zeros(size * size).at[to].add(share)             # of a hole, its neighbors' are all
+  share = share / jnp.maximum(total, 1.)[to]
   flat = image.reshape(size * size, -1)
   blended = flat.at[to].add(share[:, None] * (flat[of] - flat[to]))
   return blended.reshape(image.shape), dropped

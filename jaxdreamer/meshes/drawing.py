@@ -57,15 +57,18 @@ def image(mesh: Mesh, color: Callable[[Array], Array], camera: Camera, *, size: 
   hit = (face >= 0)[..., None]
   seen = over(shade)(over(color)(xyz), normal, xyz)
   layers = jnp.concatenate([jnp.where(hit, seen, over(background)(rays.direction)),
-                            hit.astype(jnp.float32), jnp.where(hit, normal, 0.)], -1)
+                            hit.astype(jnp.float32), jnp.where(hit, normal, 0.),
+                            jnp.where(hit, distance[..., None], 0.)], -1)
   # as far as the limb of a ball of `radius` falls away within a pixel
   pixel = 2. * jnp.tan(.5 * camera.fov) * camera.distance / size
   layers, lost = antialiasing.antialias(layers, far, screen, mesh, capacity=OUTLINES * size,
                                         slack=jnp.sqrt(2. * radius * pixel) + pixel)
+  opacity, zero = layers[..., 3], jnp.zeros((size, size))
   beyond = jnp.sqrt(jnp.sum(rays.origin ** 2, -1)) + radius
-  zero = jnp.zeros((size, size))
-  return Rendering(rgb=layers[..., :3], opacity=layers[..., 3],
-                   depth=jnp.where(face >= 0, distance, beyond), normal=layers[..., 4:],
+  rest = 1e-2 * (1. - opacity)                   # as volume.expected_depth weighs what is not hit
+  return Rendering(rgb=layers[..., :3], opacity=opacity,
+                   depth=(layers[..., 7] + rest * beyond) / jnp.maximum(opacity + rest, 1e-2),
+                   normal=layers[..., 4:7],
                    orientation=zero, distortion=zero, z_variance=zero, eikonal=jnp.zeros(()),
                    normal_consistency=topology.normal_consistency(mesh),
                    laplacian=topology.laplacian(mesh),
