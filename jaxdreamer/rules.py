@@ -137,8 +137,8 @@ def is_stage(v) -> bool:
 
 
 GROUPS = Rule("groups ('REGEX', RATE) or ('REGEX', RATE, 'sgd'), each RATE a schedule of numbers, "
-              "0 or more: (('scene/.*', .01), "
-              "('est/.*', .001))", lambda v: is_row(v) and bool(v) and all(map(is_group, v)))
+              "0 or more: (('scene/.*', .01), ('est/.*', .001))",
+              lambda v: is_row(v) and bool(v) and all(map(is_group, v)))
 STAGES = Rule('(FIRST STEP, PIXELS) a stage: ((0, 64), (5000, 512)), or ()', lambda v: is_row(v)
               and all(map(is_stage, v)))
 DENSITY = Rule('positive numbers, one a bin of t', lambda v: is_row(v) and bool(v)
@@ -147,8 +147,8 @@ NAMES = Rule('one or more names', lambda v: is_row(v) and bool(v)
              and all(isinstance(name, str) for name in v))
 FOLDERS = Rule('names of letters, digits, _ and -, or ()', lambda v: is_row(v) and all(
   isinstance(name, str) and re.fullmatch(r'[\w-]+', name) for name in v))
-PATTERNS = Rule('one or more regular expressions', lambda v: is_row(v) and bool(v)
-                and all(map(is_pattern, v)))
+PATTERNS = Rule('one or more regular expressions',
+                lambda v: is_row(v) and bool(v) and all(map(is_pattern, v)))
 TEXT = Rule('a text, in UTF-8', lambda v: isinstance(v, str) and is_text(v))
 KINDS = {
   bool: Rule('True or False', lambda v: isinstance(v, bool)),
@@ -160,11 +160,10 @@ KINDS = {
 # The first pattern that fits an option's name rules it; what no pattern fits is of its default's
 # kind.
 RULES = {
-  'seed': whole(0, high=seeds.MOST),
-  'steps': whole(1), 'steps_per_call': whole(1), 'log_every': whole(1), 'keep': whole(1),
+  'seed': whole(0, high=seeds.MOST), 'steps': whole(1), 'steps_per_call': whole(1),
+  'log_every': whole(1), 'keep': whole(1),
   'preview_every': whole(0), 'checkpoint_every': whole(0), 'max_minutes': number(0.),
-  'corpus.prompts': whole(1), 'stages': FOLDERS, 'inherit': PATTERNS,
-  'scene.particles': whole(1),
+  'corpus.prompts': whole(1), 'stages': FOLDERS, 'inherit': PATTERNS, 'scene.particles': whole(1),
   'scene.*voxels.levels': wholes(2), 'scene.*.sharpness': schedule(0.),
   'scene.conv3d.channels': wholes(1),
   'scene.hashgrid.band': schedule(0.),
@@ -184,8 +183,7 @@ RULES = {
   'estimator.ssd.mu': one_of('learned', 'moments', 'parameters'),
   'estimator.ssd.per': some_of('h', 'w', 'c'),
   'estimator.ssd.form': one_of(*FORMS), 'estimator.ssd.bins': whole(1),
-  'estimator.ssd.every': whole(1),
-  'estimator.ssd.size': whole(1),
+  'estimator.ssd.every': whole(1), 'estimator.ssd.size': whole(1),
   'estimator.vsd.rank': whole(1), 'estimator.vsd.dropped': number(0., high=1.),
   'estimator.asd.eta': number(0., high=1.),
   'sampling.views': whole(1), 'sampling.draws': whole(1), 'sampling.density': DENSITY,
@@ -194,8 +192,7 @@ RULES = {
   'cameras.distance': span(0., open_at=(0.,)),
   'cameras.fov': span(0., high=180., open_at=(0., 180.)), 'cameras.angular': number(0., high=1.),
   'cameras.jitter': numbers(0., count=3), 'cameras.front_back': whole(0),
-  'cameras.front': number(0., high=180.),
-  'cameras.back': number(0., high=180.),
+  'cameras.front': number(0., high=180.), 'cameras.back': number(0., high=180.),
   'render.kind': one_of('color', 'normal'),
   'render.samples': whole(1), 'render.fine': whole(0), 'render.chunk': whole(0),
   'render.radius': above(0.),
@@ -206,16 +203,13 @@ RULES = {
   'render.backgrounds.*.rgb': numbers(0., count=3, high=1.),
   'render.light.distance': span(0., open_at=(0.,)), 'render.light.jitter': number(0.),
   'render.normals': one_of('exact', 'forward', 'central'),
-  'regularizers.*': schedule(0.),
-  'optim.groups': GROUPS, 'optim.b?': below(1.), 'optim.eps': number(0.),
-  'optim.weight_decay': number(0.),
-  'optim.clip': number(0.), 'optim.accumulate': whole(1),
-  'mesh.data': whole(0), 'mesh.processes': whole(0), 'mesh.process': whole(-1),
-  'mesh.wait': above(0.),
+  'regularizers.*': schedule(0.), 'optim.groups': GROUPS, 'optim.b?': below(1.),
+  'optim.eps': number(0.), 'optim.weight_decay': number(0.), 'optim.clip': number(0.),
+  'optim.accumulate': whole(1), 'mesh.data': whole(0), 'mesh.processes': whole(0),
+  'mesh.process': whole(-1), 'mesh.wait': above(0.),
   'eval.size': whole(1), 'eval.samples': whole(1), 'eval.fine': whole(0), 'eval.chunk': whole(0),
   'eval.mesh_resolution': whole(8, high=512), 'eval.faces': none_or(100),
-  'eval.texture': none_or(64, high=4096), 'eval.radius': number(0.),
-  'eval.inside': number(0.),
+  'eval.texture': none_or(64, high=4096), 'eval.radius': number(0.), 'eval.inside': number(0.),
 }
 SIZES = whole(1)       # whole numbers of a scene or a background: levels, widths, pixels
 
