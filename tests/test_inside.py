@@ -36,7 +36,7 @@ def object_in(field, *, size=32):
     KEY, field, camera, size=size, samples=48, fine=48, radius=RADIUS, jitter=0.,
     background=lambda direction: gray))
   at = jax.jit(jax.vmap(field))
-  return Object(draw, lambda xyz: at(xyz)[0], lambda xyz: at(xyz)[1], RADIUS, size, .4)
+  return Object(draw, lambda xyz: at(xyz)[0], lambda xyz: at(xyz)[1], RADIUS, size, inside=.4)
 
 
 def test_a_ray_from_inside_starts_at_the_eye_and_ends_at_the_ball():
@@ -166,6 +166,6 @@ def test_a_scene_without_air_has_no_mesh_to_stand_in():
 
 
 def test_an_object_says_where_its_films_stand():
-  within, without = (Object(None, None, None, 2., 8, d) for d in (1.8, 0.))
+  within, without = (Object(None, None, None, 2., 8, inside=d) for d in (1.8, 0.))
   assert within.away == 1.8 and without.away == 6.
   assert within.fov > without.fov == math.radians(40.)
