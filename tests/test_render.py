@@ -31,7 +31,7 @@ def ball(xyz, center=0., size=.6):
 
 
 image = partial(jax.jit, static_argnums=1, static_argnames=('size', 'samples', 'fine', 'jitter',
-                                                            'background'))(render.image)
+                                                            'background', 'shade'))(render.image)
 draw = partial(image, size=16, samples=96)
 
 
