@@ -30,9 +30,9 @@ def main() -> int:
   if unknown:
     cli.die(f'--formats: unknown {sorted(unknown)}; takes {", ".join(mesh.FORMATS)}',
             status=cli.MISUSED)
-  cli.asset()
   if options.generator:
     return write_generator(workdir, place(options.generator))
+  cli.asset()
   with workdirs.writing(folder, workdir):
     return write(workdir, folder)
 

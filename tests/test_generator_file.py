@@ -112,7 +112,8 @@ def given(monkeypatch, **changes):
   names = dict.fromkeys(('prompt', 'prompts', 'workdir', 'generator', 'out', 'prior', 'tokenizer',
                          'tokenizer_2'), '')
   monkeypatch.setattr(cli, 'compile_cache', lambda: '')
-  monkeypatch.setattr(flags, 'FLAGS', types.SimpleNamespace(**names | {'formats': []} | changes))
+  monkeypatch.setattr(flags, 'FLAGS', types.SimpleNamespace(**names | {
+    'formats': [], 'faces': 0, 'texture': 0} | changes))
 
 
 @pytest.mark.parametrize(('changes', 'said', 'status'), [
@@ -163,8 +164,8 @@ def test_generate_needs_no_workdir(file, tmp_path):
   assert {path.name for path in out.iterdir()} == {'a-red-cube', 'a-pink-teapot', 'gallery.html'}
   for folder in (out / 'a-red-cube', out / 'a-pink-teapot'):
     assert {path.name for path in folder.iterdir()} == {
-      'turntable.mp4', 'turntable.png', 'mesh.glb', 'mesh.obj', 'mesh.ply', 'mesh.json', 'mesh.png',
-      'report.json', 'report.html'}
+      'turntable.mp4', 'turntable.png', 'mesh.glb', 'mesh.obj', 'mesh.mtl', 'mesh.color.png',
+      'mesh.bump.png', 'mesh.ply', 'mesh.json', 'mesh.png', 'report.json', 'report.html'}
     mesh = trimesh.load(folder / 'mesh.glb', force='mesh')
     # the sphere that every scene starts from
     assert mesh.extents == pytest.approx(np.ones(3), abs=.15)
