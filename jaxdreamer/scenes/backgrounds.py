@@ -141,6 +141,7 @@ def mixed(background: Background, *, probability: float = .5) -> Background:
 def with_background(scene: Scene, background: Background) -> Scene:
   """The scene whose parameters, and whose code, are {'field', 'background'}; all but the renderer's
   `background` looks at the first."""
+  adopt = scene.adopt
   of_field = lambda f: f and (lambda code, *args, **options: f(code['field'], *args, **options))
   def init(key):
     k_field, k_background = jax.random.split(key)
@@ -150,8 +151,7 @@ def with_background(scene: Scene, background: Background) -> Scene:
             'background': background.prepare(params['background'], y)}
   def focus(code, step):
     return code | {'field': scene.focus(code['field'], step)}
-  def adopt(params, object):
-    return params | {'field': scene.adopt(params['field'], object)}
   return Scene(init, prepare, of_field(scene.field), focus,
                *map(of_field, (scene.distance, scene.render, scene.mesh)),
-               scene.adopt and adopt)
+               adopt=adopt and (lambda params, object: params | {
+                 'field': adopt(params['field'], object)}))
