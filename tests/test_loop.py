@@ -31,7 +31,7 @@ STRIDE = 2
 
 def make_config(**changes):
   config = ConfigDict({
-    'prompt': 'a quadratic', 'corpus': {'path': ''}, 'seed': 0, 'steps': 12,
+    'prompt': 'a quadratic', 'corpus': {'path': ''}, 'seed': 0, 'start': '', 'steps': 12,
     'steps_per_call': STRIDE, 'log_every': 4,
     'preview_every': 0, 'checkpoint_every': 6, 'keep': 2, 'max_minutes': 0., 'profile_steps': '',
     'tensorboard': False, 'lr': .1,
