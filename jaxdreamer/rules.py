@@ -172,7 +172,8 @@ RULES = {
   # below 0: a hollow in what is dense
   'scene.*.strength': number(-math.inf), 'scene.*.scale': number(0.),
   'scene.*.activation': one_of(*ACTIVATIONS), 'scene.*.blob': one_of(*BLOBS),
-  'scene.*.room': above(0.), 'scene.*.texture': one_of(*TEXTURES),
+  'scene.dmtet.levels': wholes(3), 'scene.*.room': above(0.),
+  'scene.*.texture': one_of(*TEXTURES),
   'scene.*.features': whole(3), 'scene.image.thickness': above(0.),
   'scene.image.density': above(0.),
   'prior.empirical.images': whole(0), 'prior.empirical.bandwidth': above(0.),

@@ -15,6 +15,7 @@ merging gives float32 kernels, for networks that compute in it; one that compute
 branch, which costs no copy of the kernels either.
 """
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +29,8 @@ CAMERA = r'(?!vae/)(.*/)?class_embedding/linear_[12]/(kernel|bias)'
 CAMERA_IN = 16  # world_from_camera: numbers that enter an embedding of cameras alone
 
 
-def flatten(weights: PyTree) -> dict[str, Array]:
-  """{'down_0/conv/kernel': array} of nested weights; {} where there are none."""
+def flatten(weights: PyTree) -> dict[str, Any]:
+  """{'down_0/conv/kernel': array} of nested weights or their shapes; {} where there are none."""
   return traverse_util.flatten_dict(weights, sep='/') if isinstance(weights, dict) else {}
 
 

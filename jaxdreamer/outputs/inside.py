@@ -59,7 +59,7 @@ def panorama(render: Callable, *, size: int) -> Rendering:
     columns = [ndimage.map_coordinates(flat[..., k].astype(float), place, order=1, mode='nearest')
                for k in range(flat.shape[-1])]
     return np.stack(columns, -1).reshape(*face.shape, *values.shape[3:])
-  return jax.tree.map(read, seen)
+  return Rendering(*map(read, seen[:4]), *(None,) * (len(seen) - 4))       # the pictures of it
 
 
 def write_panorama(object: Object, folder: pathlib.Path) -> list[pathlib.Path]:
