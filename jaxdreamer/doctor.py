@@ -159,13 +159,9 @@ def show(rows: dict[str, str]):
 def main():
   """Shows what is installed and, with --config, what a run of it costs."""
   show(installed())
-  config = flags.FLAGS.config
-  if config is None:
-    return
-  each = stages.of(config) if config.stages or config.stage else {'': config}
-  for name, stage in each.items():
-    show({'stage': name} if name else {})
-    show(cost_without_weights(stage))
+  if flags.FLAGS.config is not None:
+    for name, stage in stages.of(flags.FLAGS.config).items():
+      show(({'stage': name} if name else {}) | cost_without_weights(stage))
 
 
 if __name__ == '__main__':

@@ -25,9 +25,11 @@ from jaxdreamer.training import lowered
 
 
 def of(config: ConfigDict) -> dict[str, ConfigDict]:
-  """{name: its config}, in order. ValueError, one line, for names and options that there are
-  not."""
+  """{name: its config}, in order; {'': config} of a run without stages. ValueError, one line, for
+  names and options that there are not."""
   names = tuple(config.stages)
+  if not names and not config.stage:
+    return {'': config}
   if not names or len(set(names)) != len(names):
     raise ValueError(f'config.stages={names}: takes names, each once, of {sorted(config.stage)} or '
                      'of stages that change nothing')
@@ -52,9 +54,9 @@ def changed(config: ConfigDict, name: str) -> ConfigDict:
 def run(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command: str = '') -> Outcome:
   """loop.run for each of config.stages that has not ended; the last one's Outcome. Without stages
   it is loop.run."""
-  if not config.stages and not config.stage:
-    return loop.run(config, workdir, mesh, command=command)
   each = of(config)
+  if '' in each:
+    return loop.run(config, workdir, mesh, command=command)
   folders = {name: workdir / name for name in each}
   for before, name in zip(folders, list(folders)[1:]):
     each[name].start = os.fspath(folders[before])

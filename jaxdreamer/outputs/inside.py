@@ -88,16 +88,13 @@ def walls(grid: Grid, level: float, *, radius: float) -> Grid:
   return np.where(beyond | (grid < level) & (labels != largest), grid.max(), grid)
 
 
-_rays = jax.jit(cameras.rays, static_argnums=1)
-
-
 def first_hits(grid: Grid, levels: Float[np.ndarray, 'L'], camera: Camera, *, radius: float,
                size: int) -> Float[np.ndarray, 'L n n']:
   """How far the rays of one camera, every few pixels, go until the grid comes to each level:
   a sample each half cell, to the ball's end."""
   each = -(-size // MOST)
   rays = jax.tree.map(lambda a: np.asarray(a, float)[each // 2::each, each // 2::each],
-                      jax.device_get(_rays(camera, size)))
+                      jax.device_get(silhouettes.rays(camera, size)))
   cells = len(grid) - 1
   along = np.arange(0., 2. * radius, radius / cells)
   seen = []

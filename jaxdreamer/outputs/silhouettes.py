@@ -27,15 +27,14 @@ def lookouts(*, radius: float = 1.) -> Camera:
   return cameras.orbit((8, .2), (4, .8), (1, 1.4), distance=3. * radius)
 
 
-_rays = jax.jit(cameras.rays, static_argnums=1)
+rays = jax.jit(cameras.rays, static_argnums=1)
 
 
 def largest_on_rays(grid: Grid, camera: Camera, *, radius: float,
                     size: int) -> Float[np.ndarray, 'size size']:
   """The largest value of the grid on the ray of each pixel of one camera: a sample each half cell,
   inside the ball."""
-  rays = jax.device_get(_rays(camera, size))
-  origin, direction = rays.origin.astype(float), rays.direction.astype(float)
+  origin, direction = (a.astype(float) for a in jax.device_get(rays(camera, size)))
   middle = -np.sum(origin * direction, -1)
   half = np.sqrt(np.maximum(radius ** 2 + middle ** 2 - np.sum(origin ** 2, -1), 0.))
   cells = len(grid) - 1
