@@ -58,8 +58,8 @@ def make_prior(config) -> Prior:
   for."""
   p = config.prior
   make = pick(PRIORS, p, 'prior')
-  facts = {'key': seeds.key(config.seed), 'prompt': config.prompt, 'path': places.weights_at(p),
-           'lora': p.lora, 'lora_scale': p.lora_scale}
+  facts = {'key': seeds.key(config.seed), 'prompt': config.prompt, 'kind': config.render.kind,
+           'path': places.weights_at(p), 'lora': p.lora, 'lora_scale': p.lora_scale}
   asked = inspect.signature(make).parameters
   if facts['lora'] and 'lora' not in asked:
     raise ValueError(f'config.prior.lora={p.lora!r}: config.prior.name={p.name!r} takes none; '

@@ -33,7 +33,7 @@ PRIORS = {'toybox': toybox, 'empirical': empirical, 'stable_diffusion': stable_d
           'sdxl': sdxl, 'mvdream': mvdream}
 READERS = {'toybox': reader}           # of priors whose text encoder is loaded alone: all it embeds
 # arguments that a prior may have beside its options: build.make_prior gives those that it asks for
-FACTS = ('key', 'prompt', 'path', 'lora', 'lora_scale')
+FACTS = ('key', 'prompt', 'kind', 'path', 'lora', 'lora_scale')
 ESTIMATORS = {'sds': sds, 'csd': csd, 'vsd': vsd, 'ssd': ssd, 'asd': asd}
 CORPORA = {                      # corpora by name, beside files
   'toybox': lambda: compositions.captions()[0],

@@ -33,7 +33,8 @@ def of(config: ConfigDict) -> dict[str, ConfigDict]:
   if not names or len(set(names)) != len(names):
     raise ValueError(f'config.stages={names}: takes names, each once, of {sorted(config.stage)} or '
                      'of stages that change nothing')
-  if idle := sorted(set(config.stage) - set(names)):
+  idle = sorted(set(config.stage) - set(names))
+  if idle and set(names[1:]) - set(config.stage):        # a slip in one of the two
     raise ValueError(f'config.stage.{idle[0]}: config.stages={names} names no such stage')
   return {name: changed(config, name) for name in names}
 

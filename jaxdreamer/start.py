@@ -15,7 +15,8 @@ from jaxdreamer.types import TrainState
 def begun(config: ConfigDict, state: TrainState) -> TrainState:
   """The first state of a run, its scene started from that of config.start, if any: what the scene
   can `adopt` of one of another kind, and then all parameters that both have, of one shape, and
-  whose names config.inherit matches. ValueError where that is nothing."""
+  whose names config.inherit matches; a texture has those of the field that it is part of no more.
+  ValueError where that is nothing."""
   if not config.start:
     return state
   before = runs.restore(workdirs.newest_stage(options.place(config.start)))
@@ -36,14 +37,15 @@ def begun(config: ConfigDict, state: TrainState) -> TrainState:
 
 def inherited(params: PyTree, before: PyTree, patterns: tuple[str, ...]) -> tuple[PyTree, int]:
   """`params` with those leaves of `before` that have their name, which a pattern matches, and their
-  shape; and how many they are."""
+  shape; and how many they are. field/texture/A is field/A where there is no such texture yet."""
   there = {name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(before)[0]}
   taken = []
   def choose(path, leaf):
     at = name(path)
-    if (at not in there or there[at].shape != leaf.shape
+    found = there.get(at, there.get(at.replace('/texture/', '/', 1)))
+    if (found is None or found.shape != leaf.shape
         or not any(re.fullmatch(p, f'scene/{at}') for p in patterns)):
       return leaf
     taken.append(at)
-    return there[at]
+    return found
   return jax.tree_util.tree_map_with_path(choose, params), len(taken)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from jaxdreamer import schedules
+from jaxdreamer import schedules, stages
 
 THREESTUDIO = 'threestudio@28d9d80 configs/'
 SCALEDREAMER = 'ScaleDreamer@23f433f configs/'
@@ -58,7 +58,10 @@ def annealed(steps, opaque=10.):
           'loss.lambda_opaque': [steps * 4 // 5, 0., opaque, steps]}
 
 
-# config, argument: (released file, its numbers)
+# of those whose scene is a mesh, at the stage that the argument names
+TRIANGLES = {'data.width': [512], 'geometry.isosurface_resolution': 128,
+             'geometry.isosurface_deformable_grid': True}
+# config, argument or @stage: (released file, its numbers)
 RELEASED = {
   ('dreamfusion_sd', ''): (THREESTUDIO + 'dreamfusion-sd.yaml', COMMON | {
     'data.camera_distance_range': [1.5, 2.], 'data.camera_perturb': .1, 'data.center_perturb': .2,
@@ -93,6 +96,58 @@ RELEASED = {
     'lr.geometry.density_network': .001,
     'lr.geometry.feature_network': .001, 'lr.background': .001, 'trainer.max_steps': 10000,
     'prompt_processor.negative_prompt': 'oversaturated color, ugly, tiling, low quality, noisy'}),
+  ('csd_sd', '@refined'): (CSD + 'csd-sd-refine.yaml', COMMON | TRIANGLES | {
+    'data.camera_distance_range': [1.5, 2.], 'data.light_position_perturb': .1,
+    'data.light_distance_range': [1.5, 2.], 'data.front_back_only_iters': 0,
+    'encoding.n_levels': 12, 'encoding.per_level_scale': 1.3703509847201236,
+    'geometry.isosurface_resolution': 256, 'geometry.isosurface_threshold': 10.,
+    'material.diffuse_prob': .5, 'material.textureless_prob': 1.,
+    'material.textureless_normal': True, 'guidance.max_step_percent': .5,
+    'guidance.uncond_scale': [0, -1., -.5, 10000], 'guidance.perpneg_scale': 0.,
+    'guidance.grad_normalize': False, 'loss.lambda_sparsity': 0.,
+    'loss.lambda_normal_consistency': 1000., 'loss.lambda_laplacian_smoothness': 0.,
+    'optimizer.name': 'Adam', 'optimizer.betas': [.9, .999], 'lr.geometry.sdf': .001,
+    'lr.geometry.deformation': .001, 'lr.texture.encoding': .001, 'lr.texture.network': .001,
+    'lr.background': .001, 'trainer.max_steps': 10000,
+    'prompt_processor.negative_prompt': 'oversaturated color, ugly, tiling, low quality, noisy'}),
+  ('magic3d_sd', '@field'): (THREESTUDIO + 'magic3d-coarse-sd.yaml', COMMON | {
+    'data.camera_distance_range': [1.5, 2.], 'data.camera_perturb': .1, 'data.center_perturb': .2,
+    'data.up_perturb': .02, 'geometry.radius': 2., 'geometry.normal_type': 'analytic',
+    'material.ambient_only_steps': 2001, 'material.diffuse_prob': .75,
+    'material.textureless_prob': .5, 'background.random_aug_prob': 0.,
+    'prompt_processor.front_threshold': 45., 'prompt_processor.back_threshold': 45.,
+    'guidance.weighting_strategy': 'uniform', 'guidance.guidance_scale': 100.,
+    'guidance.max_step_percent': .98, 'loss.lambda_orient': [0, 10., 1000., 5000],
+    'loss.lambda_sparsity': 1., 'optimizer.name': 'Adam', 'optimizer.betas': [.9, .99],
+    'lr.geometry.encoding': .01, 'lr.geometry.density_network': .01,
+    'lr.geometry.feature_network': .01, 'lr.background': .001, 'trainer.max_steps': 10000}),
+  ('magic3d_sd', '@refined'): (THREESTUDIO + 'magic3d-refine-sd.yaml', COMMON | TRIANGLES | {
+    'data.camera_distance_range': [1.5, 2.], 'data.camera_perturb': .1, 'data.center_perturb': .2,
+    'data.up_perturb': .02, 'data.fovy_range': [30, 45], 'geometry.radius': 2.,
+    'material.diffuse_prob': .75, 'material.textureless_prob': .5,
+    'background.random_aug_prob': 0., 'prompt_processor.front_threshold': 45.,
+    'prompt_processor.back_threshold': 45., 'guidance.guidance_scale': 100.,
+    'guidance.max_step_percent': .5, 'loss.lambda_sparsity': 0.,
+    'loss.lambda_normal_consistency': 10000., 'loss.lambda_laplacian_smoothness': 0.,
+    'optimizer.name': 'Adam', 'optimizer.betas': [.9, .99], 'lr.geometry.sdf': .01,
+    'lr.geometry.deformation': .01, 'lr.texture.encoding': .01, 'lr.texture.network': .01,
+    'lr.background': .01, 'trainer.max_steps': 5000}),
+  ('prolificdreamer_sd', '@geometry'): (
+    THREESTUDIO + 'prolificdreamer-geometry.yaml', COMMON | TRIANGLES | {
+'data.camera_distance_range': [1., 1.5], 'geometry.isosurface_threshold': 25.,
+'render.kind': 'normal', 'background': [0., 0., 0.], 'guidance.guidance_scale': 100.,
+'guidance.max_step_percent': [5000, .98, .5, 5001], 'loss.lambda_sparsity': 0.,
+'loss.lambda_normal_consistency': 10000., 'loss.lambda_laplacian_smoothness': 10000.,
+'optimizer.name': 'Adam', 'optimizer.betas': [.9, .99], 'lr.geometry.sdf': .005,
+'lr.geometry.deformation': .005, 'trainer.max_steps': 15000}),
+  ('prolificdreamer_sd', '@texture'): (
+    THREESTUDIO + 'prolificdreamer-texture.yaml', COMMON | TRIANGLES | {
+'data.camera_distance_range': [1., 1.5], 'guidance.guidance_scale': 7.5,
+'guidance.max_step_percent': [5000, .98, .5, 5001], 'loss.lambda_sparsity': 0.,
+'loss.lambda_normal_consistency': 0., 'loss.lambda_laplacian_smoothness': 0.,
+'optimizer.name': 'AdamW', 'optimizer.betas': [.9, .99], 'lr.geometry.sdf': 0.,
+'lr.geometry.deformation': 0., 'lr.texture.encoding': .01, 'lr.texture.network': .001,
+'lr.background': .001, 'lr.guidance': .0001, 'trainer.max_steps': 30000}),
   ('prolificdreamer_sd', ''): (THREESTUDIO + 'prolificdreamer.yaml', COMMON | {
     'data.width': [64, 512], 'data.resolution_milestones': [5000],
     'data.camera_distance_range': [1., 1.5],
@@ -225,6 +280,14 @@ HERE = {
   else list(c.render.light.distance),
   'data.front_back_only_iters': lambda c, s, e: c.cameras.front_back,
   'geometry.radius': lambda c, s, e: s.extent if s.extent == c.render.radius else None,
+  'geometry.isosurface_resolution': lambda c, s, e: c.scene.dmtet.levels[0] - 1,
+  'geometry.isosurface_threshold': lambda c, s, e: c.scene.dmtet.tau,
+  # as it is read there: neither blurred, nor the sum of several
+  'geometry.isosurface_deformable_grid': lambda c, s, e: (
+    c.scene.name == 'dmtet' and len(c.scene.dmtet.levels) == 1 and not c.scene.dmtet.blurred
+    and c.scene.dmtet.extent == c.render.radius),
+  'render.kind': lambda c, s, e: c.render.kind,
+  'background': lambda c, s, e: list(c.render.backgrounds[c.render.background].rgb),
   'geometry.normal_type': lambda c, s, e: {'exact': 'analytic',
                                            'forward': 'finite_difference'}[c.render.normals],
   'geometry.density_bias': lambda c, s, e: {'cone': 'blob_magic3d'}[s.get('blob', 'cone')],
@@ -241,7 +304,7 @@ HERE = {
   'encoding.update_steps': lambda *a: band(*a)[2],
   'mlp.bias': lambda c, s, e: not s.separate,
   'material.ambient_only_steps': first_lit,
-  'material.diffuse_prob': lambda c, s, e: c.render.shaded[1],
+  'material.diffuse_prob': lambda c, s, e: c.render.shaded[:2][-1],
   'material.textureless_prob': lambda c, s, e: c.render.textureless[0],
   'material.textureless_normal': lambda c, s, e: c.render.light.normals,
   'background.random_aug_prob': lambda c, s, e: c.render.random_background,
@@ -268,12 +331,17 @@ HERE = {
   **{f'loss.lambda_{theirs_}': (lambda c, s, e, ours=ours: theirs(c, c.regularizers[ours]))
      for theirs_, ours in (
 ('orient', 'orientation'), ('sparsity', 'sparsity'), ('opaque', 'opaque'),
-('z_variance', 'z_variance'),
+('z_variance', 'z_variance'), ('normal_consistency', 'normal_consistency'),
+('laplacian_smoothness', 'laplacian'),
 ('eikonal', 'eikonal'))},
   'optimizer.name': lambda c, s, e: optimizer(c),
   'optimizer.betas': lambda c, s, e: [c.optim.b1, c.optim.b2],
   'optimizer.eps': lambda c, s, e: c.optim.eps,
   'lr.geometry': rate('scene/field/synthesis/0'),
+  'lr.geometry.sdf': rate('scene/field/sdf/0'),
+  'lr.geometry.deformation': rate('scene/field/deformation'),
+  'lr.texture.encoding': rate('scene/field/texture/tables/0'),
+  'lr.texture.network': rate('scene/field/texture/features/0'),
   'lr.geometry.encoding': rate('scene/field/tables/0'),
   'lr.geometry.density_network': rate('scene/field/density/0'),
   'lr.geometry.feature_network': rate('scene/field/features/0'),
@@ -287,14 +355,18 @@ HERE = {
 
 def read(name, argument):
   module = importlib.import_module(f'configs.{name}')
-  return module.get_config(argument) if argument else module.get_config(), module.__doc__
+  argument, _, stage = argument.partition('@')
+  config = module.get_config(argument) if argument else module.get_config()
+  return stages.of(config)[stage] if stage else config, module.__doc__
 
 
 @pytest.mark.parametrize('name, argument', RELEASED, ids=lambda part: part)
 def test_a_published_config_holds_the_released_numbers(name, argument):
   source, released = RELEASED[name, argument]
   config, _ = read(name, argument)
-  scene, estimator = config.scene[config.scene.name], config.estimator[config.estimator.name]
+  name = config.scene.name
+  scene = config.scene[config.scene.dmtet.texture if name == 'dmtet' else name]
+  estimator = config.estimator[config.estimator.name]
   for option, number in released.items():
     if number is None:
       continue                         # the generators' own

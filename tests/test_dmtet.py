@@ -25,6 +25,11 @@ def code_of(params, scene=SCENE, step=0):
   return jax.jit(lambda params: scene.focus(scene.prepare(params, None), step))(params)
 
 
+def thing(*, density=None, distance=None, radius=1.):
+  """An Object of these alone."""
+  return objects.Object(None, density, None, radius, 32, distance)
+
+
 @pytest.fixture(scope='module')
 def code():
   return code_of(SCENE.init(jax.random.key(0)))
@@ -73,17 +78,40 @@ def test_it_starts_from_a_density_in_a_box_that_fits():
   density = lambda xyz: 40. * (jnp.max(jnp.abs(xyz - jnp.array([[.2, 0., 0.]])) / jnp.array(
     [[.2, .3, .4]]), -1) < 1.)
   scene = dmtet.dmtet(levels=(33,), blurred=False)
-  params = dmtet.from_density(scene.init(jax.random.key(0)), density)
+  params = scene.adopt(scene.init(jax.random.key(0)), thing(density=density))
   found = trimesh.Trimesh(*topology.compact(scene.mesh(code_of(params, scene))), process=False)
   assert found.is_watertight
   cells = np.ptp(np.asarray(params['box']), 0) / 32.
   assert (np.abs(found.bounds - [[0., -.3, -.4], [.4, .3, .4]]) <= cells).all()
   assert (np.ptp(np.asarray(params['box']), 0) < [.7, .9, 1.2]).all()
-  with pytest.raises(ValueError, match='no surface: the density reaches 5'):
-    dmtet.from_density(params, lambda xyz: 5. + 0. * xyz[:, 0])
+  with pytest.raises(ValueError, match='config.start: its scene has no surface'):
+    scene.adopt(params, thing(density=lambda xyz: 5. + 0. * xyz[:, 0]))
+  # what reaches out of the ball that renderers show ends there
+  params = scene.adopt(scene.init(jax.random.key(0)), thing(
+    density=lambda xyz: 40. * (jnp.abs(xyz[:, 2]) < .3), radius=.8))
+  found, _ = topology.compact(scene.mesh(code_of(params, scene)))
+  assert .75 < np.linalg.norm(found, axis=1).max() < .85
   # of several levels the finest holds all of it
-  many = dmtet.from_density(SCENE.init(jax.random.key(0)), density)
+  many = SCENE.adopt(SCENE.init(jax.random.key(0)), thing(density=density))
   assert not jnp.any(many['sdf']['grid_5']) and jnp.any(many['sdf']['grid_17'] < 0.)
+
+
+def test_it_starts_from_a_distance_as_it_is():
+  center, half = jnp.array([.1, 0., -.2]), jnp.array([.2, .3, .4])
+  def box(xyz):                                  # its edges are round
+    beyond = jnp.abs(xyz - center) - half
+    return (jnp.sqrt(jnp.sum(jnp.maximum(beyond, 0.) ** 2)) + jnp.minimum(jnp.max(beyond), 0.)
+            - .1)
+  distance = jax.vmap(box)
+  scene = dmtet.dmtet(levels=(9, 33), blurred=False)
+  params = scene.adopt(scene.init(jax.random.key(0)), thing(distance=distance))
+  vertices, _ = topology.compact(scene.mesh(code_of(params, scene)))
+  np.testing.assert_allclose(distance(vertices), 0., atol=.01)
+  nodes = dmtet.nodes(params['box'], 32).reshape(-1, 3)
+  near = np.linalg.norm(nodes, axis=1) < 1.      # all that a renderer shows
+  np.testing.assert_allclose(params['sdf']['grid_33'].ravel()[near], distance(nodes)[near],
+                             atol=1e-6)
+  assert not np.any(params['deformation']) and not np.any(params['sdf']['grid_9'])
 
 
 @pytest.mark.parametrize('texture', ['mlp', 'hashgrid'])

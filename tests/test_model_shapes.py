@@ -7,13 +7,16 @@ import jax.numpy as jnp
 import pytest
 
 from configs import (
+  csd_sd,
   dreamfusion_sd,
+  magic3d_sd,
   prolificdreamer_scene_sd,
+  prolificdreamer_sd,
   scaledreamer_amortised,
   scaledreamer_mvdream,
   steindreamer_scene_sd,
 )
-from jaxdreamer import build, doctor
+from jaxdreamer import build, doctor, stages
 from jaxdreamer.nn import unet, unet_config
 from jaxdreamer.weights import model_shapes
 
@@ -42,11 +45,13 @@ def shrunk(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('make, name', [(dreamfusion_sd, 'sd21-base'),
-                                        (prolificdreamer_scene_sd, 'sd21-base'),
-                                        (steindreamer_scene_sd, 'sd21-base'),
-                                        (scaledreamer_mvdream, 'mvdream')])
-def test_a_step_without_weights_has_shapes_and_the_weights_it_wants_a_name(monkeypatch, make, name):
+@pytest.mark.parametrize('make, stage, name', [
+  (dreamfusion_sd, '', 'sd21-base'), (prolificdreamer_scene_sd, '', 'sd21-base'),
+  (steindreamer_scene_sd, '', 'sd21-base'), (scaledreamer_mvdream, '', 'mvdream'),
+  (csd_sd, 'refined', 'sd21-base'), (magic3d_sd, 'refined', 'sd21-base'),
+  (prolificdreamer_sd, 'geometry', 'sd21-base'), (prolificdreamer_sd, 'texture', 'sd21-base')])
+def test_a_step_without_weights_has_shapes_and_the_weights_it_wants_a_name(monkeypatch, make, stage,
+                                                                           name):
   """All that the doctor does but compiling; its words where nothing is."""
   monkeypatch.setitem(model_shapes.MODELS, name, shrunk(name))
   small = {'block_out_channels': (32, 32), 'layers_per_block': 1,
@@ -63,6 +68,7 @@ def test_a_step_without_weights_has_shapes_and_the_weights_it_wants_a_name(monke
 
   monkeypatch.setattr(doctor, 'cost', cost)
   config = make.get_config()
+  config = stages.of(config)[stage] if stage else config
   config.render.update({'samples': 4, 'fine': 0})
   config.steps_per_call = 1
   rows = doctor.cost_without_weights(config)

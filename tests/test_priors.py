@@ -10,7 +10,7 @@ from jaxdreamer.diffusion import diffuse, eps_from_x0
 from jaxdreamer.priors.empirical import empirical, posterior_mean
 from jaxdreamer.priors.gaussian import gaussian
 from jaxdreamer.priors.toybox import toybox
-from jaxdreamer.toybox import network
+from jaxdreamer.toybox import network, truth
 
 
 def test_the_gaussian_prediction_is_the_mean_of_the_noise_given_the_noisy_image():
@@ -39,7 +39,7 @@ def test_the_posterior_mean_is_a_bayes_average_of_the_images():
 
 @pytest.mark.slow
 def test_the_empirical_prior_returns_its_image_when_there_is_little_noise():
-  prior = empirical(jax.random.key(1), 'a red cube', images=6)
+  prior = empirical(jax.random.key(1), 'a red cube', 'color', images=6)
   z = prior.weights['images'].reshape(-1, *network.LATENT)[:2]
   t = jnp.full(2, .02)
   z_t = diffuse(z, t, jax.random.normal(jax.random.key(2), z.shape), schedule=prior.schedule)
@@ -51,8 +51,24 @@ def test_the_empirical_prior_returns_its_image_when_there_is_little_noise():
 
 
 @pytest.mark.slow
+def test_the_perfect_prior_shows_normals_where_renders_do():
+  prompt, camera = 'a red cube', cameras.orbit((2, .4))
+  prior = empirical(jax.random.key(1), prompt, 'normal', images=0)
+  true = truth.views(prompt, camera, size=network.SIZE)
+  seen = np.where(true.mask[..., None] > .5, .5 + .5 * true.normal, 0.)    # over black
+  t = jnp.full(2, .3)
+  z_t = diffuse(network.encode(jnp.asarray(seen, jnp.float32)), t, jnp.zeros((2, *network.LATENT)),
+                schedule=prior.schedule)
+  a, s = (f(t)[:, None, None, None] for f in (prior.schedule.alpha, prior.schedule.sigma))
+  eps_hat = prior.eps(z_t, t, prior.embed(prompt).views[:2], camera)
+  found = np.asarray(network.decode((z_t - s * eps_hat) / a))
+  whole = (true.mask == 0.) | (true.mask == 1.)
+  np.testing.assert_allclose(found[whole], seen[whole], atol=.02)
+
+
+@pytest.mark.slow
 def test_the_empirical_priors_images_come_in_pairs_over_black_and_white_that_tell_the_mask():
-  prior = empirical(jax.random.key(1), 'a red cube', images=3)
+  prior = empirical(jax.random.key(1), 'a red cube', 'color', images=3)
   black, white = jnp.moveaxis(network.decode(prior.weights['images'].reshape(
       6, *network.LATENT)).reshape(3, 2, 64, 64, 3), 1, 0)
   mask = 1. - (white - black)
@@ -119,4 +135,4 @@ def test_the_shipped_prior_enlarges_smaller_renders_and_leaves_its_own_size_as_i
 
 def test_a_caption_outside_the_vocabulary_is_refused_in_one_line():
   with refused('dragon'):
-    empirical(jax.random.key(5), 'a red dragon', images=2)
+    empirical(jax.random.key(5), 'a red dragon', 'color', images=2)

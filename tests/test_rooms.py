@@ -100,7 +100,7 @@ def test_the_window_shines_and_the_papers_stripes_repeat():
 
 @pytest.mark.slow
 def test_the_perfect_prior_denoises_to_what_the_camera_sees():
-  prior = empirical(KEY, TEXT, images=0)
+  prior = empirical(KEY, TEXT, 'color', images=0)
   camera = jax.tree.map(jnp.asarray, rooms.unseen(2))
   true = network.encode(jnp.asarray(rooms.pictures(TEXT, camera, size=network.SIZE).rgb))
   t = jnp.array([.3, .9])
@@ -115,7 +115,7 @@ def test_the_perfect_prior_denoises_to_what_the_camera_sees():
 
 @pytest.mark.slow
 def test_a_finite_set_knows_a_room_too_and_cameras_that_turn_are_far_apart():
-  prior = empirical(KEY, TEXT, images=3)
+  prior = empirical(KEY, TEXT, 'color', images=3)
   assert prior.weights['images'].shape == (3, math.prod(network.LATENT))
   there, back = (cameras.orbital(a, 0., 1e-3, 1.).world_from_camera for a in (0., math.pi))
   assert np.linalg.norm(there[:3, 3] - back[:3, 3]) < .01      # one place, two directions

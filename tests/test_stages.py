@@ -196,8 +196,10 @@ def test_slips_are_told_in_one_line(tmp_path):
   wrong('each once', config)
   config.stages = ('../one', 'two')
   wrong('config.stages=.*: takes names of letters, digits, _ and -', config)
-  config.stages = ('one',)
-  wrong(r"config.stage.two: config.stages=\('one',\) names no such stage", config)
+  config.stages = ('one', 'tow')
+  wrong(r"config.stage.two: config.stages=\('one', 'tow'\) names no such stage", config)
+  config.stages = ('one',)               # the first alone is asked for
+  assert list(stages.of(config)) == ['one']
   wrong('config.stage.two: there is no option config.stepz; nearest: config.steps',
         make_config(two={'stepz': 5}))
   wrong('config.steps=0: takes a whole number, 1 or more', make_config(two={'steps': 0}))

@@ -15,6 +15,9 @@ In all of them this differs from the released code:
 """
 from jaxdreamer.configs import base
 
+# what a mesh has no use for
+NO_FOG = {'orientation': (0.,), 'sparsity': (0.,), 'opaque': (0.,)}
+
 
 def get_config():
   config = base.get_config()
@@ -37,3 +40,12 @@ def get_config():
                          ('est/.*', .0001))
   config.eval.update({'size': 256, 'samples': 256, 'chunk': 16384, 'mesh_resolution': 256})
   return config
+
+
+def triangles(resolution, *, tau=10., extent=1., **render):
+  """The options of a stage whose scene is a mesh of triangles on a grid of `resolution` cells, from
+  the surface of the stage before where its density is `tau`; at 512 pixels."""
+  return {'scene': {'name': 'dmtet',
+                    'dmtet': {'levels': (resolution + 1,), 'blurred': False, 'tau': tau,
+                              'extent': extent, 'texture': 'hashgrid'}},
+          'render': {'stages': ((0, 512),)} | render}

@@ -28,18 +28,22 @@ def posterior_mean(z_t: Float[Array, 'd'], images: Float[Array, 'N d'],
   return jax.nn.softmax(log_prior - distance / (2. * sigma ** 2)) @ images
 
 
-def pictures_of(prompt: str) -> tuple[Callable[[Array], Camera],
+def pictures_of(prompt: str, kind: str) -> tuple[Callable[[Array], Camera],
                                        Callable[[Camera], Float[Array, 'K H W 3']]]:
   """(key -> a camera, a camera -> its pictures): of a toy one over black and one over white, of a
-  room the one there is. ValueError outside of the toybox's vocabulary."""
+  room the one there is; by `kind` their colors or, as render.normal_color's, their normals.
+  ValueError outside of the toybox's vocabulary."""
+  def premultiplied(view):
+    return view.rgb if kind == 'color' else view.mask[..., None] * (.5 + .5 * view.normal)
   if rooms.is_room(prompt):
     room = rooms.parse(prompt)
-    return rooms.sample_camera, lambda camera: rooms.render(
-      room, camera, size=network.SIZE, supersample=2).rgb[None]
+    return rooms.sample_camera, lambda camera: premultiplied(rooms.render(
+      room, camera, size=network.SIZE, supersample=2))[None]
   item = world.parse(prompt)
   def both(camera):
     view = views.render(item, camera, views.LIGHT, size=network.SIZE, supersample=2)
-    return jnp.stack([view.rgb, view.rgb + 1. - view.mask[..., None]])
+    seen = premultiplied(view)
+    return jnp.stack([seen, seen + 1. - view.mask[..., None]])
   return views.sample_camera, both
 
 
@@ -50,18 +54,19 @@ def stand(camera: Camera, *, turns: bool) -> Float[Array, '*V d']:
   return jnp.concatenate([position, TURN * backward], -1) if turns else position
 
 
-def empirical(key: Key[Array, ''], prompt: str, *, images: int = 512,
+def empirical(key: Key[Array, ''], prompt: str, kind: str, *, images: int = 512,
               bandwidth: float = .15) -> Prior:
   """Renders of a toybox caption (ValueError outside its vocabulary): of a toy each over black and
   over white, for no toy hides from both (Smith and Blinn 1996, Blue Screen Matting). Render the
   scene over `backgrounds.black_or_white()`. Of a room, from inside. Text rows are ignored: the null
-  prediction equals the conditional one, and guidance changes nothing.
+  prediction equals the conditional one, and guidance changes nothing. `kind` is config.render.kind:
+  they show what the scene's renders show.
 
   Args:
     images: how many renders; 0: at each step those of its own cameras.
     bandwidth: standard deviation, in scene units, of the kernel on cameras.
   """
-  sample_camera, draw = pictures_of(prompt)
+  sample_camera, draw = pictures_of(prompt, kind)
   turns, patches = rooms.is_room(prompt), lambda x: network.encode(x).reshape(len(x), -1)
   weights = {}
   if images:

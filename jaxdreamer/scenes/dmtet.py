@@ -3,9 +3,10 @@ grid, which may each move by a cell, and a color field. Its surface is made of t
 step and drawn as such: sharp where a volume is soft, and no prior sees a fog.
 
 Only nodes beside the surface have a gradient, so it moves a cell at a time and no new part appears
-in empty space: start it near its goal, with `from_density`, or where the prior is clear.
+in empty space: start it near its goal, from the run of another scene (config.start or
+config.stages), or where the prior is clear.
 """
-from typing import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from jaxdreamer.types import Scene
 
 TEXTURES = {'voxels': voxels.voxels, 'hashgrid': hashgrid, 'mlp': mlp}
 SHARPNESS = 500.                       # of the density that `field` says for the inside
+TOGETHER = 2 ** 16                     # nodes at which another scene is asked together
 
 
 def nodes(box: Float[Array, '2 3'], resolution: int) -> Float[Array, 'n n n 3']:
@@ -29,7 +31,7 @@ def nodes(box: Float[Array, '2 3'], resolution: int) -> Float[Array, 'n n n 3']:
 
 
 def dmtet(*, levels: tuple[int, ...] = (9, 17, 33), blurred: bool = True, radius: float = .5,
-          extent: float = 1., room: float = 4.,
+          extent: float = 1., room: float = 4., tau: float = 10.,
           texture: str | Scene = 'voxels') -> Scene:
   """A grid of levels[-1]^3 nodes over the cube [-extent, extent]^3, at first a gray sphere.
 
@@ -41,6 +43,8 @@ def dmtet(*, levels: tuple[int, ...] = (9, 17, 33), blurred: bool = True, radius
     extent: half a side of the cube.
     room: cells that the surface may meet, in resolution^2: a step takes memory for so many, and
       says as `dropped` what had no room.
+    tau: the density at which the surface of an earlier scene lies that is no distance; 25 in
+      threestudio, 10 in CSD's refinement.
     texture: 'voxels', 'hashgrid' or 'mlp', with the options of that scene, whose color it has.
   """
   resolution = levels[-1] - 1
@@ -82,31 +86,36 @@ def dmtet(*, levels: tuple[int, ...] = (9, 17, 33), blurred: bool = True, radius
     return drawing.image(code['mesh'], lambda xyz: color(code, xyz)[:3], camera, size=size,
                          background=background, shade=shade, radius=extent)
 
-  return Scene(init, prepare, field, focus, render=render, mesh=lambda code: code['mesh'])
+  return Scene(init, prepare, field, focus, render=render, mesh=lambda code: code['mesh'],
+               adopt=partial(adopted, tau=tau))
 
 
-def from_density(params: dict, density: Callable[[Array], Array], *, tau: float = 10.,
-                 margin: float = .1) -> dict:
-  """The parameters with the surface {density = tau}, where sdf = clip(tau - density, -1, 1), and
-  the box drawn in to what is inside, and `margin` of its size more on either side.
-
-  `density` maps xyz [N, 3] to [N]. tau is 25 in threestudio, 10 in CSD's refinement. ValueError
-  where nothing is inside.
-  """
+def adopted(params: dict, object, *, tau: float, margin: float = .1) -> dict:
+  """The parameters with the surface of another scene's object: its distance, or clip(tau - density,
+  -1, 1), and the box drawn in to what is inside, and `margin` of its size more on either side.
+  ValueError where nothing is."""
+  def signed(xyz):
+    inside = (object.distance(xyz) if object.distance
+              else jnp.clip(tau - object.density(xyz), -1., 1.))
+    # no renderer shows what is beyond its ball
+    return jnp.where(jnp.sum(xyz ** 2, -1) < object.radius ** 2, inside, 1.)
   finest = max(params['sdf'], key=lambda name: params['sdf'][name].shape[0])
   resolution = params['sdf'][finest].shape[0] - 1
   def at_nodes(box):
     xyz = nodes(box, resolution)
-    return np.asarray(xyz), np.asarray(density(xyz.reshape(-1, 3))).reshape(xyz.shape[:3])
+    found = jax.lax.map(lambda point: signed(point[None])[0], xyz.reshape(-1, 3),
+                        batch_size=TOGETHER)
+    return np.asarray(xyz), found.reshape(xyz.shape[:3])
   xyz, found = at_nodes(params['box'])
-  inside = xyz[found > tau]
+  inside = xyz[np.asarray(found) < 0.]
   if not len(inside):
-    raise ValueError(f'no surface: the density reaches {found.max():.3g}, and is to be above {tau}')
+    raise ValueError('config.start: its scene has no surface for a mesh to start from; its density '
+                     'is to be above config.scene.dmtet.tau somewhere')
   low, high = inside.min(0), inside.max(0)
   # a cell more: the surface lies beyond its nodes
   wide = margin * (high - low) + np.ptp(np.asarray(params['box']), 0) / resolution
   box = jnp.stack([jnp.maximum(low - wide, params['box'][0]),
                    jnp.minimum(high + wide, params['box'][1])])
   sdf = jax.tree.map(jnp.zeros_like, params['sdf'])
-  sdf[finest] = jnp.clip(tau - jnp.asarray(at_nodes(box)[1]), -1., 1.)[..., None]
+  sdf[finest] = at_nodes(box)[1][..., None]
   return params | {'box': box, 'sdf': sdf, 'deformation': jnp.zeros_like(params['deformation'])}

@@ -120,6 +120,17 @@ def surface_points(key: Key[Array, ''], caption: str, n: int) -> Float[Array, 'n
   return _surface_points(key, _composition(world.parse(caption)), n)
 
 
+@partial(jax.jit, static_argnums=0)
+def _normals(composition, xyz):
+  slope = world.gradient(_of(composition), _columns(xyz))
+  return jnp.stack(slope, -1) / jnp.maximum(norm(*slope), 1e-6)[:, None]
+
+
+def normals(caption: str, xyz: Float[Array, 'n 3']) -> Float[Array, 'n 3']:
+  """Which way the exact shape faces at points on or near its surface."""
+  return _normals(_composition(world.parse(caption)), xyz)
+
+
 def grid(n: int) -> Float[Array, 'N 3']:
   """The centers of the n^3 cells of [-1, 1]^3, x slowest."""
   at = (2. * jnp.arange(n) + 1.) / n - 1.
