@@ -1,7 +1,8 @@
 """What a maker takes away:   python -m benchmarks.assets [--quick]
 
 The eight prompts of benchmarks.toybox are trained as it trains them, or its runs of these sources
-are taken, and then each of PARTS measures something on them. The GLB is written at 15,000 faces and
+are taken, and then each of PARTS measures something on them; MORE are benchmarks of their own, of
+the rasterizer, a room and meshes made in stages. The GLB is written at 15,000 faces and
 a texture of 1,024 pixels, read back by trimesh and judged by the npm package gltf-validator, which
 node must find:
 
@@ -25,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from benchmarks import results, toybox
+from benchmarks import rasterizer, results, room, stages, toybox
 from jaxdreamer import cli, runs
 from jaxdreamer.outputs import bake, mesh, mesh_files, surface
 
@@ -82,6 +83,8 @@ def textured_glb(workdir):
 
 # each: the workdir of a run -> figures of it, by name
 PARTS = (textured_glb,)
+# each: whether quickly -> figures of the whole
+MORE = (rasterizer.measure, room.measure, stages.measure)
 
 
 def summary(rows):
@@ -114,7 +117,10 @@ def main():
     rows.append(row)
     print(json.dumps(row), flush=True)
   figures = summary(rows)
-  print(json.dumps({name: value for name, value in figures.items() if name != 'rows'}, indent=2))
+  for measure in MORE:
+    figures |= measure(quick)
+  print(json.dumps({name: value for name, value in figures.items() if not isinstance(value, list)},
+                   indent=2))
   if not quick:
     print(results.write('assets', figures, 'python -m benchmarks.assets'))
 

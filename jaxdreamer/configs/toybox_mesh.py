@@ -22,5 +22,6 @@ def get_config(prior='toybox'):
     'regularizers': {'normal_consistency': (10.,), 'laplacian': (10.,)},
     'optim': {'groups': ((geometry, (.02, .002, 50, 50)), (texture, .01), *rest)}}
   config.stage.texture = mesh | {
-    'steps': 50, 'optim': {'groups': ((texture, (.02, .002, 25, 25)), ('scene/field/.*', 0.), *rest)}}
+    'steps': 50,
+    'optim': {'groups': ((texture, (.02, .002, 25, 25)), ('scene/field/.*', 0.), *rest)}}
   return config
