@@ -46,7 +46,9 @@ def _placed(matrix, mesh) -> Part:
   vertices, faces = np.array(mesh.vertices, float), np.array(mesh.faces, int)
   if not still:
     vertices = vertices @ matrix[:3, :3].T + matrix[:3, 3]
-    normals = normals if normals is None else normals @ np.linalg.inv(matrix[:3, :3])
+    if normals is not None:
+      normals = normals @ np.linalg.inv(matrix[:3, :3])
+      normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
     faces = faces[:, ::-1] if np.linalg.det(matrix[:3, :3]) < 0. else faces
   return vertices, faces, uv, None if normals is None else np.array(normals, float)
 
