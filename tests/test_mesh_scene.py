@@ -270,6 +270,20 @@ def test_long_thin_faces_are_drawn_as_all_others():
   assert float(cut.dropped) > 0.
 
 
+def test_open_borders_and_an_edge_of_three_faces_are_drawn(tmp_path):
+  (tmp_path / 'fins.off').write_text('OFF\n5 3 0\n0 0 -1\n0 0 1\n0 1 0\n.8 -.6 0\n-.8 -.6 0\n'
+                                     '3 0 1 2\n3 0 1 3\n3 0 1 4\n')
+  scene = mesh(path=str(tmp_path / 'fins.off'))
+  code = scene.prepare(scene.init(jax.random.key(0)), None)
+  vertices, faces = topology.compact(scene.mesh(code))
+  assert len(vertices) == 5 and len(faces) == 3
+  camera = cameras.orbit((3, .3))
+  seen = jax.jit(jax.vmap(lambda one: scene.render(code, one, size=32, **WHITE)))(camera)
+  np.testing.assert_array_equal(seen.dropped, 0.)
+  solid = silhouettes.silhouettes(vertices, faces, camera, size=32)
+  assert ((np.asarray(seen.opacity) >= .5) == solid).mean() > .99 and solid.mean() > .05
+
+
 def test_a_mesh_of_too_many_layers_is_refused(tmp_path):
   sheets = trimesh.util.concatenate([trimesh.creation.box((1., 1., .001)).apply_translation(
     [0., 0., .01 * k]) for k in range(40)])

@@ -84,8 +84,8 @@ def write(object: Object, folder: pathlib.Path, *, resolution: int = 96,
           points: int = 0) -> tuple[Mesh, dict]:
   """`extract`, and its files in `folder`: the mesh itself in PLY and its `asset` in the other
   formats, mesh.json with the report, mesh.png with the asset under the render; points.ply too where
-  `points` > 0. Of a scene one stands in, the surface around the air. Raises Empty where there is no
-  mesh."""
+  `points` > 0. Of a scene one stands in, the surface around the air; a mesh of the user's own at
+  its own size and place. Raises Empty where there is no mesh."""
   camera = inside.lookouts(object) if object.inside else silhouettes.lookouts(radius=object.radius)
   views = video.render_views(object.over(1.), camera)
   mesh, facts = (inside.extract(object, camera, views, resolution=resolution) if object.inside
@@ -108,5 +108,5 @@ def write(object: Object, folder: pathlib.Path, *, resolution: int = 96,
   (folder / 'mesh.png').write_bytes(video.png(video.sheet([*np.clip(views.rgb, 0., 1.), *drawn],
                                                           columns=len(drawn))))
   if points:
-    (folder / 'points.ply').write_bytes(points_to_ply(*surface.sample_points(mesh, points)))
+    (folder / 'points.ply').write_bytes(points_to_ply(*surface.sample_points(written[0], points)))
   return mesh, facts
