@@ -1,5 +1,6 @@
 """A mesh of the user's own: read from any file, its shape kept and its color learned, and given
 back with the UVs and normals it came with."""
+import contextlib
 import json
 import os
 import shutil
@@ -159,7 +160,7 @@ BAD = {
                   'is no file beside it'),
   'absolute.gltf': (b'{"buffers": [{"uri": "/etc/hostname", "byteLength": 9}]}',
                     'is no file beside it'),
-  'zeros.gltf': (b'{"accessors": [{"count": 9999999999}]}', 'count more than its buffers hold'),
+  'picture.glb': (b'\x89PNG and more', 'is a picture: give a mesh'),
   'packed.gltf': (b'{"extensionsRequired": ["KHR_draco_mesh_compression"]}',
                   'export it without compression'),
   'pickle.safetensors': (b'\x80\x04K\x01.' * 9, 'no valid .safetensors file'),
@@ -176,6 +177,36 @@ def test_a_file_that_is_no_mesh_is_refused_in_one_line(tmp_path, name):
   with refused(why) as caught:
     read(folder / name)
   assert str(caught.value).startswith(f"{OPTION}='{folder / name}': ")
+
+
+def with_accessor(**more):
+  return lambda tree: tree['accessors'][0].update(more)
+
+
+@pytest.mark.parametrize(('change', 'why'), [
+  (with_accessor(count=9_999_999_999), 'count more than its buffers hold'),
+  (with_accessor(count=-9_999_999_999), 'count more than its buffers hold'),
+  (with_accessor(sparse={}), 'holds sparse accessors'), (with_accessor(type='MAT4'), 'no three'),
+  (lambda tree: tree['meshes'][0]['primitives'][0].update(mode=6), 'fans of triangles'),
+  (lambda tree: tree['meshes'][0]['primitives'][0].update(mode=1), 'it has no faces'),
+  (lambda tree: tree.update(nodes=[{'children': [0], 'mesh': 0}]), '')])
+def test_a_glb_that_would_fill_the_memory_or_that_has_no_triangles_is_refused(tmp_path, file,
+                                                                              change, why):
+  path = repacked(shutil.copy(file, tmp_path / 'changed.glb'), change)
+  if why:
+    with refused(why):
+      read(path)
+  else:                                          # a node within itself is met once or refused
+    with contextlib.suppress(ValueError):
+      assert len(read(path).faces) <= 2 * len(read(file).faces)
+
+
+def test_buffers_are_read_up_to_a_bound_in_all(tmp_path, monkeypatch):
+  monkeypatch.setattr(gltf, 'MOST_BYTES', 100)
+  (tmp_path / 'a.bin').write_bytes(bytes(60))
+  (tmp_path / 'many.gltf').write_text(json.dumps({'buffers': [{'uri': 'a.bin'}] * 2}))
+  with refused('its buffers have more than the 100 bytes'):
+    read(tmp_path / 'many.gltf')
 
 
 def test_nothing_there_a_folder_a_pipe_and_a_gigabyte_are_refused_unread(tmp_path):

@@ -82,7 +82,7 @@ def _read(path: pathlib.Path, kind: str, *state: int) -> MeshFile:
                        'leave its pictures out')
     data = file.read(size)
   if told := safe_files.what_is(data[:safe_files.HEAD]):
-    raise ValueError(f'it {told}')
+    raise ValueError(f'it {told.replace(safe_files.SAFETENSORS, "give a mesh")}')
   parts = [MeshFile(**safetensors.numpy.load(data))] if kind == OWN else _parts(
     data, kind, path.parent)
   return _checked(_joined(parts))

@@ -70,26 +70,53 @@ def _plain(tree: dict, binary: bytes, folder: pathlib.Path) -> tuple[dict, bytes
   """A glTF of triangles alone, in one buffer."""
   if packed := [name for name in PACKED if name in tree.get('extensionsRequired', ())]:
     raise ValueError(f'needs {", ".join(packed)}: export it without compression')
-  buffers = [_buffer(part['uri'], folder) if 'uri' in part else binary
-             for part in tree.get('buffers', [])]
+  buffers = _buffers(tree.get('buffers', []), binary, folder)
   starts = np.cumsum([0, *map(len, buffers)])
   views = [view | {'buffer': 0, 'byteOffset': view.get('byteOffset', 0) + int(
     starts[view['buffer']])} for view in tree.get('bufferViews', [])]
-  accessors = tree.get('accessors', [])
-  if sum(one['count'] for one in accessors) > max(starts[-1], 1):
-    raise ValueError('its accessors count more than its buffers hold')
-  def plain(primitive):
-    of = primitive['attributes']
-    names = {'POSITION': 'POSITION', '_UV': 'TEXCOORD_0', '_NORMAL': 'NORMAL'}
-    return {name: primitive[name] for name in ('indices', 'mode') if name in primitive} | {
-      'attributes': {name: of[key] for name, key in names.items() if key in of}}
-  meshes = [{'primitives': [plain(one) for one in mesh['primitives'] if one.get('mode', 4) in (
-    4, 5)]} for mesh in tree.get('meshes', [])]
+  meshes = [{'primitives': [_bare(one) for one in mesh['primitives'] if one.get('mode', 4) > 3]}
+            for mesh in tree.get('meshes', [])]
+  used = {index for mesh in meshes for one in mesh['primitives']
+          for index in (one.get('indices'), *one['attributes'].values())}
+  unused = {'componentType': 5121, 'type': 'SCALAR', 'count': 0}
+  accessors = [one if index in used else unused
+               for index, one in enumerate(tree.get('accessors', []))]
+  _check_counts(accessors, int(starts[-1]))
   kept = ('matrix', 'translation', 'rotation', 'scale', 'children', 'mesh')
   nodes = [{name: node[name] for name in kept if name in node} for node in tree.get('nodes', [])]
   return {'asset': {'version': '2.0'}, 'buffers': [{'byteLength': int(starts[-1])}],
           'bufferViews': views, 'accessors': accessors, 'meshes': meshes, 'nodes': nodes,
           'scene': tree.get('scene', 0), 'scenes': tree.get('scenes', [])}, b''.join(buffers)
+
+
+def _bare(primitive: dict) -> dict:
+  """A primitive without its looks."""
+  if primitive.get('mode') == 6:
+    raise ValueError('holds fans of triangles: export triangles')
+  of = primitive['attributes']
+  names = {'POSITION': 'POSITION', '_UV': 'TEXCOORD_0', '_NORMAL': 'NORMAL'}
+  return {name: primitive[name] for name in ('indices', 'mode') if name in primitive} | {
+    'attributes': {name: of[key] for name, key in names.items() if key in of}}
+
+
+def _check_counts(accessors: list[dict], size: int) -> None:
+  """That they can lie in `size` bytes: others would fill the memory with zeros, or with copies."""
+  if any('sparse' in one for one in accessors):
+    raise ValueError('holds sparse accessors: export it without')
+  if any(one['type'] not in ('SCALAR', 'VEC2', 'VEC3') for one in accessors):
+    raise ValueError('its vertices have no three coordinates')
+  if sum(abs(one['count']) for one in accessors) > size:
+    raise ValueError('its accessors count more than its buffers hold')
+
+
+def _buffers(listed: list[dict], binary: bytes, folder: pathlib.Path) -> list[bytes]:
+  """Of a .glb the first is its `binary`; no more than MOST_BYTES in all."""
+  found = []
+  for one in listed:
+    found.append(_buffer(one['uri'], folder) if 'uri' in one else b'' if found else binary)
+    if sum(map(len, found)) > MOST_BYTES:
+      raise ValueError(f'its buffers have more than the {MOST_BYTES:,} bytes that are read')
+  return found
 
 
 def _buffer(uri: str, folder: pathlib.Path) -> bytes:
@@ -100,11 +127,7 @@ def _buffer(uri: str, folder: pathlib.Path) -> bytes:
   if not path.is_relative_to(folder.resolve()):
     raise ValueError(f'its buffer {uri[:100]!r} is no file beside it')
   with safe_files.regular(path) as file:
-    data = file.read(MOST_BYTES + 1)
-  if len(data) > MOST_BYTES:
-    raise ValueError(f'its buffer {uri[:100]!r} has more than the {MOST_BYTES:,} bytes that are '
-                     'read')
-  return data
+    return file.read(MOST_BYTES + 1)
 
 
 def _glb(tree: dict, binary: bytes) -> bytes:
