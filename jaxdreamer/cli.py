@@ -14,6 +14,7 @@ import platform
 import re
 import sys
 import traceback
+import warnings
 from typing import Callable, NoReturn
 
 import jax
@@ -181,6 +182,11 @@ def keep_freed_memory():
     mallopt(option, value)
 
 
+def warning_line(message: Warning, *_, **__) -> str:
+  """warnings.formatwarning, in one line that shows no source."""
+  return f'warning: {" ".join(str(message).split())}\n'
+
+
 def run(main: Callable[[], int | None]):
   """Reads the flags, calls main, and leaves with its status."""
   keep_freed_memory()
@@ -197,4 +203,5 @@ def run(main: Callable[[], int | None]):
         raise
       die(said)
   sys.argv, sys.excepthook = arranged(sys.argv), hook
+  warnings.formatwarning = warning_line
   app.run(guarded, flags_parser=parse)

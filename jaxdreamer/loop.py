@@ -82,10 +82,11 @@ def run(config: ConfigDict, workdir: str | os.PathLike, mesh: Mesh, *,
 
 def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command: str) -> Outcome:
   """`run`, in a workdir that no other process writes into."""
-  clock = metrics.Clock()
+  clock, config = metrics.Clock(), places.with_kept_mesh(config, workdir, moved=True)
   with processes.together():
     workdirs.claim(workdir, config.to_dict(), contents=places.contents(options.expanded(config)),
                    read=options.saved, defaults=base.OPTIONS)
+    places.keep_mesh(config, workdir)
   processes.check_shared(f'--workdir={workdir}', lambda: workdirs.seen(workdir))
   with clock('build'), processes.together():
     training = build.training(config, mesh)
@@ -115,8 +116,7 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
       training = training._replace(prior=place(training.prior, mesh))
       state, why = train(config, training, model, state, running, workdir=workdir, saved=saved,
                          clock=clock, progress=progress)
-  step = int(state.step)
-  params = on_one_device(state.params['scene'])
+  step, params = int(state.step), on_one_device(state.params['scene'])
 
   failed = {}
   if why not in SIGNALS and processes.first():

@@ -11,6 +11,7 @@ from jaxtyping import Array, Key
 
 from jaxdreamer import render, train_step
 from jaxdreamer.meshes import topology
+from jaxdreamer.meshes.files import Given
 from jaxdreamer.types import Camera, Params, Rendering, Scene, Text
 
 
@@ -27,6 +28,7 @@ class Object(NamedTuple):
   # () -> vertices [N, 3] and faces [F, 3] of a surface of its own, if it has one
   mesh: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
   inside: float = 0.   # how far from the origin one stands in it; 0: it is seen from outside
+  given: Given | None = None           # the user's own mesh that it is, colored
 
   @property
   def away(self) -> float:
@@ -89,7 +91,7 @@ def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...],
     code = prepare(params, read(prompt))
     mesh = scene.mesh and (lambda: topology.compact(scene.mesh(code)))
     return Object(*(partial(f, code) for f in (draw, density, color)), radius, size,
-                  distance and partial(distance, code), mesh, inside)
+                  distance and partial(distance, code), mesh, inside, scene.given)
   return Model(prompts, read, object_of)
 
 

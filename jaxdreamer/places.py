@@ -10,8 +10,10 @@ import os
 import pathlib
 from typing import Any, Sequence
 
-from jaxdreamer import prompts, workdirs
+from jaxdreamer import files, processes, prompts, workdirs
+from jaxdreamer.meshes import files as meshes
 from jaxdreamer.priors import toybox
+from jaxdreamer.scenes import mesh
 from jaxdreamer.weights import (
   clip_tokens,
   diffusers_folder,
@@ -22,6 +24,7 @@ from jaxdreamer.weights import (
 )
 
 TOKENIZERS = ('tokenizer', 'tokenizer_2')
+GEOMETRY = 'geometry.safetensors'             # in the workdir of a run that colors a mesh
 ESTIMATED = ('depth', 'normals')              # of config.estimator.ssd
 
 
@@ -53,6 +56,8 @@ def contents(config: Any) -> dict[str, str]:
               if (mark := mark_of(estimators.get(name, '')))}
   if given.get('start') and (mark := mark_of_run(given['start'])):
     found['start'] = mark
+  if colors_a_mesh(config):
+    found['scene.mesh.path'] = meshes.mark(meshes.read(config.scene.mesh.path, option=mesh.OPTION))
   if os.path.isfile(many.get('path', '')):
     told = json.dumps(prompts.read_file(many['path'], option='config.corpus.path'))
     found['corpus.path'] = f'sha256 {hashlib.sha256(told.encode()).hexdigest()}'
@@ -112,3 +117,26 @@ def move(config: Any, prior: str, tokenizers: Sequence[str], *, known: dict[str,
       raise ValueError(f'config.{option}={place!r} holds {found[option]}, and this run was trained '
                        f'with {known[option]}: give '
                        '--prior, the place of those')
+
+
+def colors_a_mesh(config: Any) -> bool:
+  """Whether its scene is a mesh of the user's own."""
+  return 'scene' in config and config.scene.name == 'mesh'
+
+
+def keep_mesh(config: Any, workdir: pathlib.Path) -> None:
+  """Leaves the mesh that a run colors in its workdir; of several processes the first does."""
+  if colors_a_mesh(config) and processes.first():
+    with files.whole(workdir / GEOMETRY) as draft:
+      meshes.save(draft, meshes.read(config.scene.mesh.path, option=mesh.OPTION))
+
+
+def with_kept_mesh(config: Any, workdir: pathlib.Path, *, moved: bool = False) -> Any:
+  """The config with the mesh that `keep_mesh` left in the workdir, if any; `moved`: only where
+  nothing is left at its own path."""
+  kept = workdir / GEOMETRY
+  if colors_a_mesh(config) and kept.exists() and not (
+      moved and os.path.exists(config.scene.mesh.path)):
+    config = config.copy_and_resolve_references()
+    config.scene.mesh.path = os.fspath(kept)
+  return config

@@ -133,7 +133,7 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
   config = options.restored(workdir)
   if not workdirs.finished_steps(workdir):
     raise none_in(workdir)
-  return config
+  return places.with_kept_mesh(config, workdir)
 
 
 def none_in(workdir: pathlib.Path) -> ValueError:

@@ -140,6 +140,7 @@ class Scene(NamedTuple):
   mesh: Callable[[Code], Any] | None = None
   # (params, an Object of another kind of scene) -> params that look as nearly like it as they can
   adopt: Callable[[Params, Any], Params] | None = None
+  given: Any = None                    # the user's own mesh that it colors, a meshes.files.Given
 
 
 @flax.struct.dataclass

@@ -18,12 +18,15 @@ from benchmarks import (
   estimators,
   generator,
   results,
+  texturing,
   toybox,
   unet,
   variance,
 )
 from jaxdreamer import method_texts, schedules, statistics
-from jaxdreamer.outputs import bake, gallery, mesh_files, surface, unwrap
+from jaxdreamer.meshes import files
+from jaxdreamer.outputs import bake, gallery, given, mesh_files, surface, unwrap
+from jaxdreamer.toybox import truth
 
 WRITES = '''
 import json, pathlib, sys
@@ -347,6 +350,18 @@ def test_the_texture_of_a_glb_is_held_against_what_it_should_show(tmp_path):
   # points on the faces, and normals that point outward
   away = lambda xyz, inward: paint(xyz, inward) + (np.sum(xyz * inward, -1) > -.58)[:, None]
   assert difference(away) < .002
+
+
+def test_the_mesh_to_be_colored_is_that_of_the_toy_with_uvs_that_can_be_kept(tmp_path, monkeypatch):
+  for name, value in (('RESOLUTION', 32), ('FACES', 600), ('TEXTURE', 128)):
+    monkeypatch.setattr(texturing, name, value)
+  texturing.write_exact('a red ball', tmp_path / 'ball.glb')
+  file = files.read(tmp_path / 'ball.glb', option='path')
+  assert given.fault(file, size=128) == '' and abs(len(file.faces) - 600) < 20
+  vertices, faces = files.weld(file)
+  assert trimesh.Trimesh(vertices, faces, process=False).is_watertight
+  away = np.abs(truth.shape('a red ball').distance(vertices.astype(np.float32)))
+  assert away.max() < 2. / 31
 
 
 def test_the_worst_prompt_makes_the_figures_of_assets():

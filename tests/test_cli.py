@@ -31,6 +31,11 @@ def test_known_options_are_not_complained_about():
                               '--config.steps=3']) == ''
 
 
+def test_a_warning_is_one_line_and_shows_no_source():
+  assert cli.warning_line(UserWarning('so\n it is'), UserWarning, __file__, 3) == (
+    'warning: so it is\n')
+
+
 SLIPS = {
   'cameras.elevation=15': 'two numbers, LOW,HIGH, from -90 to 90',
   'cameras.fov=40': 'two numbers',

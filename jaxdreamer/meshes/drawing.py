@@ -15,7 +15,7 @@ from jaxdreamer.meshes import antialiasing, rasterizer, topology
 from jaxdreamer.meshes.topology import Mesh
 from jaxdreamer.types import Camera, Rendering
 
-LAYERS = 8                             # pictures full of bounding boxes that there is room for
+LAYERS = 8                             # pictures full of faces that there is room for
 OUTLINES = 32                          # crossings of outlines and pixel rows, a row of pixels
 
 
@@ -38,17 +38,19 @@ def hits(mesh: Mesh, rays, face):
 
 def image(mesh: Mesh, color: Callable[[Array], Array], camera: Camera, *, size: int,
           background: Callable[[Array], Array], shade: Callable[..., Array],
-          radius: float = 1.) -> Rendering:
+          radius: float = 1., layers: int = LAYERS, lines: int = 0) -> Rendering:
   """The [size, size] Rendering of one camera; vmap over cameras.
 
   `color` maps a point xyz [3] to its albedo [3], `background` a direction [3] to a color, `shade`
   (albedo, normal, xyz) to what is seen. Empty pixels are as deep as the far side of the ball of
-  `radius`.
+  `radius`. There is room for `layers` of faces over one another, and for `lines` of them side by
+  side, or as many as the layers have pixels in a column.
   """
   rays = cameras.rays(camera, size)
   screen = rasterizer.project(mesh.vertices, camera, size)
   face, far, crowded = rasterizer.visible(jax.lax.stop_gradient(screen), mesh.faces, mesh.valid,
-                                          size=size, layers=LAYERS)
+                                          size=size, layers=layers,
+                                          rows=max(layers * size, lines) * size)
   distance, weights = hits(mesh, rays, face)
   normals = topology.vertex_normals(mesh)[mesh.faces[jnp.maximum(face, 0)]]
   normal = topology.unit(jnp.sum(weights[..., None] * normals, -2))

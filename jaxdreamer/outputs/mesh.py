@@ -3,7 +3,7 @@
 The surface is a level set of the distance where the scene has one, else of the density: that whose
 silhouettes agree best with the rendered opacity. surface.py makes triangles and takes most of them
 away again, silhouettes.py compares outlines, unwrap.py lays the surface flat, bake.py fills its
-textures, mesh_files.py writes the formats.
+textures, mesh_files.py writes the formats. A mesh of the user's own is another matter: given.py.
 """
 import json
 import pathlib
@@ -14,7 +14,7 @@ import trimesh
 from jaxtyping import Bool, Float
 
 from jaxdreamer.objects import Object
-from jaxdreamer.outputs import bake, inside, silhouettes, surface, unwrap, video
+from jaxdreamer.outputs import bake, given, inside, silhouettes, surface, unwrap, video
 from jaxdreamer.outputs.mesh_files import FORMATS, points_to_ply, save
 from jaxdreamer.outputs.surface import Empty, Mesh
 from jaxdreamer.scores import iou
@@ -44,6 +44,9 @@ def extract(object: Object, camera: Camera, opacity: Float[np.ndarray, 'V size s
   is a faithful mesh. level is of the object's distance, sign turned, or of its log density.
   """
   target, radius = solid(opacity), object.radius
+  if object.given:
+    mesh, facts = given.painted(object)
+    return mesh, facts | compared(mesh, camera, opacity, resolution)
   grid = surface.grid_of(object, resolution)
   level, _ = silhouettes.match_level(grid, camera, target, radius=radius)
   found = surface.drop_floaters(trimesh.Trimesh(*object.mesh(), process=False) if object.mesh
@@ -51,11 +54,17 @@ def extract(object: Object, camera: Camera, opacity: Float[np.ndarray, 'V size s
   vertices, faces, normals = map(np.asarray, (found.vertices, found.faces, found.vertex_normals))
   colors = surface.paint(object.density, object.color, vertices, -normals,
                          cell=2. * radius / (resolution - 1))
-  seen = silhouettes.silhouettes(vertices, faces, camera, size=target.shape[-1])
-  return Mesh(vertices, faces, colors), {
-    'vertices': len(vertices), 'faces': len(faces), 'watertight': found.is_watertight,
-    'level': level, 'silhouette_iou': overlap(seen, target),
-    'peak_opacity': float(opacity.max()), 'resolution': resolution}
+  mesh = Mesh(vertices, faces, colors)
+  return mesh, {'vertices': len(vertices), 'faces': len(faces), 'watertight': found.is_watertight,
+                'level': level} | compared(mesh, camera, opacity, resolution)
+
+
+def compared(mesh: Mesh, camera: Camera, opacity: Float[np.ndarray, 'V size size'],
+             resolution: int) -> dict:
+  """What `extract` reports of a mesh and the render."""
+  seen = silhouettes.silhouettes(mesh.vertices, mesh.faces, camera, size=opacity.shape[-1])
+  return {'silhouette_iou': overlap(seen, solid(opacity)), 'peak_opacity': float(opacity.max()),
+          'resolution': resolution}
 
 
 def asset(mesh: Mesh, object: Object, *, faces: int, texture: int, cell: float) -> Mesh:
@@ -75,25 +84,29 @@ def write(object: Object, folder: pathlib.Path, *, resolution: int = 96,
           points: int = 0) -> tuple[Mesh, dict]:
   """`extract`, and its files in `folder`: the mesh itself in PLY and its `asset` in the other
   formats, mesh.json with the report, mesh.png with the asset under the render; points.ply too where
-  `points` > 0. Of a scene one stands in, the surface around the air. Raises Empty where there is no
-  mesh."""
+  `points` > 0. Of a scene one stands in, the surface around the air; a mesh of the user's own at
+  its own size and place. Raises Empty where there is no mesh."""
   camera = inside.lookouts(object) if object.inside else silhouettes.lookouts(radius=object.radius)
   views = video.render_views(object.over(1.), camera)
   mesh, facts = (inside.extract(object, camera, views, resolution=resolution) if object.inside
                  else extract(object, camera, views.opacity, resolution=resolution))
-  small = asset(mesh, object, faces=faces, texture=texture,
-                cell=2. * object.radius / (resolution - 1))
+  if object.given:
+    small, written, said = given.asset(object, mesh, texture=texture)
+  else:
+    small = asset(mesh, object, faces=faces, texture=texture,
+                  cell=2. * object.radius / (resolution - 1))
+    written, said = (mesh, small), {}
   for name in formats:
-    save(mesh if name == 'ply' else small, folder, formats=(name,))
+    save(written[name != 'ply'], folder, formats=(name,))
   size = views.opacity.shape[-1]
   seen = silhouettes.silhouettes(small.vertices, small.faces, camera, size=size)
   facts['asset'] = {
     'faces': len(small.faces), 'vertices': len(small.vertices), 'texture': texture,
-    'silhouette_iou': overlap(seen, solid(views.opacity))}
+    'silhouette_iou': overlap(seen, solid(views.opacity))} | said
   (folder / 'mesh.json').write_text(json.dumps(facts, indent=2) + '\n')
   drawn = [silhouettes.picture(small, one, size=size) for one in video.unbatch(camera)]
   (folder / 'mesh.png').write_bytes(video.png(video.sheet([*np.clip(views.rgb, 0., 1.), *drawn],
                                                           columns=len(drawn))))
   if points:
-    (folder / 'points.ply').write_bytes(points_to_ply(*surface.sample_points(mesh, points)))
+    (folder / 'points.ply').write_bytes(points_to_ply(*surface.sample_points(written[0], points)))
   return mesh, facts

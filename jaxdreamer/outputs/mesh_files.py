@@ -24,8 +24,8 @@ Ks 0 0 0
 Pr 1
 Pm 0
 map_Kd mesh.color.png
-norm mesh.bump.png
 '''
+BUMP = 'norm mesh.bump.png\n'
 
 
 def to_glb(mesh: Mesh) -> dict[str, bytes]:
@@ -42,15 +42,28 @@ def to_glb(mesh: Mesh) -> dict[str, bytes]:
     attributes, looks = {'COLOR_0': srgb_to_linear(mesh.colors).astype(np.float32)}, {}
   else:
     uv, normals, tangents, color, bump = mesh.texture
-    along = np.concatenate([tangents[:, :3] @ Y_UP.T, tangents[:, 3:]], 1)
-    attributes = {'TANGENT': along.astype(np.float32)}
-    material = PBRMaterial(baseColorTexture=Image.fromarray(to_bytes(color)),
-                           normalTexture=Image.fromarray(to_bytes(bump)), **MATT)
-    looks = {'vertex_normals': normals @ Y_UP.T, 'visual': TextureVisuals(uv, material=material)}
+    attributes, images = {}, {'baseColorTexture': Image.fromarray(to_bytes(color))}
+    if bump is not None:
+      along = np.concatenate([tangents[:, :3] @ Y_UP.T, tangents[:, 3:]], 1)
+      attributes['TANGENT'] = along.astype(np.float32)
+      images['normalTexture'] = Image.fromarray(to_bytes(bump))
+    looks = {'vertex_normals': turned_up(normals),
+             'visual': TextureVisuals(uv, material=PBRMaterial(**images, **MATT))}
   turned = trimesh.Trimesh(mesh.vertices @ Y_UP.T, mesh.faces, process=False,
                            vertex_attributes=attributes, **looks)
   return {'mesh.glb': trimesh.exchange.gltf.export_glb(
-    trimesh.Scene(turned), include_normals=True, tree_postprocessor=finish)}
+    trimesh.Scene(turned), include_normals=has_normals(mesh), tree_postprocessor=finish)}
+
+
+def turned_up(vectors: Points | None) -> Points | None:
+  """Vectors of the world y up."""
+  return None if vectors is None else vectors @ Y_UP.T
+
+
+def has_normals(mesh: Mesh) -> bool:
+  """Whether a file holds them: not those of a mesh of the user's own that had none, which by glTF
+  is flat then."""
+  return mesh.texture is None or mesh.texture.normals is not None
 
 
 def _with_bytes(vertices, faces, colors):
@@ -67,11 +80,13 @@ def to_obj(mesh: Mesh) -> dict[str, bytes]:
   else:
     t = mesh.texture
     turned = trimesh.Trimesh(
-      mesh.vertices @ Y_UP.T, mesh.faces, vertex_normals=t.normals @ Y_UP.T, process=False,
+      mesh.vertices @ Y_UP.T, mesh.faces, vertex_normals=turned_up(t.normals), process=False,
       visual=TextureVisuals(t.uv, material=SimpleMaterial(name='surface')))
-    more = {'mesh.mtl': MTL.encode(), 'mesh.color.png': png(t.color), 'mesh.bump.png': png(t.bump)}
-  text = trimesh.exchange.obj.export_obj(turned, include_normals=True, mtl_name='mesh.mtl',
-                                          header=None)
+    more = {'mesh.mtl': MTL.encode(), 'mesh.color.png': png(t.color)}
+    if t.bump is not None:
+      more |= {'mesh.mtl': (MTL + BUMP).encode(), 'mesh.bump.png': png(t.bump)}
+  text = trimesh.exchange.obj.export_obj(turned, include_normals=has_normals(mesh), header=None,
+                                         mtl_name='mesh.mtl')
   return {'mesh.obj': text.encode(), **more}
 
 

@@ -29,12 +29,14 @@ Points = Float[np.ndarray, 'N 3']
 
 
 class Texture(NamedTuple):
-  """Images of a surface and what places them on it, by vertex; unwrap.py and bake.py tell more."""
+  """Images of a surface and what places them on it, by vertex; unwrap.py and bake.py tell more.
+  A mesh of the user's own has no bump and no tangents, and normals where its file has them."""
   uv: Float[np.ndarray, 'N 2']         # in [0, 1], v upward
-  normals: Points                      # unit
-  tangents: Float[np.ndarray, 'N 4']   # unit, along u; the sign of the bitangent, along v
+  normals: Points | None               # unit
+  # unit, along u; the sign of the bitangent, along v
+  tangents: Float[np.ndarray, 'N 4'] | None
   color: Float[np.ndarray, 'S S 3']    # sRGB in [0, 1]
-  bump: Float[np.ndarray, 'S S 3']     # (n + 1) / 2 in the tangent frame
+  bump: Float[np.ndarray, 'S S 3'] | None        # (n + 1) / 2 in the tangent frame
 
 
 class Mesh(NamedTuple):

@@ -154,4 +154,4 @@ def with_background(scene: Scene, background: Background) -> Scene:
   return Scene(init, prepare, of_field(scene.field), focus,
                *map(of_field, (scene.distance, scene.render, scene.mesh)),
                adopt=adopt and (lambda params, object: params | {
-                 'field': adopt(params['field'], object)}))
+                 'field': adopt(params['field'], object)}), given=scene.given)
