@@ -2,7 +2,8 @@
 
 The eight prompts of benchmarks.toybox are trained as it trains them, or its runs of these sources
 are taken, and then each of PARTS measures something on them; MORE are benchmarks of their own, of
-the rasterizer, a room and meshes made in stages. The GLB is written at 15,000 faces and
+the rasterizer, a room, meshes made in stages and given meshes. The GLB is written at 15,000 faces
+and
 a texture of 1,024 pixels, read back by trimesh and judged by the npm package gltf-validator, which
 node must find:
 
@@ -26,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from benchmarks import rasterizer, results, room, stages, toybox
+from benchmarks import rasterizer, results, room, stages, texturing, toybox
 from jaxdreamer import cli, runs
 from jaxdreamer.outputs import bake, mesh, mesh_files, surface
 
@@ -84,7 +85,7 @@ def textured_glb(workdir):
 # each: the workdir of a run -> figures of it, by name
 PARTS = (textured_glb,)
 # each: whether quickly -> figures of the whole
-MORE = (rasterizer.measure, room.measure, stages.measure)
+MORE = (rasterizer.measure, room.measure, stages.measure, texturing.measure)
 
 
 def summary(rows):
