@@ -140,6 +140,8 @@ class Scene(NamedTuple):
   mesh: Callable[[Code], Any] | None = None
   # (params, an Object of another kind of scene) -> params that look as nearly like it as they can
   adopt: Callable[[Params, Any], Params] | None = None
+  # (code, xyz [3]) -> []: what a ray's section loses of it is its optical depth, as in NeuS
+  clearness: Callable[[Code, Array], Array] | None = None
 
 
 @flax.struct.dataclass
@@ -180,8 +182,7 @@ class Prior:
 
   def sample(self, keys: Key[Array, 'V'],
              x: Float[Array, 'V H W 3']) -> Float[Array, 'V h w c']:
-    """A draw of the latents whose mean is encode(x), by a key for each image; the mean itself where
-    the prior draws none."""
+    """A draw of the latents of mean encode(x), by each image's key; that mean where none is."""
     return self.sample_fn(self.weights, keys, x) if self.sample_fn else self.encode(x)
 
   def decode(self, z: Float[Array, 'V h w c']) -> Float[Array, 'V H W 3']:
