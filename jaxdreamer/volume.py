@@ -16,7 +16,7 @@ def alpha_weights(density: Float[Array, 'S'], dist: Float[Array, 'S+1']) -> tupl
   return depth_weights(density * jnp.diff(dist))
 
 
-def fall_weights(clearness: Float[Array, 'S+1']) -> tuple[Float[Array, 'S'], Float[Array, '']]:
+def fall_weights(clearness: Float[Array, 'E']) -> tuple[Float[Array, 'E-1'], Float[Array, '']]:
   """The same, of a clearness at the edges: an interval's optical depth is what it falls by, if it
   falls. NeuS Eq. 13, whose alpha is 1 - exp(-depth)."""
   return depth_weights(jnp.maximum(clearness[:-1] - clearness[1:], 0.))

@@ -10,7 +10,7 @@ from scipy.spatial import KDTree
 from trimesh import triangles as geometry
 
 SAMPLES = 50_000                 # points on the mesh, beside one on each triangle
-NEAREST = 8                      # of these, whose triangles are measured
+NEAREST = 4                      # of these, whose triangles are measured
 ASIDE = 1e-5                     # cells that rays pass beside the nodes, and so beside most edges
 Faces = Int[np.ndarray, 'F 3']
 Vertices = Float[np.ndarray, 'N 3']

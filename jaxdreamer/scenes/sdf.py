@@ -24,18 +24,23 @@ def scene(init: Init, prepare: Prepare, raw: Callable[[Code, Array], Array], *, 
   raw (code, xyz [3]) -> [1 + F]."""
   opaque, clear = DENSITIES[density]
 
+  def focused(code, step):
+    own, begun = code
+    return focus(own, step), begun, at(sharpness, step)
+
   def signed(code, xyz):
-    values = raw(code[0], xyz)
-    return values[0] + start.distance(xyz), values[1:]
+    own, begun, _ = code
+    values = raw(own, xyz)
+    return values[0] + start.distance(begun, xyz), values[1:]
 
   def field(code, xyz):
     distance, features = signed(code, xyz)
-    return opaque(distance, sharpness=code[1]), jax.nn.sigmoid(features)
+    return opaque(distance, sharpness=code[2]), jax.nn.sigmoid(features)
 
   def clearness(code, xyz):
-    return clear(signed(code, xyz)[0], sharpness=code[1])
+    return clear(signed(code, xyz)[0], sharpness=code[2])
 
-  return Scene(lambda key: init(key) | start.init(), prepare, field,
-               lambda code, step: (focus(code, step), at(sharpness, step)),
+  return Scene(lambda key: init(key) | start.init(),
+               lambda params, y: (prepare(params, y), start.prepare(params)), field, focused,
                distance=lambda code, xyz: signed(code, xyz)[0],
                clearness=clearness if clear else None)

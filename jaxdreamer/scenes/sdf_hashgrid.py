@@ -5,11 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jaxdreamer.scenes import fields, hashgrid, sdf, shapes, volsdf, voxels
+from jaxdreamer.scenes import fields, hashgrid, sdf, shapes, volsdf
 from jaxdreamer.schedules import Schedule, at
 from jaxdreamer.types import Scene
-
-NODES = 65                       # a side of the grid that holds the distance of a mesh
 
 
 def sdf_hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, base: int = 8,
@@ -31,7 +29,7 @@ def sdf_hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, b
       levels first.
   """
   sizes = [hashgrid.resolution(l, levels=levels, base=base, finest=finest) for l in range(levels)]
-  start = shapes.start(shape, radius=radius, radii=radii, fit=fit, nodes=NODES, extent=extent,
+  start = shapes.start(shape, radius=radius, radii=radii, fit=fit, extent=extent,
                        option='config.scene.sdf_hashgrid.shape')
 
   def init(key: Key[Array, '']):
@@ -40,14 +38,11 @@ def sdf_hashgrid(*, levels: int = 8, per_level: int = 2, log2_table: int = 14, b
       'tables': hashgrid.init_tables(k_tables, sizes, per_level=per_level, log2_table=log2_table)}
 
   def prepare(params, y):
-    return params | {name: voxels.pair_rows(shapes.grid_of(params))
-                     for name in params if name == 'shape'}
+    return params
 
   def raw(code, xyz):
     encoded = hashgrid.encode(code['tables'], xyz / extent, sizes=sizes)
-    begun = voxels.trilinear(code['shape'], xyz / extent) if 'shape' in code else 0.
-    return jnp.concatenate([fields.network(code['sdf'], encoded) + begun,
-                            fields.network(code['rgb'], encoded)])
+    return jnp.concatenate([fields.network(code[name], encoded) for name in ('sdf', 'rgb')])
 
   return sdf.scene(init, prepare, raw, start=start, density=density, sharpness=sharpness,
                    focus=lambda code, step: hashgrid.fade_in(code, at(band, step)))

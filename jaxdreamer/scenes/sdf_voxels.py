@@ -41,19 +41,23 @@ def sdf_voxels(*, levels: tuple[int, ...] = (10, 19, 37), features: int = 3,
     hollow: True: that shape is of air, and all around it solid, for scenes one stands in.
     density: 'volsdf', or 'neus': opaque no farther out where a ray grazes the surface.
     sharpness: of the density, VolSDF's 1 / beta or NeuS's s, along the run.
-    scale: standard deviation of the grids at the start.
+    scale: standard deviation of the grids at the start; of a mesh, of the colors alone.
     extent: half a side of the cube that the grids fill.
   """
-  start = shapes.start(shape, radius=radius, radii=radii, fit=fit, nodes=levels[-1], extent=extent,
+  start = shapes.start(shape, radius=radius, radii=radii, fit=fit, extent=extent,
                        option='config.scene.sdf_voxels.shape', hollow=hollow)
+
+  def init(key):
+    params = voxels.grids(levels, 1 + features, scale=scale)(key)
+    # a sphere's surface may be rough, a mesh is what was asked for
+    return params if shape in shapes.FORMULAS else {
+      name: grid.at[..., 0].set(0.) for name, grid in params.items()}
 
   def prepare(params, y):
     grid = voxels.total(params, levels)
-    offset = blur(grid[..., :1]) + shapes.grid_of(params)
-    return voxels.pair_rows(jnp.concatenate([offset, grid[..., 1:]], -1))
+    return voxels.pair_rows(jnp.concatenate([blur(grid[..., :1]), grid[..., 1:]], -1))
 
   def raw(code, xyz):
     return voxels.trilinear(code, xyz / extent)
 
-  return sdf.scene(voxels.grids(levels, 1 + features, scale=scale), prepare, raw, start=start,
-                   density=density, sharpness=sharpness)
+  return sdf.scene(init, prepare, raw, start=start, density=density, sharpness=sharpness)

@@ -13,16 +13,18 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxdreamer.meshes import files, signed_distance
-from jaxdreamer.scenes import fields
-from jaxdreamer.types import Params
+from jaxdreamer.scenes import fields, voxels
+from jaxdreamer.types import Code, Params
 
 FORMULAS = ('sphere', 'ellipsoid')    # what a shape is called that is no file
+NODES = 65                       # a side of the grid that holds the distance of a mesh
 
 
 class Start(NamedTuple):
-  """init () -> what of it is among the parameters; distance (xyz [3]) -> [], of all that is not."""
-  init: Callable[[], Params]
-  distance: Callable[[Array], Array]
+  """A distance that is not trained."""
+  init: Callable[[], Params]             # () -> what of it is among the parameters
+  prepare: Callable[[Params], Code]      # these -> its code
+  distance: Callable[[Code, Array], Array]       # (its code, xyz [3]) -> []
 
 
 def ellipsoid(xyz: fields.Point, *, radii: tuple[float, float, float]) -> fields.Scalar:
@@ -33,34 +35,28 @@ def ellipsoid(xyz: fields.Point, *, radii: tuple[float, float, float]) -> fields
   return far * (far - 1.) / fields.length(xyz / radii ** 2)
 
 
-def start(shape: str, *, radius: float, radii: tuple[float, float, float], fit: float, nodes: int,
+def start(shape: str, *, radius: float, radii: tuple[float, float, float], fit: float,
           extent: float, option: str, hollow: bool = False) -> Start:
-  """The Start of a scene's options: `shape` is 'sphere', 'ellipsoid' or a mesh file, whose grid has
-  `nodes` a side over the cube [-extent, extent]^3; `hollow` turns inside out; `option` is what
-  errors call the shape."""
+  """The Start of a scene's options: `shape` is 'sphere', 'ellipsoid' or a mesh file, in the cube
+  [-extent, extent]^3; `hollow` turns it inside out; `option` is what errors call the shape."""
   sign = -1. if hollow else 1.
   if shape in FORMULAS:
     of = (partial(ellipsoid, radii=radii) if shape == 'ellipsoid'
           else lambda xyz: fields.length(xyz) - radius)
-    return Start(dict, lambda xyz: sign * of(xyz))
-  read = lambda: np.float32(sign) * of_file(shape, fit=fit, nodes=nodes, extent=extent,
-                                            option=option)
-  # when the run begins, not when its shapes are asked for: by then the file may be elsewhere
-  grid = jax.ShapeDtypeStruct((nodes,) * 3 + (1,), jnp.float32)
-  return Start(lambda: {'shape': jax.pure_callback(read, grid)}, lambda xyz: jnp.zeros(()))
+    return Start(dict, lambda params: (), lambda code, xyz: sign * of(xyz))
+  # as the run begins, not when its shapes are asked for: by then the file may be elsewhere
+  read = partial(of_file, shape, fit=fit, extent=extent, option=option)
+  grid = jax.ShapeDtypeStruct((NODES,) * 3 + (1,), jnp.float32)
+  return Start(lambda: {'shape': jax.pure_callback(read, grid)},
+               lambda params: voxels.pair_rows(jax.lax.stop_gradient(params['shape'])),
+               lambda code, xyz: sign * voxels.trilinear(code, xyz / extent)[0])
 
 
-def grid_of(params: Params) -> Float[Array, 'n n n 1'] | float:
-  """The distance of a mesh among the parameters, which no gradient reaches; 0 where there is
-  none."""
-  return jax.lax.stop_gradient(params['shape']) if 'shape' in params else 0.
-
-
-def of_file(path: str, *, fit: float, nodes: int, extent: float,
+def of_file(path: str, *, fit: float, extent: float,
             option: str) -> Float[np.ndarray, 'n n n 1']:
-  """The signed distance of the mesh in a file. Errors as files.read's."""
+  """The signed distance of the mesh in a file at NODES^3 points. Errors as `placed`'s."""
   vertices, faces = placed(path, fit=fit, extent=extent, option=option)
-  return signed_distance.grid(vertices, faces, n=nodes,
+  return signed_distance.grid(vertices, faces, n=NODES,
                               extent=extent)[..., None].astype(np.float32)
 
 
