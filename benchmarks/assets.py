@@ -3,9 +3,8 @@
 The eight prompts of benchmarks.toybox are trained as it trains them, or its runs of these sources
 are taken, and then each of PARTS measures something on them; MORE are benchmarks of their own, of
 the rasterizer, a room, meshes made in stages and given meshes. The GLB is written at 15,000 faces
-and
-a texture of 1,024 pixels, read back by trimesh and judged by the npm package gltf-validator, which
-node must find:
+and a texture of 1,024 pixels, read back by trimesh and judged by the npm package gltf-validator,
+which node must find:
 
     npm install --prefix=FOLDER gltf-validator
     NODE_PATH=FOLDER/node_modules python -m benchmarks.assets

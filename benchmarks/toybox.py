@@ -41,6 +41,13 @@ VARIANTS = {
     'voxels': ('--config=configs/toybox.py:empirical', '--config.scene.name=voxels',
                "--config.optim.groups=(('scene/field/.*', .05),)"),
 }
+# run where they are asked for by name
+MORE = {
+    'neus': ('--config=configs/toybox.py:empirical', '--config.scene.sdf_voxels.density=neus'),
+    'sdf_hashgrid': ('--config=configs/toybox.py:empirical', '--config.scene.name=sdf_hashgrid',
+                     "--config.optim.groups=(('scene/field/tables.*', (.02, .002, 75, 75)), "
+                     "('scene/field/.*', (.005, .0005, 75, 75)))"),
+}
 WORST = {'normal_degrees': 180.}  # what stands for a score that could not be taken, if not 0
 QUICK = ('--config.steps=20',)
 SCORES = {'iou': 'silhouette_iou'} | {name: name for name in (
@@ -130,7 +137,7 @@ def run(prompts, root, options, variants):
       left = (f', about {statistics.mean(spent) * (len(jobs) - i) / 60:.0f} min left'
               if spent else '')
       print(f'[{i + 1}/{len(jobs)}] {variant}: {prompt}{left}', flush=True)
-      row = train(prompt, workdir, root / 'caches', (*VARIANTS[variant], *options))
+      row = train(prompt, workdir, root / 'caches', (*(VARIANTS | MORE)[variant], *options))
       spent.append(row['seconds'])
       kept.write_text(json.dumps(row, indent=2) + '\n')
       print(f'    {row["seconds"]:.0f} s, IoU {row["iou"]:.3f}', flush=True)
@@ -229,7 +236,8 @@ def main():
   parser.add_argument('--variants', default=','.join(VARIANTS), help='comma-separated; the first '
                       'is always default')
   arguments = parser.parse_args()
-  variants = [v for v in VARIANTS if v == 'default' or v in arguments.variants.split(',')]
+  variants = [v for v in VARIANTS | MORE
+              if v == 'default' or v in arguments.variants.split(',')]
   asked = (drawn(int(arguments.prompts)) if arguments.prompts.isdecimal() else
            tuple(p.strip() for p in arguments.prompts.split(',') if p.strip()))
   prompts = asked or PROMPTS[:2 if arguments.quick else None]
@@ -239,7 +247,7 @@ def main():
   figures = summary(rows)
   show(figures)
   if prompts == PROMPTS and not arguments.quick:
-    chosen = '' if len(variants) == len(VARIANTS) else f' --variants={",".join(variants)}'
+    chosen = '' if variants == list(VARIANTS) else f' --variants={",".join(variants)}'
     print(results.write('toybox', figures, f'python -m benchmarks.toybox{chosen}'))
     sheet(prompts, root, results.RESULTS / 'toybox.png')
   else:

@@ -16,8 +16,9 @@ PUBLIC = {
   'sds': 'estimators.sds', 'csd': 'estimators.csd', 'vsd': 'estimators.vsd',
   'ssd': 'estimators.ssd', 'asd': 'estimators.asd',
   # scenes: options -> Scene
-  'sdf_voxels': 'scenes.sdf_voxels', 'voxels': 'scenes.voxels',
-  'hashgrid': 'scenes.hashgrid', 'mlp': 'scenes.mlp', 'dmtet': 'scenes.dmtet',
+  'sdf_voxels': 'scenes.sdf_voxels', 'sdf_hashgrid': 'scenes.sdf_hashgrid',
+  'voxels': 'scenes.voxels', 'hashgrid': 'scenes.hashgrid', 'mlp': 'scenes.mlp',
+  'dmtet': 'scenes.dmtet',
   # priors: options -> Prior
   'toybox_prior': 'priors.toybox:toybox', 'empirical': 'priors.empirical',
   'gaussian': 'priors.gaussian', 'stable_diffusion': 'priors.stable_diffusion',

@@ -182,6 +182,7 @@ def make_render(config, scene: Scene) -> Callable[..., Rendering]:
                         chunk=r.chunk or None, remat=r.remat, shade=shade,
                         normals=NORMALS[r.normals],
                         distance=scene.distance and partial(scene.distance, code),
+                        clearness=scene.clearness and partial(scene.clearness, code),
                         background=sky)
   return draw
 

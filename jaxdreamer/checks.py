@@ -3,6 +3,7 @@ from jax.sharding import Mesh
 
 from jaxdreamer import options, sampling
 from jaxdreamer.registry import BACKGROUNDS, ESTIMATORS, NORMALS, PRIORS, SCENES, pick, read_corpus
+from jaxdreamer.scenes import shapes
 from jaxdreamer.schedules import is_never
 
 
@@ -51,6 +52,15 @@ def check(config, mesh: Mesh) -> None:
       config.scene.name, {}):
     raise ValueError(f"config.render.background='hypernet': takes a generator, not "
                      f"config.scene.name={config.scene.name!r}")
+
+
+def check_files(config) -> None:
+  """What can be wrong with the files that a run reads as it begins, and never again."""
+  name = config.scene.name
+  section = config.scene.get(name, {})
+  if section.get('shape', 'sphere') not in shapes.FORMULAS:
+    shapes.placed(section.shape, fit=section.fit, extent=section.extent,
+                  option=f'config.scene.{name}.shape')
 
 
 def check_corpus(config, mesh: Mesh) -> None:

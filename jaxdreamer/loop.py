@@ -42,7 +42,7 @@ from jaxdreamer.configs import base
 from jaxdreamer.objects import Model
 from jaxdreamer.processes import place
 from jaxdreamer.signals import SIGNALS, stop_signals
-from jaxdreamer.training import Training, crosses
+from jaxdreamer.training import Training, crosses, state_shapes
 from jaxdreamer.types import TrainState
 
 DONE, OUT_OF_TIME = 'done', 'max_minutes'
@@ -100,14 +100,13 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
     progress.say(f'warning: {late}')
   with checkpoints.manager(workdir, keep=config.keep) as saved, processes.one_for_all():
     with clock('init'):
-      shapes = jax.eval_shape(training.init, seeds.key(config.seed))
+      shapes = state_shapes(seeds.key(config.seed), training, mesh)
       profiling.refuse_too_large('the state', sum(x.size * x.dtype.itemsize
                                                   for x in jax.tree.leaves(shapes)),
                                  mesh.local_devices,
                                  lambda: f'config.scene.{config.scene.name} is too large')
-      state = place(training.init(seeds.key(config.seed)), mesh)
-      found = checkpoints.restore(saved, state, warn=progress.say)
-      state, running = found or (start.begun(config, state), {})
+      found = checkpoints.restore(saved, shapes, warn=progress.say)
+      state, running = found or (start.first(config, training, mesh), {})
     step, why = int(state.step), DONE
     if step:
       progress.say(f'{workdir}: going on from step {step}')

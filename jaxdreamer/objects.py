@@ -77,7 +77,8 @@ def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...],
     else:
       seen = render.image(key, partial(scene.field, code), camera, size=size, samples=samples,
                           fine=fine, radius=ball, jitter=0., background=behind,
-                          disparity=disparity, chunk=chunk)
+                          disparity=disparity, chunk=chunk,
+                          clearness=scene.clearness and partial(scene.clearness, code))
     # what trains a scene no output shows: unasked, it is not computed
     return Rendering(seen.rgb, seen.opacity, seen.depth, seen.normal, *(None,) * 7)
 

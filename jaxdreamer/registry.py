@@ -22,14 +22,15 @@ from jaxdreamer.scenes.hyper_ingp import hyper_ingp
 from jaxdreamer.scenes.image import image
 from jaxdreamer.scenes.mesh import mesh
 from jaxdreamer.scenes.mlp import mlp
+from jaxdreamer.scenes.sdf_hashgrid import sdf_hashgrid
 from jaxdreamer.scenes.sdf_voxels import sdf_voxels
 from jaxdreamer.scenes.triplane_transformer import triplane_transformer
 from jaxdreamer.scenes.voxels import voxels
 from jaxdreamer.toybox import compositions
 
-SCENES = {'voxels': voxels, 'sdf_voxels': sdf_voxels, 'hashgrid': hashgrid, 'mlp': mlp,
-          'dmtet': dmtet, 'mesh': mesh, 'image': image, 'hyper_ingp': hyper_ingp, 'conv3d': conv3d,
-          'triplane_transformer': triplane_transformer}
+SCENES = {'voxels': voxels, 'sdf_voxels': sdf_voxels, 'hashgrid': hashgrid,
+          'sdf_hashgrid': sdf_hashgrid, 'mlp': mlp, 'dmtet': dmtet, 'mesh': mesh, 'image': image,
+          'hyper_ingp': hyper_ingp, 'conv3d': conv3d, 'triplane_transformer': triplane_transformer}
 PRIORS = {'toybox': toybox, 'empirical': empirical, 'stable_diffusion': stable_diffusion,
           'sdxl': sdxl, 'mvdream': mvdream}
 READERS = {'toybox': reader}           # of priors whose text encoder is loaded alone: all it embeds

@@ -3,7 +3,8 @@ are here and nowhere else.
 
 A ray is sampled only inside the ball of `radius` around 0, from the eye on where that is inside;
 rays that miss have opacity 0 and show the background.
-`field` is scene.field with its code bound, `distance` scene.distance likewise, or None;
+`field` is scene.field with its code bound, `distance` and `clearness` the scene's likewise, or
+None;
 `background` maps a unit direction [3] to a color [3].
 The full record always comes back: what the caller does not use (normals above all) the compiler
 drops, provided that the function under jit, or under jax.vjp, does not return it.
@@ -79,16 +80,19 @@ def lit(light: Light, albedo: Float[Array, '3'], normal: Float[Array, '3'],
 
 def trace(field: fields.Colored, ray: Rays, u: Float[Array, 'S'], u_fine: Float[Array, 'N'], *,
           radius: float, background: Sky, shade: Shade, normals: fields.Normals,
-          distance: fields.Signed | None, disparity: bool) -> Rendering:
+          distance: fields.Signed | None, clearness: fields.Signed | None,
+          disparity: bool) -> Rendering:
   """One ray. u places a sample in each of S equal intervals. Where N > 0 those only propose
   (without gradient, density alone) N intervals of equal weight, which u_fine samples."""
   near, far = volume.ball_interval(ray.origin, ray.direction, radius)
   along = lambda dist: ray.origin[:, None] + ray.direction[:, None] * dist[None]  # [3, S]
   spaced = partial(volume.spaced, near, far, disparity=disparity)
+  weigh = (lambda density, dist: volume.fall_weights(jax.vmap(clearness, 1)(along(dist)))
+           if clearness else volume.alpha_weights(density, dist))
   dist = spaced(jnp.linspace(0., 1., u.size + 1))
   if u_fine.size:
     density, _ = jax.vmap(field, 1)(along(spaced(u)))
-    weights, _ = volume.alpha_weights(density, dist)
+    weights, _ = weigh(density, dist)
     dist = volume.invert_cdf(jnp.linspace(0., 1., u_fine.size + 1), dist,
                              volume.spread(weights, dist, share=.25))
     dist, u = jax.lax.stop_gradient(dist), u_fine
@@ -96,7 +100,7 @@ def trace(field: fields.Colored, ray: Rays, u: Float[Array, 'S'], u_fine: Float[
   point = dist[:-1] + jnp.diff(dist) * (u * s - jnp.arange(s))  # the place of u in its own stratum
   xyz = along(point)
   density, features, normal = jax.vmap(partial(normals, field), 1, (0, 1, 1))(xyz)
-  weights, trans = volume.alpha_weights(density, dist)
+  weights, trans = weigh(density, dist)
   color = jax.vmap(shade, 1, 1)(features[:3], normal, xyz)
   depth = volume.expected_depth(weights, dist, fields.length(ray.origin) + radius)
   away = jnp.maximum(jnp.sum(normal * ray.direction[:, None], 0), 0.)
@@ -120,8 +124,8 @@ def white(direction: Float[Array, '3']) -> Float[Array, '3']:
 def image(key: Key[Array, ''], field: fields.Colored, camera: Camera, *, size: int, samples: int,
           fine: int = 0, radius: float = 1., jitter: float = 1., background: Sky = white,
           shade: Shade = unlit, normals: fields.Normals = fields.gradient_normals,
-          distance: fields.Signed | None = None, disparity: bool = False,
-          chunk: int | None = None, remat: bool = False) -> Rendering:
+          distance: fields.Signed | None = None, clearness: fields.Signed | None = None,
+          disparity: bool = False, chunk: int | None = None, remat: bool = False) -> Rendering:
   """The [size, size] Rendering of one camera; vmap over cameras, keys and lights. `jitter` = 0
   makes it deterministic.
 
@@ -134,7 +138,7 @@ def image(key: Key[Array, ''], field: fields.Colored, camera: Camera, *, size: i
     return jax.vmap(partial(volume.stratified, n=n, jitter=jitter))(
         jax.random.split(k, size * size))
   one = partial(trace, field, radius=radius, background=background, shade=shade, normals=normals,
-                distance=distance, disparity=disparity)
+                distance=distance, clearness=clearness, disparity=disparity)
   one = jax.checkpoint(one) if remat else one
   args = jax.tree.map(lambda a: a.reshape(size * size, 3), cameras.rays(camera, size)), uniforms(
       k_coarse, samples), \

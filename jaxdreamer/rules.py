@@ -11,6 +11,7 @@ from jaxdreamer.control_variates.stein import FORMS
 from jaxdreamer.sampling import WEIGHTS
 from jaxdreamer.scenes.dmtet import TEXTURES
 from jaxdreamer.scenes.fields import ACTIVATIONS, BLOBS
+from jaxdreamer.scenes.sdf import DENSITIES
 
 Number = float | int
 DTYPES = ('bfloat16', 'float16', 'float32')
@@ -166,19 +167,18 @@ RULES = {
   'corpus.prompts': whole(1), 'stages': FOLDERS, 'inherit': PATTERNS, 'scene.particles': whole(1),
   'scene.*voxels.levels': wholes(2), 'scene.*.sharpness': schedule(0.),
   'scene.conv3d.channels': wholes(1),
-  'scene.hashgrid.band': schedule(0.),
+  'scene.*hashgrid.band': schedule(0.), 'scene.*.fit': number(0.),
   'scene.mlp.blur': schedule(0.), 'scene.mlp.octaves': whole(0), 'scene.*.radius': above(0.),
-  'scene.*.extent': above(0.),
+  'scene.*.extent': above(0.), 'scene.*.radii': numbers(.001, count=3),
   # below 0: a hollow in what is dense
   'scene.*.strength': number(-math.inf), 'scene.*.scale': number(0.),
   'scene.*.activation': one_of(*ACTIVATIONS), 'scene.*.blob': one_of(*BLOBS),
   'scene.dmtet.levels': wholes(3), 'scene.*.room': above(0.),
   'scene.*.texture': one_of(*TEXTURES),
   'scene.*.features': whole(3), 'scene.image.thickness': above(0.),
-  'scene.image.density': above(0.),
+  'scene.image.density': above(0.), 'scene.*.density': one_of(*DENSITIES),
   'prior.empirical.images': whole(0), 'prior.empirical.bandwidth': above(0.),
-  'prior.*.image_size': whole(1),
-  'prior.*.dtype': one_of(*DTYPES),
+  'prior.*.image_size': whole(1), 'prior.*.dtype': one_of(*DTYPES),
   'estimator.csd.omega2': schedule(0.), 'estimator.*.guidance': schedule(0.),
   'perp_neg': number(0.), 'sampling.weight': one_of(*WEIGHTS), 'estimator.ssd.phi': NAMES,
   'estimator.ssd.mu': one_of('learned', 'moments', 'parameters'),

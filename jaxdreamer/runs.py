@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from jaxdreamer import build, options, places, seeds, workdirs
 from jaxdreamer.names import CHOICES
 from jaxdreamer.objects import Model
-from jaxdreamer.training import Training
+from jaxdreamer.training import Training, state_shapes
 from jaxdreamer.types import Text, TrainState
 from jaxdreamer.weights import safetensors_io
 
@@ -123,9 +123,11 @@ def restore_state(workdir: pathlib.Path) -> tuple[ConfigDict, Training, TrainSta
   from jaxdreamer import checkpoints
   config = read_config(workdir)
   config.mesh.data = 1
-  training = build.training(config, build.make_mesh(config))
+  mesh = build.make_mesh(config)
+  training = build.training(config, mesh)
+  shapes = state_shapes(seeds.key(config.seed), training, mesh)
   with checkpoints.reader(workdir) as saved:
-    return config, training, checkpoints.restore(saved, training.init(seeds.key(config.seed)))[0]
+    return config, training, checkpoints.restore(saved, shapes)[0]
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:

@@ -4,12 +4,21 @@ import re
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, options, runs, workdirs
+from jaxdreamer import build, checks, options, processes, runs, seeds, workdirs
 from jaxdreamer.optim import name
+from jaxdreamer.training import Training
 from jaxdreamer.types import TrainState
+
+
+def first(config: ConfigDict, training: Training, mesh: Mesh) -> TrainState:
+  """The state that a run begins with, on all of the mesh. What is read for it, a run that goes on
+  needs no more."""
+  checks.check_files(config)
+  return begun(config, processes.place(training.init(seeds.key(config.seed)), mesh))
 
 
 def begun(config: ConfigDict, state: TrainState) -> TrainState:

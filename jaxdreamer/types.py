@@ -1,9 +1,8 @@
 """The alphabet of jaxdreamer, and the records that flow through one step.
 
 World: z up, the object sits in the unit ball and its front faces +x. Cameras look down -z with y up
-(OpenGL).
-Angles are radians; `fov` is vertical; azimuth 0 sees the front, azimuth pi/2 stands at +y.
-Images are [V, H, W, 3] in [0, 1], NHWC. Diffusion time t is in [0, 1]; `alpha` and `sigma` are
+(OpenGL). Angles are radians; `fov` is vertical; azimuth 0 sees the front, azimuth pi/2 stands at
++y. Images are [V, H, W, 3] in [0, 1], NHWC. Diffusion time t is in [0, 1]; `alpha` and `sigma` are
 functions of t.
 
 x image, z latent, t time, eps noise, z_t noisy latent, eps_hat its prediction, y text, r residual
@@ -141,6 +140,8 @@ class Scene(NamedTuple):
   # (params, an Object of another kind of scene) -> params that look as nearly like it as they can
   adopt: Callable[[Params, Any], Params] | None = None
   given: Any = None                    # the user's own mesh that it colors, a meshes.files.Given
+  # (code, xyz [3]) -> []: what a ray's section loses of it is its optical depth, as in NeuS
+  clearness: Callable[[Code, Array], Array] | None = None
 
 
 @flax.struct.dataclass
@@ -181,8 +182,7 @@ class Prior:
 
   def sample(self, keys: Key[Array, 'V'],
              x: Float[Array, 'V H W 3']) -> Float[Array, 'V h w c']:
-    """A draw of the latents whose mean is encode(x), by a key for each image; the mean itself where
-    the prior draws none."""
+    """A draw of the latents of mean encode(x), by each image's key; that mean where none is."""
     return self.sample_fn(self.weights, keys, x) if self.sample_fn else self.encode(x)
 
   def decode(self, z: Float[Array, 'V h w c']) -> Float[Array, 'V H W 3']:

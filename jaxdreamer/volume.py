@@ -13,8 +13,19 @@ from jaxtyping import Array, Float, Key
 def alpha_weights(density: Float[Array, 'S'], dist: Float[Array, 'S+1']) -> tuple[
     Float[Array, 'S'], Float[Array, '']]:
   """Probability that light ends in each interval, and that it passes all of them."""
-  depth = jnp.cumsum(density * jnp.diff(dist))  # optical depth at the far edge of an interval
-  trans = jnp.exp(-jnp.concatenate([jnp.zeros(1), depth]))
+  return depth_weights(density * jnp.diff(dist))
+
+
+def fall_weights(clearness: Float[Array, 'E']) -> tuple[Float[Array, 'E-1'], Float[Array, '']]:
+  """The same, of a clearness at the edges: an interval's optical depth is what it falls by, if it
+  falls. NeuS Eq. 13, whose alpha is 1 - exp(-depth)."""
+  return depth_weights(jnp.maximum(clearness[:-1] - clearness[1:], 0.))
+
+
+def depth_weights(depth: Float[Array, 'S']) -> tuple[Float[Array, 'S'], Float[Array, '']]:
+  """The same, of the intervals' optical depths."""
+  far = jnp.cumsum(depth)  # at the far edge of an interval
+  trans = jnp.exp(-jnp.concatenate([jnp.zeros(1), far]))
   return trans[:-1] - trans[1:], trans[-1]  # telescopes: the sum is 1 by construction
 
 

@@ -31,7 +31,8 @@ STRIDE = 2
 
 def make_config(**changes):
   config = ConfigDict({
-    'prompt': 'a quadratic', 'corpus': {'path': ''}, 'seed': 0, 'start': '', 'steps': 12,
+    'prompt': 'a quadratic', 'corpus': {'path': ''}, 'scene': {'name': 'x'}, 'seed': 0, 'start': '',
+    'steps': 12,
     'steps_per_call': STRIDE, 'log_every': 4,
     'preview_every': 0, 'checkpoint_every': 6, 'keep': 2, 'max_minutes': 0., 'profile_steps': '',
     'tensorboard': False, 'lr': .1,

@@ -19,6 +19,7 @@ from jaxdreamer.scenes import (
   image,
   mlp,
   particles,
+  sdf_hashgrid,
   sdf_voxels,
   voxels,
 )
@@ -27,6 +28,8 @@ from jaxdreamer.types import Text
 SCENES = {'voxels': voxels.voxels(levels=(5, 9)),
           'sdf_voxels': sdf_voxels.sdf_voxels(levels=(5, 9), sharpness=(30.,)),
           'hashgrid': hashgrid.hashgrid(levels=3, log2_table=8, finest=32),
+          'sdf_hashgrid': sdf_hashgrid.sdf_hashgrid(levels=3, log2_table=8, finest=32,
+                                                    sharpness=(30.,)),
           'mlp': mlp.mlp(width=16)}
 
 

@@ -15,7 +15,8 @@ def get_config(prior='toybox'):
   config.prior.name = prior
   config.steps = 150
   config.scene.name = 'sdf_voxels'
-  config.scene.sdf_voxels.sharpness = base.of_steps(config, lambda steps: (10., 60., steps))
+  for name in ('sdf_voxels', 'sdf_hashgrid'):
+    config.scene[name].sharpness = base.of_steps(config, lambda steps: (10., 60., steps))
   rest = config.optim.groups[1:]
   # as the rate falls, the surface comes to rest
   config.optim.groups = base.of_steps(config, lambda steps: (

@@ -153,5 +153,6 @@ def with_background(scene: Scene, background: Background) -> Scene:
     return code | {'field': scene.focus(code['field'], step)}
   return Scene(init, prepare, of_field(scene.field), focus,
                *map(of_field, (scene.distance, scene.render, scene.mesh)),
+               clearness=of_field(scene.clearness),
                adopt=adopt and (lambda params, object: params | {
                  'field': adopt(params['field'], object)}), given=scene.given)

@@ -1,15 +1,14 @@
 """Signed distances on dense voxel grids: the default scene, whose surface is smooth.
 
-The grids of voxels.py, added up, say by how much the distance differs from a sphere's. Noise in it
-is blurred away as it is read, and VolSDF's density grows sharper along the run: a soft surface
-moves far, a sharp one has crisp edges.
+The grids of voxels.py, added up, say by how much the distance differs from a sphere's, or that of
+another shape. Noise in it is blurred away as it is read; sdf.py makes it opaque.
 """
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdreamer.scenes import fields, volsdf, voxels
-from jaxdreamer.schedules import Schedule, at
+from jaxdreamer.scenes import sdf, shapes, voxels
+from jaxdreamer.schedules import Schedule
 from jaxdreamer.types import Scene
 
 
@@ -24,37 +23,41 @@ def blur(grid: Float[Array, 'n n n c']) -> Float[Array, 'n n n c']:
   return grid
 
 
-def sdf_voxels(*, levels: tuple[int, ...] = (10, 19, 37), features: int = 3, radius: float = .5,
-               hollow: bool = False, sharpness: Schedule = (10., 60., 200), scale: float = .01,
+def sdf_voxels(*, levels: tuple[int, ...] = (10, 19, 37), features: int = 3,
+               shape: str = 'sphere', radius: float = .5,
+               radii: tuple[float, float, float] = (.6, .4, .4), fit: float = 0.,
+               hollow: bool = False, density: str = 'volsdf',
+               sharpness: Schedule = (10., 60., 200), scale: float = .01,
                extent: float = 1.) -> Scene:
   """Grids of levels[i]^3 nodes, all near 0 at the start, so that the scene starts as a gray sphere.
 
   Args:
     levels: nodes a side of each grid, coarse to fine.
     features: channels beside the distance; the first three are the color.
-    radius: of the sphere that a scene starts from.
-    hollow: True: that sphere is of air, and all around it solid, for scenes one stands in.
-    sharpness: of VolSDF's density, 1 / beta, along the run.
-    scale: standard deviation of the grids at the start.
+    shape: what a scene starts as: 'sphere', 'ellipsoid', or a closed mesh's file.
+    radius: of the sphere.
+    radii: of the ellipsoid, along x, y and z.
+    fit: how far from 0 the mesh reaches, moved and scaled; 0: it stays as its file says.
+    hollow: True: that shape is of air, and all around it solid, for scenes one stands in.
+    density: 'volsdf', or 'neus': opaque no farther out where a ray grazes the surface.
+    sharpness: of the density, VolSDF's 1 / beta or NeuS's s, along the run.
+    scale: standard deviation of the grids at the start; of a mesh, of the colors alone.
     extent: half a side of the cube that the grids fill.
   """
+  start = shapes.start(shape, radius=radius, radii=radii, fit=fit, extent=extent,
+                       option='config.scene.sdf_voxels.shape', hollow=hollow)
+
+  def init(key):
+    params = voxels.grids(levels, 1 + features, scale=scale)(key)
+    # a sphere's surface may be rough, a mesh is what was asked for
+    return params if shape in shapes.FORMULAS else {
+      name: grid.at[..., 0].set(0.) for name, grid in params.items()}
+
   def prepare(params, y):
     grid = voxels.total(params, levels)
     return voxels.pair_rows(jnp.concatenate([blur(grid[..., :1]), grid[..., 1:]], -1))
 
-  def focus(code, step):
-    return code, at(sharpness, step)
+  def raw(code, xyz):
+    return voxels.trilinear(code, xyz / extent)
 
-  def signed(offset, xyz):
-    outward = fields.length(xyz) - radius
-    return offset - outward if hollow else offset + outward
-
-  def field(code, xyz):
-    pairs, sharp = code
-    raw = voxels.trilinear(pairs, xyz / extent)
-    return volsdf.density(signed(raw[0], xyz), sharpness=sharp), jax.nn.sigmoid(raw[1:])
-
-  def distance(code, xyz):
-    return signed(voxels.trilinear(code[0], xyz / extent)[0], xyz)
-
-  return Scene(voxels.grids(levels, 1 + features, scale=scale), prepare, field, focus, distance)
+  return sdf.scene(init, prepare, raw, start=start, density=density, sharpness=sharpness)
