@@ -21,6 +21,7 @@ from absl import flags
 from jaxdreamer import cli, workdirs
 from jaxdreamer.options import place
 from jaxdreamer.viewing import follow, page
+from jaxdreamer.viewing.viewer import POLL, Viewer
 
 
 def main() -> int:
@@ -42,8 +43,8 @@ def main() -> int:
   opened = partial(follow.opened, **cli.moved())
   if options.save:
     return save(place(options.save), [opened(folder) for folder in folders])
-  with page.Viewer(folders, open=opened, size=options.size, host=options.host,
-                   port=options.port) as viewer:
+  with Viewer(folders, open=opened, size=options.size, host=options.host,
+              port=options.port) as viewer:
     print(f'http://{viewer.server.get_host()}:{viewer.server.get_port()}', flush=True)
     stop.wait()
   return 0
@@ -85,7 +86,7 @@ def wait_for(workdir: pathlib.Path, stop: threading.Event) -> bool:
   if not follow.steps_in(workdir):
     print(f'{workdir} has no checkpoint yet: waiting for the first one', flush=True)
   while not follow.steps_in(workdir):
-    if stop.wait(page.POLL):
+    if stop.wait(POLL):
       return False
   return True
 
