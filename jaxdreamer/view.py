@@ -77,7 +77,7 @@ def check_free(host: str, port: int) -> None:
 
 def be_humble() -> None:
   """The run that trains beside it comes first, with the processor and with a GPU's memory."""
-  os.nice(10)
+  os.nice(5)
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 
 

@@ -19,6 +19,7 @@ from jaxdreamer.types import Camera, Rendering
 KINDS = ('color', 'depth', 'normals')
 SMOOTH = 2                               # pixels of a picture to one that is rendered, each way
 WIDEST = math.radians(75.)               # half of what a square spans, where a ball bounds it
+MOST = 2.                                # what a window spans to it, so that pictures stay small
 FLIP = np.diag([1., -1., -1.])           # between the axes of OpenCV's cameras and of OpenGL's
 
 
@@ -32,7 +33,7 @@ class Lookout(NamedTuple):
 
 def to_camera(lookout: Lookout, *, ball: float = 0.) -> Camera:
   """The square camera that sees all of a visitor's window; where that is less, all of the `ball` of
-  this radius around 0, if it is one."""
+  this radius around 0, if it is one, but no less than a MOST-th of it."""
   w, *xyz = lookout.wxyz
   pose = np.eye(4, dtype=np.float32)
   pose[:3, :3] = Rotation.from_quat([*xyz, w]).as_matrix() @ FLIP
@@ -43,7 +44,7 @@ def to_camera(lookout: Lookout, *, ball: float = 0.) -> Camera:
   if ball and distance > ball:
     off = math.acos(np.clip(pose[:3, 2] @ pose[:3, 3] / distance, -1., 1.))
     if (bound := off + math.asin(ball / distance)) < WIDEST:
-      half = min(half, bound)
+      half = min(half, max(bound, half / MOST))
   return Camera(pose, *map(np.float32, (2. * half, math.atan2(y, x), math.asin(z / distance),
                                         distance)))
 
@@ -55,12 +56,12 @@ def of_camera(camera: Camera) -> tuple[Float[np.ndarray, '4'], Float[np.ndarray,
   return np.array([w, x, y, z]), pose[:3, 3]
 
 
-def cut(values: Float[np.ndarray, 'S S'], fov: float, lookout: Lookout, *, beyond: float = 1.,
+def cut(values: Float[np.ndarray, 'S S'], camera: Camera, lookout: Lookout, *, beyond: float = 1.,
         how: Image.Resampling = Image.Resampling.BICUBIC) -> Float[np.ndarray, 'h w']:
-  """The window of a visitor out of the square that a camera of this fov sees, `beyond` around it;
-  the border falls between pixels where it must."""
+  """The window of a visitor out of the square that the camera sees, `beyond` around it; the border
+  falls between pixels where it must."""
   size = len(values)
-  h = size * math.tan(.5 * lookout.fov) / math.tan(.5 * fov)
+  h = size * math.tan(.5 * lookout.fov) / math.tan(.5 * camera.fov)
   w = h * lookout.aspect
   more = max(math.ceil(.5 * (max(w, h) - size)), 0) + 2
   padded = np.pad(np.asarray(values, np.float32), more, constant_values=beyond)
@@ -79,7 +80,7 @@ def picture(seen: Sequence[Rendering], camera: Camera, lookout: Lookout, *,
   same = Camera(*(None if a is None else np.stack([a] * len(seen)) for a in camera))
   parts = video.panels(stacked, same)[KINDS.index(kind)]
   return video.to_bytes(np.concatenate(
-    [np.stack([cut(part[..., k], camera.fov, lookout) for k in range(3)], -1) for part in parts],
+    [np.stack([cut(part[..., k], camera, lookout) for k in range(3)], -1) for part in parts],
     1))
 
 
@@ -90,5 +91,5 @@ def along_view(seen: Rendering, camera: Camera, lookout: Lookout, *,
   size = len(seen.depth)
   off = (2. * np.arange(size) + 1. - size) / size * np.tan(.5 * camera.fov)
   depth = seen.depth / np.sqrt(1. + off[:, None] ** 2 + off ** 2)
-  return cut(np.where(seen.opacity >= .5, depth, far), camera.fov, lookout, beyond=far,
+  return cut(np.where(seen.opacity >= .5, depth, far), camera, lookout, beyond=far,
              how=Image.Resampling.NEAREST)
