@@ -17,7 +17,7 @@ import pytest
 from chromium import browse, until
 from scipy.spatial.transform import Rotation
 
-from configs import toybox
+from configs import toybox, toybox_amortised
 from jaxdreamer import build, cameras, checkpoints, render, runs, seeds, workdirs
 from jaxdreamer.outputs import video
 from jaxdreamer.types import Rendering
@@ -280,6 +280,59 @@ def refused(*arguments, **how):
     out, said = process.communicate(timeout=120.)
   assert said.count('\n') == 1 and not out, (out, said)
   return process.returncode, said
+
+
+@pytest.mark.slow
+def test_the_slider_follows_a_run_until_it_is_moved_and_the_mesh_comes_beside(tmp_path):
+  pytest.importorskip('viser')
+  from jaxdreamer.viewing import viewer
+  folder = write_run(tmp_path / 'run', [10, 20])
+  threads = threading.active_count()
+  with viewer.Viewer([folder], open=follow.opened, size=32, host='127.0.0.1', port=0) as page:
+    shown = lambda: (page.shown[0].state.step, page.at.value, page.at.max)
+    comes = lambda *numbers: until(lambda: shown() == numbers, seconds=60.)
+    comes(20, 20, 20)
+    write_run(folder, [30])
+    comes(30, 30, 30)
+    page.at.value = 10
+    comes(10, 10, 30)
+    write_run(folder, [40])
+    comes(10, 10, 40)                                  # whoever looks back is left there
+    page.at.value = 40
+    write_run(folder, [50])
+    comes(50, 50, 50)
+    for how in (viewer.BESIDE, viewer.IN_PLACE, viewer.HIDDEN):
+      page.mesh.value = how
+      until(lambda: page.arrangement == how, seconds=120.)
+      assert page.mesh_handle.visible == (how != viewer.HIDDEN)
+      assert (np.linalg.norm(page.mesh_handle.position) > 0.) == (how == viewer.BESIDE)
+    assert len(page.glbs) == 1                         # made once
+    page.training.value = True
+    until(lambda: len(page.frusta) == page.shown[0].state.run.config.sampling.views, seconds=60.)
+    for k, handle in enumerate(page.frusta):
+      camera = jax.tree.map(lambda a: a[k], page.shown[0].state.cameras())
+      np.testing.assert_allclose(handle.position, camera.world_from_camera[:3, 3], atol=1e-6)
+    assert page.said.content == f'`{folder}` step 50'
+  until(lambda: threading.active_count() == threads, seconds=60.)
+
+
+@pytest.mark.slow
+def test_a_generator_is_asked_for_what_the_visitor_writes(tmp_path):
+  pytest.importorskip('viser')
+  from jaxdreamer.viewing import viewer
+  config = toybox_amortised.get_config()
+  config.eval.size, config.eval.samples, config.eval.fine = 16, 8, 0
+  workdirs.claim(tmp_path, config.to_dict())
+  params = build.make_scene(config).init(KEY)
+  with checkpoints.manager(tmp_path) as saved:
+    checkpoints.save(saved, 10, {'step': jnp.int32(10), 'params': {'scene': params}}, {})
+  with viewer.Viewer([tmp_path], open=follow.opened, size=16, host='127.0.0.1', port=0) as page:
+    assert not page.prompt.disabled
+    before = page.shown[0].object
+    page.prompt.value = 'a blue teapot'
+    until(lambda: page.shown[0].key[2] == 'a blue teapot', seconds=120.)
+    xyz = np.random.default_rng(0).uniform(-.5, .5, (64, 3)).astype(np.float32)
+    assert np.abs(page.shown[0].object.color(xyz) - before.color(xyz)).max() > 1e-6
 
 
 def free_port():
