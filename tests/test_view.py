@@ -49,9 +49,12 @@ def test_a_camera_there_and_back_is_itself_and_renders_the_same_picture():
     np.testing.assert_allclose(draw(one), draw(back), atol=1e-4)
 
 
-def seen_directions(camera, size):
-  """A Rendering [size, size] whose color is the direction of each pixel's ray, from 0 to 1."""
+def seen_directions(camera, size, *, frame=0):
+  """A Rendering [size, size] whose color is the direction of each pixel's ray, from 0 to 1, but
+  for a white frame."""
   rgb = .5 + .5 * np.asarray(cameras.rays(camera, size).direction)
+  if frame:
+    rgb = np.pad(rgb[frame:-frame, frame:-frame], 2 * [2 * [frame]] + [[0, 0]], constant_values=1.)
   flat = np.ones((size, size))
   return Rendering(rgb, flat, flat, np.zeros((size, size, 3)), *(None,) * 7)
 
@@ -64,7 +67,8 @@ def test_each_pixel_of_a_window_looks_where_viser_says(aspect, ball):
   rotation = Rotation.from_quat(wxyz[[1, 2, 3, 0]]).as_matrix()
   where = Lookout(wxyz, -3. * rotation[:, 2] + .2, .7, aspect)
   camera = lookout.to_camera(where, ball=ball)
-  seen = lookout.picture([seen_directions(camera, 96)], camera, where, kind='color')
+  directions = seen_directions(camera, 96, frame=2 * bool(ball))
+  seen = lookout.picture([directions], camera, where, kind='color')
   h, w = seen.shape[:2]
   assert w / h == pytest.approx(aspect, rel=.02)
   tan = math.tan(.5 * where.fov)
@@ -73,10 +77,10 @@ def test_each_pixel_of_a_window_looks_where_viser_says(aspect, ball):
   ahead = np.stack(np.broadcast_arrays(x[None], y[:, None], 1.), -1)
   ahead /= np.linalg.norm(ahead, axis=-1, keepdims=True)
   apart = np.abs(seen / 255. - (.5 + .5 * ahead @ rotation.T)).max(-1)
-  # a ball bounds the square: around it there is white, and within it all is as before
-  limit = math.tan(.5 * camera.fov) - 4. * math.tan(.5 * camera.fov) / 96
+  # a ball bounds the square: around it all is as at its border, and within it as before
+  limit = math.tan(.5 * camera.fov) - 8. * bool(ball) * math.tan(.5 * camera.fov) / 96
   within = (np.abs(x)[None] < limit) & (np.abs(y)[:, None] < limit)
-  assert within.mean() > (.3 if ball else .9) and apart[within].max() < .01
+  assert within.mean() > (.3 if ball else .999) and apart[within].max() < .01
   beyond = (np.abs(x)[None] > limit + .1) | (np.abs(y)[:, None] > limit + .1)
   assert not beyond.any() or seen[beyond].min() == 255
 

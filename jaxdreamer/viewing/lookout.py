@@ -56,15 +56,15 @@ def of_camera(camera: Camera) -> tuple[Float[np.ndarray, '4'], Float[np.ndarray,
   return np.array([w, x, y, z]), pose[:3, 3]
 
 
-def cut(values: Float[np.ndarray, 'S S'], camera: Camera, lookout: Lookout, *, beyond: float = 1.,
+def cut(values: Float[np.ndarray, 'S S'], camera: Camera, lookout: Lookout, *,
         how: Image.Resampling = Image.Resampling.BICUBIC) -> Float[np.ndarray, 'h w']:
-  """The window of a visitor out of the square that the camera sees, `beyond` around it; the border
-  falls between pixels where it must."""
+  """The window of a visitor out of the square that the camera sees; the border falls between
+  pixels where it must. Beyond the square all is as at its border: around a ball, nothing."""
   size = len(values)
   h = size * math.tan(.5 * lookout.fov) / math.tan(.5 * camera.fov)
   w = h * lookout.aspect
   more = max(math.ceil(.5 * (max(w, h) - size)), 0) + 2
-  padded = np.pad(np.asarray(values, np.float32), more, constant_values=beyond)
+  padded = np.pad(np.asarray(values, np.float32), more, mode='edge')
   center = .5 * len(padded)
   return np.asarray(Image.fromarray(padded).resize(
     (max(round(SMOOTH * w), 1), max(round(SMOOTH * h), 1)), how,
@@ -91,5 +91,5 @@ def along_view(seen: Rendering, camera: Camera, lookout: Lookout, *,
   size = len(seen.depth)
   off = (2. * np.arange(size) + 1. - size) / size * np.tan(.5 * camera.fov)
   depth = seen.depth / np.sqrt(1. + off[:, None] ** 2 + off ** 2)
-  return cut(np.where(seen.opacity >= .5, depth, far), camera, lookout, beyond=far,
+  return cut(np.where(seen.opacity >= .5, depth, far), camera, lookout,
              how=Image.Resampling.NEAREST)

@@ -3,6 +3,7 @@ page of meshes that needs no server. viser is an extra, and imported where it is
 """
 import contextlib
 import io
+import logging
 import math
 from typing import Sequence
 
@@ -25,6 +26,8 @@ INK = (80, 90, 110)                      # of the training cameras
 def serve(host: str, port: int, label: str):
   """A server of viser's at this address, 0 being any free port; it says nothing by itself."""
   import viser  # an extra
+  # a browser that opens a connection ahead and leaves it is no error
+  logging.getLogger('websockets').setLevel(logging.CRITICAL)
   with contextlib.redirect_stdout(io.StringIO()):
     server = viser.ViserServer(host=host, port=port, label=label, verbose=False)
   server.gui.configure_theme(show_logo=False, show_share_button=False, brand_color=INK)
