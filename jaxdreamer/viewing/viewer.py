@@ -11,7 +11,7 @@ from typing import Callable, NamedTuple, Sequence
 import jax
 import numpy as np
 
-from jaxdreamer import workdirs
+from jaxdreamer import runs, workdirs
 from jaxdreamer.objects import Object
 from jaxdreamer.outputs.surface import Empty
 from jaxdreamer.viewing import follow, lookout, page
@@ -116,7 +116,7 @@ class Viewer:
       try:
         turn()
         self.say(turn, '')
-      except (OSError, ValueError) as error:     # a checkpoint that just went, a prompt refused
+      except Exception as error:                 # a checkpoint that went, a prompt refused
         self.say(turn, str(error))
       event.wait(POLL)
 
@@ -132,6 +132,9 @@ class Viewer:
     that is anything new."""
     stages = [workdirs.newest_stage(folder) for folder in self.folders]
     steps = [workdirs.finished_steps(stage) for stage in stages]
+    for stage, some in zip(stages, steps):
+      if not some:                               # it has been taken away
+        raise runs.none_in(stage)
     keys = [(stage, follow.chosen(some, wanted), prompt) for stage, some in zip(stages, steps)]
     self.steps = sorted({step for some in steps for step in some})
     if keys == [each.key for each in self.shown]:
