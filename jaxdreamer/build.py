@@ -133,15 +133,19 @@ def make_optimizer(config) -> optax.GradientTransformation:
 
 def make_sample(config, prior: Prior, estimator: Estimator) -> Sample:
   """sampling.make_sample's, of config.sampling and config.cameras."""
+  s = config.sampling
+  return sampling.make_sample(**view_options(config), draw=sampling.make_draw(
+    noise=prior.schedule, t_min=s.t_min, t_max=s.t_max, weight=estimator.weight or s.weight,
+    shape=prior.latent, density=s.density, antithetic=s.antithetic))
+
+
+def view_options(config) -> dict:
+  """What sampling.make_views takes, likewise."""
   s, c = config.sampling, config.cameras
-  return sampling.make_sample(
-    design=sampling.DESIGNS[s.design],
-    camera_from=partial(cameras.from_uniform, **camera_ranges(c)),
-    move=cameras.make_move(by=c.jitter, front_back=c.front_back),
-    draw=sampling.make_draw(noise=prior.schedule, t_min=s.t_min, t_max=s.t_max,
-                            weight=estimator.weight or s.weight, shape=prior.latent,
-                            density=s.density, antithetic=s.antithetic),
-    views=s.views, dims=s.draws // (2 if s.antithetic else 1))
+  return {'design': sampling.DESIGNS[s.design], 'views': s.views,
+          'dims': s.draws // (2 if s.antithetic else 1),
+          'camera_from': partial(cameras.from_uniform, **camera_ranges(c)),
+          'move': cameras.make_move(by=c.jitter, front_back=c.front_back)}
 
 
 def make_background(config, *, random: bool = True) -> backgrounds.Background:
@@ -222,11 +226,9 @@ def training(config, mesh: Mesh, *, abstract: bool = False) -> Training:
             jax.jit(lambda state, prior, text: mapped(state, prior, text, ids), donate_argnums=0))
   starts, sizes = zip(*options.check_stages(config, prior))
   parts, steps = zip(*map(stage, sizes))
-
   init = partial(first_state, scene=scene, estimator=estimator, prior=prior, tx=tx)
   init = jax.jit(init, compiler_options=xla_flags.once())
-  return Training(init, tuple(zip(starts, steps)), config.steps_per_call, prior, text,
-                  parts[0])
+  return Training(init, tuple(zip(starts, steps)), config.steps_per_call, prior, text, parts[0])
 
 
 def phrases(config) -> tuple[str, ...]:

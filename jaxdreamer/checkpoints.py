@@ -42,11 +42,13 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, running: 
                                                  running=ocp.args.JsonSave(running)))
 
 
-def _newest(checkpoints, args):
+def _newest(checkpoints, args, *, last=None):
   """(what the newest readable step holds, that step, {newer step: why it is not readable}); None, 0
-  where none is."""
+  where none is. Steps after `last` do not count."""
   damaged = {}
   for step in sorted(checkpoints.all_steps(), reverse=True):
+    if last is not None and step > last:
+      continue
     try:
       return checkpoints.restore(step, args=args), step, damaged
     except Exception as error:                     # tensorstore raises bare Exceptions
@@ -78,17 +80,17 @@ def restore(checkpoints: ocp.CheckpointManager, like: PyTree, *,
   return None
 
 
-def restore_scene(checkpoints: ocp.CheckpointManager, like: PyTree, *,
+def restore_scene(checkpoints: ocp.CheckpointManager, like: PyTree, *, last: int | None = None,
                   warn: Callable = warnings.warn) -> tuple[PyTree, int] | None:
   """The newest readable (scene's parameters, shaped as `like`, step), whatever else the state
-  holds; None where nothing was saved.
+  holds, of the steps up to `last`; None where nothing was saved.
   They come to the first local device."""
   here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
                         {'step': jax.ShapeDtypeStruct((), 'int32'), 'params': {'scene': like}})
   args = ocp.args.Composite(state=ocp.args.PyTreeRestore(
     target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True))
-  found, at, damaged = _newest(checkpoints, args)
+  found, at, damaged = _newest(checkpoints, args, last=last)
   if found:
     for bad, why in damaged.items():
       warn(f'checkpoint {bad} in {checkpoints.directory} is damaged, {at} is taken ({why})')

@@ -17,8 +17,8 @@ from jaxdreamer.types import Camera, Params, Rendering, Scene, Text
 
 class Object(NamedTuple):
   """The scene of one prompt, its parameters bound."""
-  # (one Camera, background [3]) -> [size, size]
-  render: Callable[[Camera, Any], Rendering]
+  # (one Camera, background [3]) -> [size, size]; with size= of other pixels a side
+  render: Callable[..., Rendering]
   density: Callable[[Array], Array]              # xyz [N, 3] -> [N]
   color: Callable[[Array], Array]                # xyz [N, 3] -> [N, 3]
   radius: float                                  # of the ball that outputs show
@@ -69,8 +69,8 @@ def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...],
     text = text and text._replace(noise=jnp.zeros(train_step.NOISE))
     return scene.focus(scene.prepare(params, text), step)
 
-  @jax.jit
-  def draw(code, camera, background):
+  @partial(jax.jit, static_argnames='size')
+  def draw(code, camera, background, *, size=size):
     behind = partial(sky, code['background'], key) if sky else lambda direction: background
     if scene.render:
       seen = scene.render(code, camera, size=size, background=behind, shade=render.unlit)

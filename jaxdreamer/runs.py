@@ -13,14 +13,15 @@ import pathlib
 from typing import Mapping, NamedTuple, Sequence
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, options, places, seeds, workdirs
+from jaxdreamer import build, options, places, sampling, seeds, workdirs
 from jaxdreamer.names import CHOICES
 from jaxdreamer.objects import Model
-from jaxdreamer.training import Training, state_shapes
-from jaxdreamer.types import Text, TrainState
+from jaxdreamer.training import Training, run_key, state_shapes
+from jaxdreamer.types import Camera, Text, TrainState
 from jaxdreamer.weights import safetensors_io
 
 SHIPPED = pathlib.Path(__file__).parent / 'assets' / 'generator.safetensors'
@@ -41,15 +42,35 @@ def restore(workdir: pathlib.Path, *, prior: str = '', tokenizers: Sequence[str]
   generator first reads a prompt: at `prior`, with `tokenizers`, where they are given, else where it
   was. ValueError where there is no checkpoint, or where other weights lie than the run was trained
   with."""
-  from jaxdreamer import checkpoints  # takes long, and a file needs none
   config = options.expanded(read_config(workdir))
+  params, step = scene_at(workdir, config)
+  return Restored(config, run_model(workdir, config, prior, tokenizers), params, step)
+
+
+def run_model(workdir: pathlib.Path, config: ConfigDict, prior: str,
+              tokenizers: Sequence[str]) -> Model:
+  """The Model of the run in `workdir`; the rest as in `restore`."""
+  return model_of(config, build.phrases(config), workdirs.read_contents(workdir), prior,
+                  tokenizers)
+
+
+def scene_at(workdir: pathlib.Path, config: ConfigDict, *,
+             last: int | None = None) -> tuple[PyTree, int]:
+  """The scene's parameters at the newest checkpoint, of those up to step `last`, and its step.
+  ValueError where there is none."""
+  from jaxdreamer import checkpoints  # takes long, and a file needs none
   with checkpoints.reader(workdir) as saved:
-    found = checkpoints.restore_scene(saved, shapes(config))
+    found = checkpoints.restore_scene(saved, shapes(config), last=last)
   if not found:
     raise none_in(workdir)
-  model = model_of(config, build.phrases(config), workdirs.read_contents(workdir), prior,
-                   tokenizers)
-  return Restored(config, model, *found)
+  return found
+
+
+def cameras_at(config: ConfigDict, step: int) -> Camera:
+  """The [V] cameras of the run's step `step`."""
+  key = jax.random.fold_in(run_key(seeds.key(config.seed)), step)
+  place = sampling.make_views(**build.view_options(config))
+  return place(key, jnp.arange(config.sampling.views), step)[0]
 
 
 def save_generator(path: pathlib.Path, restored: Restored, contents: Mapping[str, str]) -> None:

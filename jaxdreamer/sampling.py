@@ -154,21 +154,31 @@ def make_draw(*, noise: NoiseSchedule, shape: tuple[int, ...], t_min: Schedule =
                                          density=density, antithetic=antithetic)
 
 
-def make_sample(*, design: Callable[..., Array], camera_from: Callable[[Array], Camera],
-                draw: Callable[..., Draws], views: int, dims: int = 1,
-                move: Move | None = None) -> Sample:
-  """(key, ids [local views], step) -> (camera [V], Draws, one key a view for rendering).
+def make_views(*, design: Callable[..., Array], camera_from: Callable[[Array], Camera], views: int,
+               dims: int = 1, move: Move | None = None) -> Callable[..., tuple[Camera, Array]]:
+  """(key, ids [local views], step) -> (camera [V], u [V, dims] of their draws).
 
   `design` spreads (azimuth, elevation, distance, fov, t of `dims` draws) over the step's `views`
-  views; `camera_from` (u [4]) -> Camera, which `move` (key, Camera, step) -> Camera may change;
-  `draw` (key, u [V, dims], ids, step) -> Draws.
+  views; `camera_from` (u [4]) -> Camera, which `move` (key, Camera, step) -> Camera may change.
   """
-  def sample(key, ids, step):
-    k_where, k_draw, k_render = jax.random.split(key, 3)
-    u = design(k_where, ids, views=views, dims=4 + dims)
+  def place(key, ids, step):
+    u = design(jax.random.split(key, 3)[0], ids, views=views, dims=4 + dims)
     camera = jax.vmap(camera_from)(u[:, :4])
     if move:
       camera = jax.vmap(move, (0, 0, None))(by_view(jax.random.fold_in(key, MOVE), ids), camera,
                                             step)
-    return camera, draw(k_draw, u[:, 4:], ids, step), by_view(k_render, ids)
+    return camera, u[:, 4:]
+  return place
+
+
+def make_sample(*, design: Callable[..., Array], camera_from: Callable[[Array], Camera],
+                draw: Callable[..., Draws], views: int, dims: int = 1,
+                move: Move | None = None) -> Sample:
+  """(key, ids [local views], step) -> (camera [V], Draws, one key a view for rendering): the views
+  of make_views, and `draw` (key, u [V, dims], ids, step) -> Draws."""
+  place = make_views(design=design, camera_from=camera_from, views=views, dims=dims, move=move)
+  def sample(key, ids, step):
+    _, k_draw, k_render = jax.random.split(key, 3)
+    camera, u = place(key, ids, step)
+    return camera, draw(k_draw, u, ids, step), by_view(k_render, ids)
   return sample

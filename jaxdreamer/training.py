@@ -105,6 +105,11 @@ def at_step(stages: Sequence[tuple[int, Callable]], step: int) -> Callable:
 def first_state(key: Key[Array, ''], *, scene: Scene, estimator: Estimator, prior: Prior,
          tx: optax.GradientTransformation) -> TrainState:
   """The state before the first step; all random numbers of the run come from `key`."""
-  k_scene, k_est, k_run = jax.random.split(key, 3)
+  k_scene, k_est, _ = jax.random.split(key, 3)
   params = {'scene': scene.init(k_scene), 'est': estimator.init(k_est, prior)}
-  return TrainState(jnp.int32(0), params, tx.init(params), k_run)
+  return TrainState(jnp.int32(0), params, tx.init(params), run_key(key))
+
+
+def run_key(key: Key[Array, '']) -> Key[Array, '']:
+  """TrainState.key of the run whose random numbers come from `key`; each step folds it."""
+  return jax.random.split(key, 3)[2]

@@ -2,15 +2,15 @@
 # Lint, types and all tests, the slow ones and the build of the docs too: 12 minutes on two cores, 3
 # with -m 'not slow'. With --parity also the comparisons with PyTorch's classes as they run, for
 # which torch, diffusers and transformers are installed; without it stored activations of theirs
-# stand for them. Other arguments go to pytest: bash launch/test.sh -k volume. There is no limit on
+# stand for them. The viewer's tests want a browser, chromium or Chrome, and skip where there is none. Other arguments go to pytest: bash launch/test.sh -k volume. There is no limit on
 # the whole, so that a busy machine may take its time: pyproject.toml has one for each test.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh
 
-extras='[test,docs]' first='' arguments=()
+extras='[test,docs,viewer]' first='' arguments=()
 for argument in "$@"; do
-  if [ "$argument" = --parity ]; then extras='[test,docs,parity]' first='torch==2.13.0'; else arguments+=("$argument"); fi
+  if [ "$argument" = --parity ]; then extras='[test,docs,viewer,parity]' first='torch==2.13.0'; else arguments+=("$argument"); fi
 done
 make_venv "$extras" "$first"
 if [ -n "$first" ]; then python -c 'import torch, diffusers, transformers'; fi

@@ -113,10 +113,11 @@ def tests(checkout, python):
 
 def test_the_tests_need_no_torch_unless_parity_is_asked_for(tests, checkout):
   said = tests('-k', 'a volume').stdout
-  assert f'--editable {checkout}[test,docs]' in said and 'torch==' not in said
+  assert f'--editable {checkout}[test,docs,viewer]' in said and 'torch==' not in said
   assert '<-n> <2>' in said and '<-k> <a volume>' in said
   said = tests('-k', 'clip', '--parity', '-x').stdout
-  assert f'--editable {checkout}[test,docs,parity]' in said and '--quiet torch==2.13.0' in said
+  assert f'--editable {checkout}[test,docs,viewer,parity]' in said
+  assert '--quiet torch==2.13.0' in said
   assert '<-k> <clip> <-x>' in said and '<--parity>' not in said
   assert '--parity' in (ROOT / '.ci' / 'run').read_text()
 

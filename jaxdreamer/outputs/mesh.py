@@ -18,7 +18,7 @@ from jaxdreamer.outputs import bake, given, inside, silhouettes, surface, unwrap
 from jaxdreamer.outputs.mesh_files import FORMATS, points_to_ply, save
 from jaxdreamer.outputs.surface import Empty, Mesh
 from jaxdreamer.scores import iou
-from jaxdreamer.types import Camera
+from jaxdreamer.types import Camera, Rendering
 
 
 def solid(opacity: Float[np.ndarray, 'V H W']) -> Bool[np.ndarray, 'V H W']:
@@ -67,6 +67,15 @@ def compared(mesh: Mesh, camera: Camera, opacity: Float[np.ndarray, 'V size size
           'resolution': resolution}
 
 
+def matched(object: Object, *, resolution: int = 96) -> tuple[Mesh, dict, Camera, Rendering]:
+  """`extract`, or of a scene one stands in the surface around the air; and the [V] cameras it was
+  held against, with what they see."""
+  camera = inside.lookouts(object) if object.inside else silhouettes.lookouts(radius=object.radius)
+  views = video.render_views(object.over(1.), camera)
+  return *(inside.extract(object, camera, views, resolution=resolution) if object.inside
+           else extract(object, camera, views.opacity, resolution=resolution)), camera, views
+
+
 def asset(mesh: Mesh, object: Object, *, faces: int, texture: int, cell: float) -> Mesh:
   """`mesh` as it is taken elsewhere: simplified to `faces`, and on it the colors of the object and
   the normals of `mesh` in images of [texture, texture]. 0 leaves either out. `cell` is that of the
@@ -86,10 +95,7 @@ def write(object: Object, folder: pathlib.Path, *, resolution: int = 96,
   formats, mesh.json with the report, mesh.png with the asset under the render; points.ply too where
   `points` > 0. Of a scene one stands in, the surface around the air; a mesh of the user's own at
   its own size and place. Raises Empty where there is no mesh."""
-  camera = inside.lookouts(object) if object.inside else silhouettes.lookouts(radius=object.radius)
-  views = video.render_views(object.over(1.), camera)
-  mesh, facts = (inside.extract(object, camera, views, resolution=resolution) if object.inside
-                 else extract(object, camera, views.opacity, resolution=resolution))
+  mesh, facts, camera, views = matched(object, resolution=resolution)
   if object.given:
     small, written, said = given.asset(object, mesh, texture=texture)
   else:
