@@ -74,8 +74,7 @@ def make_mesh(config) -> Mesh:
   if config.mesh.map not in ('shard_map', 'pmap'):
     raise ValueError(f"config.mesh.map={config.mesh.map!r}: takes one of ['pmap', 'shard_map']")
   return processes.make_mesh(config.sampling.views, data=config.mesh.data,
-                             ring=options.ring(config.sampling),
-                             how=config.mesh.map)
+                             ring=options.ring(config.sampling), how=config.mesh.map)
 
 
 def camera_ranges(section) -> dict:

@@ -2,8 +2,9 @@
 # Lint, types and all tests, the slow ones and the build of the docs too: 12 minutes on two cores, 3
 # with -m 'not slow'. With --parity also the comparisons with PyTorch's classes as they run, for
 # which torch, diffusers and transformers are installed; without it stored activations of theirs
-# stand for them. The viewer's tests want a browser, chromium or Chrome, and skip where there is none. Other arguments go to pytest: bash launch/test.sh -k volume. There is no limit on
-# the whole, so that a busy machine may take its time: pyproject.toml has one for each test.
+# stand for them. The viewer's tests want a browser, chromium or Chrome, and skip where there is
+# none. Other arguments go to pytest: bash launch/test.sh -k volume. There is no limit on the whole,
+# so that a busy machine may take its time: pyproject.toml has one for each test.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh

@@ -30,9 +30,9 @@ class Start(NamedTuple):
 def ellipsoid(xyz: fields.Point, *, radii: tuple[float, float, float]) -> fields.Scalar:
   """The distance of an ellipsoid along the axes to first order: exact, in value and slope, on its
   surface, and everywhere of a sphere."""
-  radii = jnp.array(radii)
-  far = fields.length(xyz / radii)
-  return far * (far - 1.) / fields.length(xyz / radii ** 2)
+  axes = jnp.array(radii)
+  far = fields.length(xyz / axes)
+  return far * (far - 1.) / fields.length(xyz / axes ** 2)
 
 
 def start(shape: str, *, radius: float, radii: tuple[float, float, float], fit: float,
