@@ -30,7 +30,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = {'prior.name': 'test_processes:grey', 'render.background': 'white',
          'scene.sdf_voxels.levels': (4,), 'render.samples': 4,
          # no schedule of as many steps as the run has: it goes on for more of them
-         'scene.sdf_voxels.sharpness': (30.,), 'optim.groups': (('scene/field/.*', .05),),
+         'scene.sdf_voxels.sharpness': (30.,), 'scene.sdf_hashgrid.sharpness': (30.,),
+         'optim.groups': (('scene/field/.*', .05),),
          'render.fine': 0, 'log_every': 2, 'checkpoint_every': 2, 'preview_every': 0,
          'eval.size': 8}
 
