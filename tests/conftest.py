@@ -81,3 +81,18 @@ def refuse(parse, capsys):
     assert left.value.code == cli.MISUSED and said.count('\n') == 1, said
     return said
   return refuse
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+  """A cache folder of the test's own, empty at first."""
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+  """A small Stable Diffusion of random weights: its folder, and what published.write_model tells of
+  it."""
+  import published
+  folder = tmp_path_factory.mktemp('model')
+  return folder, published.write_model(folder)

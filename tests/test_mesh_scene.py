@@ -364,7 +364,7 @@ def test_colors_are_baked_where_the_users_uvs_put_them(file):
   np.testing.assert_allclose(at_home.colors, .5 + whole.vertices / 3., atol=1e-6)
   # at the middles of faces, where no chart's border is near
   middle = lambda values: values[source.faces].mean(1)
-  wide = given.flat_area(source.uv[source.faces]) > 20. / 128 ** 2
+  wide = rasterizer.flat_area(source.uv[source.faces]) > 20. / 128 ** 2
   seen = bake.sample(textured.texture.color, middle(source.uv))
   np.testing.assert_allclose(seen[wide], (.5 + middle(whole.vertices) / 3.)[wide], atol=.01)
   assert wide.mean() > .3

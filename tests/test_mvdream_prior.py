@@ -19,6 +19,7 @@ from jaxdreamer.toybox import xla_flags
 from jaxdreamer.types import Draws, Views
 
 KEY = jax.random.key(0)
+pytestmark = pytest.mark.usefixtures('own_cache')
 QUICK = xla_flags.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})
 
 
@@ -26,11 +27,6 @@ QUICK = xla_flags.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusio
 def model(tmp_path_factory):
   folder = tmp_path_factory.mktemp('mvdream')
   return folder, published.write_mvdream(folder)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
 
 
 @pytest.fixture(scope='module')

@@ -6,23 +6,12 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import published
 import pytest
 
 from jaxdreamer import build, finishing, processes, runs, stages
 
 KEY = jax.random.key(0)
-
-
-@pytest.fixture(scope='module')
-def model(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('model')
-  return folder, published.write_model(folder)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+pytestmark = pytest.mark.usefixtures('own_cache')
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from jaxdreamer.types import Views
 from jaxdreamer.weights import clip_tokens
 
 KEY = jax.random.key(0)
+pytestmark = pytest.mark.usefixtures('own_cache')
 QUICK = xla_flags.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})
 
 
@@ -27,11 +28,6 @@ QUICK = xla_flags.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusio
 def model(tmp_path_factory):
   folder = tmp_path_factory.mktemp('sdxl')
   return folder, published.write_sdxl(folder)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
 
 
 @pytest.fixture(scope='module')

@@ -24,18 +24,8 @@ from jaxdreamer.weights import clip_tokens, safe_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KEY = jax.random.key(0)
+pytestmark = pytest.mark.usefixtures('own_cache')
 QUICK = xla_flags.known({'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False})
-
-
-@pytest.fixture(scope='module')
-def model(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('model')
-  return folder, published.write_model(folder)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
 
 
 def two_views():

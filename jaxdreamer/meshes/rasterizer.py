@@ -99,6 +99,12 @@ def visible(screen: Float[Array, 'N 3'], faces: Int[Array, 'F 3'], valid: Bool[A
   return face.reshape(size, size), far.reshape(size, size), lost + dropped
 
 
+def flat_area(corner: Float[np.ndarray, 'F 3 2']) -> Float[np.ndarray, 'F']:
+  """Areas of triangles in the plane."""
+  (a, b), (c, d) = (corner[:, 1:] - corner[:, :1]).transpose(1, 2, 0)
+  return .5 * np.abs(a * d - b * c)
+
+
 def crowd(vertices: Float[np.ndarray, 'N 3'], faces: Int[np.ndarray, 'F 3']) -> tuple[
     float, float]:
   """How many faces lie over one another, in the mean over the box of the whole mesh, and how many
@@ -111,8 +117,7 @@ def crowd(vertices: Float[np.ndarray, 'N 3'], faces: Int[np.ndarray, 'F 3']) -> 
       up = np.array([-np.cos(angle) * np.sin(height), -np.sin(angle) * np.sin(height),
                      np.cos(height)])
       flat = (vertices @ np.stack([side, up], 1))[faces]
-      (a, b), (c, d) = (flat[:, 1:] - flat[:, :1]).transpose(1, 2, 0)
       wide, high = np.maximum(np.ptp(flat.reshape(-1, 2), axis=0), 1e-9)
-      deep = max(deep, .5 * np.abs(a * d - b * c).sum() / (wide * high))
+      deep = max(deep, flat_area(flat).sum() / (wide * high))
       many = max(many, np.ptp(flat[..., 1], axis=1).sum() / high)
   return float(deep), float(many)

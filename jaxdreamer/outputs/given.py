@@ -6,7 +6,7 @@ import numpy as np
 import trimesh
 from jaxtyping import Float
 
-from jaxdreamer.meshes import files
+from jaxdreamer.meshes import files, rasterizer
 from jaxdreamer.objects import Object
 from jaxdreamer.outputs import bake, raster, surface, unwrap
 from jaxdreamer.outputs.surface import Mesh, Points, Texture
@@ -62,17 +62,11 @@ def fault(file: files.MeshFile, *, size: int) -> str:
   if not np.isfinite(file.uv).all() or file.uv.min() < -1e-6 or file.uv.max() > 1. + 1e-6:
     return 'some lie outside of the square from 0 to 1'
   area = trimesh.triangles.area(file.vertices[file.faces])
-  if (flat := area[flat_area(file.uv[file.faces]) < 1e-12].sum() / area.sum()) > LOST:
+  if (flat := area[rasterizer.flat_area(file.uv[file.faces]) < 1e-12].sum() / area.sum()) > LOST:
     return f'{flat:.0%} of the surface has no area in them'
   if (shared := overlap(file.uv[file.faces], size=size)) > LOST:
     return f'{shared:.0%} of its texels belong to more than one place'
   return ''
-
-
-def flat_area(corner: Float[np.ndarray, 'F 3 2']) -> Float[np.ndarray, 'F']:
-  """Areas of triangles in the plane."""
-  (a, b), (c, d) = (corner[:, 1:] - corner[:, :1]).transpose(1, 2, 0)
-  return .5 * np.abs(a * d - b * c)
 
 
 def overlap(corner: Float[np.ndarray, 'F 3 2'], *, size: int) -> float:
@@ -84,4 +78,3 @@ def overlap(corner: Float[np.ndarray, 'F 3 2'], *, size: int) -> float:
     within = weights.min(1) > 1e-6
     np.add.at(count, (row[within], column[within]), 1)
   return float((count > 1).sum() / max((count > 0).sum(), 1))
-

@@ -13,10 +13,11 @@ from trimesh.visual import TextureVisuals
 from trimesh.visual.color import srgb_to_linear
 from trimesh.visual.material import PBRMaterial, SimpleMaterial
 
+from jaxdreamer.meshes import files
 from jaxdreamer.outputs.surface import Mesh, Points
 from jaxdreamer.outputs.video import png, to_bytes
 
-Y_UP = np.array([[0., 1., 0.], [0., 0., 1.], [1., 0., 0.]])  # rows: glTF's x, y, z are our y, z, x
+Y_UP = files.WORLD.T                   # rows: glTF's x, y, z are our y, z, x
 MATT = {'metallicFactor': 0., 'roughnessFactor': 1.}         # without one glTF means black metal
 MTL = '''newmtl surface
 Kd 1 1 1
