@@ -2,13 +2,15 @@
                                                --faces=15000 --texture=1024
                                                --turntable --points]
 python -m jaxdreamer.export --workdir=... --generator=FILE
+python -m jaxdreamer.export --workdir=... --lora=FILE
 
 Writes a run's outputs anew, at other sizes if asked: mesh.glb and mesh.obj, simplified and
 textured, mesh.ply, with all its faces and colors on its vertices, mesh.json (facts) and mesh.png
 (the mesh under the render), and on demand points.ply and the turntable. An
 empty scene costs the mesh alone. It takes the scene alone: the prior's weights need not be here,
 but for a generator of one prompt. Of a generator of many it writes one file, which
-python -m jaxdreamer.generate --generator=FILE takes.
+python -m jaxdreamer.generate --generator=FILE takes. Of a run by VSD it writes the LoRA, in
+diffusers' layout, which `--config.prior.lora=FILE` and diffusers' pipelines take.
 """
 import pathlib
 
@@ -18,6 +20,7 @@ from absl import flags
 from jaxdreamer import cli, runs, workdirs
 from jaxdreamer.options import place
 from jaxdreamer.outputs import mesh, report, video
+from jaxdreamer.weights import lora_files
 
 
 def main() -> int:
@@ -32,6 +35,8 @@ def main() -> int:
             status=cli.MISUSED)
   if options.generator:
     return write_generator(workdir, place(options.generator))
+  if options.lora:
+    return write_lora(workdir, place(options.lora))
   cli.asset()
   with workdirs.writing(folder, workdir):
     return write(workdir, folder)
@@ -48,6 +53,21 @@ def write_generator(workdir: pathlib.Path, path: pathlib.Path) -> int:
   path.parent.mkdir(parents=True, exist_ok=True)
   runs.save_generator(path, restored, workdirs.read_contents(workdir))
   print(f'{path}  step {restored.step}, {path.stat().st_size / 1e6:.1f} MB')
+  return 0
+
+
+def write_lora(workdir: pathlib.Path, path: pathlib.Path) -> int:
+  """Writes what VSD added to the prior in --workdir to one file. Returns the exit status."""
+  if path.suffix != '.safetensors':
+    cli.die(f'--lora={path}: takes the path of a .safetensors file', status=cli.MISUSED)
+  config = runs.read_config(workdir)
+  if config.estimator.name != 'vsd':
+    cli.die(f'--lora: --workdir={workdir} is a run by {config.estimator.name}, and vsd alone '
+            'trains a LoRA', status=cli.MISUSED)
+  _, _, state = runs.restore_state(workdir)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  layers = lora_files.save(path, state.params['est'])
+  print(f'{path}  step {int(state.step)}, {layers} layers')
   return 0
 
 
@@ -85,6 +105,8 @@ if __name__ == '__main__':
   flags.DEFINE_string('out', None, 'Where to write; the run itself if not given.')
   flags.DEFINE_string('generator', '', 'Write this .safetensors file alone: a generator of many '
                       'prompts, in float16.')
+  flags.DEFINE_string('lora', '', 'Write this .safetensors file alone: the LoRA of a run by VSD, '
+                      "in diffusers' layout.")
   flags.DEFINE_integer('resolution', 128, 'Nodes along a side of the density grid.', lower_bound=8,
                        upper_bound=512)
   cli.asset_flags(faces=15_000, texture=1024)

@@ -14,6 +14,7 @@ from jaxdreamer import files, processes, prompts, workdirs
 from jaxdreamer.meshes import files as meshes
 from jaxdreamer.priors import toybox
 from jaxdreamer.scenes import mesh
+from jaxdreamer.toybox import sd
 from jaxdreamer.weights import (
   clip_tokens,
   diffusers_folder,
@@ -24,14 +25,18 @@ from jaxdreamer.weights import (
 )
 
 TOKENIZERS = ('tokenizer', 'tokenizer_2')
+# models that are shipped, by what config.prior.path calls them
+NAMED = {'toybox-sd': sd.SHIPPED}
 GEOMETRY = 'geometry.safetensors'             # in the workdir of a run that colors a mesh
 ESTIMATED = ('depth', 'normals')              # of config.estimator.ssd
 
 
 def weights_at(section: Any) -> str:
-  """Where config.prior finds its weights: its path, else what it asks the hub for, else '', the
-  shipped ones."""
-  return hub.fetch(section.hub) if section.hub and not section.path else section.path
+  """Where config.prior finds its weights: its path, which may be a name of NAMED, else what it
+  asks the hub for, else '', the shipped ones."""
+  if section.hub and not section.path:
+    return hub.fetch(section.hub)
+  return os.fspath(NAMED.get(section.path, section.path))
 
 
 def contents(config: Any) -> dict[str, str]:

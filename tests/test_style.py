@@ -14,7 +14,7 @@ ROOT = house.ROOT
 HOUSE = house.read()
 MODULES = HOUSE.trees
 
-ABSL = ['cli', 'cli_help', 'evaluate', 'toybox.fit', *house.COMMANDS]
+ABSL = ['cli', 'cli_help', 'evaluate', 'toybox.fit', 'toybox.trainer', *house.COMMANDS]
 # These read the config; everything above build.py takes values. (In nn, a config is a published
 # network's config.json.)
 CONFIG_READERS = ['options', 'places', 'checks', 'build', 'runs', 'method_texts', 'variance_lab',

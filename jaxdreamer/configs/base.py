@@ -57,7 +57,8 @@ OPTIONS = {
   # noise is no option: it is as much as the step draws
   'scene': {'name': 'voxels', 'particles': 1, **of_table(SCENES, without=('noise',))},
   'prior': {'name': 'toybox',
-            'path': '',     # of a folder or file of weights; '' is the shipped file
+            # of a folder or file of weights; '' is the shipped file, 'toybox-sd' the shipped folder
+            'path': '',
             # a LoRA file beside a published model, of kohya's or diffusers' layout
             'lora': '', 'lora_scale': 1.,
             # or: fetch an alias of weights/hub.py, or OWNER/NAME[@REVISION], of the hub

@@ -180,7 +180,7 @@ def as_prior(weights: dict, forward: Forward, coder: Coder, eps: Predict,
 
 
 def rows(parts: dict, phrases: list[str], *, tokenizer: str, section: str
-         ) -> tuple[Float[Array, 'N 77 D'], Float[Array, 'N D']]:
+         ) -> tuple[Float[Array, 'N L D'], Float[Array, 'N D']]:
   """What the one text encoder of a model makes of the phrases: their words, and each as a whole."""
   ids = tokens(parts['text_encoder'], phrases, tokenizer=tokenizer or parts.get('tokenizer'),
                option=f'{section}.tokenizer')

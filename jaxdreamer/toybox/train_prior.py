@@ -14,38 +14,23 @@ the object's weight alike. Captions are dropped in a tenth of the images, view w
 them and the camera in .7. Resumes from `--workdir` by itself; a longer `--images` continues a run
 that has not begun to decay. The batch is shared by all devices.
 """
-import json
 import os
-import pathlib
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 from absl import app, flags
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from optax import contrib
 
 from jaxdreamer import cameras
 from jaxdreamer.diffusion import diffuse
-from jaxdreamer.toybox import (
-  files,
-  fit,
-  geometry,
-  inspection,
-  network,
-  render_buffer,
-  views,
-  world,
-  xla_flags,
-)
+from jaxdreamer.toybox import geometry, inspection, network, render_buffer, trainer, views, world
 from jaxdreamer.weights import safetensors_io
 
 FLAGS = flags.FLAGS
 CAMERA_KEPT, VIEW_WORDS, CAPTION_DROPPED = .7, .6, .1
 GEOMETRY_WEIGHT, MEANING_WEIGHT = .3, .02
 OBJECT_WEIGHT = 4.  # of a pixel of the object, beside the 1 of every pixel
-WARM_UP = 500                                    # steps
 
 
 def optimizer():
@@ -68,10 +53,13 @@ def optimizer():
 
 def init(key):
   """The network's weights, and 'meaning', the heads that read the pooled text."""
-  width = network.TEXT.hidden_size
-  heads = {name: {'kernel': jnp.zeros((width, n)), 'bias': jnp.zeros(n)}
-           for name, n in geometry.HEADS.items()}
-  return network.init(key) | {'meaning': heads}
+  return network.init(key) | {'meaning': heads(network.TEXT.hidden_size)}
+
+
+def heads(width):
+  """What reads the parts of a caption off a pooled text of this width, at its start."""
+  return {name: {'kernel': jnp.zeros((width, n)), 'bias': jnp.zeros(n)}
+          for name, n in geometry.HEADS.items()}
 
 
 def networks(params):
@@ -135,94 +123,33 @@ def renders(key, *, fresh):
   return render_buffer.batch(key, fresh, size=network.SIZE)
 
 
-def make_step(tx, *, n, steps, fraction, peak, sharded, dtype=jnp.float32):
-  """(state, ring, progress) -> state, loss, as in `fit`: `steps` steps of `n` images; state =
-  (step, params, ema, opt, key)."""
-  def step(ring, progress, state):
-    i, params, ema, opt, key = state
-    k_batch, k_loss = jax.random.split(jax.random.fold_in(key, i))
-    some = jax.lax.with_sharding_constraint(examples(k_batch, ring, n), sharded)
-    value, grads = jax.value_and_grad(loss)(params, k_loss, *some,
-                                            emphasis=fit.decay(progress, fraction), dtype=dtype)
-    updates, opt = tx.update(grads, opt, params)
-    rate = peak * fit.pace(i, progress, warm_up=WARM_UP, fraction=fraction, last=.02)
-    params = jax.tree.map(lambda p, u: p + rate * u, params, updates)
-    keep = jnp.minimum(.999, (1. + i) / (10. + i))
-    ema = optax.incremental_update(params, ema, 1. - keep)
-    return (i + 1, params, ema, opt, key), value
-  return lambda state, ring, progress: fit.scan(partial(step, ring, progress), state, steps)
-
-
-def note_start(images):
-  """Adds this start to --workdir/history.txt, if its settings are new and it trains at all, and
-  returns all of the file:
-  weights that were made with more than one set of settings say so."""
-  path = pathlib.Path(FLAGS.workdir) / 'history.txt'
-  lines = path.read_text().splitlines() if path.exists() else []
-  line = fit.settings()
-  if images < FLAGS['images'].value and not (lines and lines[-1].endswith(line)):
-    lines.append(f'from image {images:,}: {line}')
-    path.write_text('\n'.join(lines) + '\n')
-  return lines
-
-
-def begin():
-  """What is trained, as it is before the first step: (step, params, ema, opt), from --start or from
-  random weights."""
-  params = jax.jit(init)(jax.random.fold_in(jax.random.key(FLAGS.seed), 0))
+def begin(key):
+  """What is trained, as it is before the first step, from --start or from random weights."""
+  params = jax.jit(init)(key)
   if FLAGS.start:
     params |= safetensors_io.load(FLAGS.start, jax.eval_shape(network.init, jax.random.key(0)))
-  return jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer().init(params)
+  return params
+
+
+def look(weights, i):
+  """Held-out errors, and a grid of samples in --workdir."""
+  k_held, k_grid = jax.random.split(jax.random.fold_in(jax.random.key(FLAGS.seed), 2))
+  inspection.grid(k_grid, weights).save(os.path.join(FLAGS.workdir, f'samples_{i:06d}.png'))
+  return inspection.held_out(k_held, weights, batches=32)
+
+
+TASK = trainer.Task(init, optimizer, lambda key: renders(key, fresh=FLAGS.fresh), examples, loss,
+                    networks, look)
 
 
 def main(_):
   """Trains the prior of prior.safetensors, from where the last run of --workdir ended."""
-  os.makedirs(FLAGS.workdir, exist_ok=True)
-  k_run, k_held, k_grid = jax.random.split(jax.random.fold_in(jax.random.key(FLAGS.seed), 1), 3)
-  compositions, make, state = fit.compositions(), partial(renders, fresh=FLAGS.fresh), begin()
-  path = os.path.join(FLAGS.workdir, 'state.safetensors')
-  if os.path.exists(path):
-    state = files.restore(path, state)
-  first = int(state[0])
-  history = note_start(first * FLAGS.batch)
-  print(f'{sum(p.size for p in jax.tree.leaves(networks(state[1]))) / 1e6:.1f} M parameters, step '
-        f'{first}', flush=True)
-  mesh = jax.make_mesh((jax.device_count(),), ('data',), axis_types=(AxisType.Auto,))
-  everywhere = NamedSharding(mesh, PartitionSpec()) if jax.device_count() > 1 else None
-  ring, add = render_buffer.fill(k_run, first // FLAGS.steps_per_call, make,
-                                 compositions=compositions, slots=FLAGS.slots,
-                                 sharding=everywhere)
-  state = jax.device_put((*state, jnp.copy(k_run)), everywhere)
-  step = make_step(optimizer(), n=FLAGS.batch, steps=FLAGS.steps_per_call,
-                   fraction=FLAGS.decay, peak=FLAGS.rate,
-                   sharded=NamedSharding(mesh, PartitionSpec('data')), dtype=jnp.dtype(FLAGS.dtype))
-  run = jax.jit(step, donate_argnums=0, compiler_options=xla_flags.own_convolutions()).lower(
-      state, ring, jnp.float32(0.)).compile()
-  print(f'compiled, {FLAGS.slots:,} renders in the ring', flush=True)
-
-  def keep(state, i, value):
-    files.save(path, state[:-1])
-    row = {'step': i, 'images': i * FLAGS.batch, 'loss': value}
-    if FLAGS.look:
-      weights = networks(state[2])
-      row |= inspection.held_out(k_held, weights, batches=32)
-      inspection.grid(k_grid, weights).save(
-          os.path.join(FLAGS.workdir, f'samples_{i:06d}.png'))
-    print(json.dumps(row), flush=True)
-    with open(os.path.join(FLAGS.workdir, 'metrics.jsonl'), 'a') as f:
-      f.write(json.dumps(row) + '\n')
-
-  state, i = fit.fit(run, state, ring, add, first=first, keep=keep)
-  safetensors_io.save(FLAGS.out, networks(state[2]), metadata={
-    'images': str(i * FLAGS.batch), 'seed': str(FLAGS.seed), 'hardware': f'{jax.device_count()} x '
-    f'{jax.devices()[0].device_kind}',
-    'command': f'python -m jaxdreamer.toybox.train_prior {fit.settings()}',
-    'history': '\n'.join(history)})
+  params = begin(jax.random.fold_in(jax.random.key(FLAGS.seed), 0))
+  weights, metadata = trainer.run(TASK, params, command='jaxdreamer.toybox.train_prior')
+  safetensors_io.save(FLAGS.out, weights, metadata=metadata)
 
 
 if __name__ == '__main__':
-  fit.options(images=3_000_000, rate=1.5e-3, slots=8192, workdir='runs/prior',
-              out='jaxdreamer/assets/prior.safetensors')
-  flags.DEFINE_bool('look', True, 'held-out errors and a grid of samples at every checkpoint, by '
-                    'programs of their own')
+  trainer.options(images=3_000_000, rate=1.5e-3, slots=8192, workdir='runs/prior',
+                  out='jaxdreamer/assets/prior.safetensors')
   app.run(main)
