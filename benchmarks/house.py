@@ -20,7 +20,8 @@ ORDER = '''
 '''.split()
 # Below all rooms, and imported by none.
 COMMANDS = ('train variance playground generate export view doctor toybox.train_prior '
-            'toybox.train_geometry toybox.train_autoencoder toybox.train_sd'.split())
+            'toybox.train_geometry toybox.train_autoencoder toybox.train_sd '
+            'toybox.train_mvdream'.split())
 COLUMNS = 100
 LINES = 250
 LINES_OF_AN_ESTIMATOR = 180

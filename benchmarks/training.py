@@ -22,6 +22,7 @@ from jaxdreamer.toybox import (
   render_buffer,
   train_geometry,
   train_prior,
+  trainer,
   xla_flags,
 )
 
@@ -31,8 +32,8 @@ def prior(key, *, batch, slots):
   tx = train_prior.optimizer()
   weights = jax.jit(train_prior.init)(key)
   source = jax.jit(partial(render_buffer.batch, n=slots, size=network.SIZE))(key)
-  step = train_prior.make_step(tx, n=batch, steps=1, fraction=.4, peak=1e-3,
-                               sharded=SingleDeviceSharding(jax.devices()[0]))
+  step = trainer.make_step(train_prior.TASK, tx, n=batch, steps=1, fraction=.4, peak=1e-3,
+                           sharded=SingleDeviceSharding(jax.devices()[0]))
   return step, ((jnp.int32(0), weights, weights, tx.init(weights), key), source, jnp.float32(0.))
 
 

@@ -17,6 +17,7 @@ from benchmarks import (
   behavior,
   estimators,
   generator,
+  real_path,
   results,
   texturing,
   toybox,
@@ -379,3 +380,28 @@ def test_without_a_validator_nothing_is_said_of_a_glb(tmp_path, monkeypatch):
   assert assets.validated(tmp_path / 'none.glb') == (None, None)
   monkeypatch.setattr(assets.shutil, 'which', lambda name: None)
   assert assets.validated(tmp_path / 'none.glb') == (None, None)
+
+
+def test_the_real_path_gives_each_way_its_own_folder_and_counts_what_it_found(monkeypatch,
+                                                                             tmp_path):
+  asked = []
+  def train(prompt, workdir, caches, options):
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    asked.append(' '.join(options))
+    four = 'mvdream' in asked[-1]
+    return {'prompt': prompt, 'iou': .9 if 'sds' in asked[-1] else .8, 'psnr': 20., 'seconds': 3.,
+            'color_right': prompt == 'a', 'recall_at_1': .5,
+            'one_front': four or 'seed=0' in asked[-1]}
+  monkeypatch.setattr(real_path.toybox, 'train', train)
+  found = real_path.objects(tmp_path, 'HERE', (), prompts=('a', 'b'))
+  assert [row['method'] for row in found['rows']] == list(real_path.METHODS)
+  assert found['mean_iou'] == .9 == found['min_iou'] and found['rows'][1]['color'] == .5
+  assert all('prior.path=HERE' in options for options in asked) and len(asked) == 10
+  shares = real_path.janus(tmp_path, 'HERE', 'THERE', ('--config.steps=3',), prompts=('a', 'b'),
+                           seeds=(0, 1))
+  assert shares == {'one_front_sd': .5, 'one_front_mvdream': 1.}
+  for options in asked[10:]:
+    assert ('prior.path=THERE' in options) == ('toybox_mvdream' in options)
+    assert options.endswith('--config.steps=3') and options.count('prior.path') == 1
+  assert real_path.objects(tmp_path, 'HERE', (), prompts=('a', 'b')) == found
+  assert len(asked) == 18                                # what is kept is not run again

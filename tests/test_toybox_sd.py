@@ -9,15 +9,20 @@ import pytest
 from jaxdreamer import build, cameras
 from jaxdreamer.configs import toybox_sd
 from jaxdreamer.diffusion import PREDICTIONS, bcast, diffuse
+from jaxdreamer.nn import mvdream
+from jaxdreamer.priors import mvdream as priors_mvdream
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.toybox import (
   geometry,
   language,
+  meaning,
   render_buffer,
   sd,
   sd_inspection,
+  sd_text,
+  sd_training,
   train_autoencoder,
-  train_sd,
+  train_mvdream,
   views,
   world,
 )
@@ -55,17 +60,17 @@ def folder(weights, tmp_path_factory):
 def test_every_word_is_one_token_and_training_writes_what_the_tokenizer_reads(folder):
   read = clip_tokens.load(folder / 'tokenizer')
   ends = read(language.VOCABULARY[2:-1])[:, 2]
-  end = sd.byte_pairs()[0][clip_tokens.END]
+  end = sd_text.byte_pairs()[0][clip_tokens.END]
   assert (ends == end).all()
-  draw = jax.jit(sd.tokens, compiler_options=QUICK)
+  draw = jax.jit(sd_text.tokens, compiler_options=QUICK)
   for i in range(60):
     key, view = jax.random.key(i), i % 5 - 1
     item = world.sample(key)
     said = language.words(language.tokens(key, item, jnp.int32(-1)))
     text = said + (f', {language.VIEW_WORDS[view]} view' if view >= 0 else '')
     np.testing.assert_array_equal(draw(key, item, jnp.int32(view)), read([text])[0])
-    np.testing.assert_array_equal(sd.tokenize([text]), read([text]))
-  np.testing.assert_array_equal(sd.blank(), read([''])[0])
+    np.testing.assert_array_equal(sd_text.tokenize([text]), read([text]))
+  np.testing.assert_array_equal(sd_text.blank(), read([''])[0])
   assert len(set(read(['a wooden badger'])[0])) > 6       # other words come in pieces, none is lost
 
 
@@ -78,7 +83,7 @@ def test_a_folder_is_read_as_published_ones_are(weights, folder, tmp_path, predi
   prior = stable_diffusion(path=str(place), dtype='float32')
   assert (prior.image_size, prior.latent) == (64, (16, 16, 4))
   text = prior.embed('a red mug', '')
-  words, _ = sd.embed(weights[0], jnp.asarray(sd.tokenize(['a red mug, side view'])))
+  words, _ = sd.embed(weights[0], jnp.asarray(sd_text.tokenize(['a red mug, side view'])))
   np.testing.assert_allclose(text.views[1], words[0], atol=1e-5)
   z, t = jax.random.normal(KEY, (2, 16, 16, 4)), jnp.array([.2, .9])
   rows = jnp.stack([text.plain, text.null])
@@ -86,7 +91,7 @@ def test_a_folder_is_read_as_published_ones_are(weights, folder, tmp_path, predi
   model = sd_inspection.load(place)
   assert model.prediction == prediction and model.scale == .7
   theirs = jax.jit(sd_inspection.eps_of, static_argnames='prediction', compiler_options=QUICK)(
-      model.weights, z, t, rows, prediction=prediction)
+      model.weights, z, t, rows, None, prediction=prediction)
   np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
   x = jax.random.uniform(KEY, (1, 64, 64, 3))
   encoded = jax.jit(lambda w, x: sd.encode(w, x).mean, compiler_options=QUICK)(weights[1], x)
@@ -95,8 +100,9 @@ def test_a_folder_is_read_as_published_ones_are(weights, folder, tmp_path, predi
 
 def guessing(monkeypatch, x0_hat, prediction):
   """A UNet that always guesses this latent."""
-  def predict(params, z_t, t, words, *, dtype=jnp.float32):
-    alpha, sigma = (bcast(f(t), z_t) for f in (train_sd.SCHEDULE.alpha, train_sd.SCHEDULE.sigma))
+  def predict(params, z_t, t, words, where=None, *, dtype=jnp.float32):
+    schedule = sd_training.SCHEDULE
+    alpha, sigma = (bcast(f(t), z_t) for f in (schedule.alpha, schedule.sigma))
     eps = (z_t - alpha * x0_hat) / sigma
     return {'epsilon': eps, 'v_prediction': alpha * eps - sigma * x0_hat}[prediction]
   monkeypatch.setattr(sd, 'predict', predict)
@@ -110,20 +116,21 @@ def test_the_loss_is_that_of_v_whatever_is_predicted(monkeypatch, prediction):
   n, off = 4000, .3
   z, mask = jnp.ones((n, 1, 1, 4)), jnp.ones((n, 1, 1))
   classes = {name: jnp.full(n, -1) for name in geometry.HEADS}
-  params = {'meaning': train_sd.train_prior.heads(128)}
+  params = {'meaning': meaning.heads(128)}
   guessing(monkeypatch, z + off, prediction)
-  loss = lambda z, **kw: train_sd.loss(params, KEY, z, jnp.zeros((n, 24), jnp.int32), mask, classes,
-                                       prediction=prediction, **kw)
+  ids = jnp.zeros((n, 24), jnp.int32)
+  loss = lambda z: sd_training.loss(params, KEY, z, ids, mask, classes, None,
+                                    prediction=prediction)
   t = (np.arange(n) + .5) / n
-  expected = np.mean((off / np.asarray(train_sd.SCHEDULE.sigma(jnp.asarray(t)))) ** 2)
+  expected = np.mean((off / np.asarray(sd_training.SCHEDULE.sigma(jnp.asarray(t)))) ** 2)
   np.testing.assert_allclose(loss(z), expected, rtol=.02)
   guessing(monkeypatch, z, prediction)
   assert loss(z) < 1e-4
   known = {name: jnp.zeros(n, jnp.int32) for name in geometry.HEADS}
   chance = sum(np.log(size) for size in geometry.HEADS.values())
-  np.testing.assert_allclose(train_sd.loss(params, KEY, z, jnp.zeros((n, 24), jnp.int32), mask,
-                                           known, prediction=prediction),
-                             train_sd.train_prior.MEANING_WEIGHT * chance, rtol=1e-3)
+  np.testing.assert_allclose(sd_training.loss(params, KEY, z, jnp.zeros((n, 24), jnp.int32), mask,
+                                           known, None, prediction=prediction),
+                             meaning.WEIGHT * chance, rtol=1e-3)
 
 
 def test_the_objects_places_weigh_more_in_a_mean_of_one(monkeypatch):
@@ -131,33 +138,33 @@ def test_the_objects_places_weigh_more_in_a_mean_of_one(monkeypatch):
   mask = jnp.array([[[1., 0.]]] * 2)
   guessing(monkeypatch, z + jnp.array([.2, 0.])[None, None, :, None], 'epsilon')
   classes = {name: jnp.full(2, -1) for name in geometry.HEADS}
-  at = lambda emphasis: train_sd.loss({'meaning': train_sd.train_prior.heads(128)}, KEY, z,
-                                      jnp.zeros((2, 24), jnp.int32), mask, classes,
+  at = lambda emphasis: sd_training.loss({'meaning': meaning.heads(128)}, KEY, z,
+                                      jnp.zeros((2, 24), jnp.int32), mask, classes, None,
                                       prediction='epsilon', emphasis=emphasis)
-  heavy = 1. + train_sd.train_prior.OBJECT_WEIGHT
+  heavy = 1. + sd_training.OBJECT_WEIGHT
   np.testing.assert_allclose(at(1.) / at(0.), heavy / ((heavy + 1.) / 2.), rtol=1e-5)
 
 
 def test_latents_of_the_ring_are_draws_of_their_posterior_and_words_are_dropped_as_said():
   n, slots = 3000, 2
   item = jax.vmap(world.sample)(jax.random.split(KEY, slots))
-  ring = train_sd.Ring(jnp.array([1., -1.], jnp.float16)[:, None, None, None] * jnp.ones(
+  ring = sd_training.Ring(jnp.array([1., -1.], jnp.float16)[:, None, None, None] * jnp.ones(
       (1, 2, 2, 4), jnp.float16), jnp.full((slots, 2, 2, 4), .25, jnp.float16),
       jnp.full((slots, 2, 2), 51, jnp.uint8), item, jnp.array([0, 3]))
-  z, ids, mask, classes = jax.jit(lambda key: train_sd.examples(key, ring, n),
+  z, ids, mask, classes, _ = jax.jit(lambda key: sd_training.examples(key, ring, n),
                                   compiler_options=QUICK)(KEY)
   np.testing.assert_allclose(np.abs(np.sign(z) * z - 1.).mean(), .25 * np.sqrt(2. / np.pi),
                              rtol=.03)
   np.testing.assert_allclose(mask, 51 / 255., rtol=1e-6)
-  blank = np.asarray((ids == sd.blank()).all(-1))
-  assert abs(blank.mean() - train_sd.CAPTION_DROPPED) < .02
+  blank = np.asarray((ids == sd_text.blank()[None]).all(-1))
+  assert abs(blank.mean() - meaning.CAPTION_DROPPED) < .02
   for label in classes.values():
     np.testing.assert_array_equal(np.asarray(label) == -1, blank)
-  comma = sd.byte_pairs()[0][f'{sd.COMMA}</w>']
+  comma = sd_text.byte_pairs()[0][f'{sd_text.COMMA}</w>']
   told = np.asarray((ids == comma).any(-1))[~blank]
-  assert abs(told.mean() - train_sd.VIEW_WORDS) < .03
+  assert abs(told.mean() - meaning.VIEW_WORDS) < .03
   first = np.asarray(z).mean((1, 2, 3)) > 0.
-  front = sd.byte_pairs()[0]['front</w>']
+  front = sd_text.byte_pairs()[0]['front</w>']
   np.testing.assert_array_equal(np.asarray((ids == front).any(-1))[~blank], told & first[~blank])
 
 
@@ -173,7 +180,7 @@ def test_the_ring_holds_what_the_autoencoder_makes_of_renders(weights, monkeypat
                               jax.vmap(cameras.sample)(jax.random.split(key, n)))
   monkeypatch.setattr(render_buffer, 'batch', pool)
   monkeypatch.setattr(render_buffer, 'background', lambda key, size: jnp.full((size, size, 3), .5))
-  ring = jax.jit(lambda key: train_sd.renders(key, weights[1], .7, fresh=2),
+  ring = jax.jit(lambda key: sd_training.renders(key, weights[1], .7, fresh=2),
                  compiler_options=QUICK)(KEY)
   made = pool(jax.random.split(KEY)[0], 2, size=64)
   x = jax.vmap(render_buffer.composite)(made.rgb, made.mask, jnp.full((2, 64, 64, 3), .5))
@@ -277,3 +284,79 @@ def test_the_schedule_is_the_published_one():
   betas = np.linspace(.00085 ** .5, .012 ** .5, 1000) ** 2
   np.testing.assert_allclose(z_t ** 2, [1. - betas[0], np.prod(1. - betas)], rtol=1e-3)
   assert sd.SCHEDULER['prediction_type'] in PREDICTIONS
+
+
+def scenes(n):
+  """A ring of `n` scenes of four views of constant latents."""
+  item = jax.vmap(world.sample)(jax.random.split(KEY, n))
+  four = lambda a: jnp.repeat(jnp.asarray(a)[:, None], sd.TURNS, 1)
+  latent = jnp.arange(n, dtype=jnp.float16)[:, None, None, None, None] * jnp.ones(
+      (1, sd.TURNS, 2, 2, 4), jnp.float16)
+  seen = sd_training.Ring(latent, 0. * latent, jnp.zeros((n, sd.TURNS, 2, 2), jnp.uint8),
+                       jax.tree.map(four, item), four(jnp.arange(n) % 4))
+  turn = jnp.arange(n)[:, None, None] + .1 * jnp.arange(sd.TURNS)[None, :, None]
+  where = jnp.broadcast_to(turn, (n, sd.TURNS, 16))
+  return train_mvdream.Ring(seen, where)
+
+
+def test_views_of_a_scene_come_together_under_one_caption_without_view_words():
+  z, ids, _, classes, where = jax.jit(lambda key: train_mvdream.examples(key, scenes(5), 40),
+                                      compiler_options=QUICK)(KEY)
+  scene = np.asarray(z)[:, 0, 0, 0]
+  np.testing.assert_allclose(where[:, 0], scene + .1 * (np.arange(40) % sd.TURNS), atol=1e-5)
+  for row in (scene, np.asarray(ids), *map(np.asarray, classes.values())):
+    grouped = row.reshape(10, sd.TURNS, -1)
+    assert (grouped == grouped[:, :1]).all()
+  assert not (ids == sd_text.byte_pairs()[0][f'{sd_text.COMMA}</w>']).any()
+  assert len(set(scene)) > 2
+
+
+def test_a_ring_of_renders_turns_around_one_toy_in_one_light(monkeypatch):
+  lights, none = [], jnp.zeros((12, 64, 64, 3))
+  monkeypatch.setattr(views, 'render_batch', lambda item, camera, light, **_: (
+    lights.append(light), views.View(none, none[..., 0], none[..., 0], none))[1])
+  items, camera, _ = render_buffer.draw(KEY, 12, size=64, turns=4)
+  light, = lights
+  for leaf in jax.tree.leaves((items, light, camera.elevation, camera.distance, camera.fov)):
+    grouped = np.asarray(leaf).reshape(3, 4, -1)
+    assert (grouped == grouped[:, :1]).all()
+  around = np.exp(1j * np.asarray(camera.azimuth)).reshape(3, 4)
+  np.testing.assert_allclose(around[:, 1:] / around[:, :-1], 1j, atol=1e-5)
+  assert len(np.unique(np.asarray(camera.elevation))) == 3
+
+
+@pytest.mark.slow
+def test_mvdream_begins_as_toybox_sd_and_its_folder_is_read_as_mvdreams(weights, tmp_path):
+  begun = train_mvdream.init(KEY, weights[0])
+  z, t = jax.random.normal(KEY, (4, 16, 16, 4)), jnp.full(4, .5)
+  words, _ = sd.embed(begun, jnp.asarray(sd_text.tokenize(['a red car'] * 4)))
+  camera = cameras.orbit((4, .3))
+  where = mvdream.camera_vector(jax.tree.map(jnp.asarray, camera))
+  predict = jax.jit(sd.predict, compiler_options=QUICK)
+  np.testing.assert_array_equal(predict(begun, z, t, words, where),
+                                predict(begun, z, t, words, 0. * where))
+  moved = jax.tree.map(jnp.copy, begun)
+  moved['unet']['class_embedding']['linear_2']['kernel'] += .3
+  there, opposite = (predict(moved, z, t, words, v) for v in (where, -where))
+  assert np.abs(there - opposite).max() > .01
+  sd.save(tmp_path, sd_training.shipped(moved), prediction='epsilon', dtype=jnp.float32)
+  sd.save_autoencoder(tmp_path, weights[1], scale=1., dtype=jnp.float32)
+  prior = priors_mvdream.mvdream(path=str(tmp_path), dtype='float32')
+  text = prior.embed('a red car', '')
+  np.testing.assert_allclose(text.plain, words[0], atol=1e-5)
+  ours = jax.jit(prior.eps, compiler_options=QUICK)(z, t, words, jax.tree.map(jnp.asarray, camera))
+  np.testing.assert_allclose(ours, predict(moved, z, t, words, where), atol=1e-4)
+
+
+def test_views_of_a_scene_share_their_time(monkeypatch):
+  times = []
+  monkeypatch.setattr(sd, 'embed', lambda params, ids: (None, jnp.zeros((len(ids), 128))))
+  monkeypatch.setattr(sd, 'predict', lambda params, z_t, t, words, where, **_: (
+    times.append(np.asarray(t)), z_t)[1])
+  n = 4 * sd.TURNS
+  sd_training.loss({'meaning': meaning.heads(128)}, KEY, jnp.zeros((n, 1, 1, 4)),
+                jnp.zeros((n, 24), jnp.int32), jnp.zeros((n, 1, 1)),
+                {name: jnp.full(n, -1) for name in geometry.HEADS}, jnp.zeros((n, 16)),
+                prediction='epsilon')
+  t = times[0].reshape(4, sd.TURNS)
+  assert (t == t[:, :1]).all() and (np.floor(4. * t[:, 0]) == np.arange(4)).all()

@@ -13,7 +13,17 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxdreamer import cameras
 from jaxdreamer.nn.clip import CLIPTextModel
 from jaxdreamer.nn.unet import UNet2DCondition
-from jaxdreamer.toybox import files, fit, geometry, network, render_buffer, train_prior, world
+from jaxdreamer.toybox import (
+  files,
+  fit,
+  geometry,
+  meaning,
+  network,
+  render_buffer,
+  train_prior,
+  trainer,
+  world,
+)
 
 KEY = jax.random.key(0)
 BATCH, FRESH, RING = 8, 2, 16
@@ -74,10 +84,10 @@ def test_what_the_caption_says_is_read_off_the_pooled_text_where_there_is_a_capt
   params = guess(monkeypatch, lambda z_t, t: 0. * z_t)
   z, seen = jnp.zeros((500, *network.LATENT)), jnp.zeros((500, *network.GEOMETRY))
   classes = {name: jnp.where(jnp.arange(500) % 2 == 0, -1, 1) for name in geometry.HEADS}
-  expected = train_prior.MEANING_WEIGHT * sum(np.log(n) for n in geometry.HEADS.values()) / 2.
+  expected = meaning.WEIGHT * sum(np.log(n) for n in geometry.HEADS.values()) / 2.
   np.testing.assert_allclose(errors(params, z, seen, classes), expected, rtol=1e-5)
   params['meaning']['relation']['bias'] = jnp.array([0., 1e3, 0.])
-  sure = expected - train_prior.MEANING_WEIGHT * np.log(geometry.HEADS['relation']) / 2.
+  sure = expected - meaning.WEIGHT * np.log(geometry.HEADS['relation']) / 2.
   np.testing.assert_allclose(errors(params, z, seen, classes), sure, rtol=1e-5)
 
 
@@ -120,7 +130,7 @@ def test_captions_and_cameras_are_dropped_as_often_as_said():
   blank = (ids == jnp.asarray(world.tokenize(''))[None]).all(1)
   assert z.shape == (400, *network.LATENT) and abs(z).max() <= 1.
   np.testing.assert_allclose([blank.mean(), (vector != 0.).any(1).mean()],
-                             [train_prior.CAPTION_DROPPED, train_prior.CAMERA_KEPT], atol=.07)
+                             [meaning.CAPTION_DROPPED, train_prior.CAMERA_KEPT], atol=.07)
   mask, normal = jnp.split(seen, [network.PATCH ** 2], axis=-1)
   length = jnp.linalg.norm(normal.reshape(*normal.shape[:3], -1, 3), axis=-1)
   # unit normals where the object is, none elsewhere
@@ -186,8 +196,8 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch, steps
   small_networks(monkeypatch)
   tx = train_prior.optimizer()
   mesh = jax.make_mesh((1,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
-  run = jax.jit(train_prior.make_step(tx, n=BATCH, steps=steps, fraction=.5, peak=1e-3,
-                                      sharded=NamedSharding(mesh, PartitionSpec('data'))))
+  run = jax.jit(trainer.make_step(train_prior.TASK, tx, n=BATCH, steps=steps, fraction=.5,
+                                  peak=1e-3, sharded=NamedSharding(mesh, PartitionSpec('data'))))
   # not the cached one of the whole network
   params = jax.jit(lambda key: train_prior.init(key))(KEY)
   begin = jnp.int32(0), params, params, tx.init(params)
@@ -245,11 +255,11 @@ def test_sizes_that_do_not_fit_are_named(monkeypatch, wrong):
 
 def test_a_start_with_other_settings_is_noted_and_one_with_the_same_is_not(tmp_path, monkeypatch):
   flags = options(**dict.fromkeys(fit.SETTINGS, 96), workdir=str(tmp_path))
-  for module in (train_prior, fit):
+  for module in (trainer, fit):
     monkeypatch.setattr(module, 'FLAGS', flags)
-  assert len(train_prior.note_start(0)) == 1 == len(train_prior.note_start(32))
+  assert len(trainer.note_start(0)) == 1 == len(trainer.note_start(32))
   flags['rate'].value = 2
-  lines = train_prior.note_start(64)
+  lines = trainer.note_start(64)
   assert len(lines) == 2 and lines[1].startswith('from image 64:') and '--rate=2' in lines[1]
   flags['rate'].value = 3
-  assert train_prior.note_start(96) == lines                     # nothing was left to train
+  assert trainer.note_start(96) == lines                     # nothing was left to train

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Int8, Key, PyTree, UInt8
 
+from jaxdreamer import cameras
 from jaxdreamer.toybox import views, world
 from jaxdreamer.types import Camera
 
@@ -27,21 +28,28 @@ class Pool(NamedTuple):
   camera: Camera                       # [P]
 
 
-def draw(key: Key[Array, ''], n: int, *, size: int, supersample: int = 2, pairs: float = PAIRS
-         ) -> tuple[world.Item, Camera, views.View]:
-  """`n` renders of one random composition: items [n], cameras [n], View [n]."""
+def draw(key: Key[Array, ''], n: int, *, size: int, supersample: int = 2, pairs: float = PAIRS,
+         turns: int = 1) -> tuple[world.Item, Camera, views.View]:
+  """`n` renders of one random composition: items [n], cameras [n], View [n]; `turns` successive
+  ones are of one item in one light, from azimuths that divide the circle."""
   k_what, k_item, k_camera, k_light = jax.random.split(key, 4)
   composition = world.sample_composition(k_what, pairs=pairs)
-  items = jax.vmap(lambda k: world.sample_of(k, *composition))(jax.random.split(k_item, n))
-  camera = jax.vmap(views.sample_camera)(jax.random.split(k_camera, n))
-  light = jax.vmap(views.sample_light)(jax.random.split(k_light, n))
+  each = lambda make, k: jax.tree.map(lambda a: jnp.repeat(a, turns, 0),
+                                      jax.vmap(make)(jax.random.split(k, n // turns)))
+  items = each(lambda k: world.sample_of(k, *composition), k_item)
+  camera, light = each(views.sample_camera, k_camera), each(views.sample_light, k_light)
+  if turns > 1:
+    step = 2. * jnp.pi / turns * (jnp.arange(n) % turns)
+    camera = jax.vmap(cameras.orbital)(camera.azimuth + step, camera.elevation, camera.distance,
+                                       camera.fov)
   one = items._replace(kind=items.kind[0], relation=items.relation[0])
   return items, camera, views.render_batch(one, camera, light, size=size, supersample=supersample)
 
 
-def batch(key: Key[Array, ''], n: int, *, size: int, pairs: float = PAIRS) -> Pool:
-  """`n` fresh slots."""
-  items, camera, view = draw(key, n, size=size, pairs=pairs)
+def batch(key: Key[Array, ''], n: int, *, size: int, pairs: float = PAIRS,
+          turns: int = 1) -> Pool:
+  """`n` fresh slots; `turns` as in `draw`."""
+  items, camera, view = draw(key, n, size=size, pairs=pairs, turns=turns)
   byte = lambda a: jnp.round(255. * jnp.clip(a, 0., 1.)).astype(jnp.uint8)
   normal = jnp.round(127. * view.normal * view.mask[..., None]).astype(jnp.int8)
   return Pool(byte(view.rgb), byte(view.mask), normal, items, camera)

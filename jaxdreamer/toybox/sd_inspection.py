@@ -9,8 +9,19 @@ import numpy as np
 from jaxtyping import PyTree
 from PIL import Image
 
+from jaxdreamer import cameras
 from jaxdreamer.diffusion import PREDICTIONS, bcast, ddim, diffuse, guide, x0_from_eps
-from jaxdreamer.toybox import geometry, inspection, language, render_buffer, sd, views, world
+from jaxdreamer.nn import mvdream
+from jaxdreamer.toybox import (
+  geometry,
+  inspection,
+  language,
+  render_buffer,
+  sd,
+  sd_text,
+  views,
+  world,
+)
 
 SCHEDULE = sd.schedule()
 
@@ -29,9 +40,9 @@ def load(folder) -> Model:
   return Model(sd.load(folder), autoencoder, scale, sd.prediction_of(folder))
 
 
-def eps_of(weights, z_t, t, words, *, prediction):
-  """The noise in z_t."""
-  return PREDICTIONS[prediction].eps(sd.predict(weights, z_t, t, words), z_t,
+def eps_of(weights, z_t, t, words, where, *, prediction):
+  """The noise in z_t; `where` as sd.predict's."""
+  return PREDICTIONS[prediction].eps(sd.predict(weights, z_t, t, words, where), z_t,
                                      bcast(SCHEDULE.alpha(t), z_t), bcast(SCHEDULE.sigma(t), z_t))
 
 
@@ -44,12 +55,13 @@ def _errors(key, weights, autoencoder, scale, *, n, prediction):
   z = scale * sd.encode(autoencoder, x).mean
   mask = jax.image.resize(pool.mask / 255., (n, sd.SIDE, sd.SIDE), 'linear')[..., None]
   view = views.view_bin(pool.camera.azimuth, pool.camera.elevation)
-  words, _ = sd.embed(weights, jax.vmap(sd.tokens)(jax.random.split(k_words, n), pool.item, view))
+  ids = jax.vmap(sd_text.tokens)(jax.random.split(k_words, n), pool.item, view)
+  words, _ = sd.embed(weights, ids)
   row = {}
   for time, k in zip(inspection.TIMES, jax.random.split(k_noise, len(inspection.TIMES))):
     t = jnp.full(n, time)
     z_t = diffuse(z, t, jax.random.normal(k, z.shape), schedule=SCHEDULE)
-    eps_hat = eps_of(weights, z_t, t, words, prediction=prediction)
+    eps_hat = eps_of(weights, z_t, t, words, None, prediction=prediction)
     off = (x0_from_eps(eps_hat, z_t, bcast(SCHEDULE.alpha(t), z),
                        bcast(SCHEDULE.sigma(t), z)) - z) ** 2
     row |= {f'x0_{time}': jnp.mean(off),
@@ -69,7 +81,7 @@ def held_out(key, model, *, batches, n=8):
 def guided(weights, z_t, t, text, null, scale, *, prediction):
   """Guided noise prediction."""
   double = lambda a: jnp.concatenate([a, a])
-  eps = eps_of(weights, double(z_t), double(t), jnp.concatenate([text, null]),
+  eps = eps_of(weights, double(z_t), double(t), jnp.concatenate([text, null]), None,
                prediction=prediction)
   return guide(*jnp.split(eps, 2), scale)
 
@@ -78,7 +90,7 @@ def sample(key, model, ids, *, guidance=3., steps=20):
   """Guided DDIM samples [n, H, W, 3] of token rows [n, L]."""
   words = jax.jit(lambda weights, ids: sd.embed(weights, ids)[0])
   text = words(model.weights, ids)
-  null = words(model.weights, jnp.broadcast_to(sd.blank(), ids.shape))
+  null = words(model.weights, jnp.broadcast_to(sd_text.blank(), ids.shape))
   z = jax.random.normal(key, (len(ids), sd.SIDE, sd.SIDE, 4))
   eps = lambda z_t, t: guided(model.weights, z_t, t, text, null, guidance,
                               prediction=model.prediction)
@@ -91,7 +103,7 @@ def grid(key, model, *, columns=8):
   said = [f'{caption}, {language.VIEW_WORDS[j * 4 // columns]} view'
           for caption in inspection.CAPTIONS for j in range(columns)]
   x = np.concatenate([np.asarray(sample(jax.random.fold_in(key, i), model, jnp.asarray(
-      sd.tokenize(said[i:i + 2 * columns])))) for i in range(0, len(said), 2 * columns)])
+      sd_text.tokenize(said[i:i + 2 * columns])))) for i in range(0, len(said), 2 * columns)])
   rows = [np.concatenate(list(x[i:i + columns]), 1) for i in range(0, len(x), columns)]
   return Image.fromarray((255. * np.concatenate(rows)).astype(np.uint8))
 
@@ -106,7 +118,7 @@ def fidelity(model, reader, *, samples, batch=32):
         jax.random.fold_in(jax.random.key(1), i), 4)
     items = jax.vmap(world.sample)(jax.random.split(k_item, batch))
     camera = jax.vmap(views.sample_camera)(jax.random.split(k_camera, batch))
-    ids = jax.vmap(sd.tokens)(jax.random.split(k_words, batch), items,
+    ids = jax.vmap(sd_text.tokens)(jax.random.split(k_words, batch), items,
                               views.view_bin(camera.azimuth, camera.elevation))
     logp = geometry.read(reader, sample(k_noise, model, ids))
     likely, right = [], []
@@ -135,3 +147,27 @@ def picture(prior, z, prompt, *, scale, steps):
   count = sd.SCHEDULER['num_train_timesteps']
   times = (np.arange(steps)[::-1] * (count // steps) + 1.) / (count - 1)
   return jnp.clip(prior.decode(ddim(eps, z, times, schedule=prior.schedule)), 0., 1.)
+
+
+def turntables(key, model, *, guidance=3., steps=20, elevation=20.):
+  """A picture of samples of a model that sees cameras: a row a caption, the four views of one
+  scene."""
+  n = len(inspection.CAPTIONS)
+  camera = cameras.orbit(*[(sd.TURNS, np.radians(elevation))] * n)
+  where = mvdream.camera_vector(jax.tree.map(jnp.asarray, camera))
+  ids = jnp.repeat(jnp.asarray(sd_text.tokenize(list(inspection.CAPTIONS))), sd.TURNS, 0)
+  words = jax.jit(lambda weights, ids: sd.embed(weights, ids)[0])
+  text = words(model.weights, ids)
+  null = words(model.weights, jnp.broadcast_to(sd_text.blank(), ids.shape))
+
+  @jax.jit
+  def eps(z_t, t):
+    both = eps_of(model.weights, jnp.concatenate([z_t] * 2), jnp.concatenate([t] * 2),
+                  jnp.concatenate([text, null]), jnp.concatenate([where] * 2),
+                  prediction=model.prediction)
+    return guide(*jnp.split(both, 2), guidance)
+  z = jax.random.normal(key, (len(ids), sd.SIDE, sd.SIDE, 4))
+  z = ddim(eps, z, np.linspace(1., 1. / steps, steps), schedule=SCHEDULE)
+  x = np.asarray(jnp.clip(jax.jit(sd.decode)(model.autoencoder, z / model.scale), 0., 1.))
+  rows = [np.concatenate(list(x[i:i + sd.TURNS]), 1) for i in range(0, len(x), sd.TURNS)]
+  return Image.fromarray((255. * np.concatenate(rows)).astype(np.uint8))

@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
-from jaxdreamer.toybox import render_buffer, sd, train_geometry, trainer
+from jaxdreamer.toybox import render_buffer, sd, trainer
 
 FLAGS = flags.FLAGS
 DIVERGENCE = 1e-4    # weight of a latent number's, beside the squared error of a pixel in [-1, 1]
@@ -41,12 +41,12 @@ def examples(key, ring, n):
   return pictures(key, ring, n)
 
 
-def loss(weights, key, x, mask, *, emphasis=1., dtype=jnp.float32):
+def loss(params, key, x, mask, *, emphasis=1., dtype=jnp.float32):
   """Mean squared error in [-1, 1], weighted, and DIVERGENCE times the mean divergence of a latent
   number from N(0, 1)."""
-  mean, logvar = sd.encode(weights, x, dtype=dtype)
+  mean, logvar = sd.encode(params, x, dtype=dtype)
   z = mean + jnp.exp(.5 * logvar) * jax.random.normal(key, mean.shape)
-  off = 4. * (sd.decode(weights, z, dtype=dtype) - x) ** 2
+  off = 4. * (sd.decode(params, z, dtype=dtype) - x) ** 2
   weight = 1. + OBJECT_WEIGHT * emphasis * mask[..., None]
   divergence = .5 * jnp.mean(mean ** 2 + jnp.exp(logvar) - 1. - logvar)
   return jnp.mean(weight * off) / jnp.mean(weight) + DIVERGENCE * divergence
@@ -88,7 +88,12 @@ def look(weights, i):
   return scores
 
 
-TASK = trainer.Task(sd.init_autoencoder, train_geometry.optimizer,
+def optimizer():
+  """As train_geometry's: Muon for every kernel."""
+  return trainer.muon(trainer.kernels, adam_rate=1. / 3.)
+
+
+TASK = trainer.Task(sd.init_autoencoder, optimizer,
                     lambda key: render_buffer.batch(key, FLAGS.fresh, size=sd.SIZE), examples,
                     loss, lambda params: params, look)
 

@@ -18,18 +18,26 @@ import os
 
 import jax
 import jax.numpy as jnp
-import optax
 from absl import app, flags
 from optax import contrib
 
 from jaxdreamer import cameras
 from jaxdreamer.diffusion import diffuse
-from jaxdreamer.toybox import geometry, inspection, network, render_buffer, trainer, views, world
+from jaxdreamer.toybox import (
+  geometry,
+  inspection,
+  meaning,
+  network,
+  render_buffer,
+  trainer,
+  views,
+  world,
+)
 from jaxdreamer.weights import safetensors_io
 
 FLAGS = flags.FLAGS
-CAMERA_KEPT, VIEW_WORDS, CAPTION_DROPPED = .7, .6, .1
-GEOMETRY_WEIGHT, MEANING_WEIGHT = .3, .02
+CAMERA_KEPT = .7
+GEOMETRY_WEIGHT = .3
 OBJECT_WEIGHT = 4.  # of a pixel of the object, beside the 1 of every pixel
 
 
@@ -37,7 +45,6 @@ def optimizer():
   """AdamW at rate 1; Muon (Jordan et al. 2024), rescaled to Adam's step sizes, for the matrices
   through which words, times and cameras act: it gives the faint directions of a gradient, as the
   camera's are, the step of the strong ones."""
-  tiny = 1e-15  # the lowest level's gradients are about 1e-8, and that is where words act
   def matrices(params):
     def of(path, x):
       name = jax.tree_util.keystr(path)
@@ -45,21 +52,12 @@ def optimizer():
           'time_emb_proj', "class_embedding']['linear_2", 'text_model'))
       return contrib.MuonDimensionNumbers((0,), (1,)) if acts else None
     return jax.tree_util.tree_map_with_path(of, params)
-  return optax.chain(optax.clip_by_global_norm(1.), contrib.muon(
-      1., adam_learning_rate=1., muon_weight_dimension_numbers=matrices, consistent_rms=.2,
-      adam_b2=.99,
-      eps=tiny, weight_decay=.01, adam_weight_decay=.01))
+  return trainer.muon(matrices)
 
 
 def init(key):
   """The network's weights, and 'meaning', the heads that read the pooled text."""
-  return network.init(key) | {'meaning': heads(network.TEXT.hidden_size)}
-
-
-def heads(width):
-  """What reads the parts of a caption off a pooled text of this width, at its start."""
-  return {name: {'kernel': jnp.zeros((width, n)), 'bias': jnp.zeros(n)}
-          for name, n in geometry.HEADS.items()}
+  return network.init(key) | {'meaning': meaning.heads(network.TEXT.hidden_size)}
 
 
 def networks(params):
@@ -75,10 +73,10 @@ def examples(key, source, n):
   back = jax.vmap(lambda k: render_buffer.background(k, network.SIZE))(jax.random.split(k_back, n))
   x = jax.vmap(render_buffer.composite)(pick.rgb, pick.mask, back)
   told, seen, blank = jax.random.uniform(k_drop, (3, n))
-  bins = jnp.where(seen < VIEW_WORDS, views.view_bin(pick.camera.azimuth, pick.camera.elevation),
-                   -1)
+  bins = jnp.where(seen < meaning.VIEW_WORDS,
+                   views.view_bin(pick.camera.azimuth, pick.camera.elevation), -1)
   ids = jax.vmap(world.tokens)(jax.random.split(k_words, n), pick.item, bins)
-  is_blank = blank < CAPTION_DROPPED
+  is_blank = blank < meaning.CAPTION_DROPPED
   ids = jnp.where(is_blank[:, None], jnp.asarray(world.tokenize(''))[None], ids)
   classes = {name: jnp.where(is_blank, -1, label)
              for name, label in geometry.labels(pick.item, False).items()}
@@ -86,20 +84,9 @@ def examples(key, source, n):
   return network.encode(x), ids, vector, network.geometry(pick.mask, pick.normal), classes
 
 
-def misread(heads, pooled, classes):
-  """Cross-entropies of what the pooled text says, summed over heads; a mean over the captions that
-  say anything."""
-  total = 0.
-  for name, label in classes.items():
-    logp = jax.nn.log_softmax(pooled @ heads[name]['kernel'] + heads[name]['bias'][None])
-    total -= jnp.where(label < 0, 0., jnp.take_along_axis(logp, jnp.maximum(label, 0)[:, None],
-                                                          -1)[:, 0])
-  return jnp.mean(total)
-
-
 def loss(params, key, z, ids, vector, seen, classes, *, emphasis=1., dtype=jnp.float32):
   """Mean of |x0_hat - z|^2 over a batch, and GEOMETRY_WEIGHT as much of the geometry's,
-  MEANING_WEIGHT of `misread`.
+  meaning.WEIGHT of `misread`.
 
   t is stratified over the batch and densest at 1 (density 1 / (2 sqrt(1 - t))): there words and
   camera decide what little noise leaves to guess. Most of the plain error is the background's, so
@@ -115,7 +102,7 @@ def loss(params, key, z, ids, vector, seen, classes, *, emphasis=1., dtype=jnp.f
   weight = 1. + OBJECT_WEIGHT * emphasis * network.of_object(seen)
   image = jnp.mean(weight * (x0_hat - z) ** 2) / jnp.mean(weight)
   return (image + GEOMETRY_WEIGHT * jnp.mean((seen_hat - seen) ** 2)
-          + MEANING_WEIGHT * misread(params['meaning'], text[:, 0], classes))
+          + meaning.WEIGHT * meaning.misread(params['meaning'], text[:, 0], classes))
 
 
 def renders(key, *, fresh):

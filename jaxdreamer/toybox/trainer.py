@@ -16,6 +16,7 @@ import optax
 from absl import flags
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
+from optax import contrib
 
 from jaxdreamer.toybox import files, fit, render_buffer, xla_flags
 
@@ -32,6 +33,22 @@ class Task(NamedTuple):
   loss: Callable[..., Any]                       # (params, key, *examples, emphasis, dtype) -> []
   shipped: Callable[[PyTree], PyTree]            # those of the params that are shipped
   look: Callable[[PyTree, int], dict]            # (shipped weights, step) -> scores
+
+
+def muon(matrices: Callable[[PyTree], PyTree], *,
+         adam_rate: float = 1.) -> optax.GradientTransformation:
+  """AdamW at rate 1, or `adam_rate`; Muon (Jordan et al. 2024), rescaled to Adam's step sizes, for
+  what `matrices` (params) gives dimension numbers."""
+  tiny = 1e-15  # the lowest level's gradients are about 1e-8, and that is where words act
+  return optax.chain(optax.clip_by_global_norm(1.), contrib.muon(
+      1., adam_learning_rate=adam_rate, muon_weight_dimension_numbers=matrices, consistent_rms=.2,
+      adam_b2=.99, eps=tiny, weight_decay=.01, adam_weight_decay=.01))
+
+
+def kernels(params: PyTree) -> PyTree:
+  """Dimension numbers of every kernel: all that has more than one axis."""
+  return jax.tree.map(lambda a: contrib.MuonDimensionNumbers(tuple(range(a.ndim - 1)), (
+      a.ndim - 1,)) if a.ndim > 1 else None, params)
 
 
 def options(**defaults):

@@ -1,0 +1,150 @@
+"""The way of published models, on the small one that is shipped:   python -m benchmarks.real_path
+[--only=model,objects,janus,diffusers,restoration] [--quick]
+
+  model        PSNR of the autoencoder on held-out renders, in dB, and how far the fidelity of
+               toybox-sd's samples is below the pixel prior's (benchmarks.prior): the largest gap of
+               shape, color and relation
+  objects      the eight prompts of benchmarks.toybox by each estimator, view words alone
+  janus        the share of one front, of five toys that have one and three seeds: toybox-sd beside
+               toybox-mvdream (--mvdream=FOLDER), the same cameras and steps
+  diffusers    the largest difference of pixels of the same noise through diffusers' pipeline, 20
+               steps of DDIM in float32; wants the extra `parity`
+
+Each object is a process of its own, as benchmarks.toybox's; runs are kept by a hash of the sources,
+and the same command goes on. Writes benchmarks/results/real_path.json once all parts are there;
+parts asked for alone are printed.
+"""
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import statistics
+
+import jax
+import numpy as np
+
+from benchmarks import results, toybox
+from jaxdreamer.priors.stable_diffusion import stable_diffusion
+from jaxdreamer.toybox import geometry, sd, sd_inspection, train_autoencoder
+
+METHODS = ('sds', 'csd', 'vsd', 'ssd', 'asd')
+FRONTED = ('a red car', 'a snowman with a blue hat', 'a purple house', 'an orange chair',
+           'a white duck')
+SEEDS = (0, 1, 2)
+PICTURES = ('a red cube', 'a green cone on a yellow cylinder, side view', 'a purple house')
+NOISE = jax.random.key(3)
+QUICK = ('--config.steps=20',)
+
+
+def model(folder, *, samples):
+  """What toybox-sd knows, beside the pixel prior."""
+  found = sd_inspection.load(folder)
+  seen, _ = train_autoencoder.held_out(jax.random.key(10 ** 6), found.autoencoder, batches=64)
+  ours = sd_inspection.fidelity(found, geometry.shipped(), samples=samples)
+  pixel = results.read('prior')
+  return {'autoencoder_psnr': seen['psnr'], 'autoencoder_object_psnr': seen['object_psnr'],
+          **ours, 'fidelity_gap': max(pixel[name] - ours[name] for name in ours)}
+
+
+def runs(folder, variants, prompts, options):
+  """{variant: [row of each prompt]} of benchmarks.toybox.train, kept."""
+  caches, rows = folder / 'caches', {name: [] for name in variants}
+  jobs = [(name, prompt) for prompt in prompts for name in variants]             # side by side
+  for i, (name, prompt) in enumerate(jobs):
+    workdir = folder / name / prompt.replace(' ', '-')
+    kept = workdir.with_suffix('.json')
+    if not kept.exists():
+      print(f'[{i + 1}/{len(jobs)}] {name}: {prompt}', flush=True)
+      row = toybox.train(prompt, workdir, caches, (*variants[name], *options))
+      kept.write_text(json.dumps(row, indent=2) + '\n')
+      print(f'    {row["seconds"]:.0f} s, IoU {row["iou"]:.3f}', flush=True)
+    rows[name].append(json.loads(kept.read_text()))
+  return rows
+
+
+def at(path):
+  """The option that names a model's folder."""
+  return f'--config.prior.path={path}'
+
+
+def objects(folder, path, options, *, prompts=toybox.PROMPTS):
+  """The eight prompts by each estimator."""
+  found = runs(folder, {name: (f'--config=configs/toybox_sd.py:{name}', at(path))
+                        for name in METHODS}, prompts, options)
+  rows = [{'method': name, 'iou': statistics.mean(row['iou'] for row in found[name]),
+           'least': min(row['iou'] for row in found[name]),
+           'psnr': statistics.mean(row['psnr'] for row in found[name]),
+           'color': statistics.mean(bool(row['color_right']) for row in found[name]),
+           'recall_at_1': statistics.mean(row['recall_at_1'] for row in found[name]),
+           'seconds': statistics.median(row['seconds'] for row in found[name])}
+          for name in METHODS]
+  return {'mean_iou': rows[0]['iou'], 'min_iou': rows[0]['least'], 'rows': rows,
+          'prompts': {name: [{'prompt': row['prompt'], 'iou': row['iou'], 'psnr': row['psnr']}
+                             for row in found[name]] for name in METHODS}}
+
+
+def janus(folder, path, mvdream, options, *, prompts=FRONTED, seeds=SEEDS):
+  """The share of runs with one front, words alone and four views at a time."""
+  ways = {'sd': ('--config=configs/toybox_sd.py:asd', at(path))}
+  if mvdream:
+    ways['mvdream'] = ('--config=configs/toybox_mvdream.py', at(mvdream))
+  variants = {f'{way}-{seed}': (*given, f'--config.seed={seed}')
+              for seed in seeds for way, given in ways.items()}
+  found = runs(folder, variants, prompts, options)
+  share = lambda way: statistics.mean(bool(row['one_front']) for seed in seeds
+                                      for row in found[f'{way}-{seed}'])
+  return {f'one_front_{way}': share(way) for way in ways}
+
+
+def diffusers_difference(folder):
+  """The largest difference of pixels in [0, 1]; None without diffusers."""
+  if not all(importlib.util.find_spec(name) for name in ('torch', 'diffusers', 'transformers')):
+    return {'diffusers_difference': None}
+  import torch
+  from diffusers import StableDiffusionPipeline
+  pipe = StableDiffusionPipeline.from_pretrained(folder)
+  pipe.set_progress_bar_config(disable=True)
+  prior, worst = stable_diffusion(path=os.fspath(folder), dtype='float32'), 0.
+  z = jax.random.normal(NOISE, (1, *prior.latent))
+  for prompt in PICTURES:
+    ours = sd_inspection.picture(prior, z, prompt, scale=3., steps=20)[0]
+    noise = torch.from_numpy(np.array(z).transpose(0, 3, 1, 2).copy())
+    theirs = pipe(prompt, num_inference_steps=20, guidance_scale=3., latents=noise,
+                  output_type='np').images[0]
+    worst = max(worst, float(np.abs(ours - theirs).max()))
+  return {'diffusers_difference': worst}
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parts = ('model', 'objects', 'janus', 'diffusers')
+  parser.add_argument('--only', default=','.join(parts), help='comma-separated parts')
+  parser.add_argument('--folder', type=pathlib.Path, default=sd.SHIPPED, help='of toybox-sd')
+  parser.add_argument('--mvdream', default='', help='folder of toybox-mvdream')
+  parser.add_argument('--samples', type=int, default=512, help='captions for prompt fidelity')
+  parser.add_argument('--quick', action='store_true', help='20 steps of two prompts, 32 samples; '
+                      'writes nothing')
+  given = parser.parse_args()
+  asked = given.only.split(',')
+  root = (results.ROOT / 'runs' / 'benchmarks'
+          / f'real_path-{toybox.source_hash()}{"-quick" * given.quick}')
+  options = QUICK if given.quick else ()
+  few = slice(2 if given.quick else None)
+  figures = {}
+  if 'model' in asked:
+    figures |= model(given.folder, samples=32 if given.quick else given.samples)
+  if 'diffusers' in asked:
+    figures |= diffusers_difference(given.folder)
+  if 'objects' in asked:
+    figures |= objects(root, given.folder, options, prompts=toybox.PROMPTS[few])
+  if 'janus' in asked:
+    figures |= janus(root, given.folder, given.mvdream, options, prompts=FRONTED[few],
+                     seeds=SEEDS[few])
+  print(json.dumps(figures, indent=1))
+  if not given.quick and set(asked) == set(parts):
+    print(results.write('real_path', figures, 'python -m benchmarks.real_path'))
+
+
+if __name__ == '__main__':
+  main()
