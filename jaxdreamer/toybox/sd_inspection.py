@@ -98,12 +98,12 @@ def sample(key, model, ids, *, guidance=3., steps=20):
   return jnp.clip(jax.jit(sd.decode)(model.autoencoder, z / model.scale), 0., 1.)
 
 
-def grid(key, model, *, columns=8):
-  """A picture of samples: a row a caption, two columns each of front, side, back and overhead."""
-  said = [f'{caption}, {language.VIEW_WORDS[j * 4 // columns]} view'
+def grid(key, model, *, columns=4):
+  """A picture of samples: a row a caption, a column each of front, side, back and overhead."""
+  said = [f'{caption}, {language.VIEW_WORDS[j % 4]} view'
           for caption in inspection.CAPTIONS for j in range(columns)]
   x = np.concatenate([np.asarray(sample(jax.random.fold_in(key, i), model, jnp.asarray(
-      sd_text.tokenize(said[i:i + 2 * columns])))) for i in range(0, len(said), 2 * columns)])
+      sd_text.tokenize(said[i:i + 20])))) for i in range(0, len(said), 20)])
   rows = [np.concatenate(list(x[i:i + columns]), 1) for i in range(0, len(x), columns)]
   return Image.fromarray((255. * np.concatenate(rows)).astype(np.uint8))
 
