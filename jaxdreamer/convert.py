@@ -17,12 +17,14 @@ import os
 import pathlib
 import re
 import shlex
+import signal
 
 import jax
 from absl import flags
 
 from jaxdreamer import cli, files
 from jaxdreamer.options import place
+from jaxdreamer.priors import latent
 from jaxdreamer.weights import conversion, hub, safe_files, sources
 
 FILES = ('.safetensors', *safe_files.PICKLES)
@@ -51,23 +53,36 @@ def command_for(folder: pathlib.Path) -> str:
           f"--config.prior.path={shlex.quote(os.fspath(folder))} --config.prompt='a lion fish'")
 
 
+def convert(given: str, folder: pathlib.Path, *, variant: str = '', **options) -> dict:
+  """Makes `folder` of what --from says, and returns its record; `options` are
+  conversion.written's. ValueError or OSError, one line, and then there is no folder."""
+  with files.whole_folder(folder) as draft:
+    source, name = source_of(given, variant)
+    return conversion.written(source, draft, name=name, variant=variant, accept=serves, **options)
+
+
+def serves(parts: dict):
+  """ValueError where no prior knows the forward process of a model."""
+  latent.schedule_of(parts['scheduler'])
+
+
 def main():
   """Converts --from to --to."""
   given = flags.FLAGS
   jax.config.update('jax_platforms', 'cpu')              # it computes nothing
-  folder = place(given.to)
+  # SIGTERM ends it as Ctrl-C does, and no draft stays
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
   if given.lora_scale != 1. and not given.lora:
     cli.die('--lora_scale needs --lora, the file that it scales', status=cli.MISUSED)
-  with files.whole_folder(folder) as draft:
-    source, name = source_of(given['from'].value, given.variant)
-    record = conversion.written(
-        source, draft, name=name, variant=given.variant, dtype=given.dtype or '',
-        lora=os.fspath(place(given.lora)) if given.lora else '', lora_scale=given.lora_scale,
-        prediction=given.prediction or '',
-        tokenizers={name: os.fspath(place(given[name].value)) if given[name].value else ''
-                    for name in ('tokenizer', 'tokenizer_2')},
-        say=lambda line: print(line, flush=True))
-  print(f'{folder}  license: {record["license"]}\nuse it by\n    {command_for(folder)}')
+  at = lambda path: os.fspath(place(path)) if path else ''
+  record = convert(given['from'].value, place(given.to), variant=given.variant,
+                   dtype=given.dtype or '', lora=at(given.lora), lora_scale=given.lora_scale,
+                   prediction=given.prediction or '',
+                   tokenizers={'tokenizer': at(given.tokenizer),
+                               'tokenizer_2': at(given.tokenizer_2)},
+                   say=lambda line: print(line, flush=True))
+  print(f'{place(given.to)}  license: {record["license"]}\nuse it by\n'
+        f'    {command_for(place(given.to))}')
 
 
 if __name__ == '__main__':

@@ -20,7 +20,8 @@ import pathlib
 import platform
 import re
 import shutil
-from typing import Any, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Callable, Iterator, Mapping
 
 import jax.numpy as jnp
 
@@ -75,15 +76,22 @@ def kept_dtype(part: Part) -> Any:
 
 def written(source: pathlib.Path, draft: pathlib.Path, *, name: str = '', variant: str = '',
             dtype: str = '', lora: str = '', lora_scale: float = 1., prediction: str = '',
-            tokenizers: Mapping[str, str], say: sources.Say = print) -> dict[str, Any]:
+            tokenizers: Mapping[str, str] = MappingProxyType({}),
+            accept: Callable[[dict], Any] = lambda parts: None,
+            say: sources.Say = print) -> dict[str, Any]:
   """Writes the model at `source` into the folder `draft`, and returns its record. `name` is what
-  the source is called if not by its path, `dtype` one of DTYPES, else each part's own;
-  the others are sources.opened's and loras.added's."""
+  the source is called if not by its path, `dtype` one of DTYPES, else each part's own; `accept`
+  raises for parts that nobody has a use for, before anything large is read; the others are
+  sources.opened's and loras.added's."""
   scratch = draft / SCRATCH
   scratch.mkdir()
   with in_terms_of(source, scratch):
     parts = sources.opened(source, scratch, variant=variant, prediction=prediction,
                            tokenizers=tokenizers, say=say)
+    accept(parts)
+    for value in parts.values():
+      if isinstance(value, pathlib.Path):
+        clip_tokens.load(value)
     if lora:
       parts = loras.added(parts, lora, scale=lora_scale, option='--lora')
     stored = [write_part(draft, part, value, dtype, say)
@@ -95,27 +103,20 @@ def written(source: pathlib.Path, draft: pathlib.Path, *, name: str = '', varian
   record = {'source': name or os.fspath(source), 'license': sources.license_of(source),
             'sha256': hashes, 'versions': versions(), 'lora': fused}
   write_json(draft / RECORD, record)
-  check(draft, hashes)
+  open_model(draft, sha256=hashes)       # as training will
   return record
-
-
-def check(draft: pathlib.Path, hashes: Mapping[str, str]) -> None:
-  """Opens what was written, as training will."""
-  for value in open_model(draft, sha256=hashes).values():
-    if isinstance(value, pathlib.Path):
-      clip_tokens.load(value)
 
 
 def write_part(draft: pathlib.Path, name: str, part: Part, dtype: str,
                say: sources.Say) -> pathlib.Path:
   """A network's config.json and weights; returns the file of these."""
   say(f'reading {name}')
+  kind = jnp.dtype(dtype or kept_dtype(part))
   try:
     like = networks.network(name, part.config).like()
   except Exception as error:                             # of every kind, from within the network
     raise ValueError(f'{part.file}: the config of {name} describes no network of it: '
                      f'{safe_files.one_line(error)}') from None
-  kind = jnp.dtype(dtype or kept_dtype(part))
   params = load_part(part, like, dtype=kind)
   file = draft / name / f'{hub.NETWORKS[name]}.safetensors'
   write_json(file.with_name('config.json'), part.config)

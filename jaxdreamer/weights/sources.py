@@ -16,6 +16,7 @@ from jaxdreamer.weights.diffusers_folder import INDEX, open_model, weights_in
 # what diffusers' sampler wants to hear of a single file, none of which changes the forward process
 SAMPLER = {'_class_name': 'DDIMScheduler', 'clip_sample': False, 'set_alpha_to_one': False,
            'steps_offset': 1}
+LETTERS = 2 ** 16                        # of a model card that are read for its license
 Say = Callable[[str], Any]
 
 
@@ -44,12 +45,16 @@ def found(home: pathlib.Path, stem: str, *, variant: str,
   root = 'pytorch_model' if stem == 'model' else stem
   marks = [f'.{variant}'] if variant else ['', '.fp16']
   for mark in marks:
-    rows = re.escape(root + mark) + r'(-\d+-of-\d+)?\.bin'
-    if paths := [home / name for name in there if re.fullmatch(rows, name)]:
+    shard = re.compile(re.escape(root + mark) + r'(-\d+-of-0*(\d+))?\.bin')
+    paths = [home / name for name in there if shard.fullmatch(name)]
+    if paths and len(paths) != (many := int(shard.fullmatch(paths[0].name)[2] or 1)):
+      raise FileNotFoundError(f'{home} holds {len(paths)} of {many} shards like {paths[0].name}: '
+                              'download the others too')
+    if paths:
       return unpickle(paths)
-  if variant:
+  if variant or any(name.endswith('.bin') for name in there):
     raise FileNotFoundError(f'no weights of the variant {variant!r} in {home}: it holds '
-                            f'{safe_files.listed(there)}')
+                            f'{safe_files.listed(there)}, and --variant takes a mark in such names')
   return weights_in(home, stem)          # says what is there
 
 
@@ -104,22 +109,24 @@ def size_of(paths: list[pathlib.Path]) -> str:
   return f'{size / 2 ** 30:.2f} GiB' if size > 2 ** 28 else f'{size / 2 ** 20:.1f} MiB'
 
 
+def text_of(file: pathlib.Path) -> str:
+  """The first LETTERS of a text."""
+  with safe_files.regular(file) as opened:
+    return opened.read(LETTERS).decode(errors='replace')
+
+
 def license_of(source: pathlib.Path) -> str:
   """What the source says of its license: the head of a model card, a LICENSE file, the table of a
   single file. Nothing here judges it."""
   if source.is_dir():
     card = source / 'README.md'
-    text = card.read_text(errors='replace')[:65536] if card.is_file() else ''
-    head = re.match(r'---\s*\n(.*?)\n---', text, re.DOTALL)
-    named = dict(re.findall(r'^(license\w*):\s*["\']?([^"\'\n]+)', head[1] if head else '',
-                            re.MULTILINE))
+    head = re.match(r'---\s*\n(.*?)\n---', text_of(card) if card.is_file() else '', re.DOTALL)
+    named = re.findall(r'^(license\w*):\s*["\']?([^"\'\n]+)', head[1] if head else '', re.MULTILINE)
     if named:
-      return ', '.join(f'{k}: {v.strip()}' for k, v in named.items())
-    for file in sorted(source.glob('LICENSE*')):
-      line = next((line.strip() for line in file.read_text(errors='replace').splitlines()
-                   if line.strip()), '')
-      return f'{file.name}: {line[:200]}'
-  elif source.suffix not in safe_files.PICKLES:
+      return ', '.join(f'{key}: {value.strip()}' for key, value in named)
+    for file in sorted(file for file in source.glob('LICENSE*') if file.is_file()):
+      return f'{file.name}: {" ".join(text_of(file).split())[:200]}'
+  elif source.suffix.lower() not in safe_files.PICKLES:
     if told := safetensors_io.read_metadata(source).get('modelspec.license'):
       return told[:200]
   return 'unknown, look it up'
