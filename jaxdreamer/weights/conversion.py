@@ -62,8 +62,8 @@ def in_terms_of(source: pathlib.Path, scratch: pathlib.Path) -> Iterator[None]:
     yield
   except (ValueError, FileNotFoundError) as error:
     made = re.escape(os.fspath(scratch)) + r'/(.+?)\.safetensors'
-    raise type(error)(re.sub(made, lambda name: os.fspath(home / name[1]),
-                             str(error))) from None
+    kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+    raise kind(re.sub(made, lambda name: os.fspath(home / name[1]), str(error))) from None
 
 
 def kept_dtype(part: Part) -> Any:

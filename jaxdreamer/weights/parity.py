@@ -96,9 +96,12 @@ def outputs(name: str, part: Part, x: dict[str, np.ndarray]) -> Iterator[tuple[s
   network = networks.network(name, part.config, times=TIMES.get(name, 1))
   params = load_part(part, network.like(), dtype=jnp.float32)
 
-  def call(*arguments, **named) -> Any:
-    apply = jax.jit(lambda params, *a: network.module.apply({'params': params}, *a, **named))
-    return jax.tree.map(np.asarray, apply(params, *arguments))
+  def call(*inputs, method=None, **named) -> Any:
+    apply = jax.jit(lambda params, inputs, named: network.module.apply(
+        {'params': params}, *inputs, **named, method=method))
+    with jax.default_matmul_precision('highest'):        # a GPU's own choice is no float32
+      out = apply(params, *jax.tree.map(jnp.asarray, (inputs, named)))
+    return jax.tree.map(np.asarray, out)
 
   if name == 'vae':
     yield 'vae/encode', call(x['image'], method='encode').mean
