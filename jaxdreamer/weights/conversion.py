@@ -67,10 +67,12 @@ def in_terms_of(source: pathlib.Path, scratch: pathlib.Path) -> Iterator[None]:
 
 
 def kept_dtype(part: Part) -> Any:
-  """The one of DTYPES that all floats of a part's file have, else float32."""
+  """The one of DTYPES that all floats of a part have, else float32; what its rows leave out of the
+  file does not count."""
   with tensor_files.opened_all(part.file) as shards:
-    kinds = {entry.dtype.name for shard in shards for entry in shard.entries.values()
-             if safetensors_io.kind(entry.dtype) == 'floating'}
+    kinds = {entry.dtype.name for shard in shards for key, entry in shard.entries.items()
+             if safetensors_io.kind(entry.dtype) == 'floating'
+             and safetensors_io.renamed(key, part.rename)}
   return kinds.pop() if len(kinds) == 1 and kinds <= {*DTYPES} else 'float32'
 
 
@@ -131,16 +133,17 @@ def write_rest(draft: pathlib.Path, parts: dict[str, Any]) -> None:
   """Tokenizers, the scheduler and model_index.json."""
   index = (PIPELINES[1] if 'text_encoder_2' in parts else PIPELINES[0]) | {
     name: parts[name] for name in SETTINGS if name in parts}
-  for name in parts.keys() - {*SETTINGS}:
-    value = parts[name]
+  for name, value in parts.items():
     if isinstance(value, pathlib.Path):
       (draft / name).mkdir()
       for file in WORDS:
         if (value / file).is_file():
           shutil.copyfile(value / file, draft / name / file)
-    elif name == 'scheduler':
+    if name == 'scheduler':
       write_json(draft / name / 'scheduler_config.json', value)
-    index[name] = ENTRIES.get(name) or ['diffusers', value.get('_class_name', 'DDIMScheduler')]
+      index[name] = ['diffusers', value.get('_class_name', 'DDIMScheduler')]
+    elif name in ENTRIES:
+      index[name] = ENTRIES[name]
   write_json(draft / INDEX, index)
 
 
