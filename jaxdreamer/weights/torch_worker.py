@@ -2,8 +2,9 @@
 
     run('unpickle', out, *pickles, seconds=120, extra='convert', needs=('torch',), what='m.ckpt')
 
-runs torch_side/unpickle.py by its path, within its time. It ends with this process, however this
-one ends. ValueError, one line, where a package is missing, the time is over, or it failed.
+runs torch_side/unpickle.py by its path, within its time, and ends it where this process is
+interrupted; that script, which writes, also ends by itself when its standard input does.
+ValueError, one line, where a package is missing, the time is over, or it failed.
 """
 import importlib.util
 import os
