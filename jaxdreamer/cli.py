@@ -149,7 +149,7 @@ def explanation(error: BaseException) -> str:
   told = flags.FLAGS.flag_values_dict()
   if is_full(error) and getattr(error, 'filename', None) is None and (isinstance(error, OSError)
                                                                       or not is_explained(error)):
-    where = told.get('out') or told.get('workdir') or pathlib.Path.cwd()
+    where = told.get('out') or told.get('to') or told.get('workdir') or pathlib.Path.cwd()
     return f'{where}: its disk is full, or a quota or limit reached; make room, or write elsewhere'
   if is_explained(error):
     return str(error)

@@ -1,10 +1,13 @@
-"""python -m jaxdreamer.doctor [--config=configs/toybox.py]: what is installed, and what a config
-would take.
+"""python -m jaxdreamer.doctor [--config=configs/toybox.py] [--parity]: what is installed, and what
+a config would take.
 
 Prints versions, devices, the weights that are shipped and the compile cache; with a config also the
 size of its state and prior, and the memory, arithmetic and compile time of its step, which is
 compiled but not run. Where a published model's weights are not here, it says what to put where, and
 tells the rest from the model's shapes.
+
+With --parity it runs each part of the config's published model once instead, by our networks and by
+PyTorch's (pip install 'jaxdreamer[parity]'), and prints how far apart they are.
 """
 import importlib.metadata
 import json
@@ -19,9 +22,9 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from jaxdreamer import build, cli, metrics, options, profiling, seeds, stages
+from jaxdreamer import build, cli, metrics, options, places, profiling, seeds, stages
 from jaxdreamer.training import lowered
-from jaxdreamer.weights import hub, model_shapes
+from jaxdreamer.weights import hub, model_shapes, parity
 
 ASSETS = pathlib.Path(__file__).parent / 'assets'
 # The newest that all tests have passed with: the one place that says so.
@@ -156,14 +159,29 @@ def show(rows: dict[str, str]):
   Console(highlight=False, soft_wrap=True).print(out, markup=False)
 
 
+def held_against_torch(config) -> dict[str, str]:
+  """How far our networks are from PyTorch's with the weights of the config's prior."""
+  path = places.weights_at(config.prior)
+  if not path or path == model_shapes.SHAPES:
+    raise ValueError('--parity compares a published model: give a config of one, and '
+                     '--config.prior.path or --config.prior.hub')
+  return {'parity of': path} | {part: str(said) for part, said in parity.rows(path).items()}
+
+
 def main():
-  """Shows what is installed and, with --config, what a run of it costs."""
+  """Shows what is installed and, with --config, what a run of it costs, or its --parity."""
+  config, beside_torch = flags.FLAGS.config, flags.FLAGS.parity
+  if beside_torch and config is None:
+    cli.die('--parity takes a --config of a published model', status=cli.MISUSED)
   show(installed())
-  if flags.FLAGS.config is not None:
-    for name, stage in stages.of(flags.FLAGS.config).items():
+  if beside_torch:
+    show(held_against_torch(config))
+  elif config is not None:
+    for name, stage in stages.of(config).items():
       show(({'stage': name} if name else {}) | cost_without_weights(stage))
 
 
 if __name__ == '__main__':
   cli.config_flag()
+  flags.DEFINE_bool('parity', False, 'Hold the weights of the config against PyTorch.')
   cli.run(main)

@@ -1,6 +1,7 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 import os
 import pathlib
+import shutil
 from contextlib import contextmanager
 from typing import Iterator
 
@@ -22,3 +23,23 @@ def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     os.replace(draft, path)
   finally:
     draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """The same of a folder, which must not be there before, or be empty: ValueError."""
+  path = pathlib.Path(path)
+  if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+    raise ValueError(f'{path} is there already: give the path of a folder that is new, or empty')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  draft = path.with_name(f'.{path.name}.{os.getpid()}.draft')
+  draft.mkdir()
+  try:
+    yield draft
+    for file in draft.rglob('*'):
+      if file.is_file():
+        with file.open('rb+') as opened:
+          os.fsync(opened.fileno())
+    os.replace(draft, path)
+  finally:
+    shutil.rmtree(draft, ignore_errors=True)

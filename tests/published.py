@@ -163,6 +163,38 @@ def write_mvdream(folder, *, seed=0):
   return params
 
 
+def write_mvdream_folder(folder, params):
+  """The same model as ashawkey/mvdream-sd2.1-diffusers has it: a UNet of a class of its own, with
+  the original code's fields and names, and the other parts as diffusers'."""
+  write_tokenizer(folder / 'tokenizer', pad='!')
+  write_json(folder / 'model_index.json', INDEX | {
+    '_class_name': 'MVDreamPipeline', '_diffusers_version': '0.19.0',
+    'feature_extractor': [None, None], 'image_encoder': [None, None],
+    'requires_safety_checker': False,
+    'unet': ['mv_unet', 'MultiViewUNetModel']})
+  write_json(folder / 'unet' / 'config.json', {
+    '_class_name': 'MultiViewUNetModel', '_diffusers_version': '0.19.0',
+    'attention_resolutions': [2], 'camera_dim': 16, 'channel_mult': [1, 2], 'context_dim': 64,
+    'image_size': 32, 'in_channels': 4, 'model_channels': 32, 'num_head_channels': 64,
+    'num_res_blocks': 1, 'out_channels': 4, 'transformer_depth': 1, 'use_checkpoint': False})
+  write_json(folder / 'vae' / 'config.json', VAE)
+  text = params['text']
+  write_json(folder / 'text_encoder' / 'config.json', {
+    'architectures': ['CLIPTextModel'], 'model_type': 'clip_text_model', 'hidden_act': 'gelu',
+    'vocab_size': len(vocabulary()), 'hidden_size': 64, 'intermediate_size': 64,
+    'num_attention_heads': 1, 'num_hidden_layers': 2, 'eos_token_id': len(vocabulary()) - 1,
+    'max_position_embeddings': 77})
+  write_json(folder / 'scheduler' / 'scheduler_config.json', SCHEDULER)
+  safetensors.numpy.save_file(ldm_layout.unet(named(params['unet']), MVDREAM),
+                              folder / 'unet' / 'diffusion_pytorch_model.safetensors')
+  safetensors_io.save(folder / 'vae' / 'diffusion_pytorch_model.safetensors', params['vae'],
+                      dtype=jnp.float32)
+  # the single file has a last layer that the UNet never saw
+  seen = text | {'encoder': {k: v for k, v in text['encoder'].items() if k != 'layers_2'}}
+  safetensors_io.save(folder / 'text_encoder' / 'model.safetensors', {'text_model': seen},
+                      dtype=jnp.float32)
+
+
 def write_sdxl(folder, *, seed=0):
   """A Stable Diffusion XL of 16 pixels in diffusers' layout, two text encoders and tokenizers.
   Returns its parameters."""

@@ -1,5 +1,8 @@
 """MVDream as a prior: a checkpoint in the published layout, made here, in; a step of four views
 that see each other out."""
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +67,46 @@ def test_predictions_are_the_networks_own_and_views_of_a_scene_see_each_other(mo
     np.testing.assert_allclose(ours, own(z, y), rtol=2e-3, atol=2e-4)
   change = np.abs(rows(z.at[1].add(1.))[0] - before[0]).reshape(8, -1).max(1)
   assert (change[:4] > 1e-4).all() and (change[4:] < 1e-6).all()
+
+
+@pytest.fixture(scope='module')
+def folder(model, tmp_path_factory):
+  """The same model as one can download it."""
+  home = tmp_path_factory.mktemp('folder')
+  published.write_mvdream_folder(home, model[1])
+  return home
+
+
+@pytest.mark.slow
+def test_the_folder_that_one_can_download_gives_the_predictions_of_the_single_file(folder, prior):
+  ours = mvdream(path=str(folder), image_size=8, dtype='float32')
+  z, t = jax.random.normal(KEY, (4, 4, 4, 4)), jnp.full(4, .5)
+  outs = []
+  for one in (ours, prior):
+    text = one.embed('a red mug', 'red')
+    rows = [(z, t, jnp.stack([row] * 4)) for row in (text.plain, text.negative)]
+    eps = jax.jit(lambda one, rows: predictions(one, rows, ring(1)), compiler_options=QUICK)
+    outs.append((eps(one, rows), one.weights))
+  for a, b in zip(*map(jax.tree.leaves, outs), strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert ours.latent == prior.latent == (32, 32, 4) and ours.views_per_scene == 4
+
+
+@pytest.mark.parametrize('change, said', [
+  ({'ip_dim': 16}, "unet/config.json says {'ip_dim': 16}, which is no MultiViewUNetModel"),
+  ({'use_scale_shift_norm': True}, 'use_scale_shift_norm'), ({'num_heads': 8}, 'num_heads'),
+  ({'num_head_channels': -1}, 'num_head_channels'), ({'image_size': None}, 'image_size')])
+def test_another_network_of_that_class_is_refused(folder, tmp_path, change, said):
+  home = shutil.copytree(folder, tmp_path / 'model')
+  told = json.loads((home / 'unet' / 'config.json').read_text())
+  published.write_json(home / 'unet' / 'config.json', told | change)
+  with refused(said):
+    mvdream(path=str(home))
+
+
+def test_the_folder_of_mvdream_is_no_stable_diffusion_to_others(folder):
+  with refused("config.prior.name='mvdream' is for that"):
+    stable_diffusion(path=str(folder))
 
 
 @pytest.mark.slow

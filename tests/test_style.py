@@ -24,6 +24,8 @@ FORBIDDEN_CALLS = {'nan_to_num': 'make numbers safe by construction',
                    'globals': 'dispatch through a dict one can see',
                    'eval': 'runs what a file says', 'exec': 'runs what a file says'}
 OURS = {'jaxdreamer', 'configs', 'benchmarks'}
+# programs for a process of their own, by their path (weights/torch_worker.py): others' models
+OUTSIDE = 'torch_side'
 FORBIDDEN_MODULES = {'torch', 'diffusers', 'transformers', 'tensorflow', 'pickle', 'gin'}
 UNFINISHED = ('TO' 'DO', 'FIX' 'ME', 'XX' 'X')
 
@@ -78,8 +80,18 @@ def test_only_commands_import_absl():
 
 
 def test_nothing_forbidden_is_imported():
-  none(f'{at} imports {root}' for module in MODULES for root, at in imported_roots(module)
-       if root in FORBIDDEN_MODULES)
+  none(f'{at} imports {root}' for module in MODULES if house.room(module) != OUTSIDE
+       for root, at in imported_roots(module) if root in FORBIDDEN_MODULES)
+
+
+def test_what_imports_torch_is_a_program_that_nothing_imports_and_that_never_unpickles_at_large():
+  none(f'{HOUSE.at(module, line)} imports {other}' for module in MODULES
+       for other, line in house.imports(HOUSE, module) if house.room(other) == OUTSIDE)
+  none(f'{at} imports {root}' for module in MODULES if house.room(module) == OUTSIDE
+       for root, at in imported_roots(module) if root in OURS | {'pickle'})
+  loads = [node for module, tree in MODULES.items() for node in ast.walk(tree)
+           if isinstance(node, ast.Call) and ast.unparse(node.func) == 'torch.load']
+  assert loads and all('weights_only=True' in map(ast.unparse, node.keywords) for node in loads)
 
 
 def test_nothing_forbidden_is_called():
@@ -96,7 +108,8 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
                          for line in lines.strip().splitlines()}
   required = names(options['options']['install_requires'])
   extras = options['options.extras_require']
-  allowed = required.union(*(names(extras[extra]) for extra in ('viewer', 'tensorboard', 'hub')))
+  allowed = required.union(*(names(extras[extra]) for extra in ('viewer', 'tensorboard', 'hub',
+                                                                 'convert', 'parity')))
   called = {'PIL': 'pillow', 'skimage': 'scikit_image', 'absl': 'absl_py',
             'orbax': 'orbax_checkpoint'}
   roots = {root for module in MODULES for root, _ in imported_roots(module)}

@@ -9,7 +9,7 @@ import hashlib
 import json
 import pathlib
 import warnings
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +89,11 @@ def opened(path: str, *, model: str, sha256: str, wanted: str, lora: str = '',
                      option='config.prior.lora') if lora else parts
 
 
+def known(name: Any, table: Mapping[Any, Any]) -> bool:
+  """Whether what a file says, which may be anything, is a name in a table."""
+  return isinstance(name, str) and name in table
+
+
 def schedule_of(scheduler: dict) -> Forward:
   """The forward process of a scheduler_config.json. ValueError lists what it asks for and these
   priors lack."""
@@ -96,19 +101,20 @@ def schedule_of(scheduler: dict) -> Forward:
       '_class_name')
   values = {'beta_start': 1e-4, 'beta_end': .02, 'beta_schedule': 'linear',
             'num_train_timesteps': 1000,
-            'prediction_type': 'epsilon', 'trained_betas': None} | SAMPLERS.get(sampler, {}) | said
+            'prediction_type': 'epsilon', 'trained_betas': None} | (
+                SAMPLERS[sampler] if known(sampler, SAMPLERS) else {}) | said
   kind, steps, betas = (values[k] for k in ('beta_schedule', 'num_train_timesteps',
                                             'trained_betas'))
   foreign = {k: said[k] for k, served in SERVED.items() if k in said and said[k] not in served}
-  if sampler is not None and sampler not in SAMPLERS and betas is None and not all(
+  if sampler is not None and not known(sampler, SAMPLERS) and betas is None and not all(
       k in said for k in BETAS_OF):
     # a class that has no betas, or whose defaults are not known here
     foreign['_class_name'] = sampler
-  if values['prediction_type'] not in PREDICTIONS:
+  if not known(values['prediction_type'], PREDICTIONS):
     foreign['prediction_type'] = values['prediction_type']
   if not isinstance(steps, int) or steps < 1:
     foreign['num_train_timesteps'] = steps
-  if betas is None and kind not in BETAS:
+  if betas is None and not known(kind, BETAS):
     foreign['beta_schedule'] = kind
   if betas is not None and (not isinstance(betas, list) or len(betas) != steps):
     foreign['trained_betas'] = betas

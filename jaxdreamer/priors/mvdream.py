@@ -22,10 +22,10 @@ from jaxdreamer.weights.diffusers_folder import load_part
 VIEWS = 4
 SIDE = 32  # of the latents of a 256 px picture; a single file does not say it
 SECTION = 'config.prior.mvdream'
-HELP = ('config.prior.path: give the single .safetensors file of sd-v2.1-base-4view, converted '
-        'from its pickle, with '
-        f"{SECTION}.tokenizer, the tokenizer's folder of Stable Diffusion 2.x; or a folder in "
-        "diffusers' layout")
+HELP = ('config.prior.path: give a folder of MVDream in the layout of diffusers, as '
+        'config.prior.hub=mvdream fetches it and as python -m jaxdreamer.convert makes it of the '
+        'pickle of sd-v2.1-base-4view; or its single .safetensors file with '
+        f"{SECTION}.tokenizer, the tokenizer's folder of Stable Diffusion 2.x")
 
 
 def mvdream(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16', tokenizer: str = '',

@@ -15,18 +15,26 @@ are left alone. FileNotFoundError or ValueError, in one line, names the file and
 import os
 import pathlib
 import re
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Callable, Mapping, NamedTuple
 
 import jax
 from jaxtyping import PyTree
 
 from jaxdreamer.nn.clip import CLIP_RENAME, TEXT_PROJECTION_RENAME
 from jaxdreamer.nn.vae import VAE_RENAME
-from jaxdreamer.weights import foreign, safe_files, safetensors_io, single_file, tensor_files
+from jaxdreamer.weights import (
+  foreign,
+  multiview,
+  safe_files,
+  safetensors_io,
+  single_file,
+  tensor_files,
+)
 
-# Classes by part's name, with the rows for safetensors_io.load that read their files.
+# Classes by part's name, with the rows for safetensors_io.load that read their files; multiview.py
+# finds those of its class.
 CLASSES = {
-    'unet': {'UNet2DConditionModel': ()},
+    'unet': {'UNet2DConditionModel': (), multiview.CLASS: ()},
     'vae': {'AutoencoderKL': VAE_RENAME},
     'text_encoder': {'CLIPTextModel': CLIP_RENAME,
                      'CLIPTextModelWithProjection': TEXT_PROJECTION_RENAME},
@@ -56,19 +64,22 @@ class Part(NamedTuple):
   changes: Mapping[str, Any] = {}
 
 
-def open_model(path: str | os.PathLike, *, sha256: str | Mapping[str, str] | None = None) -> dict[
-    str, Any]:
+Find = Callable[[pathlib.Path, str], pathlib.Path]       # as weights_in
+
+
+def open_model(path: str | os.PathLike, *, sha256: str | Mapping[str, str] | None = None,
+               find: Find | None = None) -> dict[str, Any]:
   """{name as in model_index.json: Part}, but under 'scheduler' its config, a dict, under
   'tokenizer' or 'tokenizer_2' its folder, a path, and those of SETTINGS that are told. One file
   holds no tokenizer, and its scheduler is inferred:
   single_file.py says how.
 
   `sha256` is the hash of the one file, or {path below the folder, with /: hash} of every weights
-  file that is read.
+  file that is read. `find` stands in for `weights_in`.
   """
   path = pathlib.Path(path)
   if path.is_dir():
-    return from_folder(path, sha256)
+    return from_folder(path, sha256, find or weights_in)
   if path.suffix == tensor_files.INDEX:
     raise ValueError(f'{path} is an index: give the folder that holds {INDEX}, or one '
                      '.safetensors file')
@@ -87,7 +98,8 @@ def load_part(part: Part, like: PyTree, *, dtype: Any, sharding: PyTree = None) 
                              changes={key: change.tensor for key, change in part.changes.items()})
 
 
-def from_folder(folder: pathlib.Path, sha256: str | Mapping[str, str] | None) -> dict[str, Any]:
+def from_folder(folder: pathlib.Path, sha256: str | Mapping[str, str] | None,
+                find: Find) -> dict[str, Any]:
   """The parts of a folder; see `open_model`."""
   if isinstance(sha256, str):
     raise ValueError(f'{folder}: one sha256 cannot vouch for a folder, give '
@@ -101,15 +113,16 @@ def from_folder(folder: pathlib.Path, sha256: str | Mapping[str, str] | None) ->
   if absent := [name for name in REQUIRED if name not in entries]:
     raise ValueError(f'{folder / INDEX} lists no {safe_files.listed(absent)}: it '
                      + (foreign.index(index) or 'is no Stable Diffusion, or is incomplete'))
-  parts = {name: part_of(folder, name, entry) for name, entry in entries.items()}
-  files = [file for part in parts.values() if isinstance(part, Part)
-           for file in tensor_files.files_of(part.file)]
-  safe_files.check_hashes(folder, {file.relative_to(folder).as_posix(): file for file in files},
-                          sha256)
+  parts = {name: part_of(folder, name, entry, find) for name, entry in entries.items()}
+  if sha256 is not None:
+    files = [file for part in parts.values() if isinstance(part, Part)
+             for file in tensor_files.files_of(part.file)]
+    safe_files.check_hashes(folder, {file.relative_to(folder).as_posix(): file for file in files},
+                            sha256)
   return parts | {name: bool(index[name]) for name in SETTINGS if name in index}
 
 
-def part_of(folder: pathlib.Path, name: str, entry: list) -> Part | dict | pathlib.Path:
+def part_of(folder: pathlib.Path, name: str, entry: list, find: Find) -> Part | dict | pathlib.Path:
   """One entry of model_index.json, resolved."""
   library, cls = entry if len(entry) == 2 else (None, None)
   home = folder / name
@@ -129,8 +142,11 @@ def part_of(folder: pathlib.Path, name: str, entry: list) -> Part | dict | pathl
   if says not in (cls, [cls]):
     raise ValueError(f'{home / "config.json"} is of {str(says)[:200]}, {INDEX} says {cls}: the two '
                      'are of different models')
-  return Part(config, weights_in(home, 'model' if 'text' in name else 'diffusion_pytorch_model'),
-              CLASSES[name][cls])
+  file = find(home, 'model' if 'text' in name else 'diffusion_pytorch_model')
+  if cls == multiview.CLASS:
+    config, rows = multiview.described(home / 'config.json', config, file)
+    return Part(config, file, rows)
+  return Part(config, file, CLASSES[name][cls])
 
 
 def weights_in(home: pathlib.Path, stem: str) -> pathlib.Path:

@@ -111,10 +111,10 @@ def under(prefix: str) -> tuple[tuple, ...]:
           None), (rf'^{re.escape(prefix)}', '')
 
 
-def unet(file: Tensors, heads: Any) -> tuple[dict, tuple]:
+def unet(file: Tensors, heads: Any, *, prefix: str = UNET) -> tuple[dict, tuple]:
   """The UNet: a list of input blocks, one layer or one downsampler each, and of output blocks, one
   layer each."""
-  s, rows, levels = Shapes(file, UNET), [], [[]]
+  s, rows, levels = Shapes(file, prefix), [], [[]]
   for i in range(1, s.count('input_blocks.{}.')):
     if f'input_blocks.{i}.0.op.weight' in s:
       rows.append((rf'^input_blocks\.{i}\.0\.op\.',
@@ -154,7 +154,7 @@ def unet(file: Tensors, heads: Any) -> tuple[dict, tuple]:
   if 'camera_embed.0.weight' in s:
     config |= dict(class_embed_type='projection',
                    projection_class_embeddings_input_dim=s.get('camera_embed.0.weight', 2)[1])
-  return config, (*under(UNET), *rows, *MVDREAM_RENAME, *UNET_ROWS, *RESNET_ROWS)
+  return config, (*under(prefix), *rows, *MVDREAM_RENAME, *UNET_ROWS, *RESNET_ROWS)
 
 
 def vae(file: Tensors, scaling_factor: float) -> tuple[dict, tuple]:

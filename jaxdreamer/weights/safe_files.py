@@ -33,7 +33,8 @@ def pickle_refusal(path: str | os.PathLike) -> str:
   """Why a pickle is not opened, and what to do."""
   return (f'{os.fspath(path)} is no valid safetensors file but a pickle, or named like one; '
           'pickles can run code when '
-          f'opened and are refused. Convert one you trust by: {CONVERT}')
+          f'opened and are refused. Convert one you trust by: {CONVERT}; or a whole Stable '
+          'Diffusion, trusted or not, by python -m jaxdreamer.convert --from=IN --to=FOLDER')
 
 
 def regular(path: pathlib.Path) -> BinaryIO:

@@ -12,8 +12,8 @@
 What shapes do not tell is the family's: heads, activations, groups of the norms.
 An SD 2.x text encoder comes without its last layer, as the UNet was trained on the one before.
 Shapes do not tell either whether a UNet predicts eps or v: where neither a marker key (v_pred,
-ztsnr) nor the metadata (modelspec.prediction_type) does, that of SD 1.x and SDXL is taken to be
-eps, that of SD 2.x is left None, as where the two contradict each other.
+ztsnr) nor the metadata (modelspec.prediction_type) does, that of SD 1.x, SDXL and MVDream is taken
+to be eps, that of SD 2.x is left None, as where the two contradict each other.
 ValueError, in one line, for every other layout, says what the file is instead.
 """
 import re
@@ -76,10 +76,12 @@ def sd1(file: Tensors) -> dict[str, tuple[dict, tuple]]:
 
 
 def sd2(file: Tensors) -> dict[str, tuple[dict, tuple]]:
-  """Stable Diffusion 2.x."""
+  """Stable Diffusion 2.x, and MVDream."""
+  usual = 'epsilon' if f'{UNET}camera_embed.0.weight' in file.entries else None
   return {'unet': unet(file, lambda channels: [max(1, c // 64) for c in channels]),
           'vae': vae(file, .18215),
-          'text_encoder': open_clip(file, OPEN_CLIP_2, False), 'scheduler': scheduler(file, None)}
+          'text_encoder': open_clip(file, OPEN_CLIP_2, False),
+          'scheduler': scheduler(file, usual)}
 
 
 def sdxl(file: Tensors) -> dict[str, tuple[dict, tuple]]:
