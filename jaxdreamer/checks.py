@@ -27,7 +27,8 @@ def check(config, mesh: Mesh) -> None:
                      f'config.steps_per_call={config.steps_per_call}')
   if config.corpus.path:
     check_corpus(config, mesh)
-  elif not isinstance(config.prompt, str) or not config.prompt.strip():
+  elif not isinstance(config.prompt, str) or not (config.prompt.strip()
+                                                  or config.scene.name == 'restoration'):
     raise ValueError(f'config.prompt={config.prompt!r}: takes a text')
   if config.sampling.design not in sampling.DESIGNS:
     raise ValueError(f'config.sampling.design={config.sampling.design!r}: takes one of '
