@@ -26,13 +26,22 @@ def read(path: str | os.PathLike, *, option: str) -> Float[np.ndarray, 'H W 3']:
         width, height = image.size
         if width * height > MOST:
           raise ValueError(f'{width} x {height} pixels; takes up to {MOST}')
-        image = ImageOps.exif_transpose(image).convert('RGBA')
+        image = of_bytes(ImageOps.exif_transpose(image)).convert('RGBA')
         behind = Image.new('RGBA', image.size, 'white')
         seen = np.asarray(Image.alpha_composite(behind, image).convert('RGB'), np.float32) / 255.
   except Exception as error:                     # decoders raise all there is
     said = ' '.join(str(error).split())[:200] or type(error).__name__
     raise ValueError(f'{shown} cannot be read as a picture: {said}') from None
   return seen
+
+
+def of_bytes(image: Image.Image) -> Image.Image:
+  """The same with 8 bits a value, where it has 16. ValueError for other numbers."""
+  if image.mode == 'F':
+    raise ValueError('holds numbers of 32 bits; takes 8 or 16')
+  if not image.mode.startswith('I'):
+    return image
+  return Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
 
 
 def files_in(folder: str | os.PathLike, *, option: str) -> list[pathlib.Path]:

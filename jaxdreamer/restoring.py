@@ -42,11 +42,6 @@ def scene(config, prior: Prior | None) -> Scene:
     raise ValueError(f"config.scene.name='restoration': config.prior.name={config.prior.name!r} "
                      'has no autoencoder, or sees several views at once; stable_diffusion is such '
                      'a prior')
-  for option, value, still in (('corpus.path', config.corpus.path, ''),
-                               ('scene.particles', config.scene.particles, 1)):
-    if value != still:
-      raise ValueError(f"config.{option}={value!r}: config.scene.name='restoration' takes "
-                       f'{still!r}')
   return made
 
 
