@@ -18,6 +18,7 @@ from jaxdreamer.scenes import restoration
 from jaxdreamer.toybox import degradations, geometry
 from jaxdreamer.training import Training
 from jaxdreamer.types import Prior, Scene, Text
+from jaxdreamer.weights import model_shapes
 
 NAME = 'restoration'
 PAIRS = 103                            # what the run's key is folded with to draw pictures
@@ -76,8 +77,11 @@ def source(path: str, n: int, size: int) -> Callable[[Key[Array, '']], degradati
 def texts(config, prior: Prior, text: Text, mesh: Mesh) -> Callable[[int], Text]:
   """step -> the Text of each of its views: the prompt's, and a pair of pictures, a function of the
   config and the step alone."""
-  n = config.sampling.views
-  draw = source(config.scene.restoration.path, n, side(prior))
+  n, size = config.sampling.views, side(prior)
+  nothing = np.zeros((n, size, size, 3), np.float32)       # of a model that is here by its shapes
+  draw = (source(config.scene.restoration.path, n, size)
+          if config.prior.path != model_shapes.SHAPES
+          else lambda key: degradations.Pairs(nothing, nothing))
   key = jax.random.fold_in(seeds.key(config.seed), PAIRS)
   spread = NamedSharding(mesh, PartitionSpec('data'))
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdreamer.toybox import degradations, geometry
+from jaxdreamer import restoration_eval
+from jaxdreamer.toybox import degradations, geometry, render_buffer
 
 KEY = jax.random.key(0)
 WAYS = {'box': Image.Resampling.BOX, 'triangle': Image.Resampling.BILINEAR,
@@ -93,7 +94,8 @@ def test_a_degraded_picture_is_a_function_of_its_key_and_has_whole_bytes():
 
 @pytest.mark.slow
 def test_pairs_show_toys_that_the_reader_reads_and_loses_when_degraded():
-  draw = jax.jit(lambda key: degradations.pairs(key, 16, size=64))
+  draw = jax.jit(lambda key: degradations.pairs(key, 16, size=64,
+                                                share=render_buffer.WORLD_PAIRS))
   found = draw(KEY)
   jax.tree.map(np.testing.assert_array_equal, found, draw(KEY))
   assert found.low.shape == found.truth.shape == (16, 64, 64, 3)
@@ -103,3 +105,29 @@ def test_pairs_show_toys_that_the_reader_reads_and_loses_when_degraded():
   assert share(found.truth) > .6 and share(found.low) < share(found.truth) - .2
   near, far = (geometry.feature_distance(weights, x, found.truth) for x in (found.truth, found.low))
   assert not np.any(near) and 0. < float(far.min()) < float(far.max()) < 4.
+
+
+def test_psnr_and_sharpness_are_what_they_say():
+  truth = jnp.zeros((2, 8, 8, 3)).at[:, ::2].set(.5)
+  worse = truth + jnp.array([.1, .01]).reshape(2, 1, 1, 1)
+  np.testing.assert_allclose(restoration_eval.psnr(worse, truth), [20., 40.], rtol=1e-4)
+  flat = .5 * truth + .125
+  np.testing.assert_allclose(restoration_eval.roughness(flat) / restoration_eval.roughness(truth),
+                             .5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_what_restores_nothing_scores_as_what_it_was_given():
+  scores = restoration_eval.score(KEY, lambda low: low, pictures=20)
+  assert {len(values) for values in scores.values()} == {32}       # whole batches
+  for name, given in (('restoration_psnr', 'bicubic_psnr'), ('sharpness', 'bicubic_sharpness'),
+                      ('read', 'bicubic_read')):
+    np.testing.assert_allclose(scores[name], scores[given], rtol=1e-5)
+  means = restoration_eval.means(scores)
+  assert means['true_read'].mean > .5 > means['read'].mean
+  psnr = means['restoration_psnr']
+  assert 12. < psnr.lower < psnr.mean < psnr.upper < 30. and means['sharpness'].mean != 1.
+  darker = restoration_eval.score(KEY, lambda low: .9 * low, pictures=20)
+  gain = restoration_eval.gains(scores, darker)['restoration_psnr']
+  want = np.mean(scores['restoration_psnr'] - darker['restoration_psnr'])
+  assert gain.lower <= gain.mean <= gain.upper and gain.mean == pytest.approx(want, rel=1e-5)

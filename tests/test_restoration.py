@@ -14,7 +14,7 @@ from PIL import Image
 from refusals import refused
 
 from configs import toybox_restore
-from jaxdreamer import build, cameras, cli, loop, processes, restore, restoring, runs
+from jaxdreamer import build, cameras, cli, loop, restore, restoring, runs
 from jaxdreamer.nn import lora, unet, unet_config, vae
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.scenes import restoration
@@ -24,7 +24,9 @@ from jaxdreamer.types import Text
 KEY = jax.random.key(0)
 CAMERAS = cameras.orbit((2, 0.))
 SMALL = {'steps': 4, 'steps_per_call': 1, 'log_every': 1, 'preview_every': 2, 'checkpoint_every': 2,
-         'sampling.views': 2, 'mesh.data': 2, 'scene.restoration.rank': 2, 'estimator.vsd.rank': 2}
+         'sampling.views': 2, 'mesh.data': 2, 'scene.restoration.rank': 2,
+         # other tests have these, and they take long to compile
+         'scene.restoration.feature': 0., 'estimator.vsd.matrices': 'attention'}
 pytestmark = pytest.mark.usefixtures('own_cache')
 
 
@@ -56,6 +58,15 @@ def moved(params):
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(KEY, len(leaves))
   return tree.unflatten([x + .05 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves)])
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Of pictures of two sizes."""
+  home, rng = tmp_path_factory.mktemp('pictures'), np.random.RandomState(1)
+  for i, shape in enumerate([(20, 30), (8, 50)]):
+    Image.fromarray(rng.randint(0, 256, (*shape, 3)).astype(np.uint8)).save(home / f'{i}.png')
+  return home
 
 
 def words(prior, text, pair):
@@ -165,15 +176,16 @@ def test_squared_error_alone_lowers_in_a_few_steps(prior, pictures):
 
 
 @pytest.mark.slow
-def test_a_run_resumed_is_the_unbroken_one_and_a_command_restores_by_it(model, tmp_path,
-                                                                        monkeypatch, capsys):
-  folder, _ = model
-  config = config_of(folder)
+def test_a_run_resumed_is_the_unbroken_one_and_a_command_restores_by_it(
+    model, folder, tmp_path, monkeypatch, capsys):
+  make = lambda: config_of(model[0], **{'scene.restoration.path': str(folder),
+                                        'optim.groups': (('.*', 1e-3),)})
+  config = make()
   mesh = build.make_mesh(config)
   assert loop.run(config, tmp_path / 'whole', mesh) == (4, 'done', {})
   config.steps = 2
   loop.run(config, tmp_path / 'broken', mesh)
-  loop.run(config_of(folder), tmp_path / 'broken', mesh)
+  loop.run(make(), tmp_path / 'broken', mesh)
   whole, broken = ((tmp_path / name / 'metrics.jsonl').read_text() for name in ('whole', 'broken'))
   assert whole == broken and len(whole.splitlines()) == 4
   states = [runs.restore_state(tmp_path / name)[2] for name in ('whole', 'broken')]
@@ -182,9 +194,8 @@ def test_a_run_resumed_is_the_unbroken_one_and_a_command_restores_by_it(model, t
              for value in json.loads(line).values())
   sheet = np.asarray(Image.open(tmp_path / 'whole' / 'previews' / 'step_000004.png'))
   assert sheet.shape == (2 * 16, 3 * 16, 3) and (tmp_path / 'whole' / 'report.html').exists()
-  begin = restoring.scene(config, prior=build.make_prior(config)).init(KEY)
-  for name, w in states[0].params['scene'].items():
-    assert set(w) == set(begin[name])
+  ups = [w['up'] for w in states[0].params['scene'].values() if 'up' in w]
+  assert ups and all(float(jnp.abs(up).max()) > 0. for up in ups)        # all have learned
   with refused('makes no object: python -m jaxdreamer.restore'):
     runs.restore(tmp_path / 'whole')
 
@@ -204,31 +215,8 @@ def test_a_run_resumed_is_the_unbroken_one_and_a_command_restores_by_it(model, t
     restore.main()
 
 
-@pytest.mark.slow
-def test_a_run_without_vsd_draws_the_same_pictures_and_learns_another_thing(model):
-  folder, _ = model
-  after = {}
-  for vsd in (1., 0.):
-    config = config_of(folder, **{'scene.restoration.vsd': vsd})
-    mesh = build.make_mesh(config)
-    training = build.training(config, mesh)
-    state = processes.place(training.init(KEY), mesh)
-    _, state, info = next(training.fit(state, steps=1))
-    after[vsd] = training.text(0).pair, state.params, float(info['regularizer'])
-  np.testing.assert_array_equal(after[1.][0], after[0.][0])
-  assert after[1.][2] == pytest.approx(after[0.][2], rel=1e-5)
-  differ = lambda a, b: max(jax.tree.leaves(jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()),
-                                                         a, b)))
-  assert differ(after[1.][1]['scene'], after[0.][1]['scene']) > 1e-4
-  assert differ(after[1.][1]['est'], after[0.][1]['est']) < 1e-5   # it learns of the same latents
-
-
-def test_pictures_of_a_folder_are_cropped_by_the_step_alone(model, tmp_path):
-  folder, _ = model
-  rng = np.random.RandomState(1)
-  for i, shape in enumerate([(20, 30), (8, 50)]):
-    Image.fromarray(rng.randint(0, 256, (*shape, 3)).astype(np.uint8)).save(tmp_path / f'{i}.png')
-  draw = restoring.source(str(tmp_path), 3, 16)
+def test_pictures_of_a_folder_are_cropped_by_the_key_alone(folder, tmp_path):
+  draw = restoring.source(str(folder), 3, 16)
   found, again, other = draw(KEY), draw(KEY), draw(jax.random.key(1))
   jax.tree.map(np.testing.assert_array_equal, found, again)
   assert found.low.shape == found.truth.shape == (3, 16, 16, 3)

@@ -23,5 +23,5 @@ def get_config():
   config.sampling.update({'views': 8, 't_min': (20. / 999.,), 't_max': (979. / 999.,)})
   config.optim.update({'weight_decay': .01, 'clip': 1., 'b2': .999, 'eps': 1e-8})
   config.optim.groups = base.of_steps(config, lambda steps: (
-    ('scene/.*', (5e-4, 5e-5, steps // 2, max(steps // 2, 1))), ('est/.*', 5e-4)))
+    ('scene/.*', (2e-4, 2e-5, steps // 2, max(steps // 2, 1))), ('est/.*', 2e-4)))
   return config
