@@ -59,9 +59,8 @@ def restored(restorer: runs.Restorer, image: Float[np.ndarray, 'H W 3'], *,
 def main() -> int:
   """Writes the picture of --image, restored."""
   options = flags.FLAGS
-  for name in ('workdir', 'image'):
-    if not options[name].value:
-      cli.die('give --workdir=RUN and --image=FILE', status=cli.MISUSED)
+  if not (options.workdir and options.image):
+    cli.die('give --workdir=RUN and --image=FILE', status=cli.MISUSED)
   source = place(options.image)
   out = place(options.out) if options.out else source.with_name(f'{source.stem}_restored.png')
   if out.suffix.lower() != '.png':

@@ -111,10 +111,9 @@ def model(training: Training) -> objects.Model:
   it was given, as it is restored, and as it truly is."""
   def sheet(params):
     text = training.text(HELD_OUT)
-    low, truth = np.moveaxis(np.asarray(text.pair[:SHOWN]), 1, 0)
-    made = np.asarray(restore(training.prior, params, np.asarray(text.plain[0]), low))
+    # those of this process's first device
+    plain, pair = (np.asarray(a.addressable_data(0)[:SHOWN]) for a in (text.plain, text.pair))
+    low, truth = np.moveaxis(pair, 1, 0)
+    made = np.asarray(restore(training.prior, params, plain[0], low))
     return np.concatenate(np.concatenate([low, made, truth], 2))
-
-  def none(params, prompt):
-    raise ValueError("config.scene.name='restoration' makes no object")
-  return objects.Model(('',), lambda prompt: None, none, sheet)
+  return objects.Model(('',), lambda prompt: None, lambda params, prompt: None, sheet)

@@ -30,17 +30,6 @@ SMALL = {'steps': 4, 'steps_per_call': 1, 'log_every': 1, 'preview_every': 2, 'c
 pytestmark = pytest.mark.usefixtures('own_cache')
 
 
-class Flags(types.SimpleNamespace):
-  """absl's flags, by name and by attribute."""
-
-  def __init__(self, values):
-    super().__init__(**values)
-    self.values = values
-
-  def __getitem__(self, name):
-    return types.SimpleNamespace(value=self.values[name])
-
-
 @pytest.fixture(scope='module')
 def prior(model):
   made = stable_diffusion(path=str(model[0]), dtype='float32')
@@ -193,7 +182,7 @@ def test_a_run_resumed_is_the_unbroken_one_and_a_command_restores_by_it(
   assert all(np.isfinite(value) for line in whole.splitlines()
              for value in json.loads(line).values())
   sheet = np.asarray(Image.open(tmp_path / 'whole' / 'previews' / 'step_000004.png'))
-  assert sheet.shape == (2 * 16, 3 * 16, 3) and (tmp_path / 'whole' / 'report.html').exists()
+  assert sheet.shape == (16, 3 * 16, 3) and (tmp_path / 'whole' / 'report.html').exists()
   ups = [w['up'] for w in states[0].params['scene'].values() if 'up' in w]
   assert ups and all(float(jnp.abs(up).max()) > 0. for up in ups)        # all have learned
   with refused('makes no object: python -m jaxdreamer.restore'):
@@ -206,11 +195,12 @@ def test_a_run_resumed_is_the_unbroken_one_and_a_command_restores_by_it(
   monkeypatch.setattr(cli, 'compile_cache', lambda: '')
   asked = {'workdir': str(tmp_path / 'whole'), 'image': str(tmp_path / 'low.png'), 'scale': 2,
            'out': '', 'prior': '', 'tokenizer': '', 'tokenizer_2': ''}
-  monkeypatch.setattr(flags, 'FLAGS', Flags(asked))
+  monkeypatch.setattr(flags, 'FLAGS', types.SimpleNamespace(**asked))
   assert restore.main() == 0
   assert '80 x 48 pixels, step 4' in capsys.readouterr().out
   assert np.asarray(Image.open(tmp_path / 'low_restored.png')).shape == (48, 80, 3)
-  monkeypatch.setattr(flags, 'FLAGS', Flags(asked | {'prior': str(tmp_path / 'nowhere')}))
+  monkeypatch.setattr(flags, 'FLAGS', types.SimpleNamespace(
+    **asked | {'prior': str(tmp_path / 'nowhere')}))
   with refused('leads nowhere', FileNotFoundError):
     restore.main()
 

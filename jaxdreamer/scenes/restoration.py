@@ -7,9 +7,9 @@ picture's latent is a noisy version of:
 
 The scene's parameters are the LoRAs, and its "prompt" brings the pictures, `Text.pair`: a low and a
 true one for each view, whatever the camera. Estimators see z, in place of a render that is encoded:
-VSD asks of it what it asks of a render's latent. Beside it stand the mean squared error and the
-distance of the toybox's reader, where the paper has LPIPS, of x in [-1, 1]. In space there is
-nothing.
+VSD asks of it what it asks of a render's latent. Beside it stand the mean squared error, of x in
+[-1, 1], and the distance of what the toybox's reader sees, where the paper has LPIPS. In space
+there is nothing.
 """
 import jax
 import jax.numpy as jnp
