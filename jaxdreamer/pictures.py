@@ -74,6 +74,6 @@ def at_least(image: Float[np.ndarray, 'H W 3'], side: int) -> Float[np.ndarray, 
 def resized(image: Float[np.ndarray, 'H W 3'],
             shape: tuple[int, ...]) -> Float[np.ndarray, 'h w 3']:
   """The picture at another height and width, by cubic interpolation."""
-  planes = [Image.fromarray(np.ascontiguousarray(image[..., c]), 'F') for c in range(3)]
+  planes = [Image.fromarray(np.ascontiguousarray(image[..., c], np.float32)) for c in range(3)]
   bands = [plane.resize(shape[::-1], Image.Resampling.BICUBIC) for plane in planes]
   return np.clip(np.stack([np.asarray(band, np.float32) for band in bands], -1), 0., 1.)

@@ -54,8 +54,8 @@ def test_blurring_leaves_a_constant_and_makes_a_point_the_kernel():
 def test_resizing_is_pillows(way, before, after):
   """On the corner of the canvas that the picture has; beyond it the last row goes on."""
   picture = drawn(before).astype(np.float32) / 255.
-  want = np.stack([Image.fromarray(picture[..., c], 'F').resize((after, after), WAYS[way])
-                   for c in range(3)], -1)
+  planes = [Image.fromarray(np.ascontiguousarray(picture[..., c])) for c in range(3)]
+  want = np.stack([plane.resize((after, after), WAYS[way]) for plane in planes], -1)
   canvas = np.pad(picture, ((0, 64 - before), (0, 64 - before), (0, 0)), 'edge')
   which = jnp.array([f.__name__ == way for f in degradations.WAYS], jnp.float32)
   got = degradations.resize(jnp.asarray(canvas), jnp.float32(before), jnp.float32(after), which)
