@@ -11,16 +11,17 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ORDER = '''
-  files schedules types seeds signals training diffusion volume cameras conditioning prompts corpus
-  nn torch_side weights toybox meshes scenes render regularizers priors perception
-  control_variates sampling estimators optim rendezvous processes parallel probes train_step workdirs checkpoints metrics
-  profiling statistics comparison scores objects outputs places sections registry configs rules
-  names options checks build runs viewing generator_eval method_texts variance_lab clip_score
-  config_files cli_help cli evaluate finishing start loop stages
+  files pictures schedules types seeds signals training diffusion volume cameras conditioning
+  prompts corpus nn torch_side weights toybox meshes scenes render regularizers priors perception
+  control_variates sampling estimators optim rendezvous processes parallel probes train_step
+  workdirs checkpoints metrics profiling statistics comparison scores objects outputs places
+  sections registry configs rules names options checks restoring build runs viewing generator_eval
+  restoration_eval method_texts variance_lab clip_score config_files cli_help cli evaluate finishing
+  start loop stages
 '''.split()
 # Below all rooms, and imported by none.
-COMMANDS = ('train variance playground generate export view doctor convert toybox.train_prior '
-            'toybox.train_geometry toybox.train_autoencoder toybox.train_sd '
+COMMANDS = ('train variance playground generate export view doctor convert restore '
+            'toybox.train_prior toybox.train_geometry toybox.train_autoencoder toybox.train_sd '
             'toybox.train_mvdream'.split())
 COLUMNS = 100
 LINES = 250

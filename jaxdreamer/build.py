@@ -27,6 +27,7 @@ from jaxdreamer import (
   places,
   processes,
   render,
+  restoring,
   sampling,
   seeds,
   train_step,
@@ -38,8 +39,8 @@ from jaxdreamer.registry import (
   NORMALS,
   PRIORS,
   READERS,
-  REGULARIZERS,
   SCENES,
+  make_regularize,
   pick,
   read_corpus,
 )
@@ -84,22 +85,12 @@ def camera_ranges(section) -> dict:
                    'angular': section.angular}
 
 
-def make_regularize(section) -> Callable:
-  """(Rendering, step) -> the weighted sum of the regularizers whose weight is not 0."""
-  unknown = set(section) - set(REGULARIZERS)
-  if unknown:
-    raise ValueError(f'config.regularizers: unknown {sorted(unknown)}; takes '
-                     f'{sorted(REGULARIZERS)}')
-  terms = [(REGULARIZERS[k], v) for k, v in section.items() if not is_never(v)]
-  def regularize(rendering, step):
-    return sum((at(weight, step) * term(rendering) for term, weight in terms),
-               start=0. * jnp.sum(rendering.opacity))
-  return regularize
-
-
 def make_text(config, prior: Prior, mesh: Mesh) -> Callable[[int], Text]:
-  """step -> the Text that it takes: of config.prompt, or of some prompts of the corpus."""
+  """step -> the Text that it takes: of config.prompt, alone or beside pictures to restore, or of
+  some prompts of the corpus."""
   embed, c = embedder(config, prior), config.corpus
+  if restoring.is_one(config):
+    return restoring.texts(config, prior, embed(config.prompt), mesh)
   if not c.path:
     text = processes.place(embed(config.prompt), mesh)
     return lambda step: text
@@ -157,9 +148,12 @@ def make_background(config, *, random: bool = True) -> backgrounds.Background:
   return backgrounds.mixed(background, probability=r.random_background) if learns else background
 
 
-def make_scene(config) -> Scene:
-  """The scene of config.scene before the background of config.render."""
+def make_scene(config, *, prior: Prior | None = None) -> Scene:
+  """The scene of config.scene before the background of config.render; what restores pictures
+  adapts the `prior`."""
   s = config.scene
+  if restoring.is_one(config):
+    return restoring.scene(config, prior)
   texture = s.get(s.name, {}).get('texture')     # a scene itself, with the options of its section
   given = {'texture': partial(SCENES[texture], **s[texture])()} if texture else {}
   field, n = pick(SCENES, s, 'scene')(**given), s.particles
@@ -198,9 +192,10 @@ def training(config, mesh: Mesh, *, abstract: bool = False) -> Training:
   if config.prior.path == model_shapes.SHAPES and not abstract:
     raise ValueError(f'config.prior.path={model_shapes.SHAPES!r}: takes weights; shapes alone are '
                      'for python -m jaxdreamer.doctor')
-  scene = make_scene(config)
   prior, estimator = make_prior(config), pick(ESTIMATORS, config.estimator, 'estimator')()
-  if more := estimator.load():                   # so they enter the step as arguments
+  scene = make_scene(config, prior=prior)
+  # so they enter the step as arguments
+  if more := estimator.load() | restoring.load(config):
     prior = prior.replace(weights=prior.weights | more)
   jax.eval_shape(estimator.init, seeds.key(config.seed), prior)      # or it refuses the prior
   options.check_views(config, prior.views_per_scene)
@@ -220,7 +215,8 @@ def training(config, mesh: Mesh, *, abstract: bool = False) -> Training:
     local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx,
                                             ordered=processes.on_cpus(mesh))
     mapped = parallel.data_parallel(parallel.scan_steps(local_step, config.steps_per_call), mesh,
-                                    how=config.mesh.map, many=bool(config.corpus.path))
+                                    how=config.mesh.map,
+                                    many=bool(config.corpus.path or scene.latents))
     return (Parts(estimator, sample, latents, gradient, tx),
             jax.jit(lambda state, prior, text: mapped(state, prior, text, ids), donate_argnums=0))
   starts, sizes = zip(*options.check_stages(config, prior))

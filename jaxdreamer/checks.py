@@ -25,7 +25,9 @@ def check(config, mesh: Mesh) -> None:
   if config.steps % config.steps_per_call:
     raise ValueError(f'config.steps={config.steps}: must be a multiple of '
                      f'config.steps_per_call={config.steps_per_call}')
-  if config.corpus.path:
+  if config.scene.name == 'restoration':
+    check_restoration(config)
+  elif config.corpus.path:
     check_corpus(config, mesh)
   elif not isinstance(config.prompt, str) or not config.prompt.strip():
     raise ValueError(f'config.prompt={config.prompt!r}: takes a text')
@@ -61,6 +63,16 @@ def check_files(config) -> None:
   if section.get('shape', 'sphere') not in shapes.FORMULAS:
     shapes.placed(section.shape, fit=section.fit, extent=section.extent,
                   option=f'config.scene.{name}.shape')
+
+
+def check_restoration(config) -> None:
+  """What cannot be together with pictures that are restored, by a prompt that may be empty."""
+  for option, value, still in (('corpus.path', config.corpus.path, ''),
+                               ('scene.particles', config.scene.particles, 1),
+                               ('steps_per_call', config.steps_per_call, 1)):
+    if value != still:
+      raise ValueError(f"config.{option}={value!r}: takes {still!r} with "
+                       "config.scene.name='restoration'")
 
 
 def check_corpus(config, mesh: Mesh) -> None:

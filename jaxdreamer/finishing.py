@@ -35,15 +35,20 @@ def drop_previews(workdir: pathlib.Path, step: int):
 
 
 def preview(model: Model, params: PyTree, workdir: pathlib.Path, *, step: int):
-  """Objects of some prompts from four sides, side by side on white."""
+  """Objects of some prompts from four sides, side by side on white; or the model's own sheet."""
+  from jaxdreamer.outputs import video
+  path = workdir / 'previews' / f'step_{step:06}.png'
+  path.parent.mkdir(exist_ok=True)
+  path.write_bytes(video.png(model.sheet(params) if model.sheet else views(model, params)))
+
+
+def views(model: Model, params: PyTree) -> np.ndarray:
+  """Objects of some prompts [H, W, 3], each from four sides."""
   from jaxdreamer.outputs import video
   objects = [model.object(params, prompt) for prompt in spread(model.prompts, IN_PREVIEW)]
   camera = cameras.orbit(PREVIEW, distance=objects[0].away, fov=objects[0].fov)
-  sheet = np.concatenate([np.concatenate(video.render_views(object.over(1.), camera).rgb, axis=1)
-                          for object in objects])
-  path = workdir / 'previews' / f'step_{step:06}.png'
-  path.parent.mkdir(exist_ok=True)
-  path.write_bytes(video.png(sheet))
+  return np.concatenate([np.concatenate(video.render_views(object.over(1.), camera).rgb, axis=1)
+                         for object in objects])
 
 
 def finish(config: ConfigDict, model: Model, params: PyTree, workdir: pathlib.Path, *, step: int,
@@ -63,6 +68,8 @@ def finish(config: ConfigDict, model: Model, params: PyTree, workdir: pathlib.Pa
       'seconds': {use: round(seconds, 2) for use, seconds in clock.seconds.items()}})
   if config.corpus.path:
     outputs = {'gallery': lambda: write_gallery(model, params, workdir)}
+  elif model.sheet:
+    outputs = {'preview': lambda: preview(model, params, workdir, step=step)}
   else:
     object = model.object(params, config.prompt)
     with clock('imports'):

@@ -34,6 +34,7 @@ from jaxdreamer import (
   places,
   processes,
   profiling,
+  restoring,
   seeds,
   start,
   workdirs,
@@ -90,7 +91,8 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
   processes.check_shared(f'--workdir={workdir}', lambda: workdirs.seen(workdir))
   with clock('build'), processes.together():
     training = build.training(config, mesh)
-    model = build.model(config, build.embedder(config, training.prior), build.phrases(config))
+    model = restoring.model(training) if restoring.is_one(config) else build.model(
+      config, build.embedder(config, training.prior), build.phrases(config))
 
   progress = metrics.Progress(steps=config.steps, quiet=not processes.first())
   profiling.refuse_too_large('a picture', options.picture_bytes(config), jax.local_devices()[:1],
@@ -162,7 +164,6 @@ def train(config: ConfigDict, training: Training, model: Model, state: TrainStat
       late = 0 < 60 * config.max_minutes < clock.total()
       why = agree(DONE if step >= config.steps else caught[0] if caught
                   else OUT_OF_TIME if late else '')
-
       if crosses(before, step, config.log_every) or why == DONE:
         row, running = metrics.means(running), {}
         progress.row(step, row)

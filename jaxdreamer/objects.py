@@ -50,6 +50,8 @@ class Model(NamedTuple):
   prompts: tuple[str, ...]                       # that it learns
   embed: Callable[[str], Text | None]            # None for a scene that reads none
   object: Callable[[Params, str], Object]
+  # what a preview shows of parameters that make no object: params -> [H, W, 3]
+  sheet: Callable[[Params], np.ndarray] | None = None
 
 
 def model(key: Key[Array, ''], scene: Scene, *, prompts: tuple[str, ...],

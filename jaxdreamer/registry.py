@@ -3,6 +3,8 @@ shipped; what is your own needs none, a config names it 'module:function'."""
 from functools import partial
 from typing import Any, Callable
 
+import jax.numpy as jnp
+
 from jaxdreamer import prompts, regularizers, sections
 from jaxdreamer.estimators.asd import asd
 from jaxdreamer.estimators.csd import csd
@@ -22,15 +24,18 @@ from jaxdreamer.scenes.hyper_ingp import hyper_ingp
 from jaxdreamer.scenes.image import image
 from jaxdreamer.scenes.mesh import mesh
 from jaxdreamer.scenes.mlp import mlp
+from jaxdreamer.scenes.restoration import restoration
 from jaxdreamer.scenes.sdf_hashgrid import sdf_hashgrid
 from jaxdreamer.scenes.sdf_voxels import sdf_voxels
 from jaxdreamer.scenes.triplane_transformer import triplane_transformer
 from jaxdreamer.scenes.voxels import voxels
+from jaxdreamer.schedules import at, is_never
 from jaxdreamer.toybox import compositions
 
 SCENES = {'voxels': voxels, 'sdf_voxels': sdf_voxels, 'hashgrid': hashgrid,
           'sdf_hashgrid': sdf_hashgrid, 'mlp': mlp, 'dmtet': dmtet, 'mesh': mesh, 'image': image,
-          'hyper_ingp': hyper_ingp, 'conv3d': conv3d, 'triplane_transformer': triplane_transformer}
+          'hyper_ingp': hyper_ingp, 'conv3d': conv3d, 'triplane_transformer': triplane_transformer,
+          'restoration': restoration}
 PRIORS = {'toybox': toybox, 'empirical': empirical, 'stable_diffusion': stable_diffusion,
           'sdxl': sdxl, 'mvdream': mvdream}
 READERS = {'toybox': reader}           # of priors whose text encoder is loaded alone: all it embeds
@@ -69,6 +74,19 @@ def pick(table: dict, section: Any, option: str) -> Callable:
     raise ValueError(f"config.{option}.name={section.name!r}: takes one of {sorted(table)}, or "
                      "your own 'module:function'")
   return partial(table[section.name], **section.get(section.name, {}))
+
+
+def make_regularize(section: Any) -> Callable:
+  """(Rendering, step) -> the weighted sum of the regularizers whose weight is not 0."""
+  unknown = set(section) - set(REGULARIZERS)
+  if unknown:
+    raise ValueError(f'config.regularizers: unknown {sorted(unknown)}; takes '
+                     f'{sorted(REGULARIZERS)}')
+  terms = [(REGULARIZERS[k], v) for k, v in section.items() if not is_never(v)]
+  def regularize(rendering, step):
+    return sum((at(weight, step) * term(rendering) for term, weight in terms),
+               start=0. * jnp.sum(rendering.opacity))
+  return regularize
 
 
 def read_corpus(path: str) -> tuple[str, ...]:

@@ -10,14 +10,16 @@ they name (`contents`, see places.py), the prompts that it learned and its step.
 import functools
 import json
 import pathlib
-from typing import Mapping, NamedTuple, Sequence
+from functools import partial
+from typing import Callable, Mapping, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, options, places, sampling, seeds, workdirs
+from jaxdreamer import build, options, places, restoring, sampling, seeds, workdirs
 from jaxdreamer.names import CHOICES
 from jaxdreamer.objects import Model
 from jaxdreamer.training import Training, run_key, state_shapes
@@ -34,6 +36,13 @@ class Restored(NamedTuple):
   config: ConfigDict
   model: Model
   params: PyTree
+  step: int
+
+
+class Restorer(NamedTuple):
+  """A run that restores pictures."""
+  restore: Callable[[np.ndarray], np.ndarray]    # [N, n, n, 3] in [0, 1] -> the same
+  side: int                                      # n
   step: int
 
 
@@ -54,13 +63,29 @@ def run_model(workdir: pathlib.Path, config: ConfigDict, prior: str,
                   tokenizers)
 
 
-def scene_at(workdir: pathlib.Path, config: ConfigDict, *,
-             last: int | None = None) -> tuple[PyTree, int]:
-  """The scene's parameters at the newest checkpoint, of those up to step `last`, and its step.
-  ValueError where there is none."""
+def restorer(workdir: pathlib.Path, *, prior: str = '',
+             tokenizers: Sequence[str] = ()) -> Restorer:
+  """What the run in `workdir` has learned to restore pictures by; the rest as in `restore`."""
+  config = options.expanded(read_config(workdir))
+  if not restoring.is_one(config):
+    raise ValueError(f'{workdir} holds no restorer: its config.scene.name is '
+                     f'{config.scene.name!r}')
+  places.move(config, prior, tokenizers, known=workdirs.read_contents(workdir))
+  model = build.make_prior(config)
+  init = build.make_scene(config, prior=model).init
+  params, step = scene_at(workdir, config, like=jax.eval_shape(init, seeds.key(config.seed)))
+  text = build.embedder(config, model)(config.prompt)
+  return Restorer(partial(restoring.restore, model, params, text.plain), restoring.side(model),
+                  step)
+
+
+def scene_at(workdir: pathlib.Path, config: ConfigDict, *, last: int | None = None,
+             like: PyTree = None) -> tuple[PyTree, int]:
+  """The scene's parameters at the newest checkpoint, of those up to step `last`, and its step;
+  shaped as `like`, where the config alone does not tell. ValueError where there is none."""
   from jaxdreamer import checkpoints  # takes long, and a file needs none
   with checkpoints.reader(workdir) as saved:
-    found = checkpoints.restore_scene(saved, shapes(config), last=last)
+    found = checkpoints.restore_scene(saved, like or shapes(config), last=last)
   if not found:
     raise none_in(workdir)
   return found

@@ -33,8 +33,11 @@ def make_render_latents(*, scene: Scene, render: types.Render,
 
   `render` (code, camera, key, step) -> Rendering; `regularize` (Rendering [V, H, W], step) -> [],
   by default nothing; `condition` (text, camera [V]) -> Views; pullback takes the cotangents of z
-  and of the regularizer to the scene's params.
+  and of the regularizer to the scene's params. A scene that makes its latents itself needs none.
   """
+  if scene.latents:
+    return scene.latents
+
   def render_latents(params, prior: Prior, text: Text, camera, keys, step):
     def encoded(params):
       @conditioning.by_prompt

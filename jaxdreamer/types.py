@@ -69,16 +69,16 @@ class Rays(NamedTuple):
 
 
 class Text(NamedTuple):
-  """What a prior's text encoder made of one prompt; built once by `embed`, outside the step. [L, D]
-  token embeddings."""
+  """What a prior's text encoder made of one prompt, once, outside the step. [L, D] embeddings."""
   views: Float[Array, '4 L D']  # prompt with the words front, side, back, overhead (prompts.VIEWS)
   plain: Float[Array, 'L D']           # no view words
   null: Float[Array, 'L D']            # the empty prompt
   negative: Float[Array, 'L D']        # the negative prompt; equals null when none is given
-  # one embedding of the whole prompt, where the encoder gives one
-  pooled: Float[Array, 'D'] | None = None
+  pooled: Float[Array, 'D'] | None = None        # one embedding of the whole prompt, if any
   # normal draws: which of a generator's objects for this prompt
   noise: Float[Array, 'Z'] | None = None
+  # of what restores pictures: a degraded one and the true one
+  pair: Float[Array, '2 H W 3'] | None = None
 
 
 class PerpNeg(NamedTuple):
@@ -135,11 +135,11 @@ class Scene(NamedTuple):
   # a renderer of its own in place of render.image:
   # (code, one Camera, size=, background=Sky, shade=Shade) -> its Rendering [size, size]
   render: Callable[..., 'Rendering'] | None = None
-  # its surface, for outputs that would else look for one in the density: code -> topology.Mesh
-  mesh: Callable[[Code], Any] | None = None
+  mesh: Callable[[Code], Any] | None = None      # its own surface: code -> topology.Mesh
   # (params, an Object of another kind of scene) -> params that look as nearly like it as they can
   adopt: Callable[[Params, Any], Params] | None = None
   given: Any = None                    # the user's own mesh that it colors, a meshes.files.Given
+  latents: RenderLatents | None = None # made by itself, in place of a render that is encoded
   # (code, xyz [3]) -> []: what a ray's section loses of it is its optical depth, as in NeuS
   clearness: Callable[[Code, Array], Array] | None = None
 
@@ -168,7 +168,7 @@ class Prior:
   eps_fn: Predict = flax.struct.field(pytree_node=False)
   # (weights, prompt, negative) -> Text; on the host, once
   embed_fn: Callable[[Any, str, str], Text] = flax.struct.field(pytree_node=False)
-  # by the network itself: of diffusion.PREDICTIONS
+  # a key of diffusion.PREDICTIONS
   predicted: str = flax.struct.field(pytree_node=False, default='epsilon')
   # eps takes a LoRA's parameters beside its own: lora.beside
   branches: bool = flax.struct.field(pytree_node=False, default=False)

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from jaxdreamer import schedules, stages
+from jaxdreamer import schedules, sections, stages
+from jaxdreamer.scenes.restoration import restoration
 
 THREESTUDIO = 'threestudio@28d9d80 configs/'
 SCALEDREAMER = 'ScaleDreamer@23f433f configs/'
@@ -404,6 +405,24 @@ def test_steindreamer_has_dreamfusions_numbers():
   for section in ('cameras', 'render', 'regularizers', 'sampling', 'scene', 'optim', 'steps'):
     assert ours[section] == theirs_[section], section
   assert ours.estimator.ssd.guidance == theirs_.estimator.sds.guidance
+
+
+def test_osediff_has_the_numbers_of_its_released_training():
+  """OSEDiff@851cb88 train_osediff.py, and osediff.py's distribution_matching_loss; of theirs LPIPS
+  is left out, as its head says."""
+  config, head = read('osediff_sd', '')
+  vsd, scene, optim = config.estimator.vsd, config.scene.restoration, config.optim
+  assert (config.steps, config.sampling.views, scene.rank, vsd.rank) == (100_000, 4 * 4, 4, 4)
+  assert (scene.mse, scene.vsd, vsd.guidance) == (1., 1., (7.5,))
+  assert scene.feature == 0. and sections.defaults(restoration)['feature'] == 2.
+  assert vsd.normalized and vsd.matrices == 'all' and config.prior.stable_diffusion.sample
+  assert [round(999 * t[0]) for t in (config.sampling.t_min, config.sampling.t_max)] == [20, 979]
+  assert (optim.b1, optim.b2, optim.eps, optim.weight_decay, optim.clip) == (.9, .999, 1e-8, .01,
+                                                                             1.)
+  assert group(config, 'scene/unet/0')[0] == group(config, 'est/unet/0')[0] == 5e-5
+  assert config.negative_prompt.split(', ')[-3:] == ['deformed', 'lowres', 'over-smooth']
+  for what in ('prompt', 'LPIPS', 'degradations', 'precision'):
+    assert f'\n- {what}: ' in head
 
 
 def test_steindreamers_scenes_are_prolificdreamers_by_ssd_with_normals():

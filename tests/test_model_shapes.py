@@ -10,6 +10,7 @@ from configs import (
   csd_sd,
   dreamfusion_sd,
   magic3d_sd,
+  osediff_sd,
   prolificdreamer_scene_sd,
   prolificdreamer_sd,
   scaledreamer_amortised,
@@ -48,7 +49,8 @@ def shrunk(name):
 @pytest.mark.parametrize('make, stage, name', [
   (dreamfusion_sd, '', 'sd21-base'), (prolificdreamer_scene_sd, '', 'sd21-base'),
   (steindreamer_scene_sd, '', 'sd21-base'), (scaledreamer_mvdream, '', 'mvdream'),
-  (csd_sd, 'refined', 'sd21-base'), (magic3d_sd, 'refined', 'sd21-base'),
+  (osediff_sd, '', 'sd21-base'), (csd_sd, 'refined', 'sd21-base'),
+  (magic3d_sd, 'refined', 'sd21-base'),
   (prolificdreamer_sd, 'geometry', 'sd21-base'), (prolificdreamer_sd, 'texture', 'sd21-base')])
 def test_a_step_without_weights_has_shapes_and_the_weights_it_wants_a_name(monkeypatch, make, stage,
                                                                            name):

@@ -14,6 +14,7 @@ from jaxdreamer.estimators.vsd import vsd
 from jaxdreamer.nn import layers, lora
 from jaxdreamer.priors.gaussian import gaussian
 from jaxdreamer.types import Text
+from jaxdreamer.weights import loras
 
 KEY = jax.random.key(0)
 WEIGHTS = {'block': {'attn1': {'to_q': {'kernel': jnp.ones((4, 6))},
@@ -51,6 +52,28 @@ def test_only_matching_matrices_are_adapted_and_merging_is_undone():
   np.testing.assert_allclose(merged['block']['attn1']['to_q']['kernel'], want, rtol=1e-6)
   back = lora.merge(merged, small, scale=-3.)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), back, WEIGHTS)
+
+
+@pytest.mark.parametrize('size', [1, 3])
+def test_a_lora_of_a_convolution_is_one_of_its_size_and_one_of_a_pixel(size):
+  """Merged, it adds what the two make one after the other, and what published files mean by it."""
+  keys = jax.random.split(KEY, 3)
+  weights = {'unet': {'conv1': {'kernel': jax.random.normal(keys[0], (size, size, 5, 7))}}}
+  small = lora.init(KEY, weights, rank=2, matrices=lora.UNET)['unet/conv1/kernel']
+  assert small['down'].shape == (size, size, 5, 2) and small['up'].shape == (2, 7)
+  small = small | {'up': jax.random.normal(keys[1], (2, 7))}
+  x = jax.random.normal(keys[2], (2, 6, 6, 5))
+  conv = lambda x, kernel: jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), precision='highest')
+  merged = lora.merge(weights, {'unet/conv1/kernel': small}, scale=.5)['unet']['conv1']['kernel']
+  want = conv(x, weights['unet']['conv1']['kernel']) + .5 * conv(conv(x, small['down']),
+                                                                 small['up'][None, None])
+  np.testing.assert_allclose(conv(x, merged), want, rtol=1e-4, atol=1e-4)
+  torch = lambda kernel: np.asarray(kernel).transpose(3, 2, 0, 1)
+  file = loras.LowRank(np.asarray(small['up']).T, torch(small['down']).reshape(2, -1), .5,
+                       (7, 5, size, size))
+  np.testing.assert_allclose(torch(merged - weights['unet']['conv1']['kernel']), file.tensor(),
+                             rtol=1e-4, atol=1e-5)
 
 
 def camera_mlp(width):
@@ -198,6 +221,34 @@ def test_the_lora_learns_by_the_distance_in_what_its_network_predicts(predicted,
   est = estimator.init(KEY, prior)
   got = estimator.loss(DRAWS, est, prior, z, oracle.views(N), 0)
   np.testing.assert_allclose(got, want, rtol=1e-3)
+
+
+def test_normalized_it_is_the_difference_of_denoised_latents_over_the_distance_of_each_draw():
+  """OSEDiff's loss (stated per picture, in float64): the LoRA's denoised latent less the prior's,
+  over the mean absolute distance of z from the latter; of the weights a run asks for it takes
+  none."""
+  prior = with_attention(lambda eps, kernel, z_t, t: eps + kernel[0, 0] - 1.)
+  n, shape = 5, (2, 3, 4)
+  estimator = vsd(guidance=7.5, normalized=True)
+  est = jax.tree.map(lambda x: x + .3, estimator.init(KEY, prior))
+  drawn = oracle.draws(jnp.linspace(.05, .95, n), shape=shape)
+  z = jax.random.normal(jax.random.key(3), (n, *shape))
+  got, _ = estimator.residual(drawn, est, prior, z, oracle.views(n, negative=-1.), 0)
+  own = prior.replace(weights=lora.merge(prior.weights, est))
+  for i in range(n):
+    t = drawn.t[i:i + 1]
+    alpha, sigma = (np.float64(rate(t)[0]) for rate in (BASE.schedule.alpha, BASE.schedule.sigma))
+    z_t = alpha * np.asarray(z[i], np.float64) + sigma * np.asarray(drawn.eps[i], np.float64)
+    def denoised(eps):
+      return (z_t - sigma * eps) / alpha
+    def eps(of, text):
+      out = of.eps(jnp.asarray(z_t[None], jnp.float32), t, jnp.full((1, 1, 1), text), None)
+      return np.asarray(out[0], np.float64)
+    away = eps(prior, -1.)
+    p, phi = denoised(away + 7.5 * (eps(prior, 1.) - away)), denoised(eps(own, 1.))
+    want = (phi - p) / np.mean(np.abs(z[i] - p))
+    np.testing.assert_allclose(got[i], want, rtol=2e-3, atol=2e-3 * np.abs(want).max())
+  assert estimator.weight == 'uniform' and vsd().weight is None
 
 
 def test_a_prior_without_attention_is_refused_in_one_line():

@@ -7,18 +7,27 @@ own training was: eps for Stable Diffusion, v or x0 for others, whose eps errors
 all of the loss to the least t. It takes the prompt without view words, and the camera. A LoRA that
 knew the score of one scene exactly would give SDS; one that knows nothing yet gives CSD times
 (scale - 1), but for the view words.
+
+`normalized` (DMD, Yin et al. 2024, Eq. 8; OSEDiff, Wu et al. 2024): the difference of the two
+denoised latents over the mean absolute distance of z from the first of them, a draw by itself, so
+that a step is as large at every t:
+
+    r = (z0_phi - z0_s) / mean |z - z0_s| = sigma / alpha (eps_s - eps_phi) / mean |z - z0_s|
 """
 import jax
 import jax.numpy as jnp
 
-from jaxdreamer.diffusion import PREDICTIONS, bcast, diffuse, guided
+from jaxdreamer.diffusion import PREDICTIONS, bcast, diffuse, guided, x0_from_eps
 from jaxdreamer.nn import lora
 from jaxdreamer.sampling import shared
 from jaxdreamer.schedules import Schedule, at
 from jaxdreamer.types import Estimator
 
+MATRICES = {'attention': lora.ATTENTION, 'all': lora.UNET}
 
-def vsd(*, guidance: Schedule = (7.5,), rank: int = 4, dropped: float = .1) -> Estimator:
+
+def vsd(*, guidance: Schedule = (7.5,), rank: int = 4, dropped: float = .1,
+        matrices: str = 'attention', normalized: bool = False) -> Estimator:
   """`est` is a LoRA of the prior's attention matrices, and a change of what cameras enter by.
   `init` raises ValueError where the prior has no such matrices.
 
@@ -26,21 +35,30 @@ def vsd(*, guidance: Schedule = (7.5,), rank: int = 4, dropped: float = .1) -> E
     guidance: scale of the first term, a schedule; 1 is conditional.
     rank: of the LoRA.
     dropped: share of the LoRA's training in which it does not know the camera.
+    matrices: that the LoRA adapts: 'attention', or 'all', convolutions too, in float32 best.
+    normalized: True: a step as large at every t, whatever config.sampling.weight is.
   """
   def init(key, prior):
-    if not lora.matching(prior.weights):
+    if not lora.matching(prior.weights, matrices=MATRICES[matrices]):
       raise ValueError("config.estimator.name='vsd': this prior has no attention matrices for a "
                        "LoRA; sds, csd and asd need none")
-    return lora.init(key, prior.weights, rank=rank)
+    return lora.init(key, prior.weights, rank=rank, matrices=MATRICES[matrices])
 
   def own(est, prior, z_t, t, views):
-    adapted = (lora.beside if prior.branches else lora.merge)(prior.weights, est)
+    branches = prior.branches and matrices == 'attention'
+    adapted = (lora.beside if branches else lora.merge)(prior.weights, est)
     return prior.replace(weights=adapted).eps(z_t, t, views.plain, views.camera)
 
   def residual(draws, est, prior, z, views, step):
     z_t = diffuse(z, draws.t, draws.eps, schedule=prior.schedule)
     eps_s = guided(prior, z_t, draws.t, views, scale=at(guidance, step))
-    return eps_s - own(est, prior, z_t, draws.t, views), {}
+    r = eps_s - own(est, prior, z_t, draws.t, views)
+    if normalized:
+      alpha, sigma = (bcast(rate(draws.t), z) for rate in (prior.schedule.alpha,
+                                                           prior.schedule.sigma))
+      away = jnp.abs(z - x0_from_eps(eps_s, z_t, alpha, sigma))
+      r = sigma / alpha * r / jnp.mean(away, tuple(range(1, z.ndim)), keepdims=True)
+    return r, {}
 
   def loss(draws, est, prior, z, views, step):
     keys = jax.vmap(lambda key: jax.random.split(key, 3))(draws.key)
@@ -53,4 +71,4 @@ def vsd(*, guidance: Schedule = (7.5,), rank: int = 4, dropped: float = .1) -> E
     unit = PREDICTIONS[prior.predicted].error(prior.schedule.alpha(t), prior.schedule.sigma(t))
     return jnp.mean((bcast(unit, z) * error) ** 2)
 
-  return Estimator(residual, init, loss)
+  return Estimator(residual, init, loss, weight='uniform' if normalized else None)

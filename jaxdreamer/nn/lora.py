@@ -6,9 +6,10 @@ weights, none of its code.
     beside(weights, small)
 
 `small` is {path: {'down' [in, rank], 'up' [rank, out]}} of the matrices that match, and {path:
-{'change'}} of what a camera enters by, which is trained whole. `merge` gives weights with kernel +
-scale * down @ up, or parameter + scale * change, in float32; `beside` the same for networks of
-nn/layers.Dense, which add x @ down @ up as a branch.
+{'change'}} of what a camera enters by, which is trained whole. Of a convolution `down` is one of
+the same size, [h, w, in, rank], and `up` one of 1 x 1, as in published files. `merge` gives weights
+with kernel + scale * down @ up, or parameter + scale * change, in float32; `beside` the same for
+networks of nn/layers.Dense, which add x @ down @ up as a branch; convolutions take none.
 
 An update is far below half an ulp of a bfloat16 kernel, and lost where it is rounded to one:
 merging gives float32 kernels, for networks that compute in it; one that computes in less takes the
@@ -25,6 +26,10 @@ from jaxtyping import Array, Key, PyTree
 # diffusers' default, the attention processors; and the class embedding's way out, where it holds
 # more than cameras
 ATTENTION = r'(?!vae/).*/(to_(q|k|v|out_0)|class_embedding/linear_2)/kernel'
+# all that one-step restoration adapts of a UNet (OSEDiff, Wu et al. 2024): attention, convolutions,
+# projections, feed-forward; and of an autoencoder, whose decoder stays
+UNET = r'unet/(.*/)?(to_(q|k|v|out_0)|conv\w*|proj_(in|out)|ff/net_(0/proj|2))/kernel'
+ENCODER = r'vae/(encoder/(.*/)?(to_(q|k|v|out_0)|conv\w*)|quant_conv)/kernel'
 CAMERA = r'(?!vae/)(.*/)?class_embedding/linear_[12]/(kernel|bias)'
 CAMERA_IN = 16  # world_from_camera: numbers that enter an embedding of cameras alone
 
@@ -43,12 +48,12 @@ def cameras(weights: PyTree) -> dict[str, tuple[int, ...]]:
           == CAMERA_IN}
 
 
-def matching(weights: PyTree, *, matrices: str = ATTENTION) -> dict[str, tuple[int, int]]:
-  """{path: (in, out)} of the dense kernels whose path, joined by '/', the pattern matches in full,
-  but for `cameras`."""
+def matching(weights: PyTree, *, matrices: str = ATTENTION) -> dict[str, tuple[int, ...]]:
+  """{path: shape} of the kernels, dense [in, out] or of convolutions [h, w, in, out], whose path,
+  joined by '/', the pattern matches in full, but for `cameras`."""
   whole = cameras(weights)
   return {path: x.shape for path, x in flatten(weights).items()
-          if re.fullmatch(matrices, path) and x.ndim == 2 and path not in whole}
+          if re.fullmatch(matrices, path) and x.ndim in (2, 4) and path not in whole}
 
 
 def init(key: Key[Array, ''], weights: PyTree, *, rank: int, matrices: str = ATTENTION) -> PyTree:
@@ -56,8 +61,8 @@ def init(key: Key[Array, ''], weights: PyTree, *, rank: int, matrices: str = ATT
   changed yet."""
   shapes = matching(weights, matrices=matrices)
   keys = jax.random.split(key, max(len(shapes), 1))
-  low = {path: {'down': jax.random.normal(k, (n, rank)) / rank, 'up': jnp.zeros((rank, m))}
-         for k, (path, (n, m)) in zip(keys, sorted(shapes.items()))}
+  low = {path: {'down': jax.random.normal(k, (*n, rank)) / rank, 'up': jnp.zeros((rank, m))}
+         for k, (path, (*n, m)) in zip(keys, sorted(shapes.items()))}
   return low | {path: {'change': jnp.zeros(shape)} for path, shape in cameras(weights).items()}
 
 

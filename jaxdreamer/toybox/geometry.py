@@ -122,6 +122,25 @@ def read(weights: PyTree, x: Float[Array, 'B H W 3'], *,
   return reader_net.clone(dtype=dtype).apply({'params': weights['reader']}, x)
 
 
+def features(weights: PyTree, x: Float[Array, 'B H W 3']) -> list[Float[Array, 'B h w C']]:
+  """What each of the reader's blocks makes of images, every place a vector of length 1."""
+  x = jax.image.resize(x, (len(x), SIZE, SIZE, 3), 'linear')
+  _, kept = reader_net.apply({'params': weights['reader']}, x, mutable=['intermediates'],
+                             capture_intermediates=lambda module, _: isinstance(module, Block))
+  maps = jax.tree.leaves(kept)
+  return [h * jax.lax.rsqrt(jnp.sum(h * h, -1, keepdims=True) + 1e-10) for h in maps]
+
+
+def feature_distance(weights: PyTree, x: Float[Array, 'B H W 3'],
+                     y: Float[Array, 'B H W 3']) -> Float[Array, 'B']:
+  """How differently the reader sees two pictures: LPIPS (Zhang et al. 2018) with its blocks in
+  place of VGG's and without learned weights, the squared distance of `features`, a mean over
+  places, then over blocks. From 0 to 4."""
+  apart = [jnp.mean(jnp.sum((a - b) ** 2, -1), (1, 2))
+           for a, b in zip(features(weights, x), features(weights, y))]
+  return sum(apart) / len(apart)
+
+
 def mirrored(camera: Camera) -> Bool[Array, '*b']:
   """Whether the camera sees on the right what is on the left, at -y, from the front."""
   return camera.world_from_camera[..., 1, 0] < 0.
