@@ -9,8 +9,8 @@ This differs from the released code:
 - prompt: one for all pictures; there a tagger's words for each.
 - LPIPS: left out, as its network is not shipped; config.scene.restoration.feature weighs the toybox
   reader's features in its place, which know toys alone.
-- degradations: without sinc filters, Poisson noise and enlarging; a half to a quarter of the pixels
-  of a side are left, there a quarter.
+- degradations: kernels and noise are normal ones alone, and nothing grows on the way; a half to a
+  quarter of the pixels of a side are left, there a quarter.
 - the LoRA's step: at once with the generator's, and one bound for the norm of both.
 - precision: float32, as LoRAs of convolutions are merged; there float16 beside them.
 """
