@@ -9,6 +9,8 @@
                toybox-mvdream (--mvdream=FOLDER), the same cameras and steps
   diffusers    the largest difference of pixels of the same noise through diffusers' pipeline, 20
                steps of DDIM in float32; wants the extra `parity`
+  restoration  PSNR, sharpness and the reader's accuracy of 256 held-out degraded renders, restored
+               by configs/toybox_restore.py with VSD and without, with intervals; bicubic beside them
 
 Each object is a process of its own, as benchmarks.toybox's; runs are kept by a hash of the sources,
 and the same command goes on. Writes benchmarks/results/real_path.json once all parts are there;
@@ -20,11 +22,15 @@ import json
 import os
 import pathlib
 import statistics
+import subprocess
+import sys
 
 import jax
 import numpy as np
 
 from benchmarks import results, toybox
+from jaxdreamer import restoration_eval
+from jaxdreamer import runs as restored
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.toybox import geometry, sd, sd_inspection, train_autoencoder
 
@@ -97,6 +103,28 @@ def janus(folder, path, mvdream, options, *, prompts=FRONTED, seeds=SEEDS):
   return {f'one_front_{way}': share(way) for way in ways}
 
 
+def restoration(folder, path, options):
+  """Two restorers of the same pictures and steps, with VSD and without."""
+  scores = {}
+  for name, weight in (('with', 1), ('without', 0)):
+    workdir = folder / f'restoration-{name}'
+    command = [sys.executable, '-m', 'jaxdreamer.train', '--config=configs/toybox_restore.py',
+               at(path), f'--config.scene.restoration.vsd={weight}', *options,
+               f'--workdir={workdir}']
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(command, cwd=results.ROOT, check=True)
+    scores[name] = restoration_eval.score(NOISE, restored.restorer(workdir).restore)
+  both = {name: restoration_eval.means(found) for name, found in scores.items()}
+  gains = restoration_eval.gains(scores['with'], scores['without'])
+  rows = [{'restorer': name, 'figure': figure, **interval._asdict()}
+          for name, found in {**both, 'gain of VSD': gains}.items()
+          for figure, interval in found.items()]
+  return {'restoration_psnr': both['with']['restoration_psnr'].value,
+          'bicubic_psnr': both['with']['bicubic_psnr'].value,
+          'restoration_psnr_without_vsd': both['without']['restoration_psnr'].value,
+          'restoration': rows}
+
+
 def diffusers_difference(folder):
   """The largest difference of pixels in [0, 1]; None without diffusers."""
   if not all(importlib.util.find_spec(name) for name in ('torch', 'diffusers', 'transformers')):
@@ -118,7 +146,7 @@ def diffusers_difference(folder):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parts = ('model', 'objects', 'janus', 'diffusers')
+  parts = ('model', 'objects', 'janus', 'diffusers', 'restoration')
   parser.add_argument('--only', default=','.join(parts), help='comma-separated parts')
   parser.add_argument('--folder', type=pathlib.Path, default=sd.SHIPPED, help='of toybox-sd')
   parser.add_argument('--mvdream', default='', help='folder of toybox-mvdream')
@@ -141,6 +169,8 @@ def main():
   if 'janus' in asked:
     figures |= janus(root, given.folder, given.mvdream, options, prompts=FRONTED[few],
                      seeds=SEEDS[few])
+  if 'restoration' in asked:
+    figures |= restoration(root, given.folder, options)
   print(json.dumps(figures, indent=1))
   if not given.quick and set(asked) == set(parts):
     print(results.write('real_path', figures, 'python -m benchmarks.real_path'))

@@ -9,7 +9,7 @@ import pytest
 from jaxdreamer import build, cameras
 from jaxdreamer.configs import toybox_sd
 from jaxdreamer.diffusion import PREDICTIONS, bcast, diffuse
-from jaxdreamer.nn import mvdream
+from jaxdreamer.nn import lora, mvdream
 from jaxdreamer.priors import mvdream as priors_mvdream
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.toybox import (
@@ -244,10 +244,11 @@ def test_fidelity_of_true_renders_is_the_readers_own(monkeypatch):
   assert all(value > .85 for value in scores.values()) and len(asked) == 3, scores
 
 
-def test_a_lora_is_written_in_diffusers_layout_and_read_again(folder, tmp_path):
+@pytest.mark.parametrize('matrices', [lora.ATTENTION, lora.UNET])
+def test_a_lora_is_written_in_diffusers_layout_and_read_again(folder, tmp_path, matrices):
   prior = stable_diffusion(path=str(folder), dtype='float32')
-  from jaxdreamer.nn import lora
-  small = lora.init(KEY, prior.weights, rank=2)
+  small = lora.init(KEY, prior.weights, rank=2, matrices=matrices)
+  assert any(w['down'].ndim == 4 for w in small.values() if 'down' in w) == (matrices == lora.UNET)
   small = {path: w if 'change' in w else w | {'up': w['up'] + .1} for path, w in small.items()}
   path = tmp_path / 'style.safetensors'
   assert lora_files.save(path, small) == sum('down' in w for w in small.values()) > 10

@@ -18,15 +18,20 @@ from jaxdreamer.weights import safetensors_io
 
 def tensors(small: PyTree) -> dict[str, np.ndarray]:
   """{published key: tensor} of a LoRA of nn/lora.py: 'unet.….to_q.lora_A.weight' [rank, in] and
-  'lora_B' [out, rank]; they are added as they are, for without an alpha the rank stands for it."""
+  'lora_B' [out, rank], of convolutions [rank, in, h, w] and [out, rank, 1, 1]; they are added as
+  they are, for without an alpha the rank stands for it."""
   found = {}
   for path, entry in small.items():
     if 'down' not in entry:
       continue
     layer = safetensors_io.key_of(tuple(path.split('/'))).removesuffix('.weight')
-    for role, part in (('lora_A', 'down'), ('lora_B', 'up')):
-      matrix = np.asarray(entry[part], np.float32)
-      found[f'{layer}.{role}.weight'] = np.ascontiguousarray(matrix.T)
+    down, up = (np.asarray(entry[part], np.float32) for part in ('down', 'up'))
+    if down.ndim == 4:
+      down, up = down.transpose(3, 2, 0, 1), up.T[..., None, None]
+    else:
+      down, up = down.T, up.T
+    found |= {f'{layer}.lora_A.weight': np.ascontiguousarray(down),
+              f'{layer}.lora_B.weight': np.ascontiguousarray(up)}
   return found
 
 
