@@ -10,7 +10,7 @@
   diffusers    the largest difference of pixels of the same noise through diffusers' pipeline, 20
                steps of DDIM in float32; wants the extra `parity`
   restoration  PSNR, sharpness and the reader's accuracy of 256 held-out degraded renders, restored
-               by configs/toybox_restore.py with VSD and without, with intervals; bicubic beside them
+               by configs/toybox_restore.py with VSD and without, with intervals; bicubic beside
 
 Each object is a process of its own, as benchmarks.toybox's; runs are kept by a hash of the sources,
 and the same command goes on. Writes benchmarks/results/real_path.json once all parts are there;
@@ -119,9 +119,9 @@ def restoration(folder, path, options):
   rows = [{'restorer': name, 'figure': figure, **interval._asdict()}
           for name, found in {**both, 'gain of VSD': gains}.items()
           for figure, interval in found.items()]
-  return {'restoration_psnr': both['with']['restoration_psnr'].value,
-          'bicubic_psnr': both['with']['bicubic_psnr'].value,
-          'restoration_psnr_without_vsd': both['without']['restoration_psnr'].value,
+  return {'restoration_psnr': both['with']['restoration_psnr'].mean,
+          'bicubic_psnr': both['with']['bicubic_psnr'].mean,
+          'restoration_psnr_without_vsd': both['without']['restoration_psnr'].mean,
           'restoration': rows}
 
 

@@ -232,7 +232,8 @@ def test_commands_find_a_workdir_at_home(monkeypatch, tmp_path, command):
   (tmp_path / 'a-run').mkdir()
   monkeypatch.setattr(cli, 'compile_cache', lambda: '')
   given = types.SimpleNamespace(workdir='~/a-run', out='', formats=[], prompt='x', prompts='',
-                                config=None, clip='', generator='', faces=100, texture=64)
+                                config=None, clip='', generator='', lora='', faces=100,
+                                texture=64)
   monkeypatch.setattr(flags, 'FLAGS', given)
   with pytest.raises(ValueError, match=f'{tmp_path}/a-run holds no run'):
     importlib.import_module(f'jaxdreamer.{command}').main()
