@@ -58,6 +58,7 @@ def make_prior(config) -> Prior:
   """The prior of config.prior. Of what the run knows, registry.FACTS, it is given what it asks
   for."""
   p = config.prior
+  places.check_named(p)
   make = pick(PRIORS, p, 'prior')
   facts = {'key': seeds.key(config.seed), 'prompt': config.prompt, 'kind': config.render.kind,
            'path': places.weights_at(p), 'lora': p.lora, 'lora_scale': p.lora_scale}

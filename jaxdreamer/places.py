@@ -39,6 +39,14 @@ def weights_at(section: Any) -> str:
   return os.fspath(NAMED.get(section.path, section.path))
 
 
+def check_named(section: Any) -> None:
+  """FileNotFoundError where config.prior asks for a model of NAMED that is not here."""
+  folder = NAMED.get(section.path)
+  if folder and not (folder / diffusers_folder.INDEX).is_file():
+    raise FileNotFoundError(f'config.prior.path={section.path!r}: no model at {folder}; python -m '
+                            'jaxdreamer.toybox.train_sd makes it, or give the path of yours')
+
+
 def contents(config: Any) -> dict[str, str]:
   """What stands for the options of `config` that name places, by the content of what lies there;
   for those that are not given, or lead nowhere, nothing does."""

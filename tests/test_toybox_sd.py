@@ -266,6 +266,9 @@ def test_the_config_names_the_shipped_folder_and_keeps_each_estimators_settings(
   config = toybox_sd.get_config('asd')
   assert (config.estimator.name, config.prior.path) == ('asd', 'toybox-sd')
   assert config.sampling.t_min == (.5, .02, config.steps)
+  monkeypatch.setitem(places.NAMED, 'toybox-sd', folder / 'nowhere')
+  with pytest.raises(FileNotFoundError, match="'toybox-sd': no model at .*nowhere; .*train_sd"):
+    build.make_prior(config)
   monkeypatch.setitem(places.NAMED, 'toybox-sd', folder)
   prior = build.make_prior(config)
   assert prior.latent == (16, 16, 4) and 'prior.path' in places.contents(config)
