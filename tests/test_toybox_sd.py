@@ -281,6 +281,14 @@ def test_a_missing_autoencoder_is_named_with_its_command(tmp_path):
   assert json.loads((tmp_path / 'vae' / 'config.json').read_text())['scaling_factor'] == 2.
 
 
+@pytest.mark.slow
+def test_the_shipped_autoencoder_keeps_what_renders_show():
+  weights, scale = sd.load_autoencoder(sd.SHIPPED)
+  scores, _ = train_autoencoder.held_out(jax.random.key(77), weights, batches=6)
+  assert scores['psnr'] > 33. and scores['object_psnr'] > 29., scores
+  assert abs(scale * scores['deviation'] - 1.) < .25     # latents of unit variance
+
+
 def test_the_schedule_is_the_published_one():
   z, eps = jnp.ones((2, 1, 1, 4)), jnp.zeros((2, 1, 1, 4))
   t = jnp.array([0., 1.])
