@@ -11,6 +11,8 @@ VSD asks of it what it asks of a render's latent. Beside it stand the mean squar
 [-1, 1], and the distance of what the toybox's reader sees, where the paper has LPIPS. In space
 there is nothing.
 """
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
@@ -38,7 +40,7 @@ def restored(prior: Prior, params: PyTree, low: Float[Array, 'V H W 3'],
              ) -> tuple[Float[Array, 'V h w c'], Float[Array, 'V H W 3']]:
   """Pictures in [0, 1], of the prior's own size -> their latents and pictures; with `keys` of draws
   of the encoder's posterior, where the prior trains on such, else of its mean."""
-  adapted = prior.replace(weights=lora.merge(prior.weights, params))
+  adapted = dataclasses.replace(prior, weights=lora.merge(prior.weights, params))
   z = adapted.encode(low) if keys is None else adapted.sample(keys, low)
   t = jnp.ones(len(z))
   eps = adapted.eps(z, t, text, None)
