@@ -1,6 +1,5 @@
 """Marching tetrahedra: closed surfaces where they should be, of the right size, with the gradients
 of a closed form."""
-from functools import partial
 
 import chex
 import jax
