@@ -20,6 +20,8 @@ from absl import app, flags
 from jaxdreamer.toybox import sd, sd_inspection, sd_training, trainer
 
 FLAGS = flags.FLAGS
+COMMAND = 'jaxdreamer.toybox.train_sd'
+
 
 def task(folder):
   """The training on the latents of the autoencoder in `folder`."""
@@ -46,7 +48,8 @@ def main(_):
   params = jax.jit(sd_training.init)(jax.random.fold_in(jax.random.key(FLAGS.seed), 0))
   if FLAGS.start:
     params |= sd.load(pathlib.Path(FLAGS.start))
-  weights, metadata = trainer.run(made, params, command='jaxdreamer.toybox.train_sd')
+  command = f'{COMMAND} --prediction={FLAGS.prediction}'
+  weights, metadata = trainer.run(made, params, command=command)
   sd.save(folder, weights, prediction=FLAGS.prediction, metadata=metadata)
 
 
