@@ -205,7 +205,10 @@ def by_prompt(rows, method, prompts, name, *, half=None):
 
 
 def mean_of(values):
-  """Mean over prompts, and its interval: None of what one prompt does not tell."""
+  """Mean over prompts, and its interval: None of what one prompt does not tell, and of all where a
+  value is none."""
+  if not np.isfinite(values).all():
+    return dict.fromkeys(statistics.Interval._fields)
   return {k: v if np.isfinite(v) else None
           for k, v in statistics.interval(statistics.clustered(values))._asdict().items()}
 
@@ -261,8 +264,13 @@ def summary(rows, prompts, costs):
   good = {row['method']: row['recognizable'] for row in table}
   return {'prompts_recognizable': {**good, 'min': min(good.values()), 'of': len(prompts)},
           'best': best(rows, list(costs), prompts),
-          'rows': table, 'runs': [{'method': m, 'prompt': p, **r} for (m, p), found in rows.items()
-                                  for r in found]}
+          'rows': table, 'runs': [{'method': m, 'prompt': p, **r, 'relative_variance': known(
+            r['relative_variance'])} for (m, p), found in rows.items() for r in found]}
+
+
+def known(value):
+  """A figure that is finite, else None: where noise hides a mean, its relative variance is none."""
+  return value if np.isfinite(value) else None
 
 
 def sheet(prompts, methods, seed, root, path):

@@ -242,6 +242,10 @@ def test_a_comparison_says_what_each_method_needs_and_makes():
   assert second['row_over_sds'] == pytest.approx(.75) and second['compile_seconds'] == 25.
   assert second['seconds_lower'] < 6. < second['seconds_upper']
   assert second['iou_above_sds'] == pytest.approx((-.11 + .04) / 2.)
+  assert second['relative_variance'] == 2.
+  rows['sds', 'cube'][1]['relative_variance'] = float('inf')     # noise hides the mean gradient
+  figures = estimators.summary(rows, ('cube', 'torus'), {'sds': (.2 * rounds, 20.)})
+  assert figures['rows'][0]['relative_variance'] is None is figures['runs'][1]['relative_variance']
   json.dumps(figures, allow_nan=False)
 
 
