@@ -108,7 +108,7 @@ def main():
   root = (results.ROOT / 'runs' / 'benchmarks'
           / f'toybox-{toybox.source_hash()}{"-quick" * quick}')
   prompts = toybox.PROMPTS[:2 if quick else None]
-  toybox.run(prompts, root, toybox.QUICK * quick, ('default',))
+  toybox.run(prompts, root, toybox.QUICK * quick, {'default': toybox.VARIANTS['default']})
   rows = []
   for prompt in prompts:
     row = {'prompt': prompt}

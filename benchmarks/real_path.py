@@ -29,8 +29,7 @@ import jax
 import numpy as np
 
 from benchmarks import results, toybox
-from jaxdreamer import restoration_eval
-from jaxdreamer import runs as restored
+from jaxdreamer import restoration_eval, runs
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.toybox import geometry, sd, sd_inspection, train_autoencoder
 
@@ -53,22 +52,6 @@ def model(folder, *, samples):
           **ours, 'fidelity_gap': max(pixel[name] - ours[name] for name in ours)}
 
 
-def runs(folder, variants, prompts, options):
-  """{variant: [row of each prompt]} of benchmarks.toybox.train, kept."""
-  caches, rows = folder / 'caches', {name: [] for name in variants}
-  jobs = [(name, prompt) for prompt in prompts for name in variants]             # side by side
-  for i, (name, prompt) in enumerate(jobs):
-    workdir = folder / name / prompt.replace(' ', '-')
-    kept = workdir.with_suffix('.json')
-    if not kept.exists():
-      print(f'[{i + 1}/{len(jobs)}] {name}: {prompt}', flush=True)
-      row = toybox.train(prompt, workdir, caches, (*variants[name], *options))
-      kept.write_text(json.dumps(row, indent=2) + '\n')
-      print(f'    {row["seconds"]:.0f} s, IoU {row["iou"]:.3f}', flush=True)
-    rows[name].append(json.loads(kept.read_text()))
-  return rows
-
-
 def at(path):
   """The option that names a model's folder."""
   return f'--config.prior.path={path}'
@@ -76,8 +59,8 @@ def at(path):
 
 def objects(folder, path, options, *, prompts=toybox.PROMPTS):
   """The eight prompts by each estimator."""
-  found = runs(folder, {name: (f'--config=configs/toybox_sd.py:{name}', at(path))
-                        for name in METHODS}, prompts, options)
+  found = toybox.run(prompts, folder, options, {
+    name: (f'--config=configs/toybox_sd.py:{name}', at(path)) for name in METHODS})
   rows = [{'method': name, 'iou': statistics.mean(row['iou'] for row in found[name]),
            'least': min(row['iou'] for row in found[name]),
            'psnr': statistics.mean(row['psnr'] for row in found[name]),
@@ -97,7 +80,7 @@ def janus(folder, path, mvdream, options, *, prompts=FRONTED, seeds=SEEDS):
     ways['mvdream'] = ('--config=configs/toybox_mvdream.py', at(mvdream))
   variants = {f'{way}-{seed}': (*given, f'--config.seed={seed}')
               for seed in seeds for way, given in ways.items()}
-  found = runs(folder, variants, prompts, options)
+  found = toybox.run(prompts, folder, options, variants)
   share = lambda way: statistics.mean(bool(row['one_front']) for seed in seeds
                                       for row in found[f'{way}-{seed}'])
   return {f'one_front_{way}': share(way) for way in ways}
@@ -113,7 +96,7 @@ def restoration(folder, path, options):
                f'--workdir={workdir}']
     workdir.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(command, cwd=results.ROOT, check=True)
-    scores[name] = restoration_eval.score(NOISE, restored.restorer(workdir).restore)
+    scores[name] = restoration_eval.score(NOISE, runs.restorer(workdir).restore)
   both = {name: restoration_eval.means(found) for name, found in scores.items()}
   gains = restoration_eval.gains(scores['with'], scores['without'])
   rows = [{'restorer': name, 'figure': figure, **interval._asdict()}

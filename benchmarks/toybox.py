@@ -124,7 +124,8 @@ def fail(command, code, log):
 
 
 def run(prompts, root, options, variants):
-  """{variant: [row of each prompt]}, from the kept results where there are any."""
+  """{variant: [row of each prompt]} of `variants` {name: its options}, from the kept results where
+  there are any."""
   jobs = [(variant, prompt) for prompt in prompts for variant in variants]       # side by side
   rows = {variant: [] for variant in variants}
   spent = []
@@ -137,7 +138,7 @@ def run(prompts, root, options, variants):
       left = (f', about {statistics.mean(spent) * (len(jobs) - i) / 60:.0f} min left'
               if spent else '')
       print(f'[{i + 1}/{len(jobs)}] {variant}: {prompt}{left}', flush=True)
-      row = train(prompt, workdir, root / 'caches', (*(VARIANTS | MORE)[variant], *options))
+      row = train(prompt, workdir, root / 'caches', (*variants[variant], *options))
       spent.append(row['seconds'])
       kept.write_text(json.dumps(row, indent=2) + '\n')
       print(f'    {row["seconds"]:.0f} s, IoU {row["iou"]:.3f}', flush=True)
@@ -243,7 +244,8 @@ def main():
   prompts = asked or PROMPTS[:2 if arguments.quick else None]
   root = (results.ROOT / 'runs' / 'benchmarks'
           / f'toybox-{source_hash()}{"-quick" * arguments.quick}')
-  rows = run(prompts, root, QUICK * arguments.quick, variants)
+  rows = run(prompts, root, QUICK * arguments.quick,
+             {name: (VARIANTS | MORE)[name] for name in variants})
   figures = summary(rows)
   show(figures)
   if prompts == PROMPTS and not arguments.quick:

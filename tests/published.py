@@ -119,14 +119,18 @@ jnp.zeros((1, 16, 16, 3)))
 
 def drawn(network, seed, *args, **kw):
   """Random parameters of a network; nothing is zero, and nothing is compiled."""
+  return filled(jax.eval_shape(network.init, jax.random.key(0), *args, **kw)['params'], seed)
+
+
+def filled(like, seed):
+  """Random parameters of these shapes, none of which is zero."""
   noise = np.random.RandomState(seed)
   def draw(path, leaf):
     center = 1. if path[-1].key == 'scale' else 0.
     width = leaf.shape[-1] ** -.5 if path[-1].key == 'embedding' else np.prod(
         leaf.shape[:-1]) ** -.5 if leaf.ndim > 1 else .05
     return (center + width * noise.standard_normal(leaf.shape)).astype(np.float32)
-  return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(network.init, jax.random.key(0),
-                                                               *args, **kw)['params'])
+  return jax.tree_util.tree_map_with_path(draw, like)
 
 
 def named(tree):

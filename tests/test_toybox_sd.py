@@ -4,6 +4,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import published
 import pytest
 
 from jaxdreamer import build, cameras
@@ -35,13 +36,8 @@ pytestmark = pytest.mark.usefixtures('own_cache')
 
 
 def drawn(init, seed=0):
-  """Weights like `init`'s in which nothing is zero, of moderate size."""
-  noise = np.random.RandomState(seed)
-  def draw(path, leaf):
-    wide = np.prod(leaf.shape[:-1]) ** -.5 if leaf.ndim > 1 else .05
-    return jnp.asarray(float(path[-1].key == 'scale') + wide * noise.standard_normal(leaf.shape),
-                       jnp.float32)
-  return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init, KEY))
+  """Weights like `init`'s, of a seed."""
+  return jax.tree.map(jnp.asarray, published.filled(jax.eval_shape(init, KEY), seed))
 
 
 @pytest.fixture(scope='module')

@@ -78,24 +78,30 @@ def held_out(key, model, *, batches, n=8):
 
 
 @partial(jax.jit, static_argnames='prediction')
-def guided(weights, z_t, t, text, null, scale, *, prediction):
+def guided(weights, z_t, t, text, null, where, scale, *, prediction):
   """Guided noise prediction."""
   double = lambda a: jnp.concatenate([a, a])
-  eps = eps_of(weights, double(z_t), double(t), jnp.concatenate([text, null]), None,
-               prediction=prediction)
+  eps = eps_of(weights, double(z_t), double(t), jnp.concatenate([text, null]),
+               jax.tree.map(double, where), prediction=prediction)
   return guide(*jnp.split(eps, 2), scale)
 
 
-def sample(key, model, ids, *, guidance=3., steps=20):
-  """Guided DDIM samples [n, H, W, 3] of token rows [n, L]."""
+def sample(key, model, ids, *, where=None, guidance=3., steps=20):
+  """Guided DDIM samples [n, H, W, 3] of token rows [n, L]; `where` as sd.predict's."""
   words = jax.jit(lambda weights, ids: sd.embed(weights, ids)[0])
   text = words(model.weights, ids)
   null = words(model.weights, jnp.broadcast_to(sd_text.blank(), ids.shape))
   z = jax.random.normal(key, (len(ids), sd.SIDE, sd.SIDE, 4))
-  eps = lambda z_t, t: guided(model.weights, z_t, t, text, null, guidance,
+  eps = lambda z_t, t: guided(model.weights, z_t, t, text, null, where, guidance,
                               prediction=model.prediction)
   z = ddim(eps, z, np.linspace(1., 1. / steps, steps), schedule=SCHEDULE)
   return jnp.clip(jax.jit(sd.decode)(model.autoencoder, z / model.scale), 0., 1.)
+
+
+def sheet(x, columns):
+  """One picture of pictures [n, H, W, 3], row by row."""
+  rows = [np.concatenate(list(x[i:i + columns]), 1) for i in range(0, len(x), columns)]
+  return Image.fromarray((255. * np.concatenate(rows)).astype(np.uint8))
 
 
 def grid(key, model, *, columns=4):
@@ -104,8 +110,7 @@ def grid(key, model, *, columns=4):
           for caption in inspection.CAPTIONS for j in range(columns)]
   x = np.concatenate([np.asarray(sample(jax.random.fold_in(key, i), model, jnp.asarray(
       sd_text.tokenize(said[i:i + 20])))) for i in range(0, len(said), 20)])
-  rows = [np.concatenate(list(x[i:i + columns]), 1) for i in range(0, len(x), columns)]
-  return Image.fromarray((255. * np.concatenate(rows)).astype(np.uint8))
+  return sheet(x, columns)
 
 
 def fidelity(model, reader, *, samples, batch=32):
@@ -149,25 +154,10 @@ def picture(prior, z, prompt, *, scale, steps):
   return jnp.clip(prior.decode(ddim(eps, z, times, schedule=prior.schedule)), 0., 1.)
 
 
-def turntables(key, model, *, guidance=3., steps=20, elevation=20.):
+def turntables(key, model, *, elevation=20.):
   """A picture of samples of a model that sees cameras: a row a caption, the four views of one
   scene."""
-  n = len(inspection.CAPTIONS)
-  camera = cameras.orbit(*[(sd.TURNS, np.radians(elevation))] * n)
-  where = mvdream.camera_vector(jax.tree.map(jnp.asarray, camera))
+  rings = [(sd.TURNS, np.radians(elevation))] * len(inspection.CAPTIONS)
+  where = mvdream.camera_vector(jax.tree.map(jnp.asarray, cameras.orbit(*rings)))
   ids = jnp.repeat(jnp.asarray(sd_text.tokenize(list(inspection.CAPTIONS))), sd.TURNS, 0)
-  words = jax.jit(lambda weights, ids: sd.embed(weights, ids)[0])
-  text = words(model.weights, ids)
-  null = words(model.weights, jnp.broadcast_to(sd_text.blank(), ids.shape))
-
-  @jax.jit
-  def eps(z_t, t):
-    both = eps_of(model.weights, jnp.concatenate([z_t] * 2), jnp.concatenate([t] * 2),
-                  jnp.concatenate([text, null]), jnp.concatenate([where] * 2),
-                  prediction=model.prediction)
-    return guide(*jnp.split(both, 2), guidance)
-  z = jax.random.normal(key, (len(ids), sd.SIDE, sd.SIDE, 4))
-  z = ddim(eps, z, np.linspace(1., 1. / steps, steps), schedule=SCHEDULE)
-  x = np.asarray(jnp.clip(jax.jit(sd.decode)(model.autoencoder, z / model.scale), 0., 1.))
-  rows = [np.concatenate(list(x[i:i + sd.TURNS]), 1) for i in range(0, len(x), sd.TURNS)]
-  return Image.fromarray((255. * np.concatenate(rows)).astype(np.uint8))
+  return sheet(np.asarray(sample(key, model, ids, where=where)), sd.TURNS)

@@ -6,6 +6,7 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
+import published
 import pytest
 
 from jaxdreamer.estimators.vsd import vsd
@@ -26,14 +27,9 @@ def own_cache(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
 
 
-def drawn(init, seed):
-  """Weights of `init`'s shapes in which nothing is zero; those that feed a norm stay moderate."""
-  noise = np.random.RandomState(seed)
-  def draw(path, leaf):
-    wide = np.prod(leaf.shape[:-1]) ** -.5 if leaf.ndim > 1 else .05
-    return jnp.asarray(float(path[-1].key == 'scale') + wide * noise.standard_normal(leaf.shape),
-                       jnp.float32)
-  return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init, KEY))
+def drawn(init, seed=0):
+  """Weights like `init`'s, of a seed."""
+  return jax.tree.map(jnp.asarray, published.filled(jax.eval_shape(init, KEY), seed))
 
 
 @pytest.fixture(scope='module', params=['epsilon', 'v_prediction'])
