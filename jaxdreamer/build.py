@@ -199,7 +199,7 @@ def training(config, mesh: Mesh, *, abstract: bool = False) -> Training:
   if more := estimator.load() | restoring.load(config):
     prior = prior.replace(weights=prior.weights | more)
   jax.eval_shape(estimator.init, seeds.key(config.seed), prior)      # or it refuses the prior
-  options.check_views(config, prior.views_per_scene)
+  checks.check_views(config, prior.views_per_scene)
   text, tx = make_text(config, prior, mesh), make_optimizer(config)
   sample = make_sample(config, prior, estimator)
   draw, regularize = make_render(config, scene), make_regularize(config.regularizers)
@@ -220,7 +220,7 @@ def training(config, mesh: Mesh, *, abstract: bool = False) -> Training:
                                     many=bool(config.corpus.path or scene.latents))
     return (Parts(estimator, sample, latents, gradient, tx),
             jax.jit(lambda state, prior, text: mapped(state, prior, text, ids), donate_argnums=0))
-  starts, sizes = zip(*options.check_stages(config, prior))
+  starts, sizes = zip(*checks.check_stages(config, prior))
   parts, steps = zip(*map(stage, sizes))
   init = partial(first_state, scene=scene, estimator=estimator, prior=prior, tx=tx)
   init = jax.jit(init, compiler_options=xla_flags.once())

@@ -22,7 +22,7 @@ import platformdirs
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from jaxdreamer import cli_help, config_files, options, rules
+from jaxdreamer import cli_help, config_files, option_rules, options, rules
 from jaxdreamer.workdirs import is_full
 
 PACKAGE = pathlib.Path(__file__).parent
@@ -66,7 +66,7 @@ def asset() -> dict[str, int]:
   """What they say, for outputs.mesh.write."""
   values = {'faces': flags.FLAGS.faces, 'texture': flags.FLAGS.texture}
   for name, value in values.items():
-    rule = rules.RULES[f'eval.{name}']
+    rule = option_rules.RULES[f'eval.{name}']
     if not rule.fits(value):
       die(f'--{name}={value}: takes {rule.takes}', status=MISUSED)
   return values

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxdreamer import config_files, names, options, registry, sections
 from jaxdreamer.configs import base
-from jaxdreamer.rules import rule_of
+from jaxdreamer.option_rules import rule_of
 from jaxdreamer.workdirs import flatten
 
 DEFAULT = 'configs/toybox.py'          # whose options stand in --help where no config is given

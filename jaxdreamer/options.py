@@ -5,22 +5,20 @@ tells of schedules that a run is too short for, `ways_to_fit` of what takes less
 reads the options of a saved run, `with_own` gives a function of the user's own its section, and
 `expanded` is the config with the `~` of its paths made a folder.
 """
-import math
 import os
 import pathlib
 from typing import Any, Callable
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxdreamer import sections, workdirs
 from jaxdreamer.configs import base
 from jaxdreamer.names import CHOICES, check_own, own, renamed, unknown
-from jaxdreamer.rules import ramp, rule_of, value_at
+from jaxdreamer.option_rules import rule_of
+from jaxdreamer.rules import ramp, value_at
 from jaxdreamer.sampling import RING
-from jaxdreamer.types import Prior
 from jaxdreamer.workdirs import flatten
 
 # last parts of options that are paths
@@ -207,43 +205,3 @@ def expanded(config: ConfigDict) -> ConfigDict:
     if name.split('.')[-1] in PATHS and isinstance(value, str) and value.startswith('~'):
       config.update_from_flattened_dict({name: os.fspath(place(value))})
   return config
-
-
-def check_views(config, views_per_scene: int) -> None:
-  """What a prior that sees `views_per_scene` views of a scene at once asks of their sampling."""
-  if views_per_scene == 1:
-    return
-  s, azimuth, name = config.sampling, config.cameras.azimuth, config.prior.name
-  if ring(s) != views_per_scene:
-    raise ValueError(f"config.sampling.design={s.design!r}: config.prior.name={name!r} sees "
-                     f"{views_per_scene} views of a scene at once, "
-                     f"and takes 'rings'")
-  if s.draws != 1:
-    raise ValueError(f'config.sampling.draws={s.draws}: config.prior.name={name!r} takes 1, for '
-                     'the views of a scene share it')
-  for option, still in (('jitter', (0., 0., 0.)), ('front_back', 0)):
-    if config.cameras[option] != still:
-      raise ValueError(f'config.cameras.{option}={config.cameras[option]}: '
-                       f'config.prior.name={name!r} takes whole rings, {still}')
-  if not math.isclose(azimuth[1] - azimuth[0], 360.):
-    raise ValueError(f'config.cameras.azimuth={tuple(azimuth)}: config.prior.name={name!r} takes a '
-                     'whole turn, as (-180, 180)')
-
-
-def check_stages(config, prior: Prior) -> tuple[tuple[int, int], ...]:
-  """(first step, pixels of a render) of each stage: config.render.stages, or one of the prior's own
-  size."""
-  stages = config.render.stages
-  starts = [first for first, _ in stages]
-  if stages and (starts[0] or starts != sorted(set(starts)) or any(first % config.steps_per_call
-                                                                   for first in starts)):
-    raise ValueError(f'config.render.stages={stages}: takes (first step, pixels), steps 0 and '
-                     'later multiples of '
-                     f'config.steps_per_call={config.steps_per_call}')
-  for _, size in stages:
-    x = jax.ShapeDtypeStruct((prior.views_per_scene, size, size, 3), jnp.float32)
-    if jax.eval_shape(Prior.encode, prior, x).shape[1:] != prior.latent:
-      raise ValueError(f'config.render.stages={stages}: config.prior.name={config.prior.name!r} '
-                       'takes renders of '
-                       f'{prior.image_size} pixels alone')
-  return stages or ((0, prior.image_size),)

@@ -16,6 +16,7 @@ from configs import base
 from jaxdreamer import (
   build,
   cameras,
+  checks,
   conditioning,
   options,
   registry,
@@ -248,10 +249,10 @@ def test_a_map_that_reads_prompts_takes_a_generator():
 def test_rings_of_cameras_stay_as_they_are(option, value):
   config = base.get_config()
   config.sampling.design = 'rings'
-  options.check_views(config, 4)
+  checks.check_views(config, 4)
   config.cameras[option] = value
   with refused(f'config.cameras.{option}='):
-    options.check_views(config, 4)
+    checks.check_views(config, 4)
 
 
 def test_outputs_show_the_ball_that_they_are_told_to():

@@ -9,7 +9,7 @@ import jax
 import pytest
 from absl import flags
 
-from jaxdreamer import build, cli, cli_help, config_files, options, rules, schedules, seeds
+from jaxdreamer import build, cli, cli_help, config_files, option_rules, options, schedules, seeds
 from jaxdreamer.configs import base
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -89,7 +89,7 @@ def test_every_shipped_config_is_one_that_the_checks_let_through(name):
 
 def test_no_option_takes_a_value_of_another_kind():
   for name, default in options.flatten(base.get_config().to_dict()).items():
-    rule = rules.rule_of(name, default)
+    rule = option_rules.rule_of(name, default)
     assert rule.fits(default), name
     for other in (object(), None, float('nan'), (object(),), {}):
       assert not rule.fits(other), (name, other)

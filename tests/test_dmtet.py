@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from jaxdreamer import build, cameras, loop, objects, options, regularizers, render, rules
+from jaxdreamer import build, cameras, loop, objects, option_rules, options, regularizers, render
 from jaxdreamer.configs import base, toybox_dmtet
 from jaxdreamer.meshes import topology
 from jaxdreamer.scenes import backgrounds, dmtet, hashgrid, image, particles
@@ -134,7 +134,7 @@ def test_a_config_gives_the_texture_its_own_options():
   want = jax.eval_shape(hashgrid.hashgrid(levels=3, log2_table=8, finest=32).init,
                         jax.random.key(0))
   assert jax.tree.map(jnp.shape, params['texture']) == jax.tree.map(jnp.shape, want)
-  assert not rules.rule_of('scene.dmtet.texture', 'voxels').fits('conv3d')
+  assert not option_rules.rule_of('scene.dmtet.texture', 'voxels').fits('conv3d')
 
 
 def test_a_renderer_and_a_mesh_of_its_own_pass_through_what_wraps_a_scene():

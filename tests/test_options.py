@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 from refusals import refused
 
-from jaxdreamer import build, names, options, registry, rules, sections, workdirs
+from jaxdreamer import build, names, option_rules, options, registry, sections, workdirs
 from jaxdreamer.configs import base
 from jaxdreamer.scenes import backgrounds
 
@@ -47,7 +47,7 @@ def near(value):
 def another(option):
   """A value that an option takes and that is not its default."""
   value = TODAY[option]
-  rule = rules.rule_of(option, value)
+  rule = option_rules.rule_of(option, value)
   return next(other for other in near(value) if other != value and rule.fits(other))
 
 
