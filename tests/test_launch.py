@@ -1,5 +1,6 @@
 """Launch scripts: they parse, say what is wrong, and call the commands that exist."""
 import configparser
+import copy
 import os
 import pathlib
 import re
@@ -13,7 +14,7 @@ import tomllib
 import pytest
 import yaml
 
-from jaxdreamer import doctor
+from jaxdreamer import doctor, rendezvous
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / 'launch'
@@ -156,8 +157,8 @@ def test_ci_runs_the_commands_of_the_readme_on_every_python():
   assert parity == {'python': pythons[0], 'arguments': '--parity'}
 
 
-@pytest.mark.parametrize('ends, requeued', [('exit 75', True), ('exit 0', False),
-                                            ('exit 3', False)])
+@pytest.mark.parametrize('ends, requeued', [('exit 75', True), ('exit 138', True),
+                                            ('exit 0', False), ('exit 3', False)])
 def test_slurm_passes_the_signal_on_and_queues_again_only_what_was_stopped(tmp_path,
                                                                            ends, requeued):
   stubs = {'srun': f'echo "$@" >arguments; trap "{ends}" USR1; echo $$ >pid; while :; do sleep '
@@ -197,20 +198,62 @@ def test_tpu_vm_quotes_for_the_workers_shell(tmp_path):
   assert r'--config.prompt=a\ red\ cube' in last
 
 
-def test_jobset_starts_one_process_a_host():
-  job, = yaml.safe_load_all((LAUNCH / 'gke' / 'jobset.yaml').read_text())
-  assert job['kind'] == 'JobSet'
+JOBSETS = sorted((LAUNCH / 'gke').glob('*.yaml'))
+
+
+def jobset(path):
+  """(all of the file, its pod's spec, the only container)."""
+  job, = yaml.safe_load_all(path.read_text())
+  pod = job['spec']['replicatedJobs'][0]['template']['spec']['template']['spec']
+  container, = pod['containers']
+  return job, pod, container
+
+
+def holds(whole, part):
+  """Whether `whole` says all that `part` does, defaults aside."""
+  if isinstance(part, dict):
+    return all(key in whole and holds(whole[key], value) for key, value in part.items())
+  if isinstance(part, list):
+    return len(whole) == len(part) and all(map(holds, whole, part))
+  return whole == part
+
+
+@pytest.mark.parametrize('path', JOBSETS, ids=lambda path: path.name)
+def test_a_jobset_is_what_its_published_schema_takes(path):
+  """Models made of the schemas of JobSet and Kubernetes hold all that the file says: a slip in a
+  name is lost, one in a kind refused."""
+  models = pytest.importorskip('kubeflow_trainer_api.models')
+  job, _, _ = jobset(path)
+  read = lambda job: models.JobsetV1alpha2JobSet.from_dict(job).to_dict()
+  assert holds(read(job), job)
+  slips = copy.deepcopy(job), copy.deepcopy(job)
+  slips[0]['spec']['failurePolicy']['maxRestart'] = 3
+  slips[1]['spec']['replicatedJobs'][0]['replicas'] = 'one'
+  assert not holds(read(slips[0]), slips[0])
+  with pytest.raises(ValueError):
+    read(slips[1])
+
+
+@pytest.mark.parametrize('path', JOBSETS, ids=lambda path: path.name)
+def test_jobset_starts_one_process_a_host(path):
+  job, pod, container = jobset(path)
   spec = job['spec']['replicatedJobs'][0]['template']['spec']
-  container, = spec['template']['spec']['containers']
-  chips = container['resources']['limits']['google.com/tpu']
-  rows, columns = spec['template']['spec']['nodeSelector'][
-      'cloud.google.com/gke-tpu-topology'].split('x')
-  assert spec['parallelism'] == spec['completions'] == int(rows) * int(columns) // chips
+  assert spec['parallelism'] == spec['completions'] and spec['completionMode'] == 'Indexed'
   assert container['command'][:3] == ['python', '-m', 'jaxdreamer.train']
+  if topology := pod['nodeSelector'].get('cloud.google.com/gke-tpu-topology'):
+    rows, columns = topology.split('x')
+    chips = container['resources']['limits']['google.com/tpu']
+    assert spec['completions'] == int(rows) * int(columns) // chips
+    return
+  told = {one['name']: one.get('value', '0') for one in container['env']}
+  where = rendezvous.where(coordinator='', processes=0, process=-1, env=told)
+  name = f"{job['metadata']['name']}-{job['spec']['replicatedJobs'][0]['name']}-0-0"
+  assert where == (f"{name}.{job['metadata']['name']}:{container['ports'][0]['containerPort']}",
+                   spec['completions'], 0)
 
 
 def test_launched_modules_and_configs_exist():
-  for path in [*SCRIPTS, LAUNCH / 'gke' / 'jobset.yaml']:
+  for path in [*SCRIPTS, *JOBSETS]:
     text = path.read_text()
     for config in re.findall(r'configs/\w+\.py', text):
       assert (ROOT / config).exists(), f'{path.name}: {config}'
