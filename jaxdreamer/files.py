@@ -1,4 +1,5 @@
 """Files and folders that appear whole or not at all."""
+import json
 import os
 import pathlib
 import shutil
@@ -43,3 +44,9 @@ def whole_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     os.replace(draft, path)
   finally:
     shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_json(path: pathlib.Path, value: dict) -> None:
+  """JSON as people read it, in a folder that is made for it."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(value, indent=1) + '\n', encoding='utf-8')

@@ -185,6 +185,5 @@ def pairs(key: Key[Array, ''], n: int, *, size: int,
   pool = jax.lax.map(lambda k: render_buffer.batch(k, each, size=size, pairs=share),
                      jax.random.split(k_render, n // each))
   pool = jax.tree.map(lambda a: a.reshape(n, *a.shape[2:]), pool)
-  back = jax.vmap(lambda k: render_buffer.background(k, size))(jax.random.split(k_back, n))
-  truth = jax.vmap(render_buffer.composite)(pool.rgb, pool.mask, back)
+  truth = render_buffer.shown(k_back, pool)
   return Pairs(of_truth(k_low, truth), truth, pool.item, pool.camera)

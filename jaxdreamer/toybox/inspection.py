@@ -21,8 +21,7 @@ CAPTIONS = ('a red cube', 'a blue torus', 'a green cone on a yellow cylinder', '
 def _errors(key, weights, *, n):
   k_pool, k_back, k_words, k_noise = jax.random.split(key, 4)
   source = render_buffer.batch(k_pool, n, size=network.SIZE, pairs=render_buffer.WORLD_PAIRS)
-  back = jax.vmap(lambda k: render_buffer.background(k, network.SIZE))(jax.random.split(k_back, n))
-  z = network.encode(jax.vmap(render_buffer.composite)(source.rgb, source.mask, back))
+  z = network.encode(render_buffer.shown(k_back, source))
   bins = views.view_bin(source.camera.azimuth, source.camera.elevation)
   text = network.embed(weights, jax.vmap(world.tokens)(jax.random.split(k_words, n),
                                                        source.item, bins))

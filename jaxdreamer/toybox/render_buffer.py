@@ -105,3 +105,10 @@ def composite(rgb: UInt8[Array, 'H W 3'], mask: UInt8[Array, 'H W'],
               back: Float[Array, 'H W 3']) -> Float[Array, 'H W 3']:
   """Premultiplied color over `back`, in [0, 1]; rgb and mask are 0 to 255."""
   return (rgb + (255. - mask.astype(jnp.float32))[..., None] * back) / 255.
+
+
+def shown(key: Key[Array, ''], renders: Any) -> Float[Array, 'N H W 3']:
+  """Renders [N], of which rgb and mask are read, each over a background of its own, in [0, 1]."""
+  n, size = renders.rgb.shape[:2]
+  back = jax.vmap(lambda k: background(k, size))(jax.random.split(key, n))
+  return jax.vmap(composite)(renders.rgb, renders.mask, back)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from jaxdreamer import files
 from jaxdreamer.diffusion import ddpm
 from jaxdreamer.nn import clip, mvdream, unet, unet_config, vae
 from jaxdreamer.toybox import sd_text
@@ -125,7 +126,7 @@ def schedule() -> NoiseSchedule:
 def save_autoencoder(folder: pathlib.Path, weights: PyTree, *, scale: float,
                      metadata: dict | None = None, dtype: Any = jnp.float16) -> None:
   """Writes vae/; `scale` is what latents are multiplied by to have a variance of 1."""
-  sd_text.write_json(folder / 'vae' / 'config.json', VAE | {'scaling_factor': scale})
+  files.write_json(folder / 'vae' / 'config.json', VAE | {'scaling_factor': scale})
   safetensors_io.save(folder / 'vae' / 'diffusion_pytorch_model.safetensors', weights,
                       metadata=metadata, dtype=dtype)
 
@@ -134,16 +135,16 @@ def save(folder: pathlib.Path, weights: PyTree, *, prediction: str, metadata: di
          dtype: Any = jnp.float16) -> None:
   """Writes all but vae/."""
   seen = 'class_embedding' in weights['unet']
-  sd_text.write_json(folder / 'unet' / 'config.json', UNET | (SEEN if seen else {}))
+  files.write_json(folder / 'unet' / 'config.json', UNET | (SEEN if seen else {}))
   safetensors_io.save(folder / 'unet' / 'diffusion_pytorch_model.safetensors', weights['unet'],
                       metadata=metadata, dtype=dtype)
-  sd_text.write_json(folder / 'text_encoder' / 'config.json', text_config())
+  files.write_json(folder / 'text_encoder' / 'config.json', text_config())
   safetensors_io.save(folder / 'text_encoder' / 'model.safetensors',
                       {'text_model': weights['text_model']}, dtype=dtype)
   sd_text.write(folder / 'tokenizer')
-  sd_text.write_json(folder / 'scheduler' / 'scheduler_config.json', SCHEDULER | {
+  files.write_json(folder / 'scheduler' / 'scheduler_config.json', SCHEDULER | {
     'prediction_type': prediction})
-  sd_text.write_json(folder / 'model_index.json', INDEX)
+  files.write_json(folder / 'model_index.json', INDEX)
 
 
 def load_autoencoder(folder: pathlib.Path) -> tuple[PyTree, float]:

@@ -50,8 +50,7 @@ def eps_of(weights, z_t, t, words, where, *, prediction):
 def _errors(key, weights, autoencoder, scale, *, n, prediction):
   k_pool, k_back, k_words, k_noise = jax.random.split(key, 4)
   pool = render_buffer.batch(k_pool, n, size=sd.SIZE, pairs=render_buffer.WORLD_PAIRS)
-  back = jax.vmap(lambda k: render_buffer.background(k, sd.SIZE))(jax.random.split(k_back, n))
-  x = jax.vmap(render_buffer.composite)(pool.rgb, pool.mask, back)
+  x = render_buffer.shown(k_back, pool)
   z = scale * sd.encode(autoencoder, x).mean
   mask = jax.image.resize(pool.mask / 255., (n, sd.SIDE, sd.SIDE), 'linear')[..., None]
   view = views.view_bin(pool.camera.azimuth, pool.camera.elevation)

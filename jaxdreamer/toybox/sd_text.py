@@ -11,17 +11,12 @@ import tokenizers
 from jaxtyping import Array, Int, Key
 from tokenizers import models, pre_tokenizers, trainers
 
+from jaxdreamer import files
 from jaxdreamer.toybox import language
 from jaxdreamer.weights import clip_tokens
 
 LENGTH = 24                                      # tokens of a text
 COMMA = ','                                      # before the words of a view
-
-
-def write_json(path: pathlib.Path, value: dict) -> None:
-  """A file of diffusers' layout."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(value, indent=1) + '\n', encoding='utf-8')
 
 
 def byte_letters() -> list[str]:
@@ -54,11 +49,11 @@ def write(folder: pathlib.Path) -> None:
   special = {'bos_token': clip_tokens.START, 'eos_token': clip_tokens.END,
              'unk_token': clip_tokens.END, 'pad_token': clip_tokens.END}
   folder.mkdir(parents=True, exist_ok=True)
-  write_json(folder / 'vocab.json', vocabulary)
+  files.write_json(folder / 'vocab.json', vocabulary)
   (folder / 'merges.txt').write_text(''.join(f'{line}\n' for line in (
       '#version: 0.2', *map(' '.join, merges))), encoding='utf-8')
-  write_json(folder / 'special_tokens_map.json', special)
-  write_json(folder / 'tokenizer_config.json', special | {
+  files.write_json(folder / 'special_tokens_map.json', special)
+  files.write_json(folder / 'tokenizer_config.json', special | {
     'tokenizer_class': 'CLIPTokenizer', 'model_max_length': LENGTH, 'do_lower_case': True})
 
 

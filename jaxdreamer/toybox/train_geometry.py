@@ -73,8 +73,7 @@ def examples(key, ring, n, *, fraction):
   """`n` pictures, a `fraction` of them noised with t ~ U(0, .6): (x, picked slots, t)."""
   k_slot, k_back, k_t, k_noise, k_which = jax.random.split(key, 5)
   pick = render_buffer.some(k_slot, ring, n)
-  back = jax.vmap(lambda k: render_buffer.background(k, geometry.SIZE))(jax.random.split(k_back, n))
-  x = jax.vmap(render_buffer.composite)(pick.rgb, pick.mask, back)
+  x = render_buffer.shown(k_back, pick)
   t = jnp.where(jax.random.uniform(k_which, (n,)) < fraction,
                 jax.random.uniform(k_t, (n,), maxval=.6),
                 0.)

@@ -70,8 +70,7 @@ def examples(key, source, n):
   is seen, and the classes of what the caption names, -1 where there is no caption."""
   k_slot, k_back, k_words, k_drop = jax.random.split(key, 4)
   pick = render_buffer.some(k_slot, source, n)
-  back = jax.vmap(lambda k: render_buffer.background(k, network.SIZE))(jax.random.split(k_back, n))
-  x = jax.vmap(render_buffer.composite)(pick.rgb, pick.mask, back)
+  x = render_buffer.shown(k_back, pick)
   told, seen, blank = jax.random.uniform(k_drop, (3, n))
   bins = jnp.where(seen < meaning.VIEW_WORDS,
                    views.view_bin(pick.camera.azimuth, pick.camera.elevation), -1)

@@ -14,7 +14,6 @@ Errors are open_model's: FileNotFoundError or ValueError, one line.
 """
 import contextlib
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -25,6 +24,7 @@ from typing import Any, Callable, Iterator, Mapping
 
 import jax.numpy as jnp
 
+from jaxdreamer import files
 from jaxdreamer.weights import (
   clip_tokens,
   hub,
@@ -104,7 +104,7 @@ def written(source: pathlib.Path, draft: pathlib.Path, *, name: str = '', varian
   fused = {'file': lora, 'scale': lora_scale, 'sha256': safe_files.sha256_of(lora)} if lora else {}
   record = {'source': name or os.fspath(source), 'license': sources.license_of(source),
             'sha256': hashes, 'versions': versions(), 'lora': fused}
-  write_json(draft / RECORD, record)
+  files.write_json(draft / RECORD, record)
   open_model(draft, sha256=hashes)       # as training will
   return record
 
@@ -121,7 +121,7 @@ def write_part(draft: pathlib.Path, name: str, part: Part, dtype: str,
                      f'{safe_files.one_line(error)}') from None
   params = load_part(part, like, dtype=kind)
   file = draft / name / f'{hub.NETWORKS[name]}.safetensors'
-  write_json(file.with_name('config.json'), part.config)
+  files.write_json(file.with_name('config.json'), part.config)
   # transformers' class of the bare tower has all its names under this one
   safetensors_io.save(file, {'text_model': params} if name == 'text_encoder' else params,
                       dtype=kind)
@@ -140,17 +140,11 @@ def write_rest(draft: pathlib.Path, parts: dict[str, Any]) -> None:
         if (value / file).is_file():
           shutil.copyfile(value / file, draft / name / file)
     if name == 'scheduler':
-      write_json(draft / name / 'scheduler_config.json', value)
+      files.write_json(draft / name / 'scheduler_config.json', value)
       index[name] = ['diffusers', value.get('_class_name', 'DDIMScheduler')]
     elif name in ENTRIES:
       index[name] = ENTRIES[name]
-  write_json(draft / INDEX, index)
-
-
-def write_json(path: pathlib.Path, value: dict) -> None:
-  """JSON as people read it."""
-  path.parent.mkdir(exist_ok=True)
-  path.write_text(json.dumps(value, indent=2) + '\n')
+  files.write_json(draft / INDEX, index)
 
 
 def versions() -> dict[str, str]:
