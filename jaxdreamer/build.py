@@ -186,15 +186,15 @@ def make_render(config, scene: Scene) -> Callable[..., Rendering]:
   return draw
 
 
-def training(config, mesh: Mesh, *, abstract: bool = False) -> Training:
-  """The training that `config` describes, on `mesh`. `abstract`: its prior may be the shapes of a
-  model that is not here."""
+def training(config, mesh: Mesh, *, abstract: bool = False, prior: Prior | None = None) -> Training:
+  """The training that `config` describes, on `mesh`, with its `prior` if that is here already.
+  `abstract`: it may be the shapes of a model that is not here."""
   config = options.expanded(config)
   checks.check(config, mesh)
   if config.prior.path == model_shapes.SHAPES and not abstract:
     raise ValueError(f'config.prior.path={model_shapes.SHAPES!r}: takes weights; shapes alone are '
                      'for python -m jaxdreamer.doctor')
-  prior, estimator = make_prior(config), pick(ESTIMATORS, config.estimator, 'estimator')()
+  prior, estimator = prior or make_prior(config), pick(ESTIMATORS, config.estimator, 'estimator')()
   scene = make_scene(config, prior=prior)
   # so they enter the step as arguments
   if more := estimator.load() | restoring.load(config):

@@ -28,6 +28,7 @@ from jaxdreamer import (
   checkpoints,
   checks,
   finishing,
+  fitting,
   guard,
   metrics,
   options,
@@ -152,9 +153,10 @@ def train(config: ConfigDict, training: Training, model: Model, state: TrainStat
     rows, timings = open_rows(stack, workdir, step, tensorboard=config.tensorboard)
     with clock('compile'):
       training = compiled(config, training, state)
-    profiling.refuse_too_large('a step', max(profiling.yet_to_take(s) for _, s in training.stages),
-                               state.step.sharding.addressable_devices,
-                               partial(options.ways_to_fit, config))
+    steps, mesh = [step for _, step in training.stages], state.step.sharding.mesh
+    there = max(profiling.bytes_of(s) - profiling.yet_to_take(s) for s in steps)
+    profiling.refuse_too_large('a step', max(map(profiling.yet_to_take, steps)), mesh.local_devices,
+                               partial(fitting.ways, config, mesh, training.prior, there=there))
     progress.say(f'compiled in {clock.seconds["compile"]:.1f} s; ' + '; then '.join(
       profiling.describe(s, training.steps_per_call) for _, s in training.stages))
     trace = stack.enter_context(profiling.tracer(config.profile_steps if writes else '',

@@ -264,7 +264,7 @@ def test_a_disk_that_fills_is_one_line_with_the_workdir_and_the_same_command_goe
 def test_memory_that_is_not_there_is_refused_before_the_first_step(tmp_path, monkeypatch,
                                                                    free, what):
   monkeypatch.setattr(metrics, 'free_memory', lambda: free)
-  monkeypatch.setattr(loop.options, 'ways_to_fit', lambda config: 'fewer views')
+  monkeypatch.setattr(loop.fitting, 'ways', lambda *_, **__: 'fewer views')
   monkeypatch.setattr(loop.profiling, 'yet_to_take', lambda compiled: 61)
   monkeypatch.setattr(metrics, 'add', None)        # what the first step would call
   with refused(f'{what} needs .* GiB of memory and .* free; '):
