@@ -14,10 +14,10 @@ ORDER = '''
   files pictures schedules types seeds signals training diffusion volume cameras conditioning
   prompts corpus nn torch_side weights toybox meshes scenes render regularizers priors perception
   control_variates sampling estimators optim rendezvous processes parallel probes train_step
-  workdirs checkpoints metrics profiling statistics comparison scores objects outputs places
-  sections registry configs rules option_rules names options checks restoring build runs viewing
-  generator_eval restoration_eval method_texts variance_lab clip_score config_files cli_help cli
-  evaluate finishing start loop stages
+  guard workdirs checkpoints metrics profiling statistics comparison scores objects outputs places
+  sections registry configs rules option_rules names options checks restoring build fitting runs
+  viewing generator_eval restoration_eval method_texts variance_lab clip_score config_files cli_help
+  cli evaluate finishing start loop stages
 '''.split()
 # Below all rooms, and imported by none.
 COMMANDS = ('train variance playground generate export view doctor convert restore '

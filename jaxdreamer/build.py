@@ -20,6 +20,7 @@ from jaxdreamer import (
   checks,
   conditioning,
   corpus,
+  guard,
   objects,
   optim,
   options,
@@ -185,15 +186,15 @@ def make_render(config, scene: Scene) -> Callable[..., Rendering]:
   return draw
 
 
-def training(config, mesh: Mesh, *, abstract: bool = False) -> Training:
-  """The training that `config` describes, on `mesh`. `abstract`: its prior may be the shapes of a
-  model that is not here."""
+def training(config, mesh: Mesh, *, abstract: bool = False, prior: Prior | None = None) -> Training:
+  """The training that `config` describes, on `mesh`, with its `prior` if that is here already.
+  `abstract`: it may be the shapes of a model that is not here."""
   config = options.expanded(config)
   checks.check(config, mesh)
   if config.prior.path == model_shapes.SHAPES and not abstract:
     raise ValueError(f'config.prior.path={model_shapes.SHAPES!r}: takes weights; shapes alone are '
                      'for python -m jaxdreamer.doctor')
-  prior, estimator = make_prior(config), pick(ESTIMATORS, config.estimator, 'estimator')()
+  prior, estimator = prior or make_prior(config), pick(ESTIMATORS, config.estimator, 'estimator')()
   scene = make_scene(config, prior=prior)
   # so they enter the step as arguments
   if more := estimator.load() | restoring.load(config):
@@ -208,23 +209,25 @@ def training(config, mesh: Mesh, *, abstract: bool = False) -> Training:
   condition = partial(conditioning.condition, words=words or None, perp_neg=config.perp_neg)
   ids = jnp.arange(config.sampling.views)
 
+  def over_mesh(step):
+    mapped = parallel.data_parallel(step, mesh, how=config.mesh.map,
+                                    many=bool(config.corpus.path or scene.latents))
+    return jax.jit(lambda state, prior, text: mapped(state, prior, text, ids), donate_argnums=0)
   def stage(size):
-    """(parts, jitted step) at renders of `size` pixels."""
+    """(parts, jitted step, jitted look) at renders of `size` pixels."""
     latents = train_step.make_render_latents(scene=scene, render=partial(draw, size),
                                              regularize=regularize, condition=condition)
-    gradient = train_step.make_gradient(render_latents=latents, estimator=estimator)
-    local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx,
-                                            ordered=processes.on_cpus(mesh))
-    mapped = parallel.data_parallel(parallel.scan_steps(local_step, config.steps_per_call), mesh,
-                                    how=config.mesh.map,
-                                    many=bool(config.corpus.path or scene.latents))
-    return (Parts(estimator, sample, latents, gradient, tx),
-            jax.jit(lambda state, prior, text: mapped(state, prior, text, ids), donate_argnums=0))
+    made = Parts(estimator, sample, latents,
+                 train_step.make_gradient(render_latents=latents, estimator=estimator), tx)
+    step = guard.guarded(train_step.make_local_step(sample=sample, gradient=made.gradient, tx=tx,
+                                                    ordered=processes.on_cpus(mesh)))
+    return (made, over_mesh(parallel.scan_steps(step, config.steps_per_call)),
+            over_mesh(guard.make_look(made)))
   starts, sizes = zip(*checks.check_stages(config, prior))
-  parts, steps = zip(*map(stage, sizes))
+  parts, steps, looks = zip(*map(stage, sizes))
   init = partial(first_state, scene=scene, estimator=estimator, prior=prior, tx=tx)
-  init = jax.jit(init, compiler_options=xla_flags.once())
-  return Training(init, tuple(zip(starts, steps)), config.steps_per_call, prior, text, parts[0])
+  return Training(jax.jit(init, compiler_options=xla_flags.once()), tuple(zip(starts, steps)),
+                  config.steps_per_call, prior, text, parts[0], tuple(zip(starts, looks)))
 
 
 def phrases(config) -> tuple[str, ...]:

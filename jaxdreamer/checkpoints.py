@@ -42,6 +42,13 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: PyTree, running: 
                                                  running=ocp.args.JsonSave(running)))
 
 
+def drop(checkpoints: ocp.CheckpointManager, first: int):
+  """Removes the steps from `first` on."""
+  for step in checkpoints.all_steps():
+    if step >= first:
+      checkpoints.delete(step)
+
+
 def _newest(checkpoints, args, *, last=None):
   """(what the newest readable step holds, that step, {newer step: why it is not readable}); None, 0
   where none is. Steps after `last` do not count."""

@@ -22,7 +22,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from jaxdreamer import build, cli, metrics, options, places, profiling, seeds, stages
+from jaxdreamer import build, cli, fitting, metrics, places, profiling, seeds, stages
 from jaxdreamer.training import lowered
 from jaxdreamer.weights import hub, model_shapes, parity
 
@@ -134,7 +134,7 @@ def cost(config) -> dict[str, str]:
   needs = max(profiling.bytes_of(step) for _, step in compiled)
   if 0 < limit < needs:
     rows['warning'] = (f'needs {needs / metrics.GIB:.1f} of {limit / metrics.GIB:.1f} GiB; '
-                       f'{options.ways_to_fit(config)}')
+                       f'{fitting.ways(config, mesh, training.prior)}')
   return rows
 
 

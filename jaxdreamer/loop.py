@@ -10,7 +10,6 @@ command is given again, with the numbers of an unbroken run (on the same devices
     workdir/timing.jsonl      where this start's seconds went, at the same steps
     workdir/profile/          the trace of `profile_steps`
 """
-import math
 import os
 import pathlib
 from contextlib import ExitStack, closing
@@ -29,6 +28,8 @@ from jaxdreamer import (
   checkpoints,
   checks,
   finishing,
+  fitting,
+  guard,
   metrics,
   options,
   places,
@@ -107,16 +108,24 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
                                                   for x in jax.tree.leaves(shapes)),
                                  mesh.local_devices,
                                  lambda: f'config.scene.{config.scene.name} is too large')
-      found = checkpoints.restore(saved, shapes, warn=progress.say)
-      state, running = found or (start.first(config, training, mesh), {})
+      begin = partial(start.newest, config, training, mesh, saved, shapes, progress.say)
+      went_back = guard.read(workdir, begun=saved.latest_step() is not None)
+      state, running = begin(went_back)
     step, why = int(state.step), DONE
     if step:
       progress.say(f'{workdir}: going on from step {step}')
     if step < config.steps:
       checks.check_steps(step, config.steps, training.steps_per_call)
       training = training._replace(prior=place(training.prior, mesh))
-      state, why = train(config, training, model, state, running, workdir=workdir, saved=saved,
-                         clock=clock, progress=progress)
+      goes_on = partial(train, config, training, model, workdir=workdir, saved=saved, clock=clock,
+                        progress=progress)
+      state, why = goes_on(state, running)
+      while why == guard.STUCK:
+        went_back = start.go_back(config, training, state, went_back, workdir, saved,
+                                  progress.say)
+        state = None                             # its memory is the next one's
+        state, why = goes_on(*begin(went_back))
+    kept = saved.latest_step() or 0
   step, params = int(state.step), on_one_device(state.params['scene'])
 
   failed = {}
@@ -127,7 +136,7 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
     multihost_utils.sync_global_devices('finished')
   progress.say(clock.summary())
   if why != DONE:
-    progress.say(f'{why}: saved step {step} of {config.steps} in {workdir}; the same command goes '
+    progress.say(f'{why}: saved step {kept} of {config.steps} in {workdir}; the same command goes '
                  'on from there')
   return Outcome(step, why, failed)
 
@@ -135,16 +144,19 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
 def train(config: ConfigDict, training: Training, model: Model, state: TrainState, running: dict, *,
           workdir: pathlib.Path, saved: checkpoints.ocp.CheckpointManager, clock: metrics.Clock,
           progress: metrics.Progress) -> tuple[TrainState, str]:
-  """Advances to config.steps. Returns the last state, which is saved, and why it is the last."""
+  """Advances to config.steps. Returns the last state, which is saved unless it is STUCK, and why it
+  is the last."""
   before = step = int(state.step)
-  writes, why = processes.first(), ''
+  writes, why, skipped = processes.first(), '', 0
+  collapsed = guard.Collapse(watched=options.may_collapse(config))
   with ExitStack() as stack:
     rows, timings = open_rows(stack, workdir, step, tensorboard=config.tensorboard)
     with clock('compile'):
       training = compiled(config, training, state)
-    profiling.refuse_too_large('a step', max(profiling.yet_to_take(s) for _, s in training.stages),
-                               state.step.sharding.addressable_devices,
-                               partial(options.ways_to_fit, config))
+    steps, mesh = [step for _, step in training.stages], state.step.sharding.mesh
+    there = max(profiling.bytes_of(s) - profiling.yet_to_take(s) for s in steps)
+    profiling.refuse_too_large('a step', max(map(profiling.yet_to_take, steps)), mesh.local_devices,
+                               partial(fitting.ways, config, mesh, training.prior, there=there))
     progress.say(f'compiled in {clock.seconds["compile"]:.1f} s; ' + '; then '.join(
       profiling.describe(s, training.steps_per_call) for _, s in training.stages))
     trace = stack.enter_context(profiling.tracer(config.profile_steps if writes else '',
@@ -158,21 +170,24 @@ def train(config: ConfigDict, training: Training, model: Model, state: TrainStat
       with clock('steps'):
         step, state, info = next(calls)
         info = {name: float(value) for name, value in jax.device_get(info).items()}
-      refuse_non_finite(info, before, step, saved)
-      running = metrics.add(running, {name: value for name, value in info.items()
-                                      if name != 'finite'}, training.steps_per_call)
+      running = metrics.add(running, info, training.steps_per_call)
+      skipped = 0 if info['finite'] else skipped + training.steps_per_call
+      stuck = skipped >= config.guard.skips
       late = 0 < 60 * config.max_minutes < clock.total()
-      why = agree(DONE if step >= config.steps else caught[0] if caught
-                  else OUT_OF_TIME if late else '')
+      why = agree(DONE if step >= config.steps and not stuck else caught[0] if caught
+                  else guard.STUCK if stuck else OUT_OF_TIME if late else '')
       if crosses(before, step, config.log_every) or why == DONE:
         row, running = metrics.means(running), {}
         progress.row(step, row)
+        if said := collapsed(row):
+          progress.say(f'warning: {said}')
         for sink in rows:
           sink.write(step, row)
         for sink in timings:
           sink.write(step, {'seconds': dict(clock.seconds), 'total': clock.total(),
                             'memory': metrics.memory()})
-      if crosses(before, step, config.checkpoint_every) or why:
+      # in a row of skipped steps none is good to go on from
+      if why == DONE or not skipped and (crosses(before, step, config.checkpoint_every) or why):
         with clock('checkpoints'):
           checkpoints.save(saved, step, state, running)
       if crosses(before, step, config.preview_every) and why in ('', DONE):
@@ -216,23 +231,6 @@ def check(config: ConfigDict):
   profiling.profile_range(config.profile_steps)
 
 
-def refuse_non_finite(info: dict[str, float], before: int, step: int,
-                      saved: checkpoints.ocp.CheckpointManager):
-  """FloatingPointError that names what is not finite in `info`, and the last good checkpoint."""
-  names = [name for name, value in info.items() if not math.isfinite(value) and name != 'finite']
-  if not names and info.get('finite', 1.) != 1.:
-    names = ['a gradient or parameter']
-  if names:
-    good = saved.latest_step()
-    kept = (f'step {good} is the last good checkpoint' if good is not None
-            else 'nothing was saved yet')
-    raise FloatingPointError(
-        f'{", ".join(names)} {"is" if len(names) == 1 else "are"} not finite at steps {before + 1} '
-        f'to {step}; {kept}. The same '
-        'command would meet this again: lower the learning rate or take another seed, in another '
-        '--workdir')
-
-
 def on_one_device(params: PyTree) -> PyTree:
   """A whole copy on one local device: to render it takes no other process. All processes call this,
   together."""
@@ -246,5 +244,5 @@ def agree(why: str) -> str:
   """The gravest reason to stop that any process has, so that all stop at the same step."""
   if jax.process_count() == 1:
     return why
-  reasons = ('', OUT_OF_TIME, *SIGNALS, DONE)
+  reasons = ('', OUT_OF_TIME, guard.STUCK, *SIGNALS, DONE)
   return reasons[int(np.max(multihost_utils.process_allgather(np.int32(reasons.index(why)))))]

@@ -31,9 +31,13 @@ def add(running: dict, values: dict, steps: int) -> dict:
   return {'steps': running.get('steps', 0) + steps} | sums
 
 
-def means(running: dict) -> dict[str, float]:
-  """The means, a step, of the running sums that `add` made."""
-  return {name: total / running['steps'] for name, total in running.items() if name != 'steps'}
+def means(running: dict) -> dict[str, int | float]:
+  """The means, a step, of the running sums that `add` made, and `skipped`, how many steps were not
+  finite: these are left out of the means, which are missing where no step is left."""
+  counted = round(running['finite'])
+  return {'skipped': running['steps'] - counted} | {
+    name: total / counted for name, total in running.items()
+    if counted and name not in ('steps', 'finite')}
 
 
 class Rows:
@@ -207,7 +211,7 @@ class Progress:
     if self._status:
       self._status.start()
 
-  def line(self, step: int, values: dict[str, float]) -> str:
+  def line(self, step: int, values: dict[str, int | float]) -> str:
     self._past.append((step, time.monotonic()))
     (first, begin), (_, now) = self._past[0], self._past[-1]
     each = (now - begin) / (step - first)
@@ -216,7 +220,7 @@ class Progress:
     return (f'step {step}/{self._steps}  {numbers}  {1. / max(each, 1e-9):.3g} steps/s  '
             f'{span(each * (self._steps - step))} left  {memory() / GIB:.2f} GiB')
 
-  def row(self, step: int, values: dict[str, float]):
+  def row(self, step: int, values: dict[str, int | float]):
     if self._status:
       from rich.text import Text
       self._status.update(Text(self.line(step, values)))

@@ -59,7 +59,7 @@ KINDS = {
 # kind.
 RULES = {
   'seed': whole(0, high=seeds.MOST), 'steps': whole(1), 'steps_per_call': whole(1),
-  'log_every': whole(1), 'keep': whole(1),
+  'log_every': whole(1), 'keep': whole(1), 'guard.skips': whole(1), 'guard.rollbacks': whole(0),
   'preview_every': whole(0), 'checkpoint_every': whole(0), 'max_minutes': number(0.),
   'corpus.prompts': whole(1), 'stages': FOLDERS, 'inherit': PATTERNS, 'scene.particles': whole(1),
   'scene.*voxels.levels': wholes(2), 'scene.*.sharpness': schedule(0.),

@@ -157,6 +157,12 @@ def ring(section: ConfigDict) -> int:
   return RING if section.design == 'rings' else 1
 
 
+def may_collapse(config: ConfigDict) -> bool:
+  """Whether opacity tells of a scene that it has become empty, or too full: not of one that is
+  stood in, nor of pictures."""
+  return config.scene.name not in ('image', 'restoration') and not config.eval.get('inside')
+
+
 def idle(config: ConfigDict, mesh: Mesh) -> str:
   """One line about devices that config.sampling.views leave idle; '' where none are, or
   config.mesh.data asked for so many."""

@@ -28,6 +28,11 @@ def yet_to_take(compiled: jax.stages.Compiled) -> int:
           - sizes.alias_size_in_bytes or 0)
 
 
+def free_each(devices: Collection[jax.Device]) -> int:
+  """Bytes that are free for each of these local devices; 0 where nothing tells."""
+  return metrics.free_memory() // (len(devices) if jax.default_backend() == 'cpu' else 1)
+
+
 def refuse_too_large(what: str, each: int, devices: Collection[jax.Device], remedy: Callable):
   """ValueError where the devices have not the memory that each still needs. Those of a CPU share
   one."""

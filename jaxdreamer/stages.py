@@ -16,7 +16,7 @@ import time
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, checks, loop, options, processes, profiling, seeds, workdirs
+from jaxdreamer import build, checks, fitting, loop, options, processes, profiling, seeds, workdirs
 from jaxdreamer.configs import base
 from jaxdreamer.loop import DONE, Outcome
 from jaxdreamer.names import own, unknown
@@ -98,6 +98,6 @@ def foretold(config: ConfigDict, mesh: Mesh) -> str:
   programs, _ = lowered(seeds.key(config.seed), training, mesh)
   compiled = [program.compile() for _, program in programs]
   profiling.refuse_too_large('a step', max(map(profiling.bytes_of, compiled)), mesh.local_devices,
-                             lambda: options.ways_to_fit(config))
+                             lambda: fitting.ways(config, mesh, training.prior))
   return f'compiled in {time.monotonic() - begin:.1f} s; ' + '; then '.join(
     profiling.describe(one, training.steps_per_call) for one in compiled)

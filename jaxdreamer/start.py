@@ -1,6 +1,9 @@
-"""Where a run begins that starts from the scene of another."""
+"""Where a run begins: at its newest checkpoint, at one that it goes back to, or anew, from the
+scene of another where it is told one."""
 import dataclasses
+import pathlib
 import re
+from typing import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +11,41 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, checks, options, processes, runs, seeds, workdirs
+from jaxdreamer import build, checkpoints, checks, guard, options, processes, runs, seeds, workdirs
 from jaxdreamer.optim import name
-from jaxdreamer.training import Training
+from jaxdreamer.training import Training, at_step
 from jaxdreamer.types import TrainState
+
+
+def newest(config: ConfigDict, training: Training, mesh: Mesh,
+           saved: checkpoints.ocp.CheckpointManager, shapes: TrainState, say: Callable,
+           went_back: tuple[int, ...]) -> tuple[TrainState, dict]:
+  """The state and running means to go on from: of the newest checkpoint, or the first ones."""
+  found = checkpoints.restore(saved, shapes, warn=say)
+  state, running = found or (first(config, training, mesh), {})
+  return guard.again(state, went_back.count(int(state.step))), running
+
+
+def go_back(config: ConfigDict, training: Training, state: TrainState, went_back: tuple[int, ...],
+            workdir: pathlib.Path, saved: checkpoints.ocp.CheckpointManager,
+            say: Callable) -> tuple[int, ...]:
+  """`went_back` and the step that a run goes back to which is stuck in `state`: that of the newest
+  checkpoint which a finite step followed. FloatingPointError where it did so often enough."""
+  stride, step = training.steps_per_call, int(state.step)
+  skipped = -(-config.guard.skips // stride) * stride
+  checkpoints.drop(saved, step - skipped)
+  good = saved.latest_step() or 0
+  if (times := went_back.count(good)) >= config.guard.rollbacks:
+    last = dataclasses.replace(state, step=state.step - 1)
+    _, seen = at_step(training.looks, step - 1)(last, training.prior, training.text(step - 1))
+    raise FloatingPointError(guard.gave_up(guard.first_bad(jax.device_get(seen)), step,
+                                           skipped=skipped, times=times, good=good))
+  went_back += good,
+  if processes.first():
+    guard.write(workdir, went_back)
+  say(f'warning: steps {step - skipped + 1} to {step} were not finite and were skipped; back to '
+      f'step {good} with fresh noise, {times + 1} of {config.guard.rollbacks}')
+  return went_back
 
 
 def first(config: ConfigDict, training: Training, mesh: Mesh) -> TrainState:

@@ -105,8 +105,7 @@ def make_local_step(*, sample: types.Sample, gradient: types.Gradient,
     grads, info = parallel.average((grads, info), ordered=ordered)
 
     updates, opt = tx.update(grads, state.opt, state.params)
-    norm = optax.tree.norm(grads)
-    info = info | {'gradient_norm': norm, 'finite': jnp.isfinite(norm).astype(jnp.float32)}
+    info = info | {'gradient_norm': optax.tree.norm(grads)}
     params = optax.apply_updates(state.params, updates)
     return dataclasses.replace(state, step=state.step + 1, params=params, opt=opt), info
   return local_step

@@ -61,6 +61,7 @@ class Training(NamedTuple):
   prior: Prior
   text: Callable[[int], Text]   # the Text that a step takes: always the same for one prompt
   parts: Parts
+  looks: tuple                  # (first step, its guard.make_look) for each of the stages
 
   def fit(self, state: TrainState, *, steps: int) -> Iterator[tuple[int, TrainState, dict]]:
     """(step, state, info) after each call, from where `state` is until `steps`."""

@@ -35,7 +35,7 @@ FOLDER = 'checkpoints'
 # These may change between two starts of one run: they decide how long, how often and where, not
 # what a step computes.
 RESUMABLE = ('steps', 'steps_per_call', 'log_every', 'preview_every', 'checkpoint_every', 'keep',
-             'mesh', 'max_minutes', 'profile_steps', 'tensorboard', 'eval')
+             'mesh', 'max_minutes', 'profile_steps', 'tensorboard', 'guard', 'eval')
 
 
 def flatten(options: dict) -> dict[str, Any]:

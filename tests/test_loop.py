@@ -19,7 +19,17 @@ from jax.sharding import AxisType
 from ml_collections import ConfigDict
 from refusals import refused
 
-from jaxdreamer import build, checkpoints, finishing, loop, metrics, workdirs
+from jaxdreamer import (
+  build,
+  checkpoints,
+  finishing,
+  guard,
+  loop,
+  metrics,
+  parallel,
+  seeds,
+  workdirs,
+)
 from jaxdreamer.objects import Model, Object
 from jaxdreamer.signals import SIGNALS, stop_signals
 from jaxdreamer.training import Training
@@ -35,42 +45,49 @@ def make_config(**changes):
     'steps': 12,
     'steps_per_call': STRIDE, 'log_every': 4,
     'preview_every': 0, 'checkpoint_every': 6, 'keep': 2, 'max_minutes': 0., 'profile_steps': '',
-    'tensorboard': False, 'lr': .1,
-    'poison': -1, 'mesh': {'map': 'shard_map', 'data': 1},
+    'tensorboard': False, 'lr': .1, 'poison': (99, 99), 'cured': False,
+    'guard': {'skips': 2, 'rollbacks': 2}, 'mesh': {'map': 'shard_map', 'data': 1},
     'eval': {'mesh_resolution': 16, 'faces': 0, 'texture': 0}})
   config.update(changes)
   return config.lock()
 
 
 def make_training(config, mesh):
-  """x falls down a noisy parabola by Adam; the loss is nan at step config.poison."""
-  tx = optax.adam(config.lr)
+  """x falls down a noisy parabola by Adam. Its gradient is nan from step config.poison[0] to [1],
+  and if that can be `cured`, only with the noise that the run begins with."""
+  tx, own = optax.adam(config.lr), jax.random.key_data(seeds.key(config.seed))
 
   def init(key):
     params = {'scene': {'x': jnp.zeros(3)}, 'est': ()}
     return TrainState(jnp.int32(0), params, tx.init(params), key)
 
-  def one(state, prior, text):
+  def ill(state):
+    first, last = config.poison
+    fresh = jnp.any(jax.random.key_data(state.key) != own)
+    return (first <= state.step) & (state.step <= last) & ~(config.cured & fresh)
+
+  def one(state, prior, text, ids):
     noise = jax.random.normal(jax.random.fold_in(state.key, state.step), (3,))
-    grads = {'scene': {'x': state.params['scene']['x'] - prior.weights + noise}, 'est': ()}
+    x = state.params['scene']['x']
+    grads = {'scene': {'x': x - prior.weights + noise + jnp.where(ill(state), jnp.nan, 0.)},
+             'est': ()}
     updates, opt = tx.update(grads, state.opt, state.params)
-    loss = jnp.sum(grads['scene']['x'] ** 2) + jnp.where(state.step == config.poison, jnp.nan, 0.)
-    info = {'loss': loss, 'noise': noise[0],
-            'finite': jnp.float32(state.step != config.poison - 100)}
+    info = {'loss': jnp.sum(grads['scene']['x'] ** 2), 'noise': noise[0]}
     return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates),
                          opt=opt), info
 
-  def several(state, prior, text):
-    state, info = jax.lax.scan(lambda s, _: one(s, prior, text), state, None, config.steps_per_call)
-    return state, jax.tree.map(jnp.mean, info)
+  several = parallel.scan_steps(guard.guarded(one), config.steps_per_call)
+  advance = lambda state, prior, text: several(state, prior, text, None)
+  look = lambda state, prior, text: (state, guard.Seen(
+    *[{}] * 9, gradient={'x': 1. - ill(state)}, updated=0.))
 
   identity = lambda t: t
   nothing = lambda *_: jnp.zeros(())
   prior = Prior(jnp.ones(3), NoiseSchedule(identity, identity), 4, (4, 4, 3), nothing, nothing,
                 nothing, nothing)
   text = prior.embed(config.prompt)
-  return Training(jax.jit(init), ((0, jax.jit(several, donate_argnums=0)),), config.steps_per_call,
-                  prior, lambda step: text, parts=None)
+  return Training(jax.jit(init), ((0, jax.jit(advance, donate_argnums=0)),), config.steps_per_call,
+                  prior, lambda step: text, parts=None, looks=((0, look),))
 
 
 def make_model(config, embed, phrases):
@@ -128,7 +145,7 @@ def rows(workdir):
 
 def test_metrics_are_the_means_since_the_row_before_and_say_nothing_of_the_clock(unbroken):
   assert [row['step'] for row in rows(unbroken)] == [4, 8, 12]
-  assert all(set(row) == {'step', 'loss', 'noise'} for row in rows(unbroken))
+  assert all(set(row) == {'step', 'skipped', 'loss', 'noise'} for row in rows(unbroken))
   noise = [jax.random.normal(jax.random.fold_in(jax.random.key(0), k), (3,))[0] for k in range(12)]
   np.testing.assert_allclose([row['noise'] for row in rows(unbroken)],
                              np.reshape(noise, (3, 4)).mean(1), rtol=1e-5)
@@ -247,7 +264,7 @@ def test_a_disk_that_fills_is_one_line_with_the_workdir_and_the_same_command_goe
 def test_memory_that_is_not_there_is_refused_before_the_first_step(tmp_path, monkeypatch,
                                                                    free, what):
   monkeypatch.setattr(metrics, 'free_memory', lambda: free)
-  monkeypatch.setattr(loop.options, 'ways_to_fit', lambda config: 'fewer views')
+  monkeypatch.setattr(loop.fitting, 'ways', lambda *_, **__: 'fewer views')
   monkeypatch.setattr(loop.profiling, 'yet_to_take', lambda compiled: 61)
   monkeypatch.setattr(metrics, 'add', None)        # what the first step would call
   with refused(f'{what} needs .* GiB of memory and .* free; '):
@@ -273,13 +290,82 @@ def test_a_finished_run_is_not_run_again(unbroken, monkeypatch):
   assert run(unbroken) == loop.Outcome(12, 'done', {})
 
 
-@pytest.mark.parametrize('poison, named', [(8, 'loss is not finite'),
-                                           (108, 'a gradient or parameter is not finite')])
-def test_what_is_not_finite_is_named_with_its_steps_and_never_saved(tmp_path, poison, named):
-  with refused(f'{named}.* steps 9 to 10.*step 6.*--workdir', FloatingPointError):
-    run(tmp_path, poison=poison)
-  assert workdirs.finished_steps(tmp_path) == [6] and [row['step']
-                                                          for row in rows(tmp_path)] == [4, 8]
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path):
+  assert run(tmp_path / 'ill', poison=(8, 8)) == loop.Outcome(12, 'done', {})
+  assert [row['skipped'] for row in rows(tmp_path / 'ill')] == [0, 0, 1]
+  noise = [jax.random.normal(jax.random.fold_in(seeds.key(0), k), (3,)) for k in range(12)]
+  assert rows(tmp_path / 'ill')[2]['noise'] == pytest.approx(np.mean(noise[9:], 0)[0], rel=1e-5)
+  x, tx = jnp.zeros(3), optax.adam(.1)
+  opt = tx.init(x)
+  for k in (*range(8), 9, 10, 11):
+    updates, opt = tx.update(x - 1. + noise[k], opt)
+    x += updates
+  state, _ = last_state(tmp_path / 'ill')
+  np.testing.assert_allclose(state.params['scene']['x'], x, rtol=1e-5)
+
+
+def test_a_row_of_skipped_steps_alone_has_no_means(tmp_path):
+  run(tmp_path, poison=(4, 7), guard={'skips': 5})
+  assert rows(tmp_path)[1] == {'step': 8, 'skipped': 4}
+
+
+ILL = {'poison': (7, 99), 'cured': True}  # the checkpoint of step 6 is good, a step followed it
+
+
+def test_steps_in_a_row_lead_back_to_the_newest_good_checkpoint_with_fresh_noise(tmp_path, capfd,
+                                                                                 unbroken):
+  assert run(tmp_path, **ILL) == loop.Outcome(12, 'done', {})
+  said = [line for line in capfd.readouterr().out.splitlines() if 'fresh noise' in line]
+  assert len(said) == 1 and 'steps 9 to 10 were not finite' in said[
+      0] and 'back to step 6 with fresh noise, 1 of 2' in said[0]
+  assert guard.read(tmp_path, begun=True) == (6,)
+  mine, others = rows(tmp_path), rows(unbroken)
+  assert mine[0] == others[0] and [row['skipped'] for row in mine] == [0, 0, 0]
+  assert mine[1] != others[1] and mine[2] != others[2]
+
+
+@pytest.mark.parametrize('poison, back', [((5, 99), 0), ((6, 99), 0), ((7, 99), 6), ((9, 99), 6)])
+def test_a_checkpoint_that_no_finite_step_followed_is_not_good(tmp_path, poison, back):
+  assert run(tmp_path, poison=poison, cured=True).why == 'done'
+  assert guard.read(tmp_path, begun=True) == (back,)
+
+
+@pytest.mark.parametrize('count', [3, 4, 5, 6, 7])
+def test_a_run_that_was_taken_back_can_be_killed_at_any_step(tmp_path, monkeypatch, count):
+  def crash():
+    raise RuntimeError('power')
+  run(tmp_path / 'whole', **ILL)
+  with monkeypatch.context() as patch:
+    stop_at(patch, STRIDE * count, crash)        # steps 8, 10, and then again 8, 10, 12
+    with pytest.raises(RuntimeError, match='power'):
+      run(tmp_path / 'killed', **ILL)
+  assert run(tmp_path / 'killed', **ILL).why == 'done'
+  assert same_run(tmp_path / 'killed', tmp_path / 'whole')
+
+
+def test_told_to_stop_among_skipped_steps_a_run_goes_on_from_before_them(tmp_path, monkeypatch,
+                                                                         capfd):
+  run(tmp_path / 'whole', **ILL)
+  with monkeypatch.context() as patch:
+    stop_at(patch, 10, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert run(tmp_path / 'told', **ILL) == loop.Outcome(10, 'SIGTERM', {})
+  assert 'saved step 6 of 12' in capfd.readouterr().out
+  assert run(tmp_path / 'told', **ILL).why == 'done'
+  assert same_run(tmp_path / 'told', tmp_path / 'whole')
+
+
+@pytest.mark.parametrize('poison, kept', [((7, 99), 'step 6 is the last good checkpoint'),
+                                          ((1, 99), 'nothing good was saved yet')])
+def test_what_does_not_pass_is_named_with_its_steps_and_never_saved(tmp_path, poison, kept):
+  last = 2 * (poison[0] // 2) + 4
+  for _ in range(2):                             # the same command meets it again
+    with refused(f'steps {last - 1} to {last} are not finite.* 2 times back.*of step {last} '
+                 f'gradient/x is the first; {kept}.*--workdir', FloatingPointError):
+      run(tmp_path, poison=poison)
+    assert workdirs.finished_steps(tmp_path) == ([6] if poison[0] > 6 else [])
+    assert [row['step'] for row in rows(tmp_path)] == ([4, 8] if poison[0] > 6 else [4])
+  if poison[0] < 6:                              # nothing was saved: another run may begin here
+    assert run(tmp_path, seed=1).why == 'done' and guard.read(tmp_path, begun=True) == ()
 
 
 def test_time_that_is_up_stops_saves_and_still_writes_the_outputs(tmp_path, monkeypatch, unbroken):

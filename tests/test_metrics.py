@@ -16,8 +16,22 @@ def test_a_row_is_the_mean_over_steps_however_the_calls_fell(tmp_path):
   values = np.random.default_rng(0).normal(size=12)
   running = {}
   for part in np.split(values, [3, 4, 9]):
-    running = metrics.add(running, {'loss': part.mean()}, len(part))
-  assert metrics.means(running)['loss'] == pytest.approx(values.mean(), abs=1e-15)
+    running = metrics.add(running, {'loss': part.mean(), 'finite': 1.}, len(part))
+  row = metrics.means(running)
+  assert row['loss'] == pytest.approx(values.mean(), abs=1e-15) and row['skipped'] == 0
+
+
+def test_skipped_steps_are_counted_and_left_out_of_the_means():
+  values, finite = np.arange(1., 13.), np.arange(12) % 3 > 0
+  running = {}
+  for part in np.split(np.arange(12), [1, 8]):
+    # a call's means, as float32 has them, in which a skipped step is zeros
+    shares = {'loss': np.mean(values[part] * finite[part]),
+              'finite': float(np.mean(finite[part], dtype=np.float32))}
+    running = metrics.add(running, shares, len(part))
+  row = metrics.means(running)
+  assert row == {'skipped': 4, 'loss': pytest.approx(values[finite].mean(), rel=1e-6)}
+  assert metrics.means(metrics.add({}, {'loss': 0., 'finite': 0.}, 3)) == {'skipped': 3}
 
 
 def test_running_sums_survive_json_exactly():

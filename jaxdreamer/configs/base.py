@@ -50,6 +50,9 @@ OPTIONS = {
   'max_minutes': 0.,  # stop, save and write the outputs after so long; 0: never
   'profile_steps': '',                         # 'a:b' writes a profile of steps a to b
   'tensorboard': False,
+  # so many steps in a row that are not finite lead back to the newest good checkpoint, with fresh
+  # noise; and so often to the same one, before the run stops
+  'guard': {'skips': 10, 'rollbacks': 3},
   # many prompts, for a generator: a file of them, or 'toybox'; how many a step
   'corpus': {'path': '', 'prompts': 8,
              'store': ''},  # folder of their embeddings; '' is one in the cache
