@@ -26,8 +26,8 @@ def kind():
   return jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
 
 
-def flops_a_second(*, n, dtype):
-  """Of products of square matrices."""
+def products(*, n, dtype):
+  """(what multiplies square matrices, its FLOPs)."""
   a, b = (jax.random.normal(k, (n, n)).astype(dtype) / math.sqrt(n)
           for k in jax.random.split(jax.random.key(0)))
   def chain(a):
@@ -35,11 +35,12 @@ def flops_a_second(*, n, dtype):
       a = a @ b
     return a
   run = jax.jit(chain)
-  return CHAIN * 2. * n ** 3 / seconds(lambda: run(a))
+  return lambda: run(a), CHAIN * 2. * n ** 3
 
 
-def bytes_a_second(*, n):
-  """Of reading and writing `n` floats, CHAIN times, none of which the compiler can leave out."""
+def copies(*, n):
+  """(what reads and writes `n` floats, CHAIN times, none of which the compiler can leave out, its
+  bytes)."""
   step = jax.jit(lambda x: x + 1., donate_argnums=0)
   x = jnp.zeros(n)
   def run():
@@ -47,20 +48,25 @@ def bytes_a_second(*, n):
     for _ in range(CHAIN):
       x = step(x)
     return x
-  return CHAIN * 2. * x.nbytes / seconds(run)
+  return run, CHAIN * 2. * x.nbytes
+
+
+def runs(*, tiny):
+  """{'flops', 'bytes'}: what takes this device to its best, and how much of them that is."""
+  large = jax.default_backend() != 'cpu' and not tiny
+  return {'flops': products(n=8192 if large else 256 if tiny else 1024, dtype=kind()),
+          'bytes': copies(n=2 ** (28 if large else 16 if tiny else 24))}
 
 
 def peaks(*, tiny):
   """{'flops', 'bytes'} a second of this device."""
-  large = jax.default_backend() != 'cpu' and not tiny
-  return {'flops': flops_a_second(n=8192 if large else 256 if tiny else 1536, dtype=kind()),
-          'bytes': bytes_a_second(n=2 ** (28 if large else 16 if tiny else 25))}
+  return {name: work / seconds(run) for name, (run, work) in runs(tiny=tiny).items()}
 
 
 def matrix_flops(f, *args):
   """The arithmetic of the matrix products and convolutions of f(*args), two for each multiplication
   as it is written, whatever compiler and kernels make of it."""
-  return _flops(jax.make_jaxpr(f)(*args).jaxpr)
+  return _flops(jax.make_jaxpr(lambda *args: f(*args))(*args).jaxpr)       # traced anew
 
 
 def _flops(jaxpr):

@@ -4,17 +4,17 @@
 
 The step of a config is taken apart: what it samples, its render and the render's pullback, the
 prior's encoder and its pullback, the prior's prediction, what the estimator learns, the optimizer.
-Each is a program of its own, timed by turns in random order; FLOPs and bytes are the compiler's
-count. A pullback is what it adds to the program that goes forward. Shares are of the rates that the
-same run measures: products of large matrices, and copies. The last line names the part that takes
-most, and which of both bounds it; the parts' sum is more than the step where the compiler fuses
-them.
-Models that need weights have random ones, of the model's own size. Writes
+Each is a program of its own, timed by turns in random order, of whose times the least counts; FLOPs
+and bytes are the compiler's count. A pullback is what it adds to the program that goes forward.
+Shares are of the rates that the same rounds measure: products of large matrices, and copies. The
+last line names the part that takes most, and which of both bounds it. The parts come to more than
+the step where the compiler fuses them.
+
+Models whose weights are not here have random ones, at the model's own size. Writes
 benchmarks/results/roofline_cpu.json (roofline_gpu.json) for the toybox; others are printed.
 """
 import argparse
 import importlib
-import statistics
 from functools import partial
 
 import jax
@@ -109,12 +109,15 @@ def measure(config, *, rounds, tiny=False):
   """{'flops', 'bytes' a second, 'rows' of COLUMNS, 'bottleneck': a line}."""
   built = {name: (f.lower(*args).compile(), args)
            for name, (f, args) in programs(config, *subject(config)).items()}
-  best = peaks.peaks(tiny=tiny)
-  turns = {name: partial(_once, run, args) for name, (run, args) in built.items()}
+  rates = peaks.runs(tiny=tiny)
+  turns = {name: partial(_once, run, args) for name, (run, args) in built.items()} | {
+    name: partial(_once, run, ()) for name, (run, _) in rates.items()}
   for turn in turns.values():
     turn()
-  seconds = {name: statistics.median(taken) for name, taken in profiling.by_turns(
+  # other work of the machine only adds to what a program takes
+  seconds = {name: min(taken) for name, taken in profiling.by_turns(
     jax.random.key(0), turns, rounds=rounds).items()}
+  best = {name: work / seconds[name] for name, (_, work) in rates.items()}
   costs = {name: run.cost_analysis() or {} for name, (run, _) in built.items()}
   found = {name: [seconds[name], costs[name].get('flops', 0.),
                   costs[name].get('bytes accessed', 0.)] for name in built}
