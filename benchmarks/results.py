@@ -63,7 +63,10 @@ def made(command):
 def commit():
   """Short hash of HEAD; a plus sign follows where the library or its configs differ from it."""
   def git(*args):
-    return subprocess.run(('git', *args), cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    try:
+      return subprocess.run(('git', *args), cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:                      # a bare image
+      return ''
   changed = git('status', '--porcelain', '--', 'jaxdreamer', 'configs', 'benchmarks/*.py')
   return (git('rev-parse', '--short', 'HEAD') or 'none') + ('+' if changed else '')
 

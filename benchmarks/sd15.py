@@ -106,7 +106,7 @@ def step():
   from jaxdreamer import build, doctor, metrics
   config = dreamfusion_sd.get_config()
   config.prior.path, config.prior.stable_diffusion.dtype = str(FOLDER), 'float32'
-  config.mesh.data = config.steps_per_call = 1
+  config.mesh.data = 1
   config.prior.stable_diffusion.image_size, config.render.chunk = 512, 4096
   training = build.training(config, build.make_mesh(config))
   state, text = training.init(jax.random.key(0)), training.text(0)

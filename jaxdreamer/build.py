@@ -8,7 +8,7 @@ nothing is compiled before all of it has been checked.
 import inspect
 import math
 from functools import partial
-from typing import Callable
+from typing import Callable, Collection
 
 import jax
 import jax.numpy as jnp
@@ -186,11 +186,15 @@ def make_render(config, scene: Scene) -> Callable[..., Rendering]:
   return draw
 
 
-def training(config, mesh: Mesh, *, abstract: bool = False, prior: Prior | None = None) -> Training:
-  """The training that `config` describes, on `mesh`, with its `prior` if that is here already.
-  `abstract`: it may be the shapes of a model that is not here."""
+def training(config, mesh: Mesh, *, abstract: bool = False, prior: Prior | None = None,
+             saved: Collection[int] = ()) -> Training:
+  """The training that `config` describes, on `mesh`, of a run with checkpoints at the steps
+  `saved`, with its `prior` if that is here already. `abstract`: it may be the shapes of a model
+  that is not here."""
   config = options.expanded(config)
   checks.check(config, mesh)
+  config.steps_per_call = options.per_call(config, platform=mesh.devices.flat[0].platform,
+                                           saved=saved)
   if config.prior.path == model_shapes.SHAPES and not abstract:
     raise ValueError(f'config.prior.path={model_shapes.SHAPES!r}: takes weights; shapes alone are '
                      'for python -m jaxdreamer.doctor')

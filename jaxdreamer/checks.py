@@ -27,7 +27,7 @@ def check(config, mesh: Mesh) -> None:
                      f'config.sampling.design={config.sampling.design!r} takes a multiple of '
                      f'{options.ring(config.sampling)} for each of the {mesh.devices.size} devices '
                      'of config.mesh.data')
-  if config.steps % config.steps_per_call:
+  if config.steps_per_call and config.steps % config.steps_per_call:
     raise ValueError(f'config.steps={config.steps}: must be a multiple of '
                      f'config.steps_per_call={config.steps_per_call}')
   if config.scene.name == 'restoration':
@@ -72,11 +72,11 @@ def check_files(config) -> None:
 
 def check_restoration(config) -> None:
   """What cannot be together with pictures that are restored, by a prompt that may be empty."""
-  for option, value, still in (('corpus.path', config.corpus.path, ''),
-                               ('scene.particles', config.scene.particles, 1),
-                               ('steps_per_call', config.steps_per_call, 1)):
-    if value != still:
-      raise ValueError(f"config.{option}={value!r}: takes {still!r} with "
+  for option, value, still in (('corpus.path', config.corpus.path, ('',)),
+                               ('scene.particles', config.scene.particles, (1,)),
+                               ('steps_per_call', config.steps_per_call, (1, 0))):
+    if value not in still:
+      raise ValueError(f"config.{option}={value!r}: takes {still[0]!r} with "
                        "config.scene.name='restoration'")
 
 
@@ -92,7 +92,7 @@ def check_corpus(config, mesh: Mesh) -> None:
     raise ValueError(f'config.sampling.views={views}: '
                      f'config.sampling.design={config.sampling.design!r} takes a multiple of '
                      f'{options.ring(config.sampling)} for each of config.corpus.prompts={each}')
-  if config.steps_per_call != 1:
+  if config.steps_per_call > 1:
     raise ValueError(f'config.steps_per_call={config.steps_per_call}: takes 1 with '
                      'config.corpus.path, whose prompts change at '
                      'every step')

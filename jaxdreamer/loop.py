@@ -91,7 +91,7 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
     places.keep_mesh(config, workdir)
   processes.check_shared(f'--workdir={workdir}', lambda: workdirs.seen(workdir))
   with clock('build'), processes.together():
-    training = build.training(config, mesh)
+    training = build.training(config, mesh, saved=workdirs.finished_steps(workdir))
     model = restoring.model(training) if restoring.is_one(config) else build.model(
       config, build.embedder(config, training.prior), build.phrases(config))
 

@@ -58,7 +58,7 @@ KINDS = {
 # The first pattern that fits an option's name rules it; what no pattern fits is of its default's
 # kind.
 RULES = {
-  'seed': whole(0, high=seeds.MOST), 'steps': whole(1), 'steps_per_call': whole(1),
+  'seed': whole(0, high=seeds.MOST), 'steps': whole(1), 'steps_per_call': whole(0),
   'log_every': whole(1), 'keep': whole(1), 'guard.skips': whole(1), 'guard.rollbacks': whole(0),
   'preview_every': whole(0), 'checkpoint_every': whole(0), 'max_minutes': number(0.),
   'corpus.prompts': whole(1), 'stages': FOLDERS, 'inherit': PATTERNS, 'scene.particles': whole(1),

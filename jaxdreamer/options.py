@@ -5,9 +5,10 @@ tells of schedules that a run is too short for, `ways_to_fit` of what takes less
 reads the options of a saved run, `with_own` gives a function of the user's own its section, and
 `expanded` is the config with the `~` of its paths made a folder.
 """
+import math
 import os
 import pathlib
-from typing import Any, Callable
+from typing import Any, Callable, Collection
 
 import jax
 from jax.sharding import Mesh
@@ -21,6 +22,7 @@ from jaxdreamer.rules import ramp, value_at
 from jaxdreamer.sampling import RING
 from jaxdreamer.workdirs import flatten
 
+MOST_PER_CALL = 10  # steps in one program: beyond, the rest of a run costs nothing to speak of
 # last parts of options that are paths
 PATHS = ('path', 'store', 'tokenizer', 'tokenizer_2', 'lora', 'depth', 'normals', 'start')
 
@@ -150,6 +152,20 @@ def outliving(config: ConfigDict) -> str:
     return ''
   return (f'config.steps={steps} is too short for what is to happen by step {max(ends)}: '
           f'{"; ".join(said)}')
+
+
+def per_call(config: ConfigDict, *, platform: str, saved: Collection[int] = ()) -> int:
+  """Steps of one compiled call: config.steps_per_call, or where that is 0 what suits the platform.
+  A CPU takes 1, see parallel.scan_steps, and so do runs whose texts change at every step; others
+  the most, up to MOST_PER_CALL, of which whole calls lead to each step at which a run that has
+  checkpoints at the steps `saved` starts, changes, logs, saves, shows or ends."""
+  if config.steps_per_call:
+    return config.steps_per_call
+  if platform == 'cpu' or config.corpus.path or config.scene.name == 'restoration':
+    return 1
+  exact = math.gcd(config.steps, config.log_every, config.preview_every, config.checkpoint_every,
+                   *(first for first, _ in config.render.stages), *saved)
+  return max(n for n in range(1, MOST_PER_CALL + 1) if exact % n == 0)
 
 
 def ring(section: ConfigDict) -> int:

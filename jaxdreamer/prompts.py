@@ -9,7 +9,6 @@ from typing import Callable
 
 import jax
 import numpy as np
-import platformdirs
 from jaxtyping import Array
 
 from jaxdreamer import files, seeds
@@ -102,6 +101,7 @@ def chosen(seed: int, step: int, *, count: int, each: int) -> np.ndarray:
 def cache() -> pathlib.Path:
   """Where embeddings are kept: jaxdreamer/text in XDG_CACHE_HOME, or where this system's caches
   are."""
+  import platformdirs
   return platformdirs.user_cache_path('jaxdreamer') / 'text'
 
 

@@ -52,7 +52,7 @@ def make_config(**changes):
   return config.lock()
 
 
-def make_training(config, mesh):
+def make_training(config, mesh, *, saved=()):
   """x falls down a noisy parabola by Adam. Its gradient is nan from step config.poison[0] to [1],
   and if that can be `cured`, only with the noise that the run begins with."""
   tx, own = optax.adam(config.lr), jax.random.key_data(seeds.key(config.seed))
@@ -143,6 +143,17 @@ def rows(workdir):
   return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
 
 
+def test_a_run_that_goes_on_is_built_for_the_steps_it_has_checkpoints_at(tmp_path, monkeypatch):
+  begun = []
+  def build_one(config, mesh, *, saved):
+    begun.append(saved)
+    return make_training(config, mesh)
+  monkeypatch.setattr(build, 'training', build_one)
+  run(tmp_path / 'a', steps=8)
+  run(tmp_path / 'a')
+  assert begun == [[], [6, 8]]
+
+
 def test_metrics_are_the_means_since_the_row_before_and_say_nothing_of_the_clock(unbroken):
   assert [row['step'] for row in rows(unbroken)] == [4, 8, 12]
   assert all(set(row) == {'step', 'skipped', 'loss', 'noise'} for row in rows(unbroken))
@@ -191,7 +202,7 @@ def test_the_step_is_traced_once_by_a_run_of_many_calls_and_not_again_where_it_g
   advance = training.stages[0][1].__wrapped__                         # before jit
   counted = jax.jit(chex.assert_max_traces(advance, n=1), donate_argnums=0)
   monkeypatch.setattr(build, 'training',
-                      lambda *_: training._replace(stages=((0, counted),)))
+                      lambda *_, **__: training._replace(stages=((0, counted),)))
   with monkeypatch.context() as patch:
     stop_at(patch, 6, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert run(tmp_path) == loop.Outcome(6, 'SIGTERM', {})

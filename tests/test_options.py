@@ -3,6 +3,7 @@ function of the user's own brings its section, and saved runs and old names are 
 import json
 from functools import partial
 
+import jax
 import pytest
 from refusals import refused
 
@@ -205,3 +206,34 @@ def test_what_is_called_by_an_old_name_is_there_by_the_new_one():
     option, _, value = old.partition('=')
     assert (option in known and known[option] != value) if value else new in known
     assert value or option not in known
+
+
+@pytest.mark.parametrize('platform, changes, saved, expected', [
+  ('cpu', {}, (), 1), ('gpu', {}, (), 10), ('tpu', {'steps': 10000}, (), 10),
+  ('cpu', {'steps_per_call': 4}, (), 4), ('gpu', {'steps_per_call': 4}, (), 4),
+  ('gpu', {'steps': 198, 'log_every': 36, 'preview_every': 0, 'checkpoint_every': 0}, (), 9),
+  ('gpu', {'log_every': 7}, (), 1), ('gpu', {'checkpoint_every': 15}, (), 5),
+  ('gpu', {'preview_every': 4}, (), 2),
+  ('gpu', {'render.stages': ((0, 32), (25, 64))}, (), 5),
+  # it was stopped on a CPU, or between two calls of another length
+  ('gpu', {}, (100, 120), 10), ('gpu', {}, (100, 125), 5), ('gpu', {}, (33,), 1),
+  ('gpu', {'corpus.path': 'toybox'}, (), 1), ('gpu', {'scene.name': 'restoration'}, (), 1)])
+def test_a_call_has_as_many_steps_as_the_platform_likes_and_the_run_divides_by(
+    platform, changes, saved, expected):
+  config = base.get_config()
+  config.update_from_flattened_dict(changes)
+  assert options.per_call(config, platform=platform, saved=saved) == expected
+  assert config.steps % expected == 0
+
+
+def test_the_length_of_a_call_is_chosen_when_a_run_is_built(monkeypatch):
+  config = base.get_config()
+  config.mesh.data = 1
+  asked = []
+  monkeypatch.setattr(options, 'per_call', lambda config, *, platform, saved: asked.append(
+    (platform, saved)) or 5)
+  training = build.training(config, build.make_mesh(config), saved=[20])
+  assert training.steps_per_call == 5 and asked == [('cpu', [20])] and config.steps_per_call == 0
+  state = jax.eval_shape(training.init, jax.random.key(0))
+  lowered = jax.make_jaxpr(training.stages[0][1])(state, training.prior, training.text(0))
+  assert 'length=5' in str(lowered)

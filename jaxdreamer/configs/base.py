@@ -45,7 +45,8 @@ OPTIONS = {
   # changes of this config
   'stages': (), 'stage': {},
   'steps': 200,
-  'steps_per_call': 1,  # steps in one compiled call: 10 on a GPU or TPU, 1 on a CPU
+  # steps in one compiled call; 0: 1 on a CPU, elsewhere up to 10 that divide what happens when
+  'steps_per_call': 0,
   'log_every': 10, 'preview_every': 50, 'checkpoint_every': 100, 'keep': 2,
   'max_minutes': 0.,  # stop, save and write the outputs after so long; 0: never
   'profile_steps': '',                         # 'a:b' writes a profile of steps a to b

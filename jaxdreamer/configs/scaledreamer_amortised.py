@@ -59,7 +59,7 @@ def get_config(what='df415,8'):
   config.prompt = ''
   config.corpus.update({'path': 'FILE', 'prompts': int(devices or 8)})
   config.sampling.views = config.corpus.prompts * (4 if several else 1)
-  config.steps, config.steps_per_call = steps, 1
+  config.steps = steps
   config.scene.name = scene
   config.scene[scene].update(sizes)
   config.estimator.name = 'asd'

@@ -22,7 +22,7 @@ NO_FOG = {'orientation': (0.,), 'sparsity': (0.,), 'opaque': (0.,)}
 def get_config():
   config = base.get_config()
   config.prompt = 'a delicious hamburger'
-  config.steps, config.steps_per_call = 10000, 10
+  config.steps = 10000
   config.log_every, config.preview_every, config.checkpoint_every = 50, 500, 1000
   config.prior.name = 'stable_diffusion'
   for prior in ('stable_diffusion', 'sdxl', 'mvdream'):

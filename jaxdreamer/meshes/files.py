@@ -18,17 +18,16 @@ from typing import NamedTuple
 
 import numpy as np
 import safetensors.numpy
-import trimesh
 from jaxtyping import Float, Int
-from trimesh.exchange import obj, off, ply, stl
 
 from jaxdreamer.meshes import gltf
 from jaxdreamer.meshes.gltf import MOST_BYTES, MOST_FACES
+from jaxdreamer.meshes.signed_distance import area
 from jaxdreamer.weights import safe_files
 
-LOADERS = {'.obj': obj.load_obj, '.ply': ply.load_ply, '.stl': stl.load_stl, '.off': off.load_off}
+LOADED = ('.obj', '.ply', '.stl', '.off')          # by trimesh, which is imported where it reads
 OWN = '.safetensors'                               # of `save`
-KINDS = ('.glb', '.gltf', *LOADERS)
+KINDS = ('.glb', '.gltf', *LOADED)
 Y_UP = ('.glb', '.gltf', '.obj')                   # others are z up, as we are
 WORLD = np.array([[0., 0., 1.], [1., 0., 0.], [0., 1., 0.]])   # rows: our x, y, z of theirs
 
@@ -108,7 +107,7 @@ def weld(file: MeshFile) -> tuple[Float[np.ndarray, 'n 3'], Int[np.ndarray, 'f 3
   """Its surface: vertices of one place are one, and faces that have no area are gone."""
   vertices, index = np.unique(file.vertices, axis=0, return_inverse=True)
   faces = index.reshape(-1)[file.faces]
-  faces = faces[trimesh.triangles.area(vertices[faces]) > 0.]
+  faces = faces[area(vertices[faces]) > 0.]
   used, faces = np.unique(faces, return_inverse=True)
   return vertices[used], faces.reshape(-1, 3)
 
@@ -121,8 +120,11 @@ def ball(vertices: Float[np.ndarray, 'N 3']) -> tuple[Float[np.ndarray, '3'], fl
 
 def _parts(data, kind, folder) -> list[MeshFile]:
   """The meshes of a file, each at its place."""
-  if kind in LOADERS:
-    found = LOADERS[kind](io.BytesIO(data), file_type=kind[1:], resolver=None, skip_materials=True,
+  if kind in LOADED:
+    from trimesh.exchange import obj, off, ply, stl
+    loaders = {'.obj': obj.load_obj, '.ply': ply.load_ply, '.stl': stl.load_stl,
+               '.off': off.load_off}
+    found = loaders[kind](io.BytesIO(data), file_type=kind[1:], resolver=None, skip_materials=True,
                           maintain_order=True)
     parts = [_part(part) for part in found.get('geometry', {'': found}).values()]
     if kind == '.stl':                           # each face has vertices of its own
@@ -137,9 +139,10 @@ def _parts(data, kind, folder) -> list[MeshFile]:
 
 def _part(loaded: dict) -> MeshFile:
   """What a loader of trimesh makes of one mesh."""
+  from trimesh.geometry import triangulate_quads
   vertices, faces = loaded.get('vertices', np.zeros((0, 3))), loaded.get('faces', np.zeros((0, 3)))
-  return MeshFile(np.array(vertices, float), np.array(trimesh.geometry.triangulate_quads(faces)
-                                                      if len(faces) else faces, int).reshape(-1, 3),
+  return MeshFile(np.array(vertices, float), np.array(triangulate_quads(faces) if len(faces)
+                                                      else faces, int).reshape(-1, 3),
                   getattr(loaded.get('visual'), 'uv', None), loaded.get('vertex_normals'))
 
 
@@ -165,6 +168,6 @@ def _checked(file: MeshFile) -> MeshFile:
     raise ValueError('some of its vertices are not finite')
   if file.faces.min() < 0 or file.faces.max() >= len(file.vertices):
     raise ValueError('its faces name vertices that it has not')
-  if not trimesh.triangles.area(file.vertices[file.faces]).any():
+  if not area(file.vertices[file.faces]).any():
     raise ValueError('none of its faces has an area')
   return file

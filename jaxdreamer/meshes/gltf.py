@@ -8,7 +8,6 @@ import struct
 import urllib.parse
 
 import numpy as np
-import trimesh
 
 from jaxdreamer.weights import safe_files
 
@@ -25,6 +24,7 @@ def parts(data: bytes, folder: pathlib.Path, *, binary: bool) -> list[Part]:
   """The triangles of each node of a .gltf, or .glb where `binary`, y up; what no node holds is not
   there. Trimesh turns UVs over in single precision, which loses bits: they travel as attributes
   that it leaves alone."""
+  import trimesh
   tree, buffers = _plain(*(_chunks(data) if binary else (json.loads(data), b'')), folder)
   scene = trimesh.load_scene(io.BytesIO(_glb(tree, buffers)), file_type='glb', process=False)
   nodes = [scene.graph[name] for name in scene.graph.nodes_geometry]

@@ -7,7 +7,6 @@ nearest of many points on the mesh.
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.spatial import KDTree
-from trimesh import triangles as geometry
 
 SAMPLES = 50_000                 # points on the mesh, beside one on each triangle
 NEAREST = 4                      # of these, whose triangles are measured
@@ -25,6 +24,12 @@ def open_edges(faces: Faces) -> int:
   return int(np.count_nonzero(np.bincount(index, weights=np.sign(b - a))))
 
 
+def area(corners: Float[np.ndarray, 'F 3 3']) -> Float[np.ndarray, 'F']:
+  """The area of each triangle."""
+  first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 1]
+  return .5 * np.sqrt(np.sum(np.cross(first, second) ** 2, 1))
+
+
 def grid(vertices: Vertices, faces: Faces, *, n: int,
          extent: float) -> Float[np.ndarray, 'n n n']:
   """The signed distance of a closed mesh at n^3 nodes over [-extent, extent]^3, ends in."""
@@ -38,9 +43,10 @@ def grid(vertices: Vertices, faces: Faces, *, n: int,
 
 def distance(corners: Float[np.ndarray, 'F 3 3']):
   """The function of points [P, 3] that is their distance [P] from the nearest triangle."""
-  area = geometry.area(corners)
+  from trimesh.triangles import closest_point
+  areas = area(corners)
   rng = np.random.default_rng(0)
-  face = rng.choice(len(corners), SAMPLES, p=area / area.sum())
+  face = rng.choice(len(corners), SAMPLES, p=areas / areas.sum())
   weight = rng.dirichlet(np.ones(3), SAMPLES)    # uniform on a triangle
   tree = KDTree(np.concatenate([np.einsum('sk,skd->sd', weight, corners[face]), corners.mean(1)]))
   owner = np.concatenate([face, np.arange(len(corners))])
@@ -48,7 +54,7 @@ def distance(corners: Float[np.ndarray, 'F 3 3']):
   def of(xyz):
     near = owner[tree.query(xyz, NEAREST)[1]]
     points = np.repeat(xyz, NEAREST, 0)
-    closest = geometry.closest_point(corners[near.reshape(-1)], points)
+    closest = closest_point(corners[near.reshape(-1)], points)
     return np.linalg.norm(closest - points, axis=1).reshape(-1, NEAREST).min(1)
   return of
 

@@ -1,9 +1,10 @@
 """What a surface of triangles encloses, on a grid; on the host, once."""
 import numpy as np
-import trimesh
 from jaxtyping import Float, Int
 from scipy import ndimage
 from scipy.spatial import KDTree
+
+from jaxdreamer.meshes.signed_distance import area as areas
 
 DENSE = 4                              # points of the surface, a cell's width
 MOST = 400_000
@@ -19,7 +20,7 @@ def signed_distance(vertices: Float[np.ndarray, 'N 3'], faces: Int[np.ndarray, '
   axis = np.linspace(-extent, extent, resolution)
   nodes = np.stack(np.meshgrid(axis, axis, axis, indexing='ij'), -1)
   cell = axis[1] - axis[0]
-  area = trimesh.triangles.area(vertices[faces])
+  area = areas(vertices[faces])
   count = int(np.clip(area.sum() * (DENSE / cell) ** 2, 1000, MOST))
   # the middle of each face, and points spread evenly by area
   random = np.random.default_rng(0)

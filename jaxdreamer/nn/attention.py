@@ -2,6 +2,7 @@
 classes; names and dtypes as in layers.py. The last projection of a SpatialTransformer starts at
 zero (Dhariwal & Nichol 2021)."""
 import math
+import re
 from typing import Any, Callable
 
 import flax.linen as nn
@@ -11,16 +12,44 @@ from jaxtyping import Array, Float
 
 from jaxdreamer.nn.layers import Dense, GroupNorm, gelu, zeros
 
+FUSED = (jnp.float16, jnp.bfloat16)
+FEWEST = 64  # tokens, from which a kernel of its own pays
 QUERIES = 512  # at a time on a CPU, whose caches hold one head's scores of so many
 WORTH = 2 ** 18                  # scores of a head, from which that pays
+
+
+def capability() -> tuple[int, int]:
+  """The compute capability of NVIDIA's where programs are traced for one of its GPUs, (9, 0) of an
+  H100; (0, 0) anywhere else."""
+  device = jax.config.jax_default_device or jax.devices()[0]
+  told = re.fullmatch(r'(\d+)\.(\d+)', str(getattr(device, 'compute_capability', '')))
+  return (int(told[1]), int(told[2])) if told else (0, 0)
+
+
+def implementation(q: Float[Array, 'B N K D'], k: Float[Array, 'B M K D']) -> str:
+  """'cudnn', fused attention whose scores never reach the memory, where cuDNN has it for such
+  arrays and their gradient; else 'xla'. JAX takes it only by name. Of one sequence with itself
+  alone: a gradient wants even lengths, which CLIP's 77 words are not, and all arrays mapped alike,
+  which a text is not that many renders share."""
+  able, length, width = capability(), q.shape[1], q.shape[-1]
+  fits = width % 8 == 0 and width <= (256 if able >= (9, 0) else 128)
+  itself = q.shape == k.shape and length % 2 == 0 and length >= FEWEST
+  return 'cudnn' if able >= (8, 0) and q.dtype in FUSED and fits and itself else 'xla'
+
+
+def softmax_mixed(q: Float[Array, 'B N K D'], k: Float[Array, 'B M K D'],
+                  v: Float[Array, 'B M K D'], *, causal: bool = False) -> Float[Array, 'B N K D']:
+  """softmax(q k / sqrt D) v, softmax in float32, by the fastest `implementation` there is."""
+  return jax.nn.dot_product_attention(q, k, v, is_causal=causal,
+                                      implementation=implementation(q, k))
 
 
 def attend(q: Float[Array, 'B N K D'], k: Float[Array, 'B M K D'], v: Float[Array, 'B M K D'], *,
            views: int = 1,
            chunk: int | None = None) -> Float[Array, 'B N K D']:
   """softmax(q k / sqrt D) v, softmax in float32. `views` successive examples attend as one sequence
-  of tokens; with `chunk`, that many queries at a time, so that scores take chunk / (views N) of the
-  memory, in the backward pass too."""
+  of tokens; with `chunk`, that many queries at a time where scores reach the memory, so that they
+  take chunk / (views N) of it, in the backward pass too."""
   b, n, heads, d = q.shape
   if b % views or (chunk and views * n % chunk and views * n > chunk):
     raise ValueError(f'attend: {b} examples of {n} tokens divide into no groups of {views} views, '
@@ -29,11 +58,11 @@ def attend(q: Float[Array, 'B N K D'], k: Float[Array, 'B M K D'], v: Float[Arra
   block = min(views * n, chunk or views * n, math.gcd(views * n, QUERIES))
   if jax.default_backend() == 'cpu' and block >= QUERIES // 8 and views * n * k.shape[1] >= WORTH:
     return by_heads(q, k, v, queries=block).reshape(b, n, heads, d)
-  if chunk and chunk < views * n:
-    one = jax.checkpoint(lambda part: jax.nn.dot_product_attention(part, k, v))
+  if chunk and chunk < views * n and implementation(q, k) == 'xla':
+    one = jax.checkpoint(lambda part: softmax_mixed(part, k, v))
     parts = jax.lax.map(one, q.reshape(b // views, -1, chunk, heads, d).swapaxes(0, 1))
     return parts.swapaxes(0, 1).reshape(b, n, heads, d)
-  return jax.nn.dot_product_attention(q, k, v).reshape(b, n, heads, d)
+  return softmax_mixed(q, k, v).reshape(b, n, heads, d)
 
 
 def by_heads(q: Float[Array, 'B N K D'], k: Float[Array, 'B M K D'], v: Float[Array, 'B M K D'], *,

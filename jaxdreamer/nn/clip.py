@@ -20,10 +20,10 @@ import dataclasses
 from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxdreamer.nn.attention import softmax_mixed
 from jaxdreamer.nn.layers import gelu
 
 ACTIVATIONS = {'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),
@@ -118,7 +118,7 @@ class SelfAttention(nn.Module):
     q, k, v = [nn.Dense(width, dtype=self.dtype, name=name)(x).reshape(b, length, heads,
                                                                        width // heads)
                for name in ('q_proj', 'k_proj', 'v_proj')]
-    mixed = jax.nn.dot_product_attention(q, k, v, is_causal=self.config.causal).reshape(
+    mixed = softmax_mixed(q, k, v, causal=self.config.causal).reshape(
         b, length, width)
     return nn.Dense(width, dtype=self.dtype, name='out_proj')(mixed)
 

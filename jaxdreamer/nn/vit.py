@@ -8,11 +8,11 @@ float32.
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxdreamer.nn import interpolate
+from jaxdreamer.nn.attention import softmax_mixed
 from jaxdreamer.nn.layers import gelu
 
 normal = nn.initializers.normal(.02)
@@ -59,7 +59,7 @@ class SelfAttention(nn.Module):
     q, k, v = [nn.Dense(d, use_bias=self.qkv_bias, dtype=self.dtype,
                         name=name)(x).reshape(b, n, self.heads, d // self.heads)
                for name in ('query', 'key', 'value')]
-    return jax.nn.dot_product_attention(q, k, v).reshape(b, n, d)          # softmax in float32
+    return softmax_mixed(q, k, v).reshape(b, n, d)
 
 
 class Attention(nn.Module):
