@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ORDER = '''
-  files pictures schedules types seeds signals training diffusion volume cameras conditioning
+  files pictures schedules types seeds signals layout training diffusion volume cameras conditioning
   prompts corpus nn torch_side weights toybox meshes scenes render regularizers priors perception
   control_variates sampling estimators optim rendezvous processes parallel probes train_step
   workdirs checkpoints metrics profiling statistics comparison scores objects outputs places

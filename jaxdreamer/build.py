@@ -76,7 +76,8 @@ def make_mesh(config) -> Mesh:
   if config.mesh.map not in ('shard_map', 'pmap'):
     raise ValueError(f"config.mesh.map={config.mesh.map!r}: takes one of ['pmap', 'shard_map']")
   return processes.make_mesh(config.sampling.views, data=config.mesh.data,
-                             ring=options.ring(config.sampling), how=config.mesh.map)
+                             ring=options.ring(config.sampling), how=config.mesh.map,
+                             model=config.mesh.model)
 
 
 def camera_ranges(section) -> dict:
@@ -97,7 +98,7 @@ def make_text(config, prior: Prior, mesh: Mesh) -> Callable[[int], Text]:
     return lambda step: text
   return corpus.texts(read_corpus(c.path), embed, folder=c.store, each=c.prompts,
                       seed=config.seed, negative=config.negative_prompt,
-                      sharding=NamedSharding(mesh, PartitionSpec('data')))
+                      sharding=NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
 
 
 def make_reader(config) -> Callable[[str], Text]:
@@ -193,7 +194,9 @@ def training(config, mesh: Mesh, *, abstract: bool = False) -> Training:
   if config.prior.path == model_shapes.SHAPES and not abstract:
     raise ValueError(f'config.prior.path={model_shapes.SHAPES!r}: takes weights; shapes alone are '
                      'for python -m jaxdreamer.doctor')
-  prior, estimator = make_prior(config), pick(ESTIMATORS, config.estimator, 'estimator')()
+  with processes.in_host_memory(mesh):
+    prior = make_prior(config)
+  estimator = pick(ESTIMATORS, config.estimator, 'estimator')()
   scene = make_scene(config, prior=prior)
   # so they enter the step as arguments
   if more := estimator.load() | restoring.load(config):
@@ -214,7 +217,7 @@ def training(config, mesh: Mesh, *, abstract: bool = False) -> Training:
                                              regularize=regularize, condition=condition)
     gradient = train_step.make_gradient(render_latents=latents, estimator=estimator)
     local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx,
-                                            ordered=processes.on_cpus(mesh))
+                                            axes=mesh.axis_names, ordered=processes.on_cpus(mesh))
     mapped = parallel.data_parallel(parallel.scan_steps(local_step, config.steps_per_call), mesh,
                                     how=config.mesh.map,
                                     many=bool(config.corpus.path or scene.latents))

@@ -168,7 +168,7 @@ def restore_state(workdir: pathlib.Path) -> tuple[ConfigDict, Training, TrainSta
   none."""
   from jaxdreamer import checkpoints
   config = read_config(workdir)
-  config.mesh.data = 1
+  config.mesh.update({'data': 1, 'model': 1})
   mesh = build.make_mesh(config)
   training = build.training(config, mesh)
   shapes = state_shapes(seeds.key(config.seed), training, mesh)
