@@ -71,7 +71,8 @@ def advanced(data, model=1, *, steps, **options):
   for _, after, info in made.fit(state, steps=steps):
     # as the loop does: where devices are more than cores, calls in flight starve each other
     jax.block_until_ready(info)
-  return after
+    last = after
+  return last
 
 
 def apart(state, other):
