@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ORDER = '''
-  files pictures schedules types seeds signals training diffusion volume cameras conditioning
+  files pictures schedules types seeds signals layout training diffusion volume cameras conditioning
   prompts corpus nn torch_side weights toybox meshes scenes render regularizers priors perception
   control_variates sampling estimators optim rendezvous processes parallel probes train_step
   guard workdirs checkpoints metrics profiling statistics comparison scores objects outputs places
-  sections registry configs rules option_rules names options checks restoring build fitting runs
-  viewing generator_eval restoration_eval method_texts variance_lab clip_score config_files cli_help
+  sections registry configs rules option_rules names options checks restoring build_sample build
+  fitting runs viewing generator_eval restoration_eval method_texts variance_lab clip_score config_files cli_help
   cli evaluate finishing start loop stages
 '''.split()
 # Below all rooms, and imported by none.

@@ -16,6 +16,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdreamer import (
+  build_sample,
   cameras,
   checks,
   conditioning,
@@ -29,7 +30,6 @@ from jaxdreamer import (
   processes,
   render,
   restoring,
-  sampling,
   seeds,
   train_step,
 )
@@ -51,7 +51,7 @@ from jaxdreamer.scenes.particles import stacked
 from jaxdreamer.schedules import at, is_never
 from jaxdreamer.toybox import xla_flags
 from jaxdreamer.training import Parts, Training, first_state
-from jaxdreamer.types import Estimator, Prior, Rendering, Sample, Scene, Text
+from jaxdreamer.types import Prior, Rendering, Scene, Text
 from jaxdreamer.weights import model_shapes
 
 
@@ -77,14 +77,8 @@ def make_mesh(config) -> Mesh:
   if config.mesh.map not in ('shard_map', 'pmap'):
     raise ValueError(f"config.mesh.map={config.mesh.map!r}: takes one of ['pmap', 'shard_map']")
   return processes.make_mesh(config.sampling.views, data=config.mesh.data,
-                             ring=options.ring(config.sampling), how=config.mesh.map)
-
-
-def camera_ranges(section) -> dict:
-  """Degrees in config, radians in code."""
-  angles = {k: tuple(math.radians(a) for a in section[k]) for k in ('azimuth', 'elevation', 'fov')}
-  return angles | {'distance': tuple(section.distance), 'relative': section.relative,
-                   'angular': section.angular}
+                             ring=options.ring(config.sampling), how=config.mesh.map,
+                             model=config.mesh.model)
 
 
 def make_text(config, prior: Prior, mesh: Mesh) -> Callable[[int], Text]:
@@ -98,7 +92,7 @@ def make_text(config, prior: Prior, mesh: Mesh) -> Callable[[int], Text]:
     return lambda step: text
   return corpus.texts(read_corpus(c.path), embed, folder=c.store, each=c.prompts,
                       seed=config.seed, negative=config.negative_prompt,
-                      sharding=NamedSharding(mesh, PartitionSpec('data')))
+                      sharding=NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
 
 
 def make_reader(config) -> Callable[[str], Text]:
@@ -121,23 +115,6 @@ def make_optimizer(config) -> optax.GradientTransformation:
   return optim.chain(o.groups, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay,
                      clip=o.clip, accumulate=o.accumulate,
                      particles=config.scene.particles)
-
-
-def make_sample(config, prior: Prior, estimator: Estimator) -> Sample:
-  """sampling.make_sample's, of config.sampling and config.cameras."""
-  s = config.sampling
-  return sampling.make_sample(**view_options(config), draw=sampling.make_draw(
-    noise=prior.schedule, t_min=s.t_min, t_max=s.t_max, weight=estimator.weight or s.weight,
-    shape=prior.latent, density=s.density, antithetic=s.antithetic))
-
-
-def view_options(config) -> dict:
-  """What sampling.make_views takes, likewise."""
-  s, c = config.sampling, config.cameras
-  return {'design': sampling.DESIGNS[s.design], 'views': s.views,
-          'dims': s.draws // (2 if s.antithetic else 1),
-          'camera_from': partial(cameras.from_uniform, **camera_ranges(c)),
-          'move': cameras.make_move(by=c.jitter, front_back=c.front_back)}
 
 
 def make_background(config, *, random: bool = True) -> backgrounds.Background:
@@ -198,7 +175,9 @@ def training(config, mesh: Mesh, *, abstract: bool = False, prior: Prior | None 
   if config.prior.path == model_shapes.SHAPES and not abstract:
     raise ValueError(f'config.prior.path={model_shapes.SHAPES!r}: takes weights; shapes alone are '
                      'for python -m jaxdreamer.doctor')
-  prior, estimator = prior or make_prior(config), pick(ESTIMATORS, config.estimator, 'estimator')()
+  with processes.in_host_memory(mesh):
+    prior = prior or make_prior(config)
+  estimator = pick(ESTIMATORS, config.estimator, 'estimator')()
   scene = make_scene(config, prior=prior)
   # so they enter the step as arguments
   if more := estimator.load() | restoring.load(config):
@@ -206,7 +185,7 @@ def training(config, mesh: Mesh, *, abstract: bool = False, prior: Prior | None 
   jax.eval_shape(estimator.init, seeds.key(config.seed), prior)      # or it refuses the prior
   checks.check_views(config, prior.views_per_scene)
   text, tx = make_text(config, prior, mesh), make_optimizer(config)
-  sample = make_sample(config, prior, estimator)
+  sample = build_sample.make_sample(config, prior, estimator)
   draw, regularize = make_render(config, scene), make_regularize(config.regularizers)
   words = config.cameras.words and partial(
     cameras.view_bin, **{side: math.radians(config.cameras[side]) for side in ('front', 'back')})
@@ -224,9 +203,10 @@ def training(config, mesh: Mesh, *, abstract: bool = False, prior: Prior | None 
     made = Parts(estimator, sample, latents,
                  train_step.make_gradient(render_latents=latents, estimator=estimator), tx)
     step = guard.guarded(train_step.make_local_step(sample=sample, gradient=made.gradient, tx=tx,
+                                                    axes=mesh.axis_names,
                                                     ordered=processes.on_cpus(mesh)))
     return (made, over_mesh(parallel.scan_steps(step, config.steps_per_call)),
-            over_mesh(guard.make_look(made)))
+            over_mesh(guard.make_look(made, axes=mesh.axis_names)))
   starts, sizes = zip(*checks.check_stages(config, prior))
   parts, steps, looks = zip(*map(stage, sizes))
   init = partial(first_state, scene=scene, estimator=estimator, prior=prior, tx=tx)

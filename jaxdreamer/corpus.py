@@ -145,6 +145,7 @@ def batches(store: Callable[[], Store], which: Callable[[int], np.ndarray],
       shape = (len(chosen), *getattr(one, name).shape[1:])
       return jax.make_array_from_callback(shape, sharding, lambda at: getattr(
           rows(*at[0].indices(len(chosen))[:2]), name))
-    return Text(**{name: None if value is None else laid_out(name)
-                   for name, value in one._asdict().items()})
+    with jax.transfer_guard_host_to_device('allow'):    # what a step is to be sent
+      return Text(**{name: None if value is None else laid_out(name)
+                     for name, value in one._asdict().items()})
   return text

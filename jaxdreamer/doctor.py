@@ -22,7 +22,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from jaxdreamer import build, cli, fitting, metrics, places, profiling, seeds, stages
+from jaxdreamer import build, cli, fitting, layout, metrics, places, profiling, seeds, stages
 from jaxdreamer.training import lowered
 from jaxdreamer.weights import hub, model_shapes, parity
 
@@ -85,6 +85,17 @@ def size(tree) -> str:
   return f'{sum(leaf.size for leaf in leaves) / 1e6:.2f} M numbers, {nbytes / 2 ** 20:.1f} MiB'
 
 
+def shared(tree, mesh) -> dict[str, str]:
+  """A row of what a device holds of state and prior, whose shapes these are, where devices share
+  them."""
+  if mesh.shape.get('model', 1) == 1:
+    return {}
+  whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+  each = layout.bytes_each(tree)
+  return {'a device holds': f'{each / 2 ** 20:.1f} of {whole / 2 ** 20:.1f} MiB of both '
+          f'({each / whole:.2f}), shared along config.mesh.model'}
+
+
 def installed() -> dict[str, str]:
   """Rows of what is here: packages, devices, weights and the cache of compiled programs."""
   rows = {'python': f'{platform.python_version()} on {platform.platform()}'}
@@ -121,7 +132,7 @@ def cost(config) -> dict[str, str]:
   programs, shapes = lowered(seeds.key(config.seed), training, mesh)
   compiled = [(first, program.compile()) for first, program in programs]
   rows = {'mesh': f'{dict(mesh.shape)} by {config.mesh.map}', 'state': size(shapes[0]),
-          'prior': size(shapes[1]),
+          'prior': size(shapes[1]), **shared(shapes[:2], mesh),
           'build': f'{built:.1f} s', 'compile': f'{time.monotonic() - begin:.1f} s',
           **{f'step {first} on': profiling.describe(step, training.steps_per_call)
              for first, step in compiled}}

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from jaxdreamer import files, parallel, processes, train_step
+from jaxdreamer import files, optim, parallel, processes, train_step
 from jaxdreamer.diffusion import diffuse
-from jaxdreamer.optim import name
+from jaxdreamer.layout import name
 from jaxdreamer.training import Parts
 from jaxdreamer.types import Prior, Text, TrainState
 
@@ -38,8 +38,12 @@ def numbers(tree: PyTree) -> PyTree:
 
 
 def finite(tree: PyTree):
-  """Whether all floating-point numbers of a tree are: []."""
-  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(numbers(tree))]))
+  """Whether all floating-point numbers of a tree are, those that other devices hold too: []."""
+  def bad(arrays):
+    return sum(jnp.sum(~jnp.isfinite(x)) for x in arrays) if arrays else jnp.int32(0)
+  parts, whole = ([x for x in jax.tree.leaves(numbers(tree)) if bool(optim.cut_over(x)) == cut]
+                  for cut in (True, False))
+  return bad(whole) + optim.across(bad(parts)) == 0
 
 
 def guarded(local_step: parallel.Step) -> parallel.Step:
@@ -73,11 +77,13 @@ class Seen(NamedTuple):
   updated: Any                         # parameters and optimizer after the step
 
 
-def make_look(parts: Parts) -> parallel.Step:
+def make_look(parts: Parts, *, axes: parallel.Axes) -> parallel.Step:
   """(state, prior, text, ids) -> (state, Seen), with 1 in place of each tensor of the step that is
   finite on all devices and 0 in place of one that is not. Slower than the step itself."""
   def look(state: TrainState, prior: Prior, text: Text, ids):
-    key, step, params = jax.random.fold_in(state.key, state.step), state.step, state.params
+    key, step = jax.random.fold_in(state.key, state.step), state.step
+    params = parallel.vary(parallel.gathered(state.params), axes)
+    prior = parallel.gathered(prior)
     camera, draws, keys = parts.sample(key, ids, step)
     z, _, views, _ = parts.render_latents(params['scene'], prior, text, camera, keys, step)
     rendering, each = views.rendering, len(draws.t) // len(keys)
@@ -85,15 +91,16 @@ def make_look(parts: Parts) -> parallel.Step:
     eps_hat = prior.eps(diffuse(latent, draws.t, draws.eps, schedule=prior.schedule), draws.t,
                         views.text, views.camera)
     r, told = train_step.residual(parts.estimator, draws, params['est'], prior, latent, views, step)
-    grads, info = parts.gradient(parallel.vary(params), prior, text, camera, draws, keys, step)
-    mean = parallel.average(jax.tree.map(lambda x: x + 0. * ids[0], grads), ordered=False)
-    updates, opt = parts.tx.update(mean, state.opt, params)
+    grads, info = parts.gradient(params, prior, text, camera, draws, keys, step)
+    mean, _ = parallel.averages(jax.tree.map(lambda x: x + 0. * ids[0], grads), {}, state.params,
+                                axes=axes, ordered=False)
+    updates, opt = parts.tx.update(mean, state.opt, state.params)
     seen = Seen(params, prior.weights, text, draws, rendering, z, eps_hat, r, told | info, grads,
-                (optax.apply_updates(params, updates), opt))
+                (optax.apply_updates(state.params, updates), opt))
 
     def everywhere(x):
       # what all devices have alike becomes this one's own, as pmin wants
-      return jax.lax.pmin(jnp.all(jnp.isfinite(x)).astype(jnp.float32) + 0. * ids[0], 'data')
+      return jax.lax.pmin(jnp.all(jnp.isfinite(x)).astype(jnp.float32) + 0. * ids[0], axes)
     return state, jax.tree.map(everywhere, numbers(seen))
   return look
 

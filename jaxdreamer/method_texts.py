@@ -27,7 +27,7 @@ def value(text: str):
 def configured(config: ConfigDict, method: str) -> ConfigDict:
   """`config` as `method` wants it. ValueError for an option that the config does not have."""
   config = config.copy_and_resolve_references()
-  config.mesh.data = 1
+  config.mesh.update({'data': 1, 'model': 1})
   config.sampling.update(PUBLISHED)
   for name in config.regularizers:
     config.regularizers[name] = schedules.NEVER

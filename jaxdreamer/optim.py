@@ -8,15 +8,41 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from jaxdreamer.layout import name
 from jaxdreamer.schedules import at
 from jaxdreamer.types import TrainState
 
 SCENES = 'scene/field/'          # of several particles, the parameters that each has for itself
 
 
-def name(path) -> str:
-  """('scene', 'grid_37') -> 'scene/grid_37'."""
-  return jax.tree_util.keystr(path, simple=True, separator='/')
+def cut_over(x) -> tuple[str, ...]:
+  """The mesh axes along which the devices of a step hold different values of x."""
+  return tuple(sorted(jax.typeof(x).manual_axis_type.varying))
+
+
+def across(x):
+  """The sum of x over devices that hold parts of it; x itself where it is whole."""
+  return jax.lax.psum(x, cut_over(x)) if cut_over(x) else x
+
+
+def norm(tree: PyTree):
+  """The norm of all arrays together, with the parts of them that other devices hold."""
+  parts, whole = ([x for x in jax.tree.leaves(tree) if bool(cut_over(x)) == kind]
+                  for kind in (True, False))
+  squares = optax.tree.norm(whole, squared=True)
+  if parts:
+    squares += across(optax.tree.norm(parts, squared=True))
+  return jnp.sqrt(squares)
+
+
+def clip_by_norm(bound: float) -> optax.GradientTransformation:
+  """optax.clip_by_global_norm by `norm`."""
+  def update(grads, state, params=None):
+    length = norm(grads)
+    shorter = lambda g: jnp.where(length < bound, g, g / length.astype(g.dtype) * bound)
+    return jax.tree.map(shorter, grads), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def scale_by_adan(*, b1: float = .98, b2: float = .92, b3: float = .99,
@@ -65,7 +91,8 @@ def each_alone(tx: optax.GradientTransformation) -> optax.GradientTransformation
   def update(grads, state, params=None):
     if not jax.tree.leaves(grads):  # a group that has none of the parameters
       return tx.update(grads, state, params)
-    moved = sum(jnp.any(g != 0., axis=tuple(range(1, g.ndim))) for g in jax.tree.leaves(grads)) > 0
+    moved = across(sum(jnp.any(g != 0., axis=tuple(range(1, g.ndim)))
+                       for g in jax.tree.leaves(grads))) > 0
     pick = lambda new, old: jnp.where(moved.reshape(moved.shape + (1,) * (new.ndim - 1)), new, old)
     updates, after = jax.vmap(tx.update)(grads, state, params)
     return jax.tree.map(lambda u: pick(u, jnp.zeros_like(u)),
@@ -112,7 +139,7 @@ def chain(groups, *, b1: float = .9, b2: float = .99, eps: float = 1e-15, weight
   transforms = {str(i): transform(*rest) for i, (_, *rest) in enumerate(groups)}
   if particles > 1:
     transforms |= {f'{i} each': transform(*rest, apart=True) for i, (_, *rest) in enumerate(groups)}
-  tx = optax.chain(optax.clip_by_global_norm(clip) if clip else optax.identity(),
+  tx = optax.chain(clip_by_norm(clip) if clip else optax.identity(),
                    optax.multi_transform(transforms, label))
   return optax.MultiSteps(tx, accumulate).gradient_transformation() if accumulate > 1 else tx
 

@@ -16,7 +16,16 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from jaxdreamer import build, cameras, cli, evaluate, method_texts, seeds, statistics, variance_lab
+from jaxdreamer import (
+  build_sample,
+  cameras,
+  cli,
+  evaluate,
+  method_texts,
+  seeds,
+  statistics,
+  variance_lab,
+)
 from jaxdreamer.options import place
 
 METHODS = ('sds; ssd; csd; vsd; asd; sds sampling.design=stratified; sds '
@@ -95,7 +104,7 @@ def main() -> int:
   folder = place(options.out)
   folder.mkdir(parents=True, exist_ok=True)
   camera = jax.tree.map(lambda a: a[None], cameras.from_uniform(jnp.full(4, .5),
-                                                                **build.camera_ranges(
+                                                                **build_sample.camera_ranges(
                                                                     config.cameras)))
   truth, mask = (np.asarray(a[0]) for a in evaluate.true_pictures(config.prompt, camera,
                                                                   size=config.scene.image.size))

@@ -6,18 +6,22 @@ With one process nothing here communicates. rendezvous.py brings them together.
 """
 import atexit
 import hashlib
+import math
 import os
 import re
 import sys
 import time
-from contextlib import contextmanager
-from typing import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Callable, ContextManager, Iterator
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxtyping import PyTree
+
+from jaxdreamer import layout
+from jaxdreamer.layout import name
 
 LONGEST = 2048                     # bytes of a refusal that other processes are told
 # what is said of a collective that one process has left
@@ -29,31 +33,43 @@ def first() -> bool:
   return jax.process_index() == 0
 
 
-def shared_out(devices: list, views: int, *, data: int, ring: int) -> list:
-  """`data` of the devices, as many of each process; 0 takes all that are there, or the most that
-  share out the views in rings."""
+def shared_out(devices: list, views: int, *, data: int, ring: int, model: int = 1) -> list:
+  """`data` times `model` of the devices, as many of each process; data = 0 takes all that are
+  there, or the most that share out the views in rings."""
   owned = {}
   for device in devices:
     owned.setdefault(device.process_index, []).append(device)
   count, most = len(owned), len(owned) * min(map(len, owned.values()))
-  data = data or max((n for n in range(count, most + 1, count) if views // ring % n == 0),
-                     default=0)
-  if not data:
-    raise ValueError(f'config.sampling.views={views}: {count} processes take a multiple of '
-                     f'{count * ring}')
-  if data > most or data % count:
-    raise ValueError(f'config.mesh.data={data}: there are {most} devices'
+  each = math.lcm(count, model)
+  if each > most:
+    raise ValueError(f'config.mesh.model={model}: there are {most} devices'
+                     + (f' in {count} processes' if count > 1 else ''))
+  total = data * model or max((n for n in range(each, most + 1, each) if views // ring % n == 0),
+                              default=0)
+  if not total:
+    raise ValueError(f'config.sampling.views={views}: '
+                     + (f'{count} processes take' if model == 1 else
+                        f'config.mesh.model={model} takes') + f' a multiple of {each * ring}')
+  if total > most or total % count:
+    raise ValueError(f'config.mesh.data={data}'
+                     + (f' of config.mesh.model={model}' if model > 1 else '')
+                     + f': there are {most} devices'
                      + (f', as many in each of {count} processes: takes a multiple of {count}'
                         if count > 1 else ''))
-  return [device for device in devices if device in owned[device.process_index][:data // count]]
+  return [device for device in devices if device in owned[device.process_index][:total // count]]
 
 
-def make_mesh(views: int, *, data: int, ring: int, how: str) -> Mesh:
-  """Of the devices that shared_out chooses."""
+def make_mesh(views: int, *, data: int, ring: int, how: str, model: int = 1) -> Mesh:
+  """Of the devices that shared_out chooses: ('data',), or where `model` is above 1 ('data',
+  'model'), of which those that share arrays are neighbors."""
+  if how == 'pmap' and model > 1:
+    raise ValueError(f"config.mesh.map='pmap': config.mesh.model={model} takes 'shard_map'")
   if how == 'pmap' and jax.process_count() > 1:
     raise ValueError(f"config.mesh.map='pmap': {jax.process_count()} processes take 'shard_map'")
-  devices = shared_out(jax.devices(), views, data=data, ring=ring)
-  return jax.make_mesh((len(devices),), ('data',), axis_types=(AxisType.Auto,), devices=devices)
+  devices = shared_out(jax.devices(), views, data=data, ring=ring, model=model)
+  sizes = {'data': len(devices) // model} | ({'model': model} if model > 1 else {})
+  return jax.make_mesh(tuple(sizes.values()), tuple(sizes), devices=devices,
+                       axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def on_cpus(mesh: Mesh) -> bool:
@@ -62,16 +78,24 @@ def on_cpus(mesh: Mesh) -> bool:
 
 
 def place(tree: PyTree, mesh: Mesh) -> PyTree:
-  """Arrays that have no place on the mesh are copied to all of it: once, and so that all calls look
-  alike. Each process puts its own copy, which must be equal, onto its own devices."""
-  everywhere = NamedSharding(mesh, PartitionSpec())
-  def put(x):
+  """Arrays that have no place on the mesh are put where layout.py has them: once, and so that all
+  calls look alike. Each process puts its own copy, which must be equal, onto its own devices."""
+  def put(path, x):
     if isinstance(getattr(x, 'sharding', None), NamedSharding):
       return x
-    if everywhere.is_fully_addressable:
-      return jax.device_put(x, everywhere)
-    return jax.make_array_from_callback(np.shape(x), everywhere, lambda _: x)
-  return jax.tree.map(put, tree)
+    there = NamedSharding(mesh, layout.spec(name(path), np.shape(x), mesh))
+    if there.is_fully_addressable:
+      return jax.device_put(x, there)
+    return jax.make_array_from_callback(np.shape(x), there, lambda at: x[at] if at else x)
+  return jax.tree_util.tree_map_with_path(put, tree)
+
+
+def in_host_memory(mesh: Mesh) -> ContextManager:
+  """Where devices share arrays none can be asked to hold all of them: what is made within waits in
+  the host's memory to be placed."""
+  if mesh.shape.get('model', 1) == 1:
+    return nullcontext()
+  return jax.default_device(jax.local_devices(backend='cpu')[0])
 
 
 def gather(text: str) -> list[str]:

@@ -87,7 +87,8 @@ def decoded(path: pathlib.Path, option: str) -> str:
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
   """A permutation of `count` prompts, another in each epoch."""
-  return np.asarray(jax.random.permutation(jax.random.fold_in(seeds.key(seed), epoch), count))
+  with jax.transfer_guard('allow'):      # once an epoch; no other step asks the host for numbers
+    return np.asarray(jax.random.permutation(jax.random.fold_in(seeds.key(seed), epoch), count))
 
 
 def chosen(seed: int, step: int, *, count: int, each: int) -> np.ndarray:

@@ -83,7 +83,7 @@ def texts(config, prior: Prior, text: Text, mesh: Mesh) -> Callable[[int], Text]
           if config.prior.path != model_shapes.SHAPES
           else lambda key: degradations.Pairs(nothing, nothing))
   key = jax.random.fold_in(seeds.key(config.seed), PAIRS)
-  spread = NamedSharding(mesh, PartitionSpec('data'))
+  spread = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
   def put(x):
     x = np.asarray(x)
@@ -93,8 +93,9 @@ def texts(config, prior: Prior, text: Text, mesh: Mesh) -> Callable[[int], Text]
 
   @functools.lru_cache(maxsize=2)                # the first is taken to compile, then to run
   def of(step: int) -> Text:
-    found = draw(jax.random.fold_in(key, step))
-    return rows()._replace(pair=put(jnp.stack([found.low, found.truth], 1)))
+    with jax.transfer_guard('allow'):            # what a step is to be sent
+      found = draw(jax.random.fold_in(key, step))
+      return rows()._replace(pair=put(jnp.stack([found.low, found.truth], 1)))
   return of
 
 

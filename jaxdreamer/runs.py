@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, options, places, restoring, sampling, seeds, workdirs
+from jaxdreamer import build, build_sample, options, places, restoring, sampling, seeds, workdirs
 from jaxdreamer.names import CHOICES
 from jaxdreamer.objects import Model
 from jaxdreamer.training import Training, run_key, state_shapes
@@ -94,7 +94,7 @@ def scene_at(workdir: pathlib.Path, config: ConfigDict, *, last: int | None = No
 def cameras_at(config: ConfigDict, step: int) -> Camera:
   """The [V] cameras of the run's step `step`."""
   key = jax.random.fold_in(run_key(seeds.key(config.seed)), step)
-  place = sampling.make_views(**build.view_options(config))
+  place = sampling.make_views(**build_sample.view_options(config))
   return place(key, jnp.arange(config.sampling.views), step)[0]
 
 
@@ -168,7 +168,7 @@ def restore_state(workdir: pathlib.Path) -> tuple[ConfigDict, Training, TrainSta
   none."""
   from jaxdreamer import checkpoints
   config = read_config(workdir)
-  config.mesh.data = 1
+  config.mesh.update({'data': 1, 'model': 1})
   mesh = build.make_mesh(config)
   training = build.training(config, mesh)
   shapes = state_shapes(seeds.key(config.seed), training, mesh)

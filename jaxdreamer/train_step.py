@@ -1,13 +1,13 @@
 """One step of score distillation. Read this file first.
 
     sample views -> render -> encode -> residual r, times w(t) p/q -> one pullback carries it and
-    the regularizers to the scene -> the estimator's own gradient -> pmean over devices -> one optax
+    the regularizers to the scene -> the estimator's own gradient -> mean over devices -> one optax
     chain
 
-`local_step` is the program of one device: it sees its own views and the named axis `data`, and
-communicates once. Random numbers are folded from (key, step, view), so that they do not depend on
-how many devices there are. With a Text of many prompts (conditioning.py) the scene is a generator,
-whose parameters all of them share.
+`local_step` is the program of one device: it sees its own views and the named axes of the mesh, and
+communicates once (and as parallel.py says, where devices share arrays). Random numbers are folded
+from (key, step, view), so that they do not depend on how many devices there are. With a Text of
+many prompts (conditioning.py) the scene is a generator, whose parameters all of them share.
 """
 import dataclasses
 from typing import Any, Callable
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdreamer import conditioning, parallel, probes, types
+from jaxdreamer import conditioning, optim, parallel, probes, types
 from jaxdreamer.diffusion import bcast
 from jaxdreamer.types import Draws, Estimator, Prior, Scene, Text, TrainState, Views
 
@@ -91,21 +91,22 @@ def make_gradient(*, render_latents: types.RenderLatents, estimator: Estimator) 
 
 def make_local_step(*, sample: types.Sample, gradient: types.Gradient,
                     tx: optax.GradientTransformation,
-                    ordered: bool = False) -> parallel.Step:
+                    axes: parallel.Axes = ('data',), ordered: bool = False) -> parallel.Step:
   """(state, prior, text, ids [local views]) -> (state, info), from `sample` of sampling.make_sample
-  and `gradient` of make_gradient; `ordered` as parallel.average's."""
+  and `gradient` of make_gradient; `axes` of the mesh, `ordered` as parallel.average's."""
   def local_step(state: TrainState, prior: Prior, text: Text, ids):
     camera, draws, keys = sample(jax.random.fold_in(state.key, state.step), ids, state.step)
     # one view of the whole step's, however many devices there are
-    probed = jax.lax.psum(1., 'data') * (ids[0] == 0)
-    grads, info = gradient(parallel.vary(state.params), prior, text, camera, draws, keys,
-                           state.step, probed=probed)
+    probed = jax.lax.psum(1., axes) * (ids[0] == 0)
+    params = parallel.vary(parallel.gathered(state.params), axes)
+    grads, info = gradient(params, parallel.gathered(prior), text, camera, draws, keys, state.step,
+                           probed=probed)
     # constants too become this device's own, as pmean wants
     info = jax.tree.map(lambda v: v + 0. * ids[0], info)
-    grads, info = parallel.average((grads, info), ordered=ordered)
+    grads, info = parallel.averages(grads, info, state.params, axes=axes, ordered=ordered)
 
     updates, opt = tx.update(grads, state.opt, state.params)
-    info = info | {'gradient_norm': optax.tree.norm(grads)}
+    info = info | {'gradient_norm': optim.norm(grads)}
     params = optax.apply_updates(state.params, updates)
     return dataclasses.replace(state, step=state.step + 1, params=params, opt=opt), info
   return local_step

@@ -5,9 +5,10 @@ from typing import Any, Callable, Iterator, NamedTuple, Sequence
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
+from jaxdreamer import layout
 from jaxdreamer.types import (
   Estimator,
   Gradient,
@@ -83,19 +84,14 @@ def lowered(key: Key[Array, ''], training: Training,
             mesh: Mesh) -> tuple[list[tuple[int, jax.stages.Lowered]], tuple]:
   """[(first step, its program)] of each of the training's stages, from shapes alone, and the shapes
   of its state, prior and text."""
-  shapes = state_shapes(key, training, mesh), on_all(training.prior, mesh), training.text(0)
+  shapes = (state_shapes(key, training, mesh), layout.shapes(training.prior, mesh),
+            training.text(0))
   return [(first, step.lower(*shapes)) for first, step in training.stages], shapes
 
 
 def state_shapes(key: Key[Array, ''], training: Training, mesh: Mesh) -> TrainState:
-  """The shapes of the training's state, on all of the mesh."""
-  return on_all(jax.eval_shape(training.init, key), mesh)
-
-
-def on_all(tree: PyTree, mesh: Mesh) -> PyTree:
-  """The shapes of arrays that are whole on each device of the mesh."""
-  everywhere = NamedSharding(mesh, PartitionSpec())
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), tree)
+  """The shapes of the training's state, as it lies on the mesh."""
+  return layout.shapes(jax.eval_shape(training.init, key), mesh)
 
 
 def at_step(stages: Sequence[tuple[int, Callable]], step: int) -> Callable:

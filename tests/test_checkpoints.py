@@ -1,6 +1,7 @@
 """Checkpoints: what was saved comes back bit for bit, on any devices, after any death; and only to
 the run it belongs to."""
 import json
+import math
 import os
 import pathlib
 import signal
@@ -12,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType
 from refusals import refused
 
-from jaxdreamer import checkpoints, workdirs
+from jaxdreamer import checkpoints, processes, workdirs
 from jaxdreamer.types import TrainState
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -24,14 +25,15 @@ OPTIONS = {'prompt': 'a red cube', 'seed': 0, 'steps': 100,
            'mesh': {'data': 0}, 'keep': 2}
 
 
-def make_state(value, *, devices=1):
-  mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,),
-                       devices=jax.devices()[:devices])
+def make_state(value, *, devices=(1, 1)):
+  mesh = jax.make_mesh(devices, ('data', 'model'), axis_types=(AxisType.Auto,) * 2,
+                       devices=jax.devices()[:math.prod(devices)])
   params = {'scene': {'grid': np.full((64, 64), value, np.float32),
+                      'kernel': value + np.arange(24, dtype=np.float32).reshape(8, 3),
                       'half': np.full(5, value, jnp.bfloat16)}, 'est': ()}
   moments = optax.ScaleByAdamState(np.int32(value), params, jax.tree.map(np.zeros_like, params))
   state = TrainState(np.int32(value), params, (moments, optax.EmptyState()), jax.random.key(7))
-  return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+  return processes.place(state, mesh)
 
 
 def same(a, b):
@@ -42,10 +44,11 @@ def same(a, b):
              for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
-def save(folder, *steps, keep=9):
+def save(folder, *steps, keep=9, devices=(1, 1)):
   with checkpoints.manager(folder, keep=keep) as saved:
     for step in steps:
-      checkpoints.save(saved, step, make_state(step), {'steps': 3, 'loss': .1 + step})
+      checkpoints.save(saved, step, make_state(step, devices=devices),
+                       {'steps': 3, 'loss': .1 + step})
 
 
 def restore(folder, like):
@@ -60,9 +63,12 @@ def folder(tmp_path):
   return tmp_path
 
 
-@pytest.mark.parametrize('devices', [1, 2, 4])
-def test_a_state_comes_back_bit_for_bit_on_any_number_of_devices(folder, devices):
-  save(folder, 5)
+@pytest.mark.parametrize(('saved', 'devices'), [
+  ((1, 1), (1, 1)), ((1, 1), (2, 1)), ((1, 1), (4, 1)), ((1, 1), (1, 4)), ((2, 2), (1, 1)),
+  ((1, 4), (2, 2)), ((4, 1), (1, 2))])
+def test_a_state_comes_back_bit_for_bit_on_any_number_of_devices(folder, saved, devices):
+  """Of devices that share arrays too."""
+  save(folder, 5, devices=saved)
   like = make_state(0, devices=devices)
   (state, running), said = restore(folder, like)
   assert same(state, make_state(5)) and running == {'steps': 3, 'loss': 5.1} and not said

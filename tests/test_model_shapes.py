@@ -23,7 +23,8 @@ from jaxdreamer.weights import model_shapes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name, unet_count', [('sd21-base', 865_910_724), ('sdxl', 2_567_463_684),
+@pytest.mark.parametrize('name, unet_count', [('sd15', 859_520_964),
+                                              ('sd21-base', 865_910_724), ('sdxl', 2_567_463_684),
                                               ('mvdream', 865_910_724 + 17 * 1280 + 1281 * 1280)])
 def test_shapes_have_as_many_parameters_as_the_published(name, unet_count):
   config = unet_config.from_diffusers(model_shapes.parts(name)['unet'].config)

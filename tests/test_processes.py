@@ -110,6 +110,7 @@ def test_two_processes_give_the_numbers_of_one_and_go_on_when_one_was_killed(tmp
   finally:
     finishing.finish = finish
   one, two = (runs.restore_state(tmp_path / name)[2].params for name in ('one', 'two'))
+  assert mark(two['scene']) == (tmp_path / 'two' / 'mark').read_text()     # of two, on one: exact
   chex.assert_trees_all_close(one, two, rtol=0, atol=1e-6)
   assert (tmp_path / 'one' / 'metrics.jsonl').read_bytes() == (tmp_path / 'two'
                                                                / 'metrics.jsonl').read_bytes()
@@ -283,9 +284,36 @@ def test_a_mesh_that_processes_cannot_share_is_refused(views, data, named):
     processes.shared_out([Device(i, i // 3) for i in range(6)], views, data=data, ring=1)
 
 
-def test_pmap_is_of_one_process(two):
+@pytest.mark.parametrize(('views', 'data', 'model', 'chosen'), [
+  (8, 0, 2, [0, 1, 3, 4]), (12, 0, 3, [0, 1, 2, 3, 4, 5]), (4, 1, 4, [0, 1, 3, 4])])
+def test_a_mesh_of_two_axes_takes_as_many_devices_as_both_have(views, data, model, chosen):
+  devices = [Device(i, i // 3) for i in range(6)]
+  found = processes.shared_out(devices, views, data=data, ring=1, model=model)
+  assert [device.id for device in found] == chosen
+
+
+@pytest.mark.parametrize(('views', 'data', 'model', 'named'), [
+  (4, 0, 7, 'config.mesh.model=7: there are 6 devices in 2 processes'),
+  (6, 0, 4, 'config.sampling.views=6: config.mesh.model=4 takes a multiple of 4'),
+  (8, 2, 4, 'config.mesh.data=2 of config.mesh.model=4: there are 6')])
+def test_a_mesh_of_two_axes_that_is_none_is_refused(views, data, model, named):
+  with pytest.raises(ValueError, match=named):
+    processes.shared_out([Device(i, i // 3) for i in range(6)], views, data=data, ring=1,
+                         model=model)
+
+
+def test_devices_that_share_arrays_are_neighbors_and_a_mesh_of_one_axis_stays_one():
+  mesh = processes.make_mesh(4, data=2, model=2, ring=1, how='shard_map')
+  assert dict(mesh.shape) == {'data': 2, 'model': 2}
+  assert mesh.devices.tolist() == [jax.devices()[:2], jax.devices()[2:4]]
+  assert processes.make_mesh(4, data=4, ring=1, how='shard_map').axis_names == ('data',)
+
+
+def test_pmap_is_of_one_process_and_one_axis(two):
   with pytest.raises(ValueError, match="config.mesh.map='pmap': 2 processes"):
     processes.make_mesh(4, data=0, ring=1, how='pmap')
+  with refused("config.mesh.map='pmap': config.mesh.model=2 takes 'shard_map'"):
+    processes.make_mesh(4, data=0, model=2, ring=1, how='pmap')
 
 
 @pytest.mark.parametrize(('devices', 'how'), [(3, 'shard_map'), (4, 'pmap')])
@@ -293,7 +321,7 @@ def test_the_mean_over_devices_is_added_in_their_order(devices, how):
   mesh = processes.make_mesh(devices, data=devices, ring=1, how='shard_map')
   x = jax.random.normal(jax.random.key(0), (devices, 7, 5)) * 10. ** jnp.arange(devices)[
       :, None, None]
-  mean = lambda x: parallel.average({'a': x[0], 'b': x[0, 0, 0]}, ordered=True)
+  mean = lambda x: parallel.average({'a': x[0], 'b': x[0, 0, 0]}, axes=('data',), ordered=True)
   mapped = (jax.shard_map(mean, mesh=mesh, in_specs=PartitionSpec('data'),
                           out_specs=PartitionSpec()) if how == 'shard_map' else
             jax.pmap(lambda x: mean(x[None]), axis_name='data', out_axes=None,
@@ -304,7 +332,13 @@ def test_the_mean_over_devices_is_added_in_their_order(devices, how):
   np.testing.assert_allclose(mean['b'], expected[0, 0], rtol=3e-7)
 
 
+def mark(params):
+  return hashlib.sha256(b''.join(np.asarray(x).tobytes()
+                                 for x in jax.tree.leaves(params))).hexdigest()
+
+
 def finish(config, model, params, workdir, *, step, **_):
+  (workdir / 'mark').write_text(mark(params))
   with (workdir / 'finished').open('a') as file:
     file.write(f'process {jax.process_index()} at {step}\n')
   return {}

@@ -101,8 +101,9 @@ OPTIONS = {
   'optim': {'groups': (('scene/field/.*', .05), ('scene/.*', .005),
                        ('est/moments/.*', .05, 'sgd'), ('est/.*', .001)),
             **defaults(optim.chain, without=('particles',))},
-  # map: or 'pmap'; data 0: all devices that the views divide by
-  'mesh': {'map': 'shard_map', 'data': 0,
+  # map: or 'pmap'; data 0: all devices that the views divide by; model: so many of them share the
+  # arrays of the prior and of a generator
+  'mesh': {'map': 'shard_map', 'data': 0, 'model': 1,
            # one process a host, as a scheduler (launch/) or JAX's variables tell; or by hand:
            'distributed': False,
            # HOST:PORT of the first, how many there are, which this is

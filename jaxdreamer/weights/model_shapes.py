@@ -33,7 +33,8 @@ CLIP_G = CLIP_L | {'hidden_size': 1280, 'intermediate_size': 5120, 'num_hidden_l
 SHAPES = 'shapes'                        # the path of a model that is here by its shapes alone
 
 # name: (UNet, pixels of a side of its latents, scale of the latents, text encoders)
-MODELS = {'sd21-base': (SD21, 64, .18215, (CLIP_H,)),
+MODELS = {'sd15': (UNetConfig(cross_attention_dim=768), 64, .18215, (CLIP_L,)),
+          'sd21-base': (SD21, 64, .18215, (CLIP_H,)),
           'mvdream': (mvdream.CONFIG, 32, .18215, (CLIP_H,)),
           'sdxl': (XL, 128, .13025, (CLIP_L, CLIP_G))}
 
