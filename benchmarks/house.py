@@ -16,8 +16,8 @@ ORDER = '''
   control_variates sampling estimators optim rendezvous processes parallel probes train_step
   guard workdirs checkpoints metrics profiling statistics comparison scores objects outputs places
   sections registry configs rules option_rules names options checks restoring build_sample build
-  fitting runs viewing generator_eval restoration_eval method_texts variance_lab clip_score config_files cli_help
-  cli evaluate finishing start loop stages
+  fitting runs viewing generator_eval restoration_eval method_texts variance_lab clip_score
+  config_files cli_help cli evaluate finishing start loop stages
 '''.split()
 # Below all rooms, and imported by none.
 COMMANDS = ('train variance playground generate export view doctor convert restore '

@@ -77,7 +77,7 @@ class Seen(NamedTuple):
   updated: Any                         # parameters and optimizer after the step
 
 
-def make_look(parts: Parts, *, axes: parallel.Axes) -> parallel.Step:
+def make_look(parts: Parts, *, axes: parallel.Axes = ('data',)) -> parallel.Step:
   """(state, prior, text, ids) -> (state, Seen), with 1 in place of each tensor of the step that is
   finite on all devices and 0 in place of one that is not. Slower than the step itself."""
   def look(state: TrainState, prior: Prior, text: Text, ids):

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from jaxdreamer import build, checkpoints, checks, guard, options, processes, runs, seeds, workdirs
-from jaxdreamer.optim import name
+from jaxdreamer.layout import name
 from jaxdreamer.training import Training, at_step
 from jaxdreamer.types import TrainState
 

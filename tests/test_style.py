@@ -18,8 +18,8 @@ ABSL = ['cli', 'cli_help', 'evaluate', 'toybox.fit', 'toybox.trainer', *house.CO
 # These read the config; everything above build.py takes values. (In nn, a config is a published
 # network's config.json.)
 CONFIG_READERS = ['options', 'places', 'checks', 'restoring', 'build_sample', 'build', 'fitting',
-                  'runs', 'method_texts', 'variance_lab', 'clip_score', 'config_files', 'cli_help', 'cli',
-                  'evaluate', 'finishing', 'start', 'loop', 'stages', *house.COMMANDS]
+                  'runs', 'method_texts', 'variance_lab', 'clip_score', 'config_files', 'cli_help',
+                  'cli', 'evaluate', 'finishing', 'start', 'loop', 'stages', *house.COMMANDS]
 FORBIDDEN_CALLS = {'nan_to_num': 'make numbers safe by construction',
                    'globals': 'dispatch through a dict one can see',
                    'eval': 'runs what a file says', 'exec': 'runs what a file says'}
