@@ -46,6 +46,17 @@ TABLES = {
         'R@1, held out': ('heldout_recall_at_1', '.2f'), 'steps': ('steps', ''),
         'rows of the prior': ('prior_rows', ''),
         'seconds': ('seconds', '.0f')}),
+    'scaling': ('scaling', 'rows', {
+        'devices': ('devices', ''), 'processes': ('processes', ''),
+        'parameters': ('parameters', ''), 'collectives': ('collectives_accelerator', ''),
+        'bytes': ('bytes_accelerator', ''), 'on CPUs': ('collectives_cpu', ''),
+        'bytes ': ('bytes_cpu', ''), 'difference': ('difference', '.1e')}),
+    'scaling_model': ('scaling', 'model', {
+        'on paper': ('work', ''), 'device': ('kind', ''), 'ms of 1': ('ms_1', '.0f'),
+        'of 64': ('ms_64', '.0f'), 'of 4,096': ('ms_4096', '.0f'),
+        'efficiency of 8': ('efficiency_8', '.2f'), '64': ('efficiency_64', '.2f'),
+        '256': ('efficiency_256', '.2f'), '1,024': ('efficiency_1024', '.2f'),
+        '4,096': ('efficiency_4096', '.2f')}),
     'generator': ('generator', 'rows', {
         'captions': ('captions', ''), 'of them': ('prompts', ''), 'silhouette IoU': ('iou', '.3f'),
         'from': ('iou_lower', '.3f'), 'to': ('iou_upper', '.3f'),

@@ -38,6 +38,7 @@ TINY = {'prior.name': 'benchmarks.scaling:grey', 'render.background': 'white', '
         'render.samples': 8, 'render.fine': 0, 'scene.name': 'voxels',
         'scene.voxels.levels': (6, 11), 'optim.eps': 1e-3}
 STEPS = 50
+MIB = 2 ** 20
 # for a program that is compiled to be looked at, not run
 SOON = {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
 
@@ -275,7 +276,7 @@ def main():
       figures |= saved(folder / 'run', steps=200, every=100)
       print(json.dumps(figures), flush=True)
       one, four = (found(start('shared', n, count=n, environment=SOON)) for n in (1, 4))
-      figures |= {'sd15_bytes': one['arguments'], 'sd15_bytes_of_four': four['arguments'],
+      figures |= {'sd15_mib': one['arguments'] / MIB, 'sd15_mib_of_four': four['arguments'] / MIB,
                   'sd15_share_of_four': four['arguments'] / one['arguments']}
   works = on_paper(options.quick)
   figures |= {'works': works, 'model': scaling_model.rows(works), 'assumed': {

@@ -19,6 +19,8 @@ from benchmarks import (
   generator,
   real_path,
   results,
+  scaling,
+  scaling_model,
   texturing,
   toybox,
   unet,
@@ -113,6 +115,51 @@ def test_functions_that_take_turns_are_timed_without_their_first_call():
   seconds = unet.medians({'a': lambda: calls.append('a'), 'b': lambda: calls.append('b')
                           or time.sleep(.002)}, repeats=3)
   assert calls == ['a', 'b'] * 4 and seconds['a'] < .002 <= seconds['b']
+
+
+HLO = """
+  %a.1 = f32[4,181770]{1,0} all-reduce(%b), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%r
+  %g.2 = (bf16[8,64]{1,0}, f32[]) all-gather-start(%p), replica_groups=[2,4]<=[8], dimensions={0}
+  %s.3 = f32[9]{0} all-reduce(%b), replica_groups={{0},{1}}, to_apply=%r
+  %f.4 = f32[9]{0} fusion(%all-reduce.1), kind=kLoop
+"""
+
+
+def test_collectives_are_read_from_a_compiled_program():
+  """Those of one device alone are none."""
+  assert scaling.collectives(HLO) == [('all-reduce', 4 * 4 * 181770, 4),
+                                      ('all-gather', 2 * 8 * 64 + 4, 4)]
+
+
+def test_a_mean_over_devices_takes_what_its_links_take():
+  """Within a domain a ring's two passes; across, of what each device holds of it; and the time of
+  a step is no less for more devices than the arithmetic that each still has."""
+  device = scaling_model.Device(flops=1e12, within=1e9, domain=4, across=1e8)
+  near = scaling_model.mean_seconds(1e9, 4, device)
+  waits = 2 * 2 * scaling_model.LATENCY['within']
+  assert near == pytest.approx(2 * .75 / scaling_model.REACHED + waits)
+  far = scaling_model.mean_seconds(1e9, 8, device) - near
+  assert far == pytest.approx(2 * .5 * .25e9 / (scaling_model.REACHED * 1e8)
+                              + 2 * scaling_model.LATENCY['across'])
+  assert scaling_model.mean_seconds(1e9, 1, device) == 0.
+  work = {'flops': 1e12, 'bytes': 1e9, 'views': 1, 'most': 8}
+  of = {n: scaling_model.step(work, n, device) for n in (1, 8, 16)}
+  assert of[1]['efficiency'] == 1. and of[1]['compute'] == 8 * of[8]['compute']
+  assert of[16]['compute'] == of[8]['compute'] and of[16]['views'] == 16
+  assert of[16]['efficiency'] < of[8]['efficiency'] < 1.
+
+
+@pytest.mark.slow
+def test_devices_are_compared_in_processes_of_their_own():
+  done = subprocess.run((sys.executable, '-m', 'benchmarks.scaling', '--quick'), cwd=results.ROOT,
+                        stdout=subprocess.PIPE, text=True)
+  assert done.returncode == 0
+  figures = json.loads(done.stdout.splitlines()[-1])
+  assert figures['collectives_per_step'] == 1
+  assert 0 < figures['device_count_max_relative_difference'] < 1e-4
+  one, two = figures['rows']
+  assert one['bytes_cpu'] == 0 and two['bytes_cpu'] == 2 * two['bytes_accelerator']
+  assert 0 < two['bytes_accelerator'] - 4 * two['parameters'] < 64
 
 
 @pytest.mark.slow
