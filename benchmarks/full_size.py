@@ -100,7 +100,7 @@ def apply_unet(config, dtype):
 
 def unet_shapes(config, side):
   """The shapes of its parameters."""
-  z, t, text, *more = unet_inputs(config, side, 1)
+  z, t, text, *more = map(jnp.asarray, unet_inputs(config, side, 1))
   network = unet.UNet2DCondition(config)
   more = dict(zip(('text_embeds', 'time_ids'), more))
   return jax.eval_shape(lambda key: network.init(key, z, t, text, **more)['params'],

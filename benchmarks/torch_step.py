@@ -9,6 +9,7 @@ libraries; benchmarks.gpu starts it.
 """
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import statistics
@@ -153,7 +154,7 @@ def model_of(config, training, *, device, compiled=False):
   vae_config = vae.config_from_diffusers(model_shapes.VAE)
   betas = np.linspace(.00085 ** .5, .012 ** .5, 1000) ** 2
   log_alpha = torch.tensor(.5 * np.cumsum(np.log1p(-betas)), dtype=torch.float32, device=device)
-  wrap = torch.compile if compiled else lambda f: f
+  wrap = functools.partial(torch.compile, dynamic=False) if compiled else lambda f: f
   scene, e, g = scene_of(config), config.estimator, config.regularizers
   pixels = training.prior.latent[0] * 2 ** (len(vae_config.block_out_channels) - 1)
   return Model(
@@ -260,7 +261,8 @@ def time_unets(*, tiny, device, seconds):
     p = {key: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
          for key, x in torch_nets.random_tensors(full_size.unet_shapes(config, side),
                                                  device=device, dtype=dtype).items()}
-    for way, wrap in (('eager', lambda f: f), ('compiled', torch.compile)):
+    for way, wrap in (('eager', lambda f: f),
+                      ('compiled', functools.partial(torch.compile, dynamic=False))):
       for batch in full_size.BATCHES:
         x = [torch.from_numpy(a).to(device) for a in full_size.unet_inputs(config, side, batch)]
         z = x[0].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last).to(dtype)
@@ -290,7 +292,7 @@ def main():
   parser.add_argument('--seconds', type=float, default=4., help='of each measurement')
   options = parser.parse_args()
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
-  torch.backends.cuda.matmul.allow_tf32 = True
+  torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True
   if options.name:
     time_steps(options.name, tiny=options.tiny, device=device, seconds=options.seconds)
   if options.unet:

@@ -1,4 +1,5 @@
-"""A GPU's numbers against the CPU's; where there is none, the same functions on two CPU devices.
+"""A GPU's numbers against the CPU's; where there is none, the same functions on two CPU devices, or
+only traced.
 
 JAX_PLATFORMS=cuda,cpu python -m pytest tests/test_gpu.py -m gpu
 """
@@ -8,9 +9,7 @@ import pytest
 
 from benchmarks import gpu_parity
 
-SLOW = ('unet', 'unet in bfloat16', 'step', 'encoder')
-names = pytest.mark.parametrize('name', [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW
-                                                      else []) for name in gpu_parity.CASES])
+QUICK = ('attention', 'hash grid')       # to compile, twice
 
 
 def first_gpu():
@@ -27,10 +26,18 @@ def test_a_gpu_has_the_cpus_numbers(name):
   assert far < tolerance
 
 
-@names
+@pytest.mark.parametrize('name', QUICK)
 def test_two_cpu_devices_have_the_same_numbers(name):
   far, tolerance = gpu_parity.difference(name, *jax.devices('cpu')[1::-1])
   assert far < 1e-6 < tolerance
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', sorted(set(gpu_parity.CASES) - set(QUICK)))
+def test_what_a_gpu_is_asked_has_a_gradient_of_its_arguments_shapes(name):
+  case = gpu_parity.CASES[name]()
+  found = jax.tree.leaves(jax.eval_shape(case.f, *case.args))
+  assert found and all(x.size for x in found)
 
 
 def test_what_is_wrong_or_not_finite_is_far_apart():

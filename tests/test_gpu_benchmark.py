@@ -92,6 +92,7 @@ def test_the_best_of_pytorch_is_held_against_ours():
                                  'sd15_batch2_eager_over_ours': 2.5}
 
 
+@pytest.mark.slow
 def test_a_unet_is_timed_with_its_share_of_the_matrix_rate(told):
   told.figures['card'] = {'flops': 1e9}
   found = gpu.unet(told, 'sd15')
