@@ -20,6 +20,7 @@ from jaxdreamer import (
   build,
   checkpoints,
   doctor,
+  guard,
   layout,
   optim,
   parallel,
@@ -265,3 +266,12 @@ def test_arrays_that_are_shared_come_to_the_devices_from_the_hosts_memory():
 
 if __name__ == '__main__':
   eight(pathlib.Path(sys.argv[1]))
+
+
+@pytest.mark.parametrize('place', [None, 0, 5])
+def test_a_number_that_one_device_holds_alone_is_seen_to_be_bad_by_all(place):
+  held = jnp.ones(6) if place is None else jnp.ones(6).at[place].set(jnp.nan)
+  ask = jax.shard_map(lambda cut, whole: guard.finite({'cut': cut, 'whole': whole}),
+                      mesh=mesh_of(2, 2), in_specs=(P('model'), P()), out_specs=P())
+  assert jax.jit(ask)(held, jnp.ones(3)) == (place is None)
+  assert not jax.jit(ask)(held, jnp.array([1., jnp.inf, 0.]))
