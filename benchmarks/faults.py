@@ -50,9 +50,9 @@ def grey(key, prompt, path):
   return gaussian(jnp.full((8, 8, 3), .5), std=.3)
 
 
-def ill(*, first: int = -1, last: int = -1, caught: int = -1):
-  """SDS whose residual is not finite from step `first` to `last`; and from step `caught` on, if the
-  noise of that step has a positive mean: what its parameters then hold does not pass."""
+def ill(*, first: int = -1, last: int = -1, caught: int = -1, below: float = 0.):
+  """SDS whose residual is not finite from step `first` to `last`; and after step `caught`, if the
+  mean of a device's noise there is `below` this: what its parameters then hold does not pass."""
   base = sds(guidance=1.)
 
   def residual(draws, est, prior, z, views, step):
@@ -60,7 +60,7 @@ def ill(*, first: int = -1, last: int = -1, caught: int = -1):
     return jnp.where((first <= step) & (step <= last) | (est['sick'] > 0.), jnp.inf, r), info
 
   def loss(draws, est, prior, z, views, step):
-    return -est['sick'] * ((step == caught) & (jnp.mean(draws.eps) > 0.))
+    return -est['sick'] * ((step == caught) & (jnp.mean(draws.eps) < below))
   return base._replace(residual=residual, init=lambda key, prior: {'sick': jnp.zeros(())},
                        loss=loss)
 

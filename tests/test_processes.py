@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import MappingProxyType
 from typing import NamedTuple
 
 import chex
@@ -23,7 +24,18 @@ from jax.sharding import PartitionSpec
 from refusals import refused
 
 from configs import toybox
-from jaxdreamer import build, finishing, loop, parallel, processes, rendezvous, runs, workdirs
+from jaxdreamer import (
+  build,
+  finishing,
+  guard,
+  loop,
+  options,
+  parallel,
+  processes,
+  rendezvous,
+  runs,
+  workdirs,
+)
 from jaxdreamer.priors.gaussian import gaussian
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -46,12 +58,13 @@ def free_port():
     return probe.getsockname()[1]
 
 
-def start(workdir, index, *, port, steps, count=2, **environment):
+def start(workdir, index, *, port, steps, count=2, more=MappingProxyType({}), **environment):
   """One of `count` processes of two devices each, told where it stands by options, or by the
-  environment."""
+  environment; `more` are options of the run."""
   given = {} if environment else {'mesh.coordinator': f'localhost:{port}', 'mesh.processes': count,
                                   'mesh.process': index}
-  options = SMALL | given | {'steps': steps, 'mesh.wait': 120, 'mesh.distributed': True}
+  options = SMALL | dict(more) | given | {'steps': steps, 'mesh.wait': 120,
+                                          'mesh.distributed': True}
   known = {name: value for name, value in os.environ.items()
            if not name.startswith(('SLURM_', 'JAX_NUM_', 'JAX_PROCESS'))}
   return subprocess.Popen(
@@ -114,6 +127,34 @@ def test_two_processes_give_the_numbers_of_one_and_go_on_when_one_was_killed(tmp
   chex.assert_trees_all_close(one, two, rtol=0, atol=1e-6)
   assert (tmp_path / 'one' / 'metrics.jsonl').read_bytes() == (tmp_path / 'two'
                                                                / 'metrics.jsonl').read_bytes()
+
+
+ILL = {'estimator.name': 'benchmarks.faults:ill', 'estimator.ill.caught': 5,
+       # of this seed's first noise at that step, and of that after the first time back
+       'estimator.ill.below': -.125, 'guard.skips': 4,
+       'optim.groups': (('scene/field/.*', .05), ('est/.*', .001))}
+
+
+@pytest.mark.slow
+def test_two_processes_go_back_from_what_is_not_finite_together(tmp_path, monkeypatch):
+  port = free_port()
+  ran = [start(tmp_path / 'two', index, port=port, steps=16, more=ILL) for index in range(2)]
+  (out, err), (out_2, err_2) = [process.communicate(timeout=240) for process in ran]
+  assert [process.returncode for process in ran] == [0, 0], err + err_2
+  # that of step 6 was saved, but no finite step followed it
+  assert 'steps 7 to 10 were not finite' in out and 'back to step 4 with fresh noise, 2 of 3' in out
+  assert said(out_2) == []
+
+  config = toybox.get_config()
+  config.estimator.name = ILL['estimator.name']
+  options.with_own(config).update_from_flattened_dict(SMALL | ILL | {'steps': 16})
+  monkeypatch.setattr(finishing, 'finish', lambda *_, **__: {})
+  loop.run(config, tmp_path / 'one', build.make_mesh(config))
+  one, two = (runs.restore_state(tmp_path / name)[2] for name in ('one', 'two'))
+  chex.assert_trees_all_close(one.params, two.params, rtol=0, atol=1e-6)
+  assert (jax.random.key_data(one.key) == jax.random.key_data(two.key)).all()
+  for name in ('metrics.jsonl', guard.FILE):
+    assert (tmp_path / 'one' / name).read_bytes() == (tmp_path / 'two' / name).read_bytes()
 
 
 HERE = {'coordinator': '', 'processes': 0, 'process': -1}
