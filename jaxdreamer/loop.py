@@ -29,6 +29,7 @@ from jaxdreamer import (
   checkpoints,
   checks,
   finishing,
+  layout,
   metrics,
   options,
   places,
@@ -103,9 +104,7 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
   with checkpoints.manager(workdir, keep=config.keep) as saved, processes.one_for_all():
     with clock('init'):
       shapes = state_shapes(seeds.key(config.seed), training, mesh)
-      profiling.refuse_too_large('the state', sum(x.size * x.dtype.itemsize
-                                                  for x in jax.tree.leaves(shapes)),
-                                 mesh.local_devices,
+      profiling.refuse_too_large('the state', layout.bytes_each(shapes), mesh.local_devices,
                                  lambda: f'config.scene.{config.scene.name} is too large')
       found = checkpoints.restore(saved, shapes, warn=progress.say)
       state, running = found or (start.first(config, training, mesh), {})
