@@ -30,6 +30,7 @@ from jaxdreamer import (
   finishing,
   fitting,
   guard,
+  layout,
   metrics,
   options,
   places,
@@ -104,9 +105,7 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
   with checkpoints.manager(workdir, keep=config.keep) as saved, processes.one_for_all():
     with clock('init'):
       shapes = state_shapes(seeds.key(config.seed), training, mesh)
-      profiling.refuse_too_large('the state', sum(x.size * x.dtype.itemsize
-                                                  for x in jax.tree.leaves(shapes)),
-                                 mesh.local_devices,
+      profiling.refuse_too_large('the state', layout.bytes_each(shapes), mesh.local_devices,
                                  lambda: f'config.scene.{config.scene.name} is too large')
       begin = partial(start.newest, config, training, mesh, saved, shapes, progress.say)
       went_back = guard.read(workdir, begun=saved.latest_step() is not None)

@@ -114,19 +114,39 @@ def test_two_processes_give_the_numbers_of_one_and_go_on_when_one_was_killed(tmp
       -1] == f'{tmp_path}/two/report.html' and said(out_2) == []
   assert (tmp_path / 'two' / 'finished').read_text() == f'process 0 at {steps}\n'
 
-  config = toybox.get_config()
-  with config.unlocked():
-    config.update_from_flattened_dict(SMALL | {'steps': steps})
-  finish, finishing.finish = finishing.finish, lambda *_, **__: {}
-  try:
-    loop.run(config, tmp_path / 'one', build.make_mesh(config))
-  finally:
-    finishing.finish = finish
+  alone(tmp_path / 'one', steps=steps)
   one, two = (runs.restore_state(tmp_path / name)[2].params for name in ('one', 'two'))
   assert mark(two['scene']) == (tmp_path / 'two' / 'mark').read_text()     # of two, on one: exact
   chex.assert_trees_all_close(one, two, rtol=0, atol=1e-6)
   assert (tmp_path / 'one' / 'metrics.jsonl').read_bytes() == (tmp_path / 'two'
                                                                / 'metrics.jsonl').read_bytes()
+
+
+def alone(workdir, **options):
+  """The run of one process with four devices."""
+  config = toybox.get_config()
+  with config.unlocked():
+    config.update_from_flattened_dict(SMALL | options)
+  finish, finishing.finish = finishing.finish, lambda *_, **__: {}
+  try:
+    loop.run(config, workdir, build.make_mesh(config))
+  finally:
+    finishing.finish = finish
+
+
+@pytest.mark.slow
+def test_processes_share_arrays_as_devices_of_one_do(tmp_path):
+  """Four parts of a hash grid, two in each process; what either saved, one device restores."""
+  port, more = free_port(), {'scene.name': 'hashgrid', 'scene.hashgrid.levels': 2,
+                             'scene.hashgrid.log2_table': 9, 'optim.eps': 1e-3}
+  ran = [start(tmp_path / 'two', index, port=port, steps=4, more=more | {'mesh.model': 4})
+         for index in range(2)]
+  said = [process.communicate(timeout=240)[1] for process in ran]
+  assert [process.returncode for process in ran] == [0, 0], said
+  alone(tmp_path / 'one', steps=4, **more)
+  one, two = (runs.restore_state(tmp_path / name)[2].params for name in ('one', 'two'))
+  chex.assert_trees_all_close(one, two, rtol=0, atol=1e-6)
+  assert mark(two['scene']) == (tmp_path / 'two' / 'mark').read_text()
 
 
 ILL = {'estimator.name': 'benchmarks.faults:ill', 'estimator.ill.caught': 5,
