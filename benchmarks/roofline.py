@@ -1,6 +1,6 @@
 """Where the time of a step goes, and what bounds it, on any device:
 
-    python -m benchmarks.roofline [--config=toybox] [--rounds=9] [--quick]
+    python -m benchmarks.roofline --config=configs/toybox.py [--rounds=9] [--quick]
 
 The step of a config is taken apart: what it samples, its render and the render's pullback, the
 prior's encoder and its pullback, the prior's prediction, what the estimator learns, the optimizer.
@@ -13,32 +13,34 @@ the step where the compiler fuses them.
 Models whose weights are not here have random ones, at the model's own size. Writes
 benchmarks/results/roofline_cpu.json (roofline_gpu.json) for the toybox; others are printed.
 """
-import argparse
-import importlib
+import sys
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from absl import flags
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import full_size, peaks, results
-from jaxdreamer import build, conditioning, parallel, profiling, stages, train_step
+from jaxdreamer import build, cli, conditioning, parallel, profiling, stages, train_step
 from jaxdreamer.registry import make_regularize
 from jaxdreamer.weights import model_shapes
 
 PULLBACKS = {'render, pulled back': 'render', 'encode, pulled back': 'encode'}
+TOYBOX = 'configs/toybox.py'
 COLUMNS = ('part', 'milliseconds', 'share', 'GFLOP', 'GB', 'of_flops', 'of_bytes', 'bound')
 
 
-def config_of(name):
-  """A file of configs/ by its name, of its first stage, on one device."""
-  module, _, argument = name.partition(':')
-  get = importlib.import_module(f'configs.{module}').get_config
-  config = next(iter(stages.of(get(argument) if argument else get()).values()))
+def prepared(config, *, quick=False):
+  """The config's first stage on one device; `quick`, of few samples and cells."""
+  config = next(iter(stages.of(config).values()))
   config.mesh.data = 1
   if config.prior.name not in ('toybox', 'empirical') and not config.prior.path:
     config.prior.path = model_shapes.SHAPES
+  if quick:
+    config.render.update({'samples': 4, 'fine': 2})
+    config.scene.sdf_voxels.levels = config.scene.voxels.levels = (8,)
   return config
 
 
@@ -164,23 +166,20 @@ def show(found):
 
 
 def main():
-  parser = argparse.ArgumentParser(description='Where the time of a step goes.')
-  parser.add_argument('--config', default='toybox', help='a file of configs/, by its name')
-  parser.add_argument('--rounds', type=int, default=9, help='timed calls of each part')
-  parser.add_argument('--quick', action='store_true', help='a small scene; writes nothing')
-  options = parser.parse_args()
-  config = config_of(options.config)
-  if options.quick:
-    config.render.update({'samples': 4, 'fine': 2})
-    config.scene[config.scene.name].update({'levels': (8,)} if 'voxels' in config.scene.name
-                                           else {})
-  found = measure(config, rounds=2 if options.quick else options.rounds, tiny=options.quick)
+  """Prints the table of a config's step, and writes the toybox's."""
+  config, quick = flags.FLAGS.config, flags.FLAGS.quick
+  if config is None:
+    cli.die('give a --config, as configs/toybox.py', status=cli.MISUSED)
+  found = measure(prepared(config, quick=quick), rounds=2 if quick else flags.FLAGS.rounds,
+                  tiny=quick)
   show(found)
-  if options.config == 'toybox' and not options.quick:
+  if sys.argv[1:] == [f'--config={TOYBOX}']:
     kind = 'cpu' if jax.default_backend() == 'cpu' else 'gpu'
-    results.write(f'roofline_{kind}', found | {'config': options.config},
-                  'python -m benchmarks.roofline')
+    results.write(f'roofline_{kind}', found, f'python -m benchmarks.roofline --config={TOYBOX}')
 
 
 if __name__ == '__main__':
-  main()
+  cli.config_flag()
+  flags.DEFINE_integer('rounds', 9, 'Timed calls of each part.')
+  flags.DEFINE_bool('quick', False, 'A small scene, two rounds.')
+  cli.run(main)

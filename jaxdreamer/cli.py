@@ -18,7 +18,6 @@ import warnings
 from typing import Callable, NoReturn
 
 import jax
-import platformdirs
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
@@ -75,6 +74,7 @@ def asset() -> dict[str, int]:
 def compile_cache() -> str:
   """Keeps every compiled program on disk, under JAX_COMPILATION_CACHE_DIR, or jaxdreamer/ in
   XDG_CACHE_HOME or where this system's caches are."""
+  import platformdirs
   home = platformdirs.user_cache_path('jaxdreamer')
   folder = jax.config.jax_compilation_cache_dir or str(home / f'compiled-{jax.__version__}')
   jax.config.update('jax_compilation_cache_dir', folder)
