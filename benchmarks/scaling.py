@@ -9,8 +9,8 @@ cores, so that seconds say nothing and counts all:
 - configs/toybox.py: the share of wall time that checkpoints take every 100 steps, and seconds
   from the start of a resumed run to its first step, with a warm compile cache.
 On paper, from XLA's count of arithmetic and bytes in the programs: 1 to 4,096 accelerators
-(scaling_model.py). Writes benchmarks/results/scaling.json and scaling.png; --quick takes two
-devices and two steps, and writes nothing.
+(scaling_model.py). Writes benchmarks/results/scaling.json and scaling.png; --only=PART measures a
+part anew; --quick takes two devices and two steps, and writes nothing.
 """
 import argparse
 import json
@@ -233,8 +233,8 @@ def saved(folder, *, steps, every):
   process.send_signal(signal.SIGTERM)            # the step ends, is saved, and no outputs are made
   process.stdout.read()
   process.wait()
-  last = json.loads((folder / 'timing.jsonl').read_text().splitlines()[steps - 1])
-  parts = last['seconds']
+  # the last row is of the step after `steps`, whose checkpoint is counted by then
+  parts = json.loads((folder / 'timing.jsonl').read_text().splitlines()[-1])['seconds']
   resumed = []
   for _ in range(2):
     seconds, process = trained(folder, options, 'step ')
@@ -246,19 +246,36 @@ def saved(folder, *, steps, every):
           'resume_to_first_step_seconds': resumed[-1]}
 
 
-def on_paper(quick):
-  """The workloads of the model."""
-  if quick:
-    return {'one prompt': {'flops': 1e13, 'bytes': 5e7, 'views': 1, 'most': 0}}
+def held():
+  """What a device holds of Stable Diffusion 1.5's step, alone and as one of four."""
+  one, four = (found(start('shared', n, count=n, environment=SOON))['arguments'] for n in (1, 4))
+  return {'sd15_mib': one / MIB, 'sd15_mib_of_four': four / MIB, 'sd15_share_of_four': four / one}
+
+
+def on_paper():
+  """The workloads of the model, what it says of them, and its plot."""
   one, many, large = (found(start('work', name)) for name in ('sd15', 'df415', 'cp100k'))
-  return {'one prompt, a view a device': one | {'most': 0},
-          'generator, 64 prompts a step': many | {'most': 64},
-          'CP100k, a prompt a device': large | {'most': 0}}
+  works = {'one prompt, a view a device': one | {'most': 0},
+           'generator, 64 prompts a step': many | {'most': 64},
+           'CP100k, a prompt a device': large | {'most': 0}}
+  scaling_model.plot(works, results.RESULTS / 'scaling.png')
+  return {'works': works, 'model': scaling_model.rows(works), 'assumed': {
+      'utilized': scaling_model.UTILIZED, 'reached': scaling_model.REACHED,
+      'latency': scaling_model.LATENCY},
+      'links': {name: device._asdict() for name, device in scaling_model.DEVICES.items()}}
+
+
+def measured(folder):
+  """{name: what measures these figures}."""
+  return {'devices': lambda: compared(folder, CASES, steps=STEPS),
+          'checkpoints': lambda: saved(folder / 'run', steps=200, every=100),
+          'shares': held, 'paper': on_paper}
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--quick', action='store_true', help='two devices and steps; writes nothing')
+  parser.add_argument('--only', choices=measured(None), help='measures this anew, keeps the rest')
   parser.add_argument('--part', nargs=2, help=argparse.SUPPRESS)
   options = parser.parse_args()
   if options.part:
@@ -270,23 +287,14 @@ def main():
     return
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
-    cases, steps = (((1, 1), (2, 1)), 2) if options.quick else (CASES, STEPS)
-    figures = compared(folder, cases, steps=steps)
-    if not options.quick:
-      figures |= saved(folder / 'run', steps=200, every=100)
-      print(json.dumps(figures), flush=True)
-      one, four = (found(start('shared', n, count=n, environment=SOON)) for n in (1, 4))
-      figures |= {'sd15_mib': one['arguments'] / MIB, 'sd15_mib_of_four': four['arguments'] / MIB,
-                  'sd15_share_of_four': four['arguments'] / one['arguments']}
-  works = on_paper(options.quick)
-  figures |= {'works': works, 'model': scaling_model.rows(works), 'assumed': {
-      'utilized': scaling_model.UTILIZED, 'reached': scaling_model.REACHED,
-      'latency': scaling_model.LATENCY},
-      'links': {name: device._asdict() for name, device in scaling_model.DEVICES.items()}}
-  print(json.dumps(figures))
-  if not options.quick:
-    print(results.write('scaling', figures, 'python -m benchmarks.scaling'))
-    scaling_model.plot(works, results.RESULTS / 'scaling.png')
+    if options.quick:
+      print(json.dumps(compared(folder, ((1, 1), (2, 1)), steps=2)))
+      return
+    figures = results.read('scaling') if options.only else {}
+    for name, measure in measured(folder).items():
+      if options.only in (None, name):
+        figures |= measure()
+  print(results.write('scaling', figures, 'python -m benchmarks.scaling'))
 
 
 if __name__ == '__main__':
