@@ -2,9 +2,9 @@
 python -m benchmarks.faults [--kills=N] [--seed=N]
 
 A tiny run, `python -m jaxdreamer.train` in processes of their own, is killed N times by SIGKILL,
-SIGTERM or SIGINT after times drawn from the length of an unbroken run, so at any moment of it:
-while it starts, compiles, steps, saves, draws previews or writes its outputs. After each kill the
-same command goes on, and each run that comes to its end is compared with the unbroken one:
+SIGTERM or SIGINT, after a time drawn from the length of an unbroken run, or from that of its steps
+alone: while it starts, compiles, steps, saves, draws previews or writes its outputs. After each
+kill the same command goes on, and each run that comes to its end is compared with the unbroken one:
 parameters, optimizer and key bit for bit, metrics.jsonl byte for byte, and all outputs there. Then
 the guard: faults put into the step by an estimator of one's own, how many steps were skipped, how
 often the run went back, how it ended; and what the guard costs a healthy step.
@@ -92,13 +92,14 @@ class Whole(NamedTuple):
   rows: bytes
   outputs: list                        # the names of all files but the checkpoints'
   seconds: float = 0.
+  stepping: float = 0.                 # of these, from the first step to the last one
 
 
-def whole(workdir, state, *, seconds=0.):
+def whole(workdir, state):
   """The Whole of a run that ends in `state`."""
   made = sorted(str(path.relative_to(workdir)) for path in workdir.rglob('*')
                 if path.is_file() and 'checkpoints' not in path.parts)
-  return Whole(state, (workdir / 'metrics.jsonl').read_bytes(), made, seconds)
+  return Whole(state, (workdir / 'metrics.jsonl').read_bytes(), made)
 
 
 def bits(state):
@@ -128,12 +129,28 @@ def unbroken(root, cache, *, side_by_side):
         sys.exit(f'the run ends with {process.returncode}: {said_at(root / name).read_text()}')
     seconds = time.monotonic() - begin
   workdir = root / names[-1]
-  return whole(workdir, runs.restore_state(workdir)[2], seconds=seconds)
+  last = json.loads((workdir / 'timing.jsonl').read_text().splitlines()[-1])
+  before = sum(last['seconds'][use] for use in ('build', 'init', 'compile'))
+  return whole(workdir, runs.restore_state(workdir)[2])._replace(
+    seconds=seconds, stepping=last['total'] - before)
+
+
+def last_said(workdir):
+  """What the last start has said so far."""
+  return said_at(workdir).read_text().rpartition('\n--\n')[2]
+
+
+def wait(process, workdir, seconds, *, stepping):
+  """The status of a process that ends within so many seconds, of its start or, if `stepping`, of
+  its first step; TimeoutExpired where it does not."""
+  while stepping and process.poll() is None and 'compiled in' not in last_said(workdir):
+    time.sleep(.02)
+  return process.wait(seconds)
 
 
 def where(workdir):
   """What the last start was at when it was killed."""
-  said = said_at(workdir).read_text().rpartition('\n--\n')[2]
+  said = last_said(workdir)
   if list((workdir / 'checkpoints').glob('*tmp*')):
     return 'checkpoint'
   if f'step {STEPS}/{STEPS}' in said or f'from step {STEPS}' in said:
@@ -149,17 +166,18 @@ def killed(rng, root, cache, reference, kills):
   while left or workdir.exists():
     with said_at(workdir).open('a') as file:
       file.write('\n--\n')
-    name, after = rng.choice(SIGNALS), rng.uniform(0., reference.seconds)
+    name, stepping = rng.choice(SIGNALS), left and rng.integers(2)
+    after = rng.uniform(0., reference.stepping if stepping else reference.seconds)
     process = start(workdir, cache)
     try:
-      status = process.wait(after if left else LONGEST)
+      status = wait(process, workdir, after if left else LONGEST, stepping=stepping)
     except subprocess.TimeoutExpired:
       if not left:
         process.kill()
         found['refused'].append(f'no end within {LONGEST:g} s')
         break
       process.send_signal(getattr(signal, name))
-      row = {'signal': str(name), 'after': float(after), 'status': process.wait(LONGEST)}
+      row = {'signal': str(name), 'status': process.wait(LONGEST)}
       found['kills'].append(row | {'at': where(workdir)})
       left -= 1
       continue

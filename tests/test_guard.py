@@ -9,12 +9,11 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from test_train_step import VIEWS, setup
+from test_train_step import VIEWS, begun, make_parts, setup
 
 from configs import toybox
-from jaxdreamer import build, guard, parallel, processes, train_step
+from jaxdreamer import build, finishing, guard, loop, parallel, processes
 from jaxdreamer.estimators.sds import sds
-from jaxdreamer.training import Parts
 
 SMALL = {'prior.name': 'test_processes:grey', 'render.background': 'white',
          'scene.sdf_voxels.levels': (4,), 'render.samples': 4, 'render.fine': 0, 'steps': 4}
@@ -50,6 +49,7 @@ def broken(*steps, est=False):
                          own['mu'] - (ill(step, 3.) if est else 3.)) ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('devices', 'how', 'n'), [(1, 'shard_map', 1), (4, 'shard_map', 1),
                                                    (4, 'pmap', 1), (1, 'shard_map', 3)])
 def test_a_healthy_step_is_the_unguarded_one_bit_for_bit(devices, how, n):
@@ -72,6 +72,7 @@ def test_a_whole_run_is_the_unguarded_one_bit_for_bit(monkeypatch):
   assert end() == guarded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('devices', [1, 2])
 @pytest.mark.parametrize('est', [False, True])
 def test_an_ill_step_keeps_all_but_the_step_and_the_next_draws_anew(devices, est):
@@ -88,6 +89,7 @@ def test_an_ill_step_keeps_all_but_the_step_and_the_next_draws_anew(devices, est
   assert info['finite'] == 1. and bits(healthy) == bits(three)
 
 
+@pytest.mark.slow
 def test_of_several_steps_in_one_program_the_ill_ones_are_left_out():
   local_step, state, prior, text = setup(estimator=broken(1, 2))
   alone, each = state, []
@@ -112,33 +114,14 @@ def test_an_optimizer_that_makes_what_is_not_finite_is_seen_too():
   assert info['finite'] == 0. and after.opt['count'] == 0 and (after.opt['left'] == 1.).all()
 
 
-def looked_at(**override):
-  """What `look` finds first of the step that `setup` makes, on two devices."""
-  given = {'estimator': sds(guidance=2.), 'prior': lambda prior: prior,
-           'scene': lambda params: params, 'latents': lambda f: f} | override
-  parts, state, prior, text = setup_parts(given['estimator'], given['latents'])
-  state = dataclasses.replace(state, params=state.params | {
-    'scene': given['scene'](state.params['scene'])})
-  _, seen = run(guard.make_look(parts), state, given['prior'](prior), text, calls=1, devices=2)
+def looked_at(*, scene=lambda params: params, prior=lambda prior: prior, **parts):
+  """What `look` finds first of the step of `parts` on two devices, its scene's parameters and its
+  prior changed."""
+  parts = make_parts(**parts)
+  state, own, text = begun(parts)
+  state = dataclasses.replace(state, params=state.params | {'scene': scene(state.params['scene'])})
+  _, seen = run(guard.make_look(parts), state, prior(own), text, calls=1, devices=2)
   return guard.first_bad(seen)
-
-
-def setup_parts(estimator, latents):
-  seen = {}
-  make = train_step.make_local_step
-  def spy(**parts):
-    seen.update(parts)
-    return make(**parts)
-  train_step.make_local_step = spy
-  try:
-    _, state, prior, text = setup(estimator=estimator)
-  finally:
-    train_step.make_local_step = make
-  from test_train_step import make_render_latents, voxels
-  render_latents = latents(make_render_latents(voxels(levels=(5, 9))))
-  gradient = train_step.make_gradient(render_latents=render_latents, estimator=estimator)
-  return (Parts(estimator, seen['sample'], render_latents, gradient, seen['tx']), state, prior,
-          text)
 
 
 def with_rendering(render_latents):
@@ -154,7 +137,7 @@ NAN = {
   'params/scene/grid_9': {'scene': lambda p: p | {'grid_9': p['grid_9'].at[0, 0, 0, 0].set(
     jnp.nan)}},
   'prior': {'prior': lambda p: p.replace(weights=jax.tree.map(lambda w: w * jnp.inf, p.weights))},
-  'rendering/depth': {'latents': with_rendering},
+  'rendering/depth': {'wrap': with_rendering},
   'z': {'prior': lambda p: p.replace(encode_fn=lambda weights, x: x / 0.)},
   'eps_hat': {'prior': lambda p: p.replace(
     eps_fn=lambda weights, z, t, text, camera: z / 0.)},
@@ -163,9 +146,11 @@ NAN = {
   '': {}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('first', NAN)
 def test_the_tensor_that_went_bad_first_is_named(first):
-  assert looked_at(**NAN[first]).startswith(first) and bool(looked_at(**NAN[first])) == bool(first)
+  named = looked_at(**NAN[first])
+  assert named.startswith(first) and bool(named) == bool(first)
 
 
 @pytest.mark.parametrize(('rows', 'said'), [
@@ -180,3 +165,18 @@ def test_a_collapse_is_told_of_once(rows, said):
     assert not told or rows[-1] in (.001, .999)
   silent = guard.Collapse(watched=False)
   assert not any(silent({'opacity': row}) for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('changes', 'told'), [({}, 0), ({'regularizers.opacity': (1000.,)}, 1),
+                                               ({'regularizers.opacity': (1000.,),
+                                                 'eval.inside': .5}, 0)])
+def test_a_run_that_is_too_sparse_is_told_so_and_no_other(tmp_path, monkeypatch, capfd, changes,
+                                                          told):
+  config = toybox.get_config()
+  config.update_from_flattened_dict(SMALL | {'mesh.data': 1, 'steps': 40, 'log_every': 4,
+                                             'scene.sdf_voxels.sharpness': (30.,)} | changes)
+  monkeypatch.setattr(finishing, 'finish', lambda *_, **__: {})
+  loop.run(config, tmp_path, build.make_mesh(config))
+  said = [line for line in capfd.readouterr().out.splitlines() if 'scene is empty' in line]
+  assert len(said) == told and all(line.startswith('warning: ') for line in said)

@@ -16,7 +16,8 @@ def test_a_run_killed_at_random_moments_ends_as_if_unbroken():
   found = faults.kill(KILLS, seed=0)
   assert found['kills'] == KILLS and found['wrong'] == [] and found['kills_not_bit_equal'] == 0
   assert set(found['by_signal']) == set(faults.SIGNALS) and found['runs_that_ended'] >= 2
-  assert {'start', 'outputs'} <= set(found['at']), found['at']
+  at = set(found['at'])
+  assert {'start', 'outputs'} <= at and at & {'steps', 'checkpoint'}, found['at']
 
 
 def test_each_fault_that_the_docs_name_is_shown_by_a_test_that_there_is():

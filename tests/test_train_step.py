@@ -15,6 +15,7 @@ from jaxdreamer.estimators.sds import sds
 from jaxdreamer.priors.gaussian import gaussian
 from jaxdreamer.scenes import image
 from jaxdreamer.scenes.voxels import voxels
+from jaxdreamer.training import Parts
 from jaxdreamer.types import TrainState
 
 SIZE, VIEWS = 8, 4
@@ -29,23 +30,33 @@ def make_render_latents(scene):
                                                         size=SIZE, samples=8))
 
 
-def setup(**override):
-  scene = voxels(levels=(5, 9))
-  target = jnp.zeros((SIZE, SIZE, 3)).at[2:6, 2:6, 0].set(1.)
-  prior = gaussian(target, std=.3)
+def make_parts(*, estimator=None, tx=None, dims=1, wrap=lambda render_latents: render_latents):
+  """What a step on voxels is made of, its render_latents wrapped."""
+  estimator = estimator or sds(guidance=2.)
   # A large eps: the direction of Adam's step for a vanishing gradient is no measure.
-  tx = optim.chain((('scene/.*', .01), ('est/.*', .01)), eps=1e-3)
-  parts = dict(estimator=sds(guidance=2.), tx=tx, dims=1) | override
-  estimator, tx = parts['estimator'], parts['tx']
-  gradient = train_step.make_gradient(render_latents=make_render_latents(scene),
-                                      estimator=estimator)
-  params = {'scene': scene.init(jax.random.key(0)), 'est': estimator.init(jax.random.key(1), prior)}
-  state = TrainState(jnp.int32(0), params, tx.init(params), jax.random.key(2))
+  tx = tx or optim.chain((('scene/.*', .01), ('est/.*', .01)), eps=1e-3)
+  render_latents = wrap(make_render_latents(voxels(levels=(5, 9))))
   sample = sampling.make_sample(views=VIEWS, design=sampling.stratified,
-                                  draw=sampling.make_draw(**DRAW), dims=parts['dims'],
-                                  camera_from=partial(cameras.from_uniform, **RANGES))
-  local_step = train_step.make_local_step(sample=sample, gradient=gradient, tx=tx)
-  return local_step, state, prior, prior.embed('')
+                                draw=sampling.make_draw(**DRAW), dims=dims,
+                                camera_from=partial(cameras.from_uniform, **RANGES))
+  return Parts(estimator, sample, render_latents, train_step.make_gradient(
+    render_latents=render_latents, estimator=estimator), tx)
+
+
+def begun(parts):
+  """(first state, prior, text) of `parts`."""
+  prior = gaussian(jnp.zeros((SIZE, SIZE, 3)).at[2:6, 2:6, 0].set(1.), std=.3)
+  params = {'scene': voxels(levels=(5, 9)).init(jax.random.key(0)),
+            'est': parts.estimator.init(jax.random.key(1), prior)}
+  return (TrainState(jnp.int32(0), params, parts.tx.init(params), jax.random.key(2)), prior,
+          prior.embed(''))
+
+
+def setup(**override):
+  """(local step, state, prior, text)."""
+  parts = make_parts(**override)
+  return (train_step.make_local_step(sample=parts.sample, gradient=parts.gradient, tx=parts.tx),
+          *begun(parts))
 
 
 def run(local_step, state, prior, text, *, devices, how='shard_map', steps=20):
