@@ -175,6 +175,7 @@ def small(config):
   config.steps, config.preview_every, config.checkpoint_every, config.log_every = 2, 0, 0, 2
   config.render.update({'samples': 4, 'fine': 2})
   config.eval.update({'size': 8, 'samples': 4, 'fine': 2})
+  config.prior.stable_diffusion.update({'image_size': 8, 'dtype': 'float32'})
 
 
 def toybox_object(told):
@@ -215,7 +216,8 @@ def toybox_command(told):
       workdir = pathlib.Path(folder) / name
       command = [sys.executable, '-m', 'jaxdreamer.train', '--config=configs/toybox.py',
                  f'--workdir={workdir}', f'--config.prompt={PROMPT}']
-      command += ['--config.steps=2', '--config.eval.mesh_resolution=16'] if told.tiny else []
+      command += ['--config.steps=2', '--config.eval.mesh_resolution=16',
+                  '--config.eval.size=8', '--config.eval.faces=200'] if told.tiny else []
       begin = time.monotonic()
       done = subprocess.run(command, cwd=results.ROOT, capture_output=True, text=True,
                             timeout=max(told.left(), 1.),
