@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import dreamfusion_sd, prolificdreamer_sd
 from jaxdreamer import build, stages
+from jaxdreamer.configs import dreamfusion_sd, prolificdreamer_sd
 from jaxdreamer.nn import unet
 from jaxdreamer.nn.unet_config import UNetConfig
 from jaxdreamer.weights import model_shapes

@@ -54,7 +54,7 @@ def copies(*, n):
 def runs(*, tiny):
   """{'flops', 'bytes'}: what takes this device to its best, and how much of them that is."""
   large = jax.default_backend() != 'cpu' and not tiny
-  return {'flops': products(n=8192 if large else 256 if tiny else 1024, dtype=kind()),
+  return {'flops': products(n=8192 if large else 256 if tiny else 512, dtype=kind()),
           'bytes': copies(n=2 ** (28 if large else 16 if tiny else 24))}
 
 

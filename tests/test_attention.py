@@ -68,3 +68,23 @@ def test_the_towers_ask_for_it_too(monkeypatch, asked):
   for tower in (vit.SelfAttention(2, dtype=jnp.bfloat16), clip.SelfAttention(config, jnp.bfloat16)):
     jax.eval_shape(tower.init, jax.random.key(0), x)
   assert asked == ['cudnn', 'cudnn']
+
+
+def test_jax_takes_what_is_asked_of_cudnn_and_its_gradient(monkeypatch):
+  """Lowered for a GPU that is not here: JAX's own checks of shapes, in training too, are passed."""
+  fused = pytest.importorskip('jax._src.cudnn.fused_attention_stablehlo')
+  told = {'check_cudnn_version': lambda: 91500, 'check_compute_capability': lambda _: True,
+          'is_cuda_compute_capability_equal': lambda _: False}
+  if not all(hasattr(fused, name) for name in told):
+    pytest.skip('this jax checks in another way')
+  for name, check in told.items():
+    monkeypatch.setattr(fused, name, check)
+  monkeypatch.setattr(attention, 'capability', lambda: HOPPER)
+  monkeypatch.setattr(attention, 'WORTH', 2 ** 60)
+  q, text = (jax.ShapeDtypeStruct((2, n, 2, 40), jnp.bfloat16) for n in (64, 77))
+
+  def both(q, k, v):
+    out = attention.attend(q, q, q, views=2) + attention.attend(q, k, v)
+    return jnp.sum(out.astype(jnp.float32) ** 2)
+  lowered = jax.jit(jax.grad(both)).trace(q, text, text).lower(lowering_platforms=('cuda',))
+  assert 'fmhaSoftmaxBackward' in lowered.as_text()
