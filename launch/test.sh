@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, types and all tests, the slow ones and the build of the docs too: 12 minutes on two cores, 3
+# Lint, types and all tests, the slow ones and the build of the docs too: 20 to 30 minutes on two cores, 5
 # with -m 'not slow'. With --parity also the comparisons with PyTorch's classes as they run, for
 # which torch, diffusers and transformers are installed; without it stored activations of theirs
 # stand for them. The viewer's tests want a browser, chromium or Chrome, and skip where there is
@@ -18,5 +18,5 @@ if [ -n "$first" ]; then python -c 'import torch, diffusers, transformers'; fi
 status=0
 ruff check . || status=1
 if command -v pyright >/dev/null; then pyright || status=1; fi
-python -m pytest -q -n 2 --dist loadfile --durations=15 ${arguments[@]+"${arguments[@]}"} </dev/null || status=$?
+python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15 ${arguments[@]+"${arguments[@]}"} </dev/null || status=$?
 exit "$status"

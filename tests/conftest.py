@@ -53,6 +53,15 @@ checked = [f'jaxdreamer.{path.stem}' for path in sorted((ROOT / 'jaxdreamer').it
 install_import_hook(checked, 'beartype.beartype')
 
 
+def pytest_collection_modifyitems(items):
+  """Files of which a greater share is slow come first: workers that share out files have none of
+  the long ones left at the end (launch/test.sh keeps this order)."""
+  slow = {}
+  for item in items:
+    slow.setdefault(item.path, []).append(item.get_closest_marker('slow') is not None)
+  items.sort(key=lambda item: -sum(slow[item.path]) / len(slow[item.path]))
+
+
 @pytest.fixture
 def parse(monkeypatch, tmp_path):
   """The config that a command makes of its arguments, in an empty folder."""
