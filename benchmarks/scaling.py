@@ -86,7 +86,7 @@ def devices(out, steps):
   import jax
   import numpy as np
 
-  from jaxdreamer import build, loop, processes, seeds, training
+  from jaxdreamer import build, processes, seeds, training
   from jaxdreamer.configs import toybox
   config = configured(toybox, **TINY)
   mesh = build.make_mesh(config)
@@ -104,7 +104,7 @@ def devices(out, steps):
     seconds.append(time.perf_counter() - begin)
   processes.on_cpus = lambda mesh: False
   said['accelerator'] = collectives(compiled()[1].as_text())
-  params = loop.on_one_device(state.params)
+  params = processes.on_one_device(state.params)
   if processes.first():
     np.save(out, np.concatenate([np.ravel(x) for x in jax.tree.leaves(params)]))
   return {'step_seconds': statistics.median(seconds[1:]), 'said': said,

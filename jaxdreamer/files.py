@@ -46,6 +46,14 @@ def whole_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     shutil.rmtree(draft, ignore_errors=True)
 
 
+def drop_drafts(folder: pathlib.Path) -> None:
+  """Removes what `whole` began within a folder, in processes that were killed: for who alone writes
+  there."""
+  for draft in folder.rglob('.*.draft'):
+    if draft.is_file():
+      draft.unlink(missing_ok=True)
+
+
 def write_json(path: pathlib.Path, value: dict) -> None:
   """JSON as people read it, in a folder that is made for it."""
   path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import cameras, metrics, workdirs
+from jaxdreamer import cameras, files, metrics, workdirs
 from jaxdreamer.objects import Model, Object
 
 IN_PREVIEW, IN_GALLERY = 4, 48         # prompts of a corpus
@@ -35,11 +35,15 @@ def drop_previews(workdir: pathlib.Path, step: int):
 
 
 def preview(model: Model, params: PyTree, workdir: pathlib.Path, *, step: int):
-  """Objects of some prompts from four sides, side by side on white; or the model's own sheet."""
+  """Objects of some prompts from four sides, side by side on white; or the model's own sheet. One
+  that lies there stays."""
   from jaxdreamer.outputs import video
   path = workdir / 'previews' / f'step_{step:06}.png'
+  if path.exists():
+    return
   path.parent.mkdir(exist_ok=True)
-  path.write_bytes(video.png(model.sheet(params) if model.sheet else views(model, params)))
+  with files.whole(path) as draft:
+    draft.write_bytes(video.png(model.sheet(params) if model.sheet else views(model, params)))
 
 
 def views(model: Model, params: PyTree) -> np.ndarray:

@@ -20,7 +20,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from jaxdreamer import (
@@ -113,6 +112,7 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
     step, why = int(state.step), DONE
     if step:
       progress.say(f'{workdir}: going on from step {step}')
+      preview(config, model, state, workdir, before=step - training.steps_per_call, step=step)
     if step < config.steps:
       checks.check_steps(step, config.steps, training.steps_per_call)
       training = training._replace(prior=place(training.prior, mesh))
@@ -125,7 +125,7 @@ def run_alone(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh, *, command:
         state = None                             # its memory is the next one's
         state, why = goes_on(*begin(went_back))
     kept = saved.latest_step() or 0
-  step, params = int(state.step), on_one_device(state.params['scene'])
+  step, params = int(state.step), processes.on_one_device(state.params['scene'])
 
   failed = {}
   if why not in SIGNALS and processes.first():
@@ -189,15 +189,23 @@ def train(config: ConfigDict, training: Training, model: Model, state: TrainStat
       if why == DONE or not skipped and (crosses(before, step, config.checkpoint_every) or why):
         with clock('checkpoints'):
           checkpoints.save(saved, step, state, running)
-      if crosses(before, step, config.preview_every) and why in ('', DONE):
+      if why in ('', DONE):
         with clock('previews'):
-          params = on_one_device(state.params['scene'])
-          if writes:
-            finishing.preview(model, params, workdir, step=step)
+          preview(config, model, state, workdir, before=before, step=step)
       before = step
     with clock('checkpoints'):
       saved.wait_until_finished()
   return state, why
+
+
+def preview(config: ConfigDict, model: Model, state: TrainState, workdir: pathlib.Path, *,
+            before: int, step: int):
+  """The picture of a step whose turn it is, unless that lies there: of a run that ended after it
+  saved the step it does not."""
+  if crosses(before, step, config.preview_every):
+    params = processes.on_one_device(state.params['scene'])
+    if processes.first():
+      finishing.preview(model, params, workdir, step=step)
 
 
 def open_rows(stack: ExitStack, workdir: pathlib.Path, step: int, *,
@@ -228,15 +236,6 @@ def check(config: ConfigDict):
   """Refuses, in one line, what can be refused before anything is built."""
   options.check(config)
   profiling.profile_range(config.profile_steps)
-
-
-def on_one_device(params: PyTree) -> PyTree:
-  """A whole copy on one local device: to render it takes no other process. All processes call this,
-  together."""
-  near = lambda x: x.is_fully_addressable or x.is_fully_replicated
-  whole = jax.tree.map(lambda x: x if near(x) else multihost_utils.process_allgather(x, tiled=True),
-                       params)
-  return jax.device_put(jax.device_get(whole), jax.local_devices()[0])
 
 
 def agree(why: str) -> str:

@@ -90,6 +90,15 @@ def place(tree: PyTree, mesh: Mesh) -> PyTree:
   return jax.tree_util.tree_map_with_path(put, tree)
 
 
+def on_one_device(params: PyTree) -> PyTree:
+  """A whole copy on one local device: to render it takes no other process. All processes call this,
+  together."""
+  near = lambda x: x.is_fully_addressable or x.is_fully_replicated
+  whole = jax.tree.map(lambda x: x if near(x) else multihost_utils.process_allgather(x, tiled=True),
+                       params)
+  return jax.device_put(jax.device_get(whole), jax.local_devices()[0])
+
+
 def in_host_memory(mesh: Mesh) -> ContextManager:
   """Where devices share arrays none can be asked to hold all of them: what is made within waits in
   the host's memory to be placed."""

@@ -160,6 +160,7 @@ def alone(workdir: pathlib.Path, *, new: bool = False):
     raise ValueError(_unwritable(workdir, error)) from None
   with file:                                     # closing frees it
     _lock(workdir, file)
+    files.drop_drafts(workdir)
     try:
       yield
     finally:

@@ -34,3 +34,6 @@ def test_a_killed_writer_leaves_what_was_there(tmp_path):
   root = pathlib.Path(files.__file__).parents[1]
   assert subprocess.run([sys.executable, '-c', code], cwd=root).returncode == -9
   assert (tmp_path / 'file.txt').read_text() == 'whole'
+  begun, = (path for path in tmp_path.iterdir() if path.name != 'file.txt')
+  files.drop_drafts(tmp_path)
+  assert not begun.exists() and (tmp_path / 'file.txt').read_text() == 'whole'

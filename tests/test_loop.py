@@ -438,6 +438,22 @@ def test_previews_hold_four_views_and_those_of_repeated_steps_are_dropped(tmp_pa
   assert sorted(path.name for path in (tmp_path / 'previews').iterdir()) == pictures[:2]
 
 
+@pytest.mark.parametrize('step', [4, 8, 12])
+def test_a_run_that_ends_once_a_step_is_saved_draws_its_preview_when_it_goes_on(tmp_path,
+                                                                                monkeypatch, step):
+  """Stopped by a signal it saves first; a kill may come between the two, at the last step too."""
+  run(tmp_path / 'unbroken', preview_every=4)
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, 'preview', lambda *_, before, step: None)
+    if step < 12:
+      stop_at(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert run(tmp_path / 'broken', preview_every=4).step == step
+  run(tmp_path / 'broken', preview_every=4)
+  one, two = ((tmp_path / name / 'previews' / f'step_{step:06}.png').read_bytes()
+              for name in ('unbroken', 'broken'))
+  assert one == two
+
+
 def test_the_profiler_writes_a_trace(tmp_path):
   run(tmp_path, profile_steps='4:6')
   assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
