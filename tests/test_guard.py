@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
-from test_train_step import VIEWS, begun, make_parts, setup
+from test_train_step import begun, make_parts, ran, setup
 
 from configs import toybox
-from jaxdreamer import build, finishing, guard, loop, parallel, processes
+from jaxdreamer import build, finishing, guard, loop, parallel
 from jaxdreamer.estimators.sds import sds
 
 SMALL = {'prior.name': 'test_processes:grey', 'render.background': 'white',
@@ -22,18 +21,6 @@ SMALL = {'prior.name': 'test_processes:grey', 'render.background': 'white',
 def bits(tree):
   raw = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
   return [np.asarray(raw(x)).tobytes() for x in jax.tree.leaves(tree)]
-
-
-def run(local_step, state, prior, text, *, devices=1, calls=3, how='shard_map'):
-  """(state, info) after so many calls."""
-  mesh = processes.make_mesh(VIEWS, data=devices, ring=1, how='shard_map')
-  step = parallel.data_parallel(local_step, mesh, how=how)
-  state = jax.tree.map(jnp.copy, state)                # the state is donated
-  if how == 'shard_map':
-    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-  for _ in range(calls):
-    state, info = step(state, prior, text, jnp.arange(VIEWS))
-  return jax.device_get((state, info))
 
 
 def broken(*steps, est=False):
@@ -54,7 +41,7 @@ def broken(*steps, est=False):
                                                    (4, 'pmap', 1), (1, 'shard_map', 3)])
 def test_a_healthy_step_is_the_unguarded_one_bit_for_bit(devices, how, n):
   local_step, *rest = setup()
-  plain, guarded = (run(parallel.scan_steps(step, n), *rest, devices=devices, how=how)
+  plain, guarded = (ran(parallel.scan_steps(step, n), *rest, devices=devices, how=how)
                     for step in (local_step, guard.guarded(local_step)))
   assert bits(plain[0]) == bits(guarded[0]) and guarded[1].pop('finite') == 1.
   assert bits(plain[1]) == bits(guarded[1])
@@ -78,14 +65,14 @@ def test_a_whole_run_is_the_unguarded_one_bit_for_bit(monkeypatch):
 def test_an_ill_step_keeps_all_but_the_step_and_the_next_draws_anew(devices, est):
   local_step, state, prior, text = setup(estimator=broken(1, est=est))
   step = guard.guarded(local_step)
-  one, _ = run(step, state, prior, text, calls=1, devices=devices)
-  two, info = run(step, state, prior, text, calls=2, devices=devices)
+  one, _ = ran(step, state, prior, text, calls=1, devices=devices)
+  two, info = ran(step, state, prior, text, calls=2, devices=devices)
   assert int(two.step) == 2 and bits(two.params) == bits(one.params)
   assert bits(two.opt) == bits(one.opt) and bits(two.key) == bits(one.key)
   assert all(value == 0. for value in info.values())
-  three, info = run(step, dataclasses.replace(one, step=jnp.int32(2)), prior, text, calls=1,
+  three, info = ran(step, dataclasses.replace(one, step=jnp.int32(2)), prior, text, calls=1,
                     devices=devices)
-  healthy, _ = run(step, state, prior, text, calls=3, devices=devices)
+  healthy, _ = ran(step, state, prior, text, calls=3, devices=devices)
   assert info['finite'] == 1. and bits(healthy) == bits(three)
 
 
@@ -94,9 +81,9 @@ def test_of_several_steps_in_one_program_the_ill_ones_are_left_out():
   local_step, state, prior, text = setup(estimator=broken(1, 2))
   alone, each = state, []
   for _ in range(4):
-    alone, info = run(guard.guarded(local_step), alone, prior, text, calls=1)
+    alone, info = ran(guard.guarded(local_step), alone, prior, text, calls=1)
     each.append(info)
-  together, mean = run(parallel.scan_steps(guard.guarded(local_step), 4), state, prior, text,
+  together, mean = ran(parallel.scan_steps(guard.guarded(local_step), 4), state, prior, text,
                        calls=1)
   chex.assert_trees_all_close(together.params, alone.params, rtol=1e-5, atol=1e-7)
   assert mean['finite'] == .5 and [info['finite'] for info in each] == [1., 0., 0., 1.]
@@ -110,7 +97,7 @@ def test_an_optimizer_that_makes_what_is_not_finite_is_seen_too():
     lambda grads, state, params=None: (jax.tree.map(jnp.zeros_like, grads),
                                        {'left': state['left'] / 0., 'count': state['count'] + 1}))
   local_step, state, prior, text = setup(tx=sour)
-  after, info = run(guard.guarded(local_step), state, prior, text, calls=1)
+  after, info = ran(guard.guarded(local_step), state, prior, text, calls=1)
   assert info['finite'] == 0. and after.opt['count'] == 0 and (after.opt['left'] == 1.).all()
 
 
@@ -120,7 +107,7 @@ def looked_at(*, scene=lambda params: params, prior=lambda prior: prior, **parts
   parts = make_parts(**parts)
   state, own, text = begun(parts)
   state = dataclasses.replace(state, params=state.params | {'scene': scene(state.params['scene'])})
-  _, seen = run(guard.make_look(parts), state, prior(own), text, calls=1, devices=2)
+  _, seen = ran(guard.make_look(parts), state, prior(own), text, calls=1, devices=2)
   return guard.first_bad(seen)
 
 

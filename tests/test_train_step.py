@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxdreamer import cameras, conditioning, optim, parallel, render, sampling, train_step
+from jaxdreamer import (
+  cameras,
+  conditioning,
+  optim,
+  parallel,
+  processes,
+  render,
+  sampling,
+  train_step,
+)
 from jaxdreamer.diffusion import cosine, perp_neg_texts
 from jaxdreamer.estimators.sds import sds
 from jaxdreamer.priors.gaussian import gaussian
@@ -59,16 +68,21 @@ def setup(**override):
           *begun(parts))
 
 
-def run(local_step, state, prior, text, *, devices, how='shard_map', steps=20):
-  mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,),
-                       devices=jax.devices()[:devices])
+def ran(local_step, state, prior, text, *, devices=1, how='shard_map', calls=3):
+  """(state, info) after so many calls."""
+  mesh = processes.make_mesh(VIEWS, data=devices, ring=1, how='shard_map')
   step = parallel.data_parallel(local_step, mesh, how=how)
   state = jax.tree.map(jnp.copy, state)                # the state is donated
   if how == 'shard_map':
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-  for _ in range(steps):
+  for _ in range(calls):
     state, info = step(state, prior, text, jnp.arange(VIEWS))
-  return jax.device_get(state.params), jax.device_get(info)
+  return jax.device_get((state, info))
+
+
+def run(local_step, state, prior, text, *, devices, how='shard_map', steps=20):
+  state, info = ran(local_step, state, prior, text, devices=devices, how=how, calls=steps)
+  return state.params, info
 
 
 @pytest.mark.slow
