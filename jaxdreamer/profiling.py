@@ -28,16 +28,19 @@ def yet_to_take(compiled: jax.stages.Compiled) -> int:
           - sizes.alias_size_in_bytes or 0)
 
 
+def sharers(devices: Collection[jax.Device]) -> int:
+  """How many of these local devices have one memory between them: all those of a CPU."""
+  return len(devices) if jax.default_backend() == 'cpu' else 1
+
+
 def free_each(devices: Collection[jax.Device]) -> int:
   """Bytes that are free for each of these local devices; 0 where nothing tells."""
-  return metrics.free_memory() // (len(devices) if jax.default_backend() == 'cpu' else 1)
+  return metrics.free_memory() // sharers(devices)
 
 
 def refuse_too_large(what: str, each: int, devices: Collection[jax.Device], remedy: Callable):
-  """ValueError where the devices have not the memory that each still needs. Those of a CPU share
-  one."""
-  free, needs = metrics.free_memory(), each * (len(devices) if jax.default_backend() == 'cpu'
-                                               else 1)
+  """ValueError where the devices have not the memory that each still needs."""
+  free, needs = metrics.free_memory(), each * sharers(devices)
   if 0 < free < needs:
     raise ValueError(f'{what} needs {needs / metrics.GIB:.1f} GiB of memory and '
                      f'{free / metrics.GIB:.1f} are free; '
