@@ -23,6 +23,10 @@ TABLES = {
         'normals off by': ('normal_degrees', '.0f'),
         'color': ('color_right', ''), 'R@1': ('recall_at_1', '.2f'), 'one front': ('one_front', ''),
         'seconds': ('seconds', '.0f')}),
+    'captions': ('captions', 'least', {
+        'caption': ('prompt', ''), 'silhouette IoU': ('iou', '.3f'), 'PSNR': ('psnr', '.1f'),
+        'color': ('color_right', ''), 'R@1': ('recall_at_1', '.2f'),
+        'one front': ('one_front', '')}),
     'estimators': ('estimators', 'rows', {
         'method': ('method', ''), 'silhouette IoU': ('iou', '.3f'), 'from': ('iou_lower', '.3f'),
         'to': ('iou_upper', '.3f'),

@@ -7,8 +7,13 @@ the others what it left there. Each prompt also runs with view words alone in pl
 with the exact prior over true views, and with that prior on the plain voxel grid, whose surface is
 the one to beat: normals_over_voxels and steps_over_voxels. Runs are kept under runs/benchmarks, by
 a hash of the sources: after an interruption the same command goes on with the first prompt that has
-no result. Writes benchmarks/results/toybox.json and toybox.png; with --prompts (captions, or a
-number of them to draw of all) or --quick, figures.json and sheet.png in the folder of its runs.
+no result. Writes benchmarks/results/toybox.json and toybox.png.
+
+  python -m benchmarks.toybox --prompts=40
+
+does so for as many captions drawn of all, by the default alone, and writes captions.json, and
+captions.png of those with the least IoU, there. With captions in place of a number, or --quick,
+figures.json and sheet.png are in the folder of its runs.
 """
 import argparse
 import hashlib
@@ -50,6 +55,7 @@ MORE = {
 }
 WORST = {'normal_degrees': 180.}  # what stands for a score that could not be taken, if not 0
 QUICK = ('--config.steps=20',)
+LEAST = 10                             # captions that are shown of those that were drawn
 SCORES = {'iou': 'silhouette_iou'} | {name: name for name in (
     'psnr', 'normal_degrees', 'chamfer', 'volume_iou', 'mesh_iou', 'color_right', 'recall_at_1',
     'one_front', 'pose_gap', 'yaw')}
@@ -234,13 +240,16 @@ def main():
   parser.add_argument('--prompts', default='', help='in place of the eight: captions, '
                       'comma-separated, or how many to draw of all')
   parser.add_argument('--quick', action='store_true', help='20 steps of the first two prompts')
-  parser.add_argument('--variants', default=','.join(VARIANTS), help='comma-separated; the first '
-                      'is always default')
+  parser.add_argument('--variants', help='comma-separated; the first is always default; all four, '
+                      'and of captions that are drawn none beside it')
   arguments = parser.parse_args()
-  variants = [v for v in VARIANTS | MORE
-              if v == 'default' or v in arguments.variants.split(',')]
-  asked = (drawn(int(arguments.prompts)) if arguments.prompts.isdecimal() else
-           tuple(p.strip() for p in arguments.prompts.split(',') if p.strip()))
+  number = int(arguments.prompts) if arguments.prompts.isdecimal() else 0
+  others = [] if number else [*VARIANTS]
+  if arguments.variants is not None:
+    others = arguments.variants.split(',')
+  variants = [v for v in VARIANTS | MORE if v == 'default' or v in others]
+  asked = drawn(number) if number else tuple(
+    p.strip() for p in arguments.prompts.split(',') if p.strip())
   prompts = asked or PROMPTS[:2 if arguments.quick else None]
   root = (results.ROOT / 'runs' / 'benchmarks'
           / f'toybox-{source_hash()}{"-quick" * arguments.quick}')
@@ -248,10 +257,15 @@ def main():
              {name: (VARIANTS | MORE)[name] for name in variants})
   figures = summary(rows)
   show(figures)
+  given = '' if arguments.variants is None else f' --variants={",".join(variants)}'
   if prompts == PROMPTS and not arguments.quick:
-    chosen = '' if variants == list(VARIANTS) else f' --variants={",".join(variants)}'
-    print(results.write('toybox', figures, f'python -m benchmarks.toybox{chosen}'))
+    print(results.write('toybox', figures, f'python -m benchmarks.toybox{given}'))
     sheet(prompts, root, results.RESULTS / 'toybox.png')
+  elif number and not arguments.quick:
+    least = sorted(figures['rows'], key=lambda row: row['iou'])[:LEAST]
+    print(results.write('captions', figures | {'least': least},
+                        f'python -m benchmarks.toybox --prompts={number}{given}'))
+    sheet([row['prompt'] for row in least], root, results.RESULTS / 'captions.png', columns=5)
   else:
     (root / 'figures.json').write_text(json.dumps(figures, indent=2) + '\n')
     sheet(prompts, root, root / 'sheet.png')

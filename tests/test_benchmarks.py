@@ -96,6 +96,31 @@ def test_the_sheet_has_a_captioned_tile_a_prompt(trainer):
                                                                (255, 255, 255)]
 
 
+def test_drawn_captions_are_run_by_the_default_alone_and_those_of_least_iou_shown(
+    trainer, tmp_path, monkeypatch):
+  drawn, shown = ('a red cube', 'a blue torus', 'a yellow mug'), []
+  kept = trainer / f'toybox-{toybox.source_hash()}' / 'default'
+  monkeypatch.setattr(toybox, 'drawn', lambda n: drawn[:n])
+  monkeypatch.setattr(toybox, 'LEAST', 2)
+  monkeypatch.setattr(toybox, 'sheet', lambda prompts, *_, **__: shown.append(prompts))
+  monkeypatch.setattr(results, 'RESULTS', tmp_path)
+  monkeypatch.setattr(toybox.sys, 'argv', ['toybox', '--prompts=3'])
+  real = toybox.run
+  monkeypatch.setattr(toybox, 'run', lambda prompts, root, options, variants: real(
+    prompts, kept.parent, options, variants))
+  kept.mkdir(parents=True)
+  for prompt, iou in zip(drawn, (.9, .6, .7)):
+    row = {'prompt': prompt, **dict.fromkeys(toybox.SCORES), 'iou': iou, 'pose_gap': 0.,
+           'seconds': 1., 'first_step_seconds': 1., 'peak_gib': 1., 'parts': {'scores': 1.}}
+    (kept / f'{prompt.replace(" ", "-")}.json').write_text(json.dumps(row))
+  toybox.main()
+  figures = results.read('captions')
+  assert [row['prompt'] for row in figures['least']] == ['a blue torus', 'a yellow mug']
+  assert len(figures['rows']) == 3 and 'empirical_mean_iou' not in figures
+  assert shown == [['a blue torus', 'a yellow mug']]
+  assert figures['made']['command'] == 'python -m benchmarks.toybox --prompts=3'
+
+
 def test_the_hash_of_the_sources_changes_with_them(tmp_path, monkeypatch):
   monkeypatch.setattr(results, 'ROOT', tmp_path)
   (tmp_path / 'configs').mkdir()
