@@ -263,7 +263,7 @@ def main():
     sheet(prompts, root, results.RESULTS / 'toybox.png')
   elif number and not arguments.quick:
     least = sorted(figures['rows'], key=lambda row: row['iou'])[:LEAST]
-    print(results.write('captions', figures | {'least': least},
+    print(results.write('captions', {'count': number, **figures, 'least': least},
                         f'python -m benchmarks.toybox --prompts={number}{given}'))
     sheet([row['prompt'] for row in least], root, results.RESULTS / 'captions.png', columns=5)
   else:
