@@ -44,8 +44,6 @@ CASES = (
   ('csd', 'csd', {'negative_prompt': 'a blue torus', 'estimator.csd.omega2': (.5, .1, 20)}),
   ('vsd', 'vsd', SLOW),
   ('particles', 'sds', {'scene.particles': 2, 'optim.clip': 1.} | SLOW),
-  ('ssd-parameters', 'ssd', {'estimator.ssd.phi': ('constant', 'neighbors'),
-                             'estimator.ssd.every': 5} | SLOW),
   ('ssd-learnt', 'ssd', {'estimator.ssd.phi': ('constant', 'depth', 'normals'),
                          'estimator.ssd.mu': 'learned', 'estimator.ssd.per': ('c',)} | SLOW),
   ('ssd-moments', 'ssd', {'estimator.ssd.phi': ('constant', 'neighbors'),

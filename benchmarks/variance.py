@@ -42,7 +42,7 @@ SPREAD, LATTICE = ' sampling.design=stratified', ' sampling.design=lattice'
 TWICE, FOUR = ' sampling.draws=2', ' sampling.draws=4'
 MIDDLE = ' sampling.t_min=.2 sampling.t_max=.8'
 METHODS = (
-    'sds', SSD, 'ssd estimator.ssd.mu=learned', 'ssd estimator.ssd.mu=moments',
+    'sds', SSD, 'ssd estimator.ssd.mu=learned',
     'ssd estimator.ssd.mu=learned estimator.ssd.per=h,w,c',
     'ssd estimator.ssd.phi=constant,neighbors', 'ssd estimator.ssd.phi=constant,depth',
     'ssd estimator.ssd.phi=constant,normals',

@@ -23,7 +23,7 @@ PUBLIC = {
   'toybox_prior': 'priors.toybox:toybox', 'empirical': 'priors.empirical',
   'gaussian': 'priors.gaussian', 'stable_diffusion': 'priors.stable_diffusion',
   # the records that these return, and those that a step hands them
-  'Estimator': 'types', 'Probe': 'types', 'Scene': 'types', 'Prior': 'types',
+  'Estimator': 'types', 'Scene': 'types', 'Prior': 'types',
   'NoiseSchedule': 'types', 'Draws': 'types', 'Views': 'types', 'Text': 'types',
   'Camera': 'types', 'Rendering': 'types', 'TrainState': 'types',
   # what an estimator is written with

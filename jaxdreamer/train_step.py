@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdreamer import conditioning, optim, parallel, probes, types
+from jaxdreamer import conditioning, optim, parallel, types
 from jaxdreamer.diffusion import bcast
 from jaxdreamer.types import Draws, Estimator, Prior, Scene, Text, TrainState, Views
 
@@ -66,9 +66,8 @@ def residual(estimator: Estimator, draws: Draws, est, prior: Prior, z, views: Vi
 def make_gradient(*, render_latents: types.RenderLatents, estimator: Estimator) -> types.Gradient:
   """(params, prior, text, camera [V], draws [V M], keys [V], step) -> (gradient like params, info),
   with `render_latents` of make_render_latents. The M draws of a view share its render, and their
-  residuals its pullback. The estimator's probe, if it has one, is of the first view, and counts
-  `probed` times."""
-  def gradient(params, prior: Prior, text: Text, camera, draws, keys, step, *, probed=1.):
+  residuals its pullback."""
+  def gradient(params, prior: Prior, text: Text, camera, draws, keys, step):
     scene, est = params['scene'], params['est']
     z, cost, views, pullback = render_latents(scene, prior, text, camera, keys, step)
     n, each = len(keys), len(draws.t) // len(keys)
@@ -81,9 +80,6 @@ def make_gradient(*, render_latents: types.RenderLatents, estimator: Estimator) 
     loss, grad_est = jax.value_and_grad(lambda est: estimator.loss(draws, est, *args))(est)
     if views.rendering.dropped is not None:
       info = info | {'dropped': jnp.mean(views.rendering.dropped)}
-    if estimator.probe:
-      grad_est = probes.add(grad_est, estimator.probe, render_latents, scene, prior, text, camera,
-                            keys, (draws, est, *args), probes=probed)
     return {'scene': grad_scene, 'est': grad_est}, info | {
       'opacity': opacity, 'regularizer': cost, 'estimator_loss': loss}
   return gradient
@@ -96,11 +92,8 @@ def make_local_step(*, sample: types.Sample, gradient: types.Gradient,
   and `gradient` of make_gradient; `axes` of the mesh, `ordered` as parallel.average's."""
   def local_step(state: TrainState, prior: Prior, text: Text, ids):
     camera, draws, keys = sample(jax.random.fold_in(state.key, state.step), ids, state.step)
-    # one view of the whole step's, however many devices there are
-    probed = jax.lax.psum(1., axes) * (ids[0] == 0)
     params = parallel.vary(parallel.gathered(state.params), axes)
-    grads, info = gradient(params, parallel.gathered(prior), text, camera, draws, keys, state.step,
-                           probed=probed)
+    grads, info = gradient(params, parallel.gathered(prior), text, camera, draws, keys, state.step)
     # constants too become this device's own, as pmean wants
     info = jax.tree.map(lambda v: v + 0. * ids[0], info)
     grads, info = parallel.averages(grads, info, state.params, axes=axes, ordered=ordered)

@@ -212,16 +212,6 @@ class Draws(NamedTuple):
   t_min: Float[Array, 'N']             # the least t that this step draws
 
 
-class Probe(NamedTuple):
-  """What an estimator learns from parameter space, where its variance counts: inner products of a
-  few cotangents once they are pulled back to the scene's parameters. Every so many steps, of the
-  draws of one view: all views have one distribution."""
-  every: int                           # steps
-  # residual's arguments -> [N K h w c], which the step weighs as it does r
-  vectors: Callable[['Draws', Params, 'Prior', Array, 'Views', Any], Array]
-  loss: Callable[[Array, Draws, Params], Any]    # (inner products [M K K], M draws, est) -> []
-
-
 class Estimator(NamedTuple):
   """A score-distillation estimator: a residual at z, and what it learns for itself (nothing, for
   most). It knows nothing of the run: the step multiplies r by the weight of each draw.
@@ -235,7 +225,6 @@ class Estimator(NamedTuple):
   residual: Residual
   init: Callable[[Array, Prior], Params] = lambda key, prior: ()         # -> est
   loss: Loss = lambda *_: 0.
-  probe: Probe | None = None
   weight: str | None = None            # the w(t) it asks for, whatever config.sampling.weight is
   load: Callable[[], dict[str, Any]] = dict      # more weights that prior.weights are to hold
 

@@ -29,7 +29,7 @@ from jaxdreamer.options import place
 from jaxdreamer.sampling import best_density
 from jaxdreamer.statistics import Interval
 
-METHODS = ('sds; ssd; ssd estimator.ssd.mu=moments; csd; vsd; asd; sds sampling.design=stratified; '
+METHODS = ('sds; ssd; csd; vsd; asd; sds sampling.design=stratified; '
            'sds sampling.design=lattice;'
            'sds sampling.design=stratified sampling.draws=4')
 

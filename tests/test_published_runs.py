@@ -64,8 +64,6 @@ def test_a_scene_one_stands_in_trains_on_a_published_checkpoint(model, name):
     'mesh.data': 1, 'scene.hashgrid.levels': 3, 'scene.hashgrid.log2_table': 10,
     'scene.hashgrid.finest': 64, 'render.stages': ((0, 16),), 'render.samples': 8,
     'render.fine': 8})
-  if name.startswith('stein'):
-    config.estimator.ssd.every = 2
   mesh = build.make_mesh(config)
   training = build.training(config, mesh)
   # placed as the step leaves it, it is traced once

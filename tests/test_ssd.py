@@ -111,15 +111,13 @@ def residual(estimator, est, n=64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('mu', ['learned', 'moments', 'parameters'])
+@pytest.mark.parametrize('mu', ['learned', 'moments'])
 @pytest.mark.parametrize('more', [(), (lambda prior, z_t, t, view: jnp.mean(z_t),)])
 def test_it_starts_as_sds_behind_a_constant_and_nothing_at_all_is_the_raw_score(mu, more):
   estimator = ssd(guidance=3., phi=('constant', *more), mu=mu)
   est = estimator.init(jax.random.key(0), PRIOR)
   np.testing.assert_allclose(residual(estimator, est), residual(sds(guidance=3.), ()),
                              atol=2e-5)
-  if mu == 'parameters':                           # whose probes alone say other than SDS
-    return
   none = {'mu': 0. * est['mu']} if mu == 'learned' else {'moments': est['moments']
                                                          | {'b': 0. * est['moments']['b']}}
   raw = residual(sds(guidance=3.), ()) + draws(64).eps
@@ -158,7 +156,7 @@ def test_learned_weights_reach_the_optimum_of_each_time_bin():
 @pytest.mark.slow
 def test_moments_reach_the_optimum_of_each_time_bin():
   estimator = ssd(guidance=1., mu='moments', bins=4)
-  moments = learned(estimator, rate=.0004, steps=1000)['moments']
+  moments = learned(estimator, rate=.1, steps=1000)['moments']
   t = np.asarray(draws(256).t)
   for i in range(4):
     inside = t[(t * 4).astype(int) == i]
@@ -176,8 +174,7 @@ def test_ssd_is_unbiased_for_any_phi_and_any_weights():
   assert chi2(gap) < D + 5. * (2. * D) ** .5
 
 
-@pytest.mark.parametrize(('option', 'value'), [('mu', 'best'), ('form', 'paper'), ('per', ('z',)),
-                                               ('every', 0)])
+@pytest.mark.parametrize(('option', 'value'), [('mu', 'best'), ('form', 'paper'), ('per', ('z',))])
 def test_what_it_does_not_know_is_refused(option, value):
   with pytest.raises(ValueError, match=option):
     ssd(guidance=1., **{option: value})
@@ -192,40 +189,6 @@ def test_the_second_moment_that_is_descended_is_of_what_the_step_weighs():
   np.testing.assert_allclose(got, np.mean((weight[:, None, None, None] * r) ** 2), rtol=1e-5)
 
 
-@pytest.mark.parametrize('mu', ['moments', 'parameters'])
-def test_solved_weights_are_scalars(mu):
+def test_solved_weights_are_scalars():
   with pytest.raises(ValueError, match="needs mu='learned'"):
-    ssd(guidance=1., mu=mu, per=('c',))
-
-
-def test_a_probe_without_power_says_nothing():
-  """Of a view that shows nothing all inner products are 0: mu stays SDS's, before probes and after
-  one."""
-  estimator = ssd(guidance=1., phi=('constant', lambda prior, z_t, t, view: jnp.mean(
-      z_t)), mu='parameters')
-  est = estimator.init(jax.random.key(0), PRIOR)
-  slope = jax.grad(lambda est: estimator.probe.loss(jnp.zeros((8, 3, 3)), draws(8), est))(est)
-  jax.tree.map(lambda g: np.testing.assert_array_equal(g, 0.), slope)
-  np.testing.assert_allclose(residual(estimator, est), residual(sds(guidance=1.), ()),
-                             atol=2e-5)
-
-
-def test_probes_weigh_two_variates_as_their_normal_equations_do():
-  """Inner products of known vectors at one time: the mu that leaves least of the first, but for one
-  part in a hundred of SDS."""
-  k = np.array([[1., 0., 2.], [.8, .1, 1.], [.1, .9, -.2]])                      # eps_hat, h_1, h_2
-  products = jnp.asarray(np.broadcast_to(k @ k.T, (4, 3, 3)), jnp.float32)
-  estimator = ssd(guidance=1., phi=('constant', lambda prior, z_t, t, view: jnp.mean(
-      z_t)), mu='parameters')
-  d, est = draws(4)._replace(t=jnp.full(4, .5)), estimator.init(jax.random.key(0), PRIOR)
-  step = jax.jit(jax.grad(lambda est: estimator.probe.loss(products, d, est)))
-  for _ in range(400):
-    est = jax.tree.map(lambda m, g: m - .05 * g, est, step(est))
-  none = PRIOR.replace(eps_fn=lambda weights, z_t, t, text, camera: 0. * z_t)
-  # -mu_1 h_1 - mu_2 h_2
-  r, _ = estimator.residual(d, est, none, jnp.zeros((4, *SHAPE)), oracle.views(4), 0)
-  mu_1, mu_2 = np.linalg.solve(k[1:] @ k[1:].T + .01 * np.diag((k[1:] ** 2).sum(1)),
-                               k[1:] @ k[0] + [.01 * (k[1] ** 2).sum(), 0.])
-  sigma = PRIOR.schedule.sigma(.5)
-  second = d.eps * (sigma * d.eps).mean((1, 2, 3), keepdims=True) - sigma * sigma / D / sigma
-  np.testing.assert_allclose(r, -mu_1 * d.eps - mu_2 * second, atol=.05)
+    ssd(guidance=1., mu='moments', per=('c',))

@@ -99,7 +99,7 @@ OPTIONS = {
   # eikonal: of scenes that are a distance
   'regularizers': dict.fromkeys(REGULARIZERS, NEVER),
   'optim': {'groups': (('scene/field/.*', .05), ('scene/.*', .005),
-                       ('est/moments/.*', .05, 'sgd'), ('est/.*', .001)),
+                       ('est/moments/.*', .5, 'sgd'), ('est/.*', .001)),
             **defaults(optim.chain, without=('particles',))},
   # map: or 'pmap'; data 0: all devices that the views divide by; model: so many of them share the
   # arrays of the prior and of a generator

@@ -81,7 +81,7 @@ def get_config(what='df415,8'):
                                                                     max(steps // 5, 1)))
   config.optim.groups = (('scene/field/.*', rate, optimizer),
                          ('scene/.*', rate_of_background, optimizer),
-                         ('est/moments/.*', .05, 'sgd'), ('est/.*', .0001))
+                         ('est/moments/.*', .5, 'sgd'), ('est/.*', .0001))
   config.optim.update({'b1': 0., 'eps': eps, 'weight_decay': 0., 'accumulate': 2 if several else 1})
   config.eval.radius = 1.                        # what the released evaluation's cameras see
   return config

@@ -29,7 +29,7 @@ def get_config():
   config.render.update({'samples': 128, 'fine': 128, 'background': 'hash_map', 'normals': 'forward',
                         'stages': ((0, 64), (10000, 256)), 'chunk': 4096})
   config.optim.update({'b1': 0., 'weight_decay': .01})
-  config.optim.groups = (('scene/.*', .003), ('est/moments/.*', .05, 'sgd'), ('est/.*', .0001))
+  config.optim.groups = (('scene/.*', .003), ('est/moments/.*', .5, 'sgd'), ('est/.*', .0001))
   config.regularizers.update({'sparsity': (20.,), 'orientation': (0., 100., 10000, 1),
                               'opaque': (0., 100., 10000, 1)})
   return config

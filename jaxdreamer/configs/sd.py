@@ -36,7 +36,7 @@ def get_config():
                          'front': 30., 'back': 30.})
   config.sampling.update({'views': 1})
   config.optim.groups = (('scene/.*/tables/.*', .01), ('scene/.*', .001),
-                         ('est/moments/.*', .05, 'sgd'), ('est/mu', .001),
+                         ('est/moments/.*', .5, 'sgd'), ('est/mu', .001),
                          ('est/.*', .0001))
   config.eval.update({'size': 256, 'samples': 256, 'chunk': 16384, 'mesh_resolution': 256})
   return config

@@ -14,6 +14,5 @@ from jaxdreamer.configs import dreamfusion_sd
 def get_config(phi='depth'):
   config = dreamfusion_sd.get_config()
   config.estimator.name = 'ssd'
-  # a probe takes about a step's time
-  config.estimator.ssd.update({'guidance': (101.,), 'phi': ('constant', phi), 'every': 20})
+  config.estimator.ssd.update({'guidance': (101.,), 'phi': ('constant', phi)})
   return config
