@@ -19,7 +19,7 @@ TODAY = options.flatten(base.OPTIONS)
 FUNCTIONS = sorted(place for place in base.FUNCTIONS if place.rpartition('.')[0] in TABLES
                    and any(option.startswith(f'{place}.') for option in TODAY))
 # values that some option of texts, or of rows of them, takes
-WORDS = ('another', 'float32', 'moments', 'printed', 'exp', 'gauss', 'uniform', 'forward', 'normal',
+WORDS = ('another', 'float32', 'learned', 'printed', 'exp', 'gauss', 'uniform', 'forward', 'normal',
          'hashgrid', 'neus', 'all')
 ROWS = (('h',), ('constant', 'depth'), ((0, 64),))
 OWN = '''
