@@ -244,9 +244,8 @@ def main():
                       'and of captions that are drawn none beside it')
   arguments = parser.parse_args()
   number = int(arguments.prompts) if arguments.prompts.isdecimal() else 0
-  others = [] if number else [*VARIANTS]
-  if arguments.variants is not None:
-    others = arguments.variants.split(',')
+  others = (arguments.variants.split(',') if arguments.variants is not None
+            else () if number else VARIANTS)
   variants = [v for v in VARIANTS | MORE if v == 'default' or v in others]
   asked = drawn(number) if number else tuple(
     p.strip() for p in arguments.prompts.split(',') if p.strip())

@@ -57,7 +57,7 @@ QUICK = ('--at=0', '--cameras=3', '--repeats=6', '--rounds=6', '--warm=2')
 WHOLE = ('--at=0,50,150', '--cameras=24', '--repeats=32', '--rounds=10')
 PILOT = ('--methods=sds', '--seed=1', '--repeats=6', '--rounds=6')
 TOGETHER = 6                                     # methods of a process, beside the reference
-MINUTES = .5                                     # on two cores, of a method at a state, all told
+MINUTES = .17                                    # on two cores, of a method at a state, all told
 
 
 def groups(methods):
