@@ -50,6 +50,15 @@ class Collective(NamedTuple):
   devices: int                         # that take part in it
 
 
+def members(text):
+  """The devices of a group of a collective, which HLO lists, counts, or names by axes of a mesh."""
+  if named := re.search(r'replica_groups=mesh\[(.*?)\].*?\{(.*?)\}', text):
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+    return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
+  groups = re.search(r'replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\])', text)
+  return groups[1].count(',') + 1 if groups[1] else int(groups[2])
+
+
 def collectives(text):
   """The Collectives in the text of a compiled program that more than one device take part in."""
   found = []
@@ -59,9 +68,7 @@ def collectives(text):
       of, kind, rest = match.groups()
       sizes = [BYTES[name] * math.prod(int(n) for n in shape.split(',') if n)
                for name, shape in re.findall(r'(\w+)\[([\d,]*)\]', of)]
-      groups = re.search(r'replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\])', rest)
-      members = groups[1].count(',') + 1 if groups[1] else int(groups[2])
-      found.append(Collective(kind, sum(sizes), members))
+      found.append(Collective(kind, sum(sizes), members(rest)))
   return [one for one in found if one.devices > 1]
 
 

@@ -121,6 +121,14 @@ def test_drawn_captions_are_run_by_the_default_alone_and_those_of_least_iou_show
   assert figures['made']['command'] == 'python -m benchmarks.toybox --prompts=3'
 
 
+@pytest.mark.parametrize(('groups', 'devices'), [
+  ('{{0,1,2,3}}', 4), ('{{0,1},{2,3}}', 2), ('[1,4]<=[4]', 4), ('[2,2]<=[4]', 2),
+  ("mesh['data'=2,'model'=4] {'data','model'}", 8), ("mesh['data'=2,'model'=4] {'model'}", 4)])
+def test_the_devices_of_a_collective_are_read_however_they_are_written(groups, devices):
+  line = f'%a = f32[2,4]{{1,0}} all-reduce(%p), channel_id=1, replica_groups={groups}, to_apply=%r'
+  assert scaling.collectives(line) == [('all-reduce', 32, devices)]
+
+
 def test_the_hash_of_the_sources_changes_with_them(tmp_path, monkeypatch):
   monkeypatch.setattr(results, 'ROOT', tmp_path)
   (tmp_path / 'configs').mkdir()
