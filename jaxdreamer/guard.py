@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Sequence
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, Key, PyTree
 
 from jaxdreamer import files, optim, parallel, processes, train_step
 from jaxdreamer.diffusion import diffuse
@@ -111,12 +111,28 @@ def first_bad(seen: Seen) -> str:
               '')
 
 
-def again(state: TrainState, times: int) -> TrainState:
-  """`state` as it goes on after it was gone back to so many times: with noise of its own."""
-  if not times:
+def which(went_back: Sequence[int], step: int) -> int:
+  """Which of the times that a run went back led to the checkpoint of `step` that there is, counted
+  from 1; 0 where none did, or where it went back further since, and came to `step` anew."""
+  number, newest = max(((number, back) for number, back in enumerate(went_back, 1) if back <= step),
+                       default=(0, step))
+  return number if newest == step else 0
+
+
+def again(state: TrainState, went_back: Sequence[int]) -> TrainState:
+  """`state` of a checkpoint as it goes on: with noise of its own where the run went back to it."""
+  if not (number := which(went_back, int(state.step))):
     return state
   fold = jax.jit(jax.random.fold_in, out_shardings=state.key.sharding)
-  return dataclasses.replace(state, key=fold(state.key, AGAIN + times))
+  return dataclasses.replace(state, key=fold(state.key, AGAIN + number))
+
+
+def key_at(key: Key[Array, ''], went_back: Sequence[int], step: int) -> Key[Array, '']:
+  """The key of the state that goes on from `step`, of a run that began with `key`."""
+  for number in filter(None, (which(went_back, back) for back in sorted({*went_back})
+                              if back <= step)):
+    key = jax.random.fold_in(key, AGAIN + number)
+  return key
 
 
 def read(workdir: pathlib.Path, *, begun: bool) -> tuple[int, ...]:

@@ -19,7 +19,17 @@ import numpy as np
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from jaxdreamer import build, build_sample, options, places, restoring, sampling, seeds, workdirs
+from jaxdreamer import (
+  build,
+  build_sample,
+  guard,
+  options,
+  places,
+  restoring,
+  sampling,
+  seeds,
+  workdirs,
+)
 from jaxdreamer.names import CHOICES
 from jaxdreamer.objects import Model
 from jaxdreamer.training import Training, run_key, state_shapes
@@ -91,9 +101,10 @@ def scene_at(workdir: pathlib.Path, config: ConfigDict, *, last: int | None = No
   return found
 
 
-def cameras_at(config: ConfigDict, step: int) -> Camera:
-  """The [V] cameras of the run's step `step`."""
-  key = jax.random.fold_in(run_key(seeds.key(config.seed)), step)
+def cameras_at(config: ConfigDict, step: int, went_back: Sequence[int]) -> Camera:
+  """The [V] cameras of the run's step `step`; `went_back` as guard.read tells it."""
+  key = guard.key_at(run_key(seeds.key(config.seed)), went_back, step)
+  key = jax.random.fold_in(key, step)
   place = sampling.make_views(**build_sample.view_options(config))
   return place(key, jnp.arange(config.sampling.views), step)[0]
 

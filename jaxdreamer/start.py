@@ -23,7 +23,7 @@ def newest(config: ConfigDict, training: Training, mesh: Mesh,
   """The state and running means to go on from: of the newest checkpoint, or the first ones."""
   found = checkpoints.restore(saved, shapes, warn=say)
   state, running = found or (first(config, training, mesh), {})
-  return guard.again(state, went_back.count(int(state.step))), running
+  return guard.again(state, went_back), running
 
 
 def go_back(config: ConfigDict, training: Training, state: TrainState, went_back: tuple[int, ...],

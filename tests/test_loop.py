@@ -45,7 +45,7 @@ def make_config(**changes):
     'steps': 12,
     'steps_per_call': STRIDE, 'log_every': 4,
     'preview_every': 0, 'checkpoint_every': 6, 'keep': 2, 'max_minutes': 0., 'profile_steps': '',
-    'tensorboard': False, 'lr': .1, 'poison': (99, 99), 'cured': False,
+    'tensorboard': False, 'lr': .1, 'poison': (99, 99), 'cured': 0,
     'guard': {'skips': 2, 'rollbacks': 2}, 'mesh': {'map': 'shard_map', 'data': 1},
     'eval': {'mesh_resolution': 16, 'faces': 0, 'texture': 0}})
   config.update(changes)
@@ -54,8 +54,10 @@ def make_config(**changes):
 
 def make_training(config, mesh, *, saved=()):
   """x falls down a noisy parabola by Adam. Its gradient is nan from step config.poison[0] to [1],
-  and if that can be `cured`, only with the noise that the run begins with."""
-  tx, own = optax.adam(config.lr), jax.random.key_data(seeds.key(config.seed))
+  and if that can be `cured`, only with the noise that the run begins with; if 2 are cured, a step
+  earlier with what it goes back with first, too."""
+  tx, begun = optax.adam(config.lr), seeds.key(config.seed)
+  of = lambda state, key: jnp.all(jax.random.key_data(state.key) == jax.random.key_data(key))
 
   def init(key):
     params = {'scene': {'x': jnp.zeros(3)}, 'est': ()}
@@ -63,8 +65,9 @@ def make_training(config, mesh, *, saved=()):
 
   def ill(state):
     first, last = config.poison
-    fresh = jnp.any(jax.random.key_data(state.key) != own)
-    return (first <= state.step) & (state.step <= last) & ~(config.cured & fresh)
+    second = of(state, jax.random.fold_in(begun, guard.AGAIN + 1)) & (config.cured == 2)
+    fresh = ~(of(state, begun) | second)
+    return (first - second <= state.step) & (state.step <= last) & ~((config.cured > 0) & fresh)
 
   def one(state, prior, text, ids):
     noise = jax.random.normal(jax.random.fold_in(state.key, state.step), (3,))
@@ -320,7 +323,7 @@ def test_a_row_of_skipped_steps_alone_has_no_means(tmp_path):
   assert rows(tmp_path)[1] == {'step': 8, 'skipped': 4}
 
 
-ILL = {'poison': (7, 99), 'cured': True}  # the checkpoint of step 6 is good, a step followed it
+ILL = {'poison': (7, 99), 'cured': 1}  # the checkpoint of step 6 is good, a step followed it
 
 
 def test_steps_in_a_row_lead_back_to_the_newest_good_checkpoint_with_fresh_noise(tmp_path, capfd,
@@ -337,7 +340,7 @@ def test_steps_in_a_row_lead_back_to_the_newest_good_checkpoint_with_fresh_noise
 
 @pytest.mark.parametrize('poison, back', [((5, 99), 0), ((6, 99), 0), ((7, 99), 6), ((9, 99), 6)])
 def test_a_checkpoint_that_no_finite_step_followed_is_not_good(tmp_path, poison, back):
-  assert run(tmp_path, poison=poison, cured=True).why == 'done'
+  assert run(tmp_path, poison=poison, cured=1).why == 'done'
   assert guard.read(tmp_path, begun=True) == (back,)
 
 
@@ -352,6 +355,39 @@ def test_a_run_that_was_taken_back_can_be_killed_at_any_step(tmp_path, monkeypat
       run(tmp_path / 'killed', **ILL)
   assert run(tmp_path / 'killed', **ILL).why == 'done'
   assert same_run(tmp_path / 'killed', tmp_path / 'whole')
+
+
+@pytest.mark.parametrize('count', range(5, 13))
+def test_so_can_one_that_went_back_further_the_second_time(tmp_path, monkeypatch, count):
+  def crash():
+    raise RuntimeError('power')
+  twice = ILL | {'cured': 2}
+  assert run(tmp_path / 'whole', **twice).why == 'done'
+  assert guard.read(tmp_path / 'whole', begun=True) == (6, 0)
+  with monkeypatch.context() as patch:
+    stop_at(patch, STRIDE * count, crash)        # steps 10, then 8, then 2 to 12 once more
+    with pytest.raises(RuntimeError, match='power'):
+      run(tmp_path / 'killed', **twice)
+  assert run(tmp_path / 'killed', **twice).why == 'done'
+  assert same_run(tmp_path / 'killed', tmp_path / 'whole')
+  key = guard.key_at(seeds.key(0), (6, 0), 12)
+  np.testing.assert_array_equal(*(jax.random.key_data(k) for k in (
+    last_state(tmp_path / 'killed')[0].key, key)))
+
+
+def test_the_key_is_of_the_times_that_a_run_went_back_and_still_stands_on():
+  times = lambda went_back, *steps: [guard.which(went_back, step) for step in steps]
+  assert times((), 0, 6) == [0, 0]
+  assert times((6,), 0, 6, 12) == [0, 1, 0]
+  assert times((6, 6, 12), 0, 6, 12) == [0, 2, 3]
+  assert times((6, 0), 0, 6, 12) == [2, 0, 0]
+  assert times((6, 0, 6), 0, 6, 12) == [2, 3, 0]
+  own, fold = seeds.key(3), lambda key, number: jax.random.fold_in(key, guard.AGAIN + number)
+  for went_back, step, expected in (
+      ((6, 12), 3, own), ((6, 12), 6, fold(own, 1)), ((6, 12), 20, fold(fold(own, 1), 2)),
+      ((12, 6), 20, fold(own, 2)), ((6, 0, 6), 9, fold(fold(own, 2), 3))):
+    key = guard.key_at(own, went_back, step)
+    assert (jax.random.key_data(key) == jax.random.key_data(expected)).all()
 
 
 def test_told_to_stop_among_skipped_steps_a_run_goes_on_from_before_them(tmp_path, monkeypatch,

@@ -18,7 +18,7 @@ from chromium import browse, until
 from scipy.spatial.transform import Rotation
 
 from configs import toybox, toybox_amortised
-from jaxdreamer import build, cameras, checkpoints, render, runs, seeds, workdirs
+from jaxdreamer import build, cameras, checkpoints, guard, render, seeds, workdirs
 from jaxdreamer.outputs import video
 from jaxdreamer.types import Rendering
 from jaxdreamer.viewing import follow, lookout
@@ -252,15 +252,19 @@ def test_the_newest_stage_is_taken(tmp_path):
   assert follow.steps_in(tmp_path) == [20] and follow.opened(tmp_path).folder.name == 'second'
 
 
-def test_the_cameras_are_those_that_the_step_draws():
+@pytest.mark.parametrize('went_back', [(), (17,), (20,)])
+def test_the_cameras_are_those_that_the_step_draws(tmp_path, went_back):
   config = options()
   config.sampling.views = 4
   config.cameras.jitter = (.1, .1, .05)
   config.mesh.data = 1
   training = build.training(config, build.make_mesh(config))
-  state = training.init(seeds.key(config.seed))
+  state = training.init(seeds.key(config.seed)).replace(step=jnp.int32(17))
+  state = guard.again(state, went_back)
   drawn, _, _ = training.parts.sample(jax.random.fold_in(state.key, 17), jnp.arange(4), 17)
-  for ours, theirs in zip(runs.cameras_at(config, 17)[:5], drawn[:5]):
+  guard.write(tmp_path, went_back)
+  seen = follow.State(follow.Run(tmp_path, config, model=None, resolution=0), {}, 17).cameras()
+  for ours, theirs in zip(seen[:5], drawn[:5]):
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple, Sequence
 import jax
 from jaxtyping import PyTree
 
-from jaxdreamer import options, runs, workdirs
+from jaxdreamer import guard, options, runs, workdirs
 from jaxdreamer.objects import Model, Object
 from jaxdreamer.types import Camera
 
@@ -33,7 +33,8 @@ class State(NamedTuple):
 
   def cameras(self) -> Camera:
     """The [V] cameras of the step that follows."""
-    return jax.device_get(runs.cameras_at(self.run.config, self.step))
+    went_back = guard.read(self.run.folder, begun=True)
+    return jax.device_get(runs.cameras_at(self.run.config, self.step, went_back))
 
 
 def steps_in(workdir: pathlib.Path) -> list[int]:
