@@ -82,9 +82,8 @@ def write(restored: runs.Restored, out: pathlib.Path, phrases: tuple[str, ...]) 
     start = time.monotonic()
     object = model.object(restored.params, phrase)
     camera = cameras.orbit((options.frames, .26), distance=3. * object.radius)
-    views = video.render_views(object.over(1.), camera)
-    frames_s = time.monotonic() - start
-    if why := write_files(object, views, camera, folder):
+    views, frames_s, why = write_files(object, camera, folder)
+    if why:
       print(f'{phrase}: {why}')
       status = cli.FAILED
     report.write(folder, prompt=phrase, command=shlex.join(
@@ -101,22 +100,30 @@ def write(restored: runs.Restored, out: pathlib.Path, phrases: tuple[str, ...]) 
   return status
 
 
-def write_files(object: Object, views: Rendering, camera: Camera, folder: pathlib.Path) -> str:
-  """Film and, if asked for, mesh of one object in `folder`, side by side: ffmpeg takes no core of
-  this process. Returns why there is no mesh, '' if all is well."""
+def film(object: Object, camera: Camera, folder: pathlib.Path) -> tuple[Rendering, float]:
+  """Writes the turntable of the [V] cameras; what they see, and the seconds until they saw it."""
+  start = time.monotonic()
+  views = video.render_views(object.over(1.), camera)
+  seconds = time.monotonic() - start
+  video.film_of(views, camera, folder, height=flags.FLAGS.height)
+  return views, seconds
+
+
+def write_files(object: Object, camera: Camera, folder: pathlib.Path
+                ) -> tuple[Rendering, float, str]:
+  """Film and, if asked for, mesh of one object in `folder`, side by side: much of either keeps one
+  core busy. Returns what `film` does and why there is no mesh, '' if all is well."""
   folder.mkdir(parents=True, exist_ok=True)
   for path in folder.glob('mesh.*'):
     path.unlink()                                # of another object, and it may not come again
   with ThreadPoolExecutor(1) as beside:
-    film = beside.submit(video.film_of, views, camera, folder, height=flags.FLAGS.height)
+    filmed, why = beside.submit(film, object, camera, folder), ''
     try:
       if flags.FLAGS.mesh:
         mesh.write(object, folder, resolution=flags.FLAGS.resolution, **cli.asset())
     except mesh.Empty as error:
-      return str(error)
-    finally:
-      film.result()
-  return ''
+      why = str(error)
+    return *filmed.result(), why
 
 
 if __name__ == '__main__':
