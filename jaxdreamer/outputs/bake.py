@@ -135,6 +135,7 @@ def texture(coarse: Mesh, dense: Mesh, atlas: Atlas, paint: Callable, *, size: i
     true = normals_near(at, unit(facing), tree, normals, width=width)
     colors.append(paint(at, -true))
     bumps.append(to_frame(facing, along, true))
-  color, bump = (spread(texels, np.concatenate(found), size=size) for found in (colors, bumps))
+  values = np.concatenate([np.concatenate(colors), np.concatenate(bumps)], 1)
+  color, bump = np.split(spread(texels, values, size=size), 2, -1)
   return Mesh(vertices, atlas.faces, coarse.colors[atlas.origin],
               Texture(atlas.uv, own, tangent, color, bump))

@@ -7,6 +7,7 @@ textures, mesh_files.py writes the formats. A mesh of the user's own is another 
 """
 import json
 import pathlib
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -102,15 +103,18 @@ def write(object: Object, folder: pathlib.Path, *, resolution: int = 96,
     small = asset(mesh, object, faces=faces, texture=texture,
                   cell=2. * object.radius / (resolution - 1))
     written, said = (mesh, small), {}
-  for name in formats:
-    save(written[name != 'ply'], folder, formats=(name,))
   size = views.opacity.shape[-1]
-  seen = silhouettes.silhouettes(small.vertices, small.faces, camera, size=size)
+  with ThreadPoolExecutor() as beside:           # much of it is zlib's, which leaves Python free
+    saved = [beside.submit(save, written[name != 'ply'], folder, formats=(name,))
+             for name in formats]
+    seen = silhouettes.silhouettes(small.vertices, small.faces, camera, size=size)
+    drawn = [silhouettes.picture(small, one, size=size) for one in video.unbatch(camera)]
+    for each in saved:
+      each.result()
   facts['asset'] = {
     'faces': len(small.faces), 'vertices': len(small.vertices), 'texture': texture,
     'silhouette_iou': overlap(seen, solid(views.opacity))} | said
   (folder / 'mesh.json').write_text(json.dumps(facts, indent=2) + '\n')
-  drawn = [silhouettes.picture(small, one, size=size) for one in video.unbatch(camera)]
   (folder / 'mesh.png').write_bytes(video.png(video.sheet([*np.clip(views.rgb, 0., 1.), *drawn],
                                                           columns=len(drawn))))
   if points:
