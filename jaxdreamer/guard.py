@@ -129,9 +129,9 @@ def again(state: TrainState, went_back: Sequence[int]) -> TrainState:
 
 def key_at(key: Key[Array, ''], went_back: Sequence[int], step: int) -> Key[Array, '']:
   """The key of the state that goes on from `step`, of a run that began with `key`."""
-  for number in filter(None, (which(went_back, back) for back in sorted({*went_back})
-                              if back <= step)):
-    key = jax.random.fold_in(key, AGAIN + number)
+  for back in sorted({*went_back}):
+    if back <= step and (number := which(went_back, back)):
+      key = jax.random.fold_in(key, AGAIN + number)
   return key
 
 
