@@ -1,11 +1,10 @@
-"""python -m benchmarks.prior: how well the shipped prior, and the networks that look at pictures,
+"""python -m benchmarks.prior: how well the shipped priors, and the networks that look at pictures,
 know the toybox.
 
-Writes benchmarks/results/prior.json, a sheet of samples beside it, and the card
-jaxdreamer/assets/prior.md. Prompt fidelity is read off guided samples of random captions by the
-reader, which was trained on renders alone: what it reads right on renders (read_shape, read_color,
-read_relation) is the most that samples can reach. Without jaxdreamer/assets/geometry.safetensors it
-is left out.
+Writes benchmarks/results/prior.json, sheets of samples beside it, and the cards of the weights.
+Prompt fidelity is read off guided samples of random captions by the reader, which was trained on
+renders alone: what it reads right on renders (read_shape, read_color, read_relation) is the most
+that samples can reach. Figures that begin with sd_ are toybox-sd's, which is told view words alone.
 """
 import argparse
 import json
@@ -16,19 +15,34 @@ import numpy as np
 from benchmarks import results
 from jaxdreamer import cameras
 from jaxdreamer.priors.toybox import SHIPPED
-from jaxdreamer.toybox import geometry, inspection, network, train_geometry, views, world
+from jaxdreamer.toybox import (
+  geometry,
+  inspection,
+  network,
+  sd,
+  sd_inspection,
+  train_autoencoder,
+  train_geometry,
+  views,
+  world,
+)
 from jaxdreamer.weights import safetensors_io
 
-PRIOR = ('prior', "The toybox prior: `jaxdreamer/toybox/network.py` in float16, in the published "
-         "checkpoints' key layout.",
+PRIOR = ('prior.safetensors', 'The toybox prior: `jaxdreamer/toybox/network.py` in float16, in the '
+         "published checkpoints' key layout.",
          'Made by `{command}`, seed {seed}, on {hardware}, from {images} images of 64 px, each '
          'render seen four times under new '
          'backgrounds, words and noise; its settings')
-GEOMETRY = ('geometry', 'The depth and normal estimator and the reader of the toybox: '
+GEOMETRY = ('geometry.safetensors', 'The depth and normal estimator and the reader of the toybox: '
             '`jaxdreamer/toybox/geometry.py`.',
             'Made on {hardware} from pictures under random backgrounds, half of them noisy for the '
             'geometry, a quarter for the '
             'reader')
+SMALL_SD = ('toybox-sd', 'A small Stable Diffusion of the toybox, in the published layout: '
+            "`jaxdreamer/toybox/sd.py`. The autoencoder's file says how that was made.",
+            'Made by `{command}`, seed {seed}, on {hardware}, from {images} images of 64 px, each '
+            'render seen four times under other words and noise; its settings')
+HELD_OUT = jax.random.key(10 ** 6)                # of pictures that no training draws
 
 
 def fidelity(weights, reader, *, samples):
@@ -45,20 +59,36 @@ def fidelity(weights, reader, *, samples):
     seen.append((items.relation, geometry.right(geometry.read(reader, x),
                                                 geometry.labels(items, geometry.mirrored(camera)))))
   relation, right = jax.tree.map(lambda *rows: np.concatenate(rows), *seen)
-  figures = {f'{name}_accuracy': np.mean(right[name])
-             for name in ('shape', 'color', 'relation')} | {
-f'{name}_accuracy_{told}': np.mean(right[name][relation == i])
-for i, told in enumerate(world.RELATIONS) for name in ('shape', 'color')}
+  figures = {f'{name}_accuracy': np.mean(right[name]) for name in ('shape', 'color', 'relation')}
+  figures |= {f'{name}_accuracy_{told}': np.mean(right[name][relation == i])
+              for i, told in enumerate(world.RELATIONS) for name in ('shape', 'color')}
   return {name: float(value) for name, value in figures.items()}
 
 
-def card(what, figures, metadata):
-  """What the file is, and how to make it again: PRIOR or GEOMETRY, its scores, the metadata of its
-  file."""
+def of_pixels(weights, reader, *, samples, batches):
+  """The scores of the pixel prior."""
+  errors = inspection.held_out(HELD_OUT, weights, batches=batches)
+  return {f'held_out_{name}': value for name, value in errors.items()} | fidelity(
+      weights, reader, samples=samples)
+
+
+def of_latents(folder, reader, *, samples, batches):
+  """The scores of the toybox-sd in a folder, and it."""
+  model = sd_inspection.load(folder)
+  seen, _ = train_autoencoder.held_out(HELD_OUT, model.autoencoder, batches=batches)
+  errors = sd_inspection.held_out(HELD_OUT, model, batches=batches)
+  return {'autoencoder_psnr': seen['psnr'], 'autoencoder_object_psnr': seen['object_psnr'],
+          **{f'held_out_{name}': value for name, value in errors.items()},
+          **sd_inspection.fidelity(model, reader, samples=samples)}, model
+
+
+def card(path, what, figures, metadata):
+  """Writes what the weights are, and how to make them again: PRIOR, GEOMETRY or SMALL_SD, their
+  scores, the metadata of their file."""
   name, says, made = what
   past = ''.join(f'  - {line}\n' for line in metadata['history'].splitlines())
   rows = '\n'.join(f'| {name} | {value:.4g} |' for name, value in figures.items())
-  return f'''# {name}.safetensors
+  path.write_text(f'''# {name}
 
 {says}
 
@@ -68,7 +98,7 @@ def card(what, figures, metadata):
 | score | value |
 | --- | --- |
 {rows}
-'''
+''')
 
 
 def main():
@@ -77,25 +107,26 @@ def main():
   parser.add_argument('--quick', action='store_true', help='a tenth of everything; writes nothing')
   options = parser.parse_args()
   shrink = 10 if options.quick else 1
+  some = {'samples': options.samples // shrink, 'batches': 64 // shrink}
+  reader = geometry.shipped()
   weights = safetensors_io.load(SHIPPED, jax.eval_shape(network.init, jax.random.key(0)))
-  metadata = safetensors_io.read_metadata(SHIPPED)
-  errors = inspection.held_out(jax.random.key(10 ** 6), weights, batches=64 // shrink)
-  figures = {'images_trained': int(metadata['images'])} | {f'held_out_{name}': value
-                                                           for name, value in errors.items()}
-  seen = {}
-  if geometry.SHIPPED.exists():
-    reader = geometry.shipped()
-    figures |= fidelity(weights, reader, samples=options.samples // shrink)
-    seen = train_geometry.held_out(jax.random.key(10 ** 6), reader, batches=192 // shrink)
-  print(json.dumps(figures | seen, indent=1))
+  pixel = of_pixels(weights, reader, **some)
+  small, model = of_latents(sd.SHIPPED, reader, **some)
+  seen = train_geometry.held_out(HELD_OUT, reader, batches=192 // shrink)
+  made = safetensors_io.read_metadata(SHIPPED)
+  made_small = safetensors_io.read_metadata(sd.SHIPPED / sd.UNET_FILE)
+  figures = {'images_trained': int(made['images']), **pixel, **seen,
+             'sd_images_trained': int(made_small['images']),
+             **{f'sd_{name}': value for name, value in small.items()}}
+  print(json.dumps(figures, indent=1))
   if not options.quick:
-    results.write('prior', figures | seen, 'python -m benchmarks.prior')
+    results.write('prior', figures, 'python -m benchmarks.prior')
     inspection.grid(jax.random.key(5), weights).save(results.RESULTS / 'prior.png')
-    scores = {name: value for name, value in figures.items() if isinstance(value, float)}
-    SHIPPED.with_name('prior.md').write_text(card(PRIOR, scores, metadata))
-    if seen:
-      SHIPPED.with_name('geometry.md').write_text(
-          card(GEOMETRY, seen, safetensors_io.read_metadata(geometry.SHIPPED)))
+    sd_inspection.grid(jax.random.key(5), model).save(results.RESULTS / 'toybox_sd.png')
+    card(SHIPPED.with_name('prior.md'), PRIOR, pixel, made)
+    card(geometry.SHIPPED.with_suffix('.md'), GEOMETRY, seen,
+         safetensors_io.read_metadata(geometry.SHIPPED))
+    card(sd.SHIPPED / 'README.md', SMALL_SD, small, made_small)
 
 
 if __name__ == '__main__':

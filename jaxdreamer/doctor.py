@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxdreamer import build, cli, fitting, layout, metrics, places, profiling, seeds, stages
-from jaxdreamer.training import lowered
+from jaxdreamer.training import compiled, lowered
 from jaxdreamer.weights import hub, model_shapes, parity
 
 ASSETS = pathlib.Path(__file__).parent / 'assets'
@@ -130,19 +130,19 @@ def cost(config) -> dict[str, str]:
   built = time.monotonic() - begin
   begin = time.monotonic()
   programs, shapes = lowered(seeds.key(config.seed), training, mesh)
-  compiled = [(first, program.compile()) for first, program in programs]
+  made = compiled(programs)
   rows = {'mesh': f'{dict(mesh.shape)} by {config.mesh.map}', 'state': size(shapes[0]),
           'prior': size(shapes[1]), **shared(shapes[:2], mesh),
           'build': f'{built:.1f} s', 'compile': f'{time.monotonic() - begin:.1f} s',
           **{f'step {first} on': profiling.describe(step, training.steps_per_call)
-             for first, step in compiled}}
+             for first, step in made}}
   if jax.default_backend() == 'cpu':
     rows['this process'] = (
-        f'at most {max(process_peak(s, training.prior) for _, s in compiled) / metrics.GIB:.1f} '
+        f'at most {max(process_peak(s, training.prior) for _, s in made) / metrics.GIB:.1f} '
         'GiB')
   limit = min((device.memory_stats() or {}).get('bytes_limit', 0)
               for device in mesh.devices.flat) or metrics.free_memory()
-  needs = max(profiling.bytes_of(step) for _, step in compiled)
+  needs = max(profiling.bytes_of(step) for _, step in made)
   if 0 < limit < needs:
     rows['warning'] = (f'needs {needs / metrics.GIB:.1f} of {limit / metrics.GIB:.1f} GiB; '
                        f'{fitting.ways(config, mesh, training.prior)}')

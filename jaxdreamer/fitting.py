@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxdreamer import build, metrics, options, profiling, seeds
-from jaxdreamer.training import lowered
+from jaxdreamer.training import compiled, lowered
 from jaxdreamer.types import Prior
 
 OFFERED = 3                            # as many ways as are told
@@ -36,7 +36,7 @@ def needed(config: ConfigDict, mesh: Mesh, prior: Prior) -> int:
   """Bytes a device that the largest of the config's steps takes, its arguments too."""
   training = build.training(config, mesh, abstract=True, prior=prior)
   programs, _ = lowered(seeds.key(config.seed), training, mesh)
-  return max(profiling.bytes_of(program.compile()) for _, program in programs)
+  return max(profiling.bytes_of(program) for _, program in compiled(programs))
 
 
 def fitting(config: ConfigDict, mesh: Mesh, prior: Prior, room: int) -> list[tuple[dict, int]]:

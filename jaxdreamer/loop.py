@@ -44,7 +44,7 @@ from jaxdreamer.configs import base
 from jaxdreamer.objects import Model
 from jaxdreamer.processes import place
 from jaxdreamer.signals import SIGNALS, stop_signals
-from jaxdreamer.training import Training, crosses, state_shapes
+from jaxdreamer.training import Training, compiled, crosses, state_shapes
 from jaxdreamer.types import TrainState
 
 DONE, OUT_OF_TIME = 'done', 'max_minutes'
@@ -151,7 +151,7 @@ def train(config: ConfigDict, training: Training, model: Model, state: TrainStat
   with ExitStack() as stack:
     rows, timings = open_rows(stack, workdir, step, tensorboard=config.tensorboard)
     with clock('compile'):
-      training = compiled(config, training, state)
+      training = ready(config, training, state)
     steps, mesh = [step for _, step in training.stages], state.step.sharding.mesh
     there = max(profiling.bytes_of(s) - profiling.yet_to_take(s) for s in steps)
     profiling.refuse_too_large('a step', max(map(profiling.yet_to_take, steps)), mesh.local_devices,
@@ -222,14 +222,15 @@ def open_rows(stack: ExitStack, workdir: pathlib.Path, step: int, *,
   return rows, timings
 
 
-def compiled(config: ConfigDict, training: Training, state: TrainState) -> Training:
+def ready(config: ConfigDict, training: Training, state: TrainState) -> Training:
   """`training` with those of its stages that are yet to come, compiled."""
   step = int(state.step)
   text = training.text(step)
   ends = [first for first, _ in training.stages[1:]] + [config.steps]
-  return training._replace(stages=tuple(
-    (first, advance.lower(state, training.prior, text).compile())
-    for (first, advance), end in zip(training.stages, ends) if step < end and first < config.steps))
+  return training._replace(stages=tuple(compiled([
+    (first, advance.lower(state, training.prior, text))
+    for (first, advance), end in zip(training.stages, ends)
+    if step < end and first < config.steps])))
 
 
 def check(config: ConfigDict):

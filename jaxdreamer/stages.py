@@ -21,7 +21,7 @@ from jaxdreamer.configs import base
 from jaxdreamer.loop import DONE, Outcome
 from jaxdreamer.names import own, unknown
 from jaxdreamer.outputs import overview
-from jaxdreamer.training import lowered
+from jaxdreamer.training import compiled, lowered
 
 
 def of(config: ConfigDict) -> dict[str, ConfigDict]:
@@ -96,8 +96,8 @@ def foretold(config: ConfigDict, mesh: Mesh) -> str:
   begin = time.monotonic()
   training = build.training(config, mesh)
   programs, _ = lowered(seeds.key(config.seed), training, mesh)
-  compiled = [program.compile() for _, program in programs]
-  profiling.refuse_too_large('a step', max(map(profiling.bytes_of, compiled)), mesh.local_devices,
+  made = [program for _, program in compiled(programs)]
+  profiling.refuse_too_large('a step', max(map(profiling.bytes_of, made)), mesh.local_devices,
                              lambda: fitting.ways(config, mesh, training.prior))
   return f'compiled in {time.monotonic() - begin:.1f} s; ' + '; then '.join(
-    profiling.describe(one, training.steps_per_call) for one in compiled)
+    profiling.describe(one, training.steps_per_call) for one in made)

@@ -1,5 +1,6 @@
 """The one loop of all trainings, and a run's training as functions."""
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import jax
@@ -87,6 +88,14 @@ def lowered(key: Key[Array, ''], training: Training,
   shapes = (state_shapes(key, training, mesh), layout.shapes(training.prior, mesh),
             training.text(0))
   return [(first, step.lower(*shapes)) for first, step in training.stages], shapes
+
+
+def compiled(programs: Sequence[tuple[int, jax.stages.Lowered]]
+             ) -> list[tuple[int, jax.stages.Compiled]]:
+  """[(first step, its program)], compiled side by side: half of what a compiler does keeps one core
+  busy, and leaves the others idle."""
+  with ThreadPoolExecutor(max(len(programs), 1)) as beside:
+    return list(beside.map(lambda one: (one[0], one[1].compile()), programs))
 
 
 def state_shapes(key: Key[Array, ''], training: Training, mesh: Mesh) -> TrainState:

@@ -21,6 +21,7 @@ from jaxdreamer.types import NoiseSchedule
 from jaxdreamer.weights import clip_tokens, safetensors_io
 
 SHIPPED = pathlib.Path(__file__).parents[1] / 'assets' / 'toybox_sd'
+UNET_FILE = 'unet/diffusion_pytorch_model.safetensors'
 SIZE, SIDE = 64, 16                              # of a picture, of its latent
 DOWN, UP = 'CrossAttnDownBlock2D', 'CrossAttnUpBlock2D'
 
@@ -136,8 +137,7 @@ def save(folder: pathlib.Path, weights: PyTree, *, prediction: str, metadata: di
   """Writes all but vae/."""
   seen = 'class_embedding' in weights['unet']
   files.write_json(folder / 'unet' / 'config.json', UNET | (SEEN if seen else {}))
-  safetensors_io.save(folder / 'unet' / 'diffusion_pytorch_model.safetensors', weights['unet'],
-                      metadata=metadata, dtype=dtype)
+  safetensors_io.save(folder / UNET_FILE, weights['unet'], metadata=metadata, dtype=dtype)
   files.write_json(folder / 'text_encoder' / 'config.json', text_config())
   safetensors_io.save(folder / 'text_encoder' / 'model.safetensors',
                       {'text_model': weights['text_model']}, dtype=dtype)
@@ -168,8 +168,7 @@ def prediction_of(folder: pathlib.Path) -> str:
 def load(folder: pathlib.Path) -> PyTree:
   """{'unet', 'text_model'} of a folder."""
   like = jax.eval_shape(init, jax.random.key(0))
-  unet_weights = safetensors_io.load(folder / 'unet' / 'diffusion_pytorch_model.safetensors',
-                                     like['unet'])
+  unet_weights = safetensors_io.load(folder / UNET_FILE, like['unet'])
   text = safetensors_io.load(folder / 'text_encoder' / 'model.safetensors',
                              {'text_model': like['text_model']})
   return {'unet': unet_weights, **text}
