@@ -285,6 +285,13 @@ def test_the_shipped_autoencoder_keeps_what_renders_show():
   assert abs(scale * scores['deviation'] - 1.) < .25     # latents of unit variance
 
 
+@pytest.mark.slow
+def test_the_shipped_model_draws_what_it_is_told():
+  scores = sd_inspection.fidelity(sd_inspection.load(sd.SHIPPED), geometry.shipped(), samples=64)
+  assert scores['shape_accuracy'] > .75 and scores['color_accuracy'] > .9, scores
+  assert scores['relation_accuracy'] > .9, scores
+
+
 def test_the_schedule_is_the_published_one():
   z, eps = jnp.ones((2, 1, 1, 4)), jnp.zeros((2, 1, 1, 4))
   t = jnp.array([0., 1.])

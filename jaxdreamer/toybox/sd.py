@@ -40,7 +40,8 @@ TURNS = 4
 SEEN = {'class_embed_type': 'projection', 'projection_class_embeddings_input_dim': mvdream.CAMERA}
 TEXT = {'architectures': ['CLIPTextModel'], 'model_type': 'clip_text_model', 'hidden_size': 128,
         'intermediate_size': 512, 'num_hidden_layers': 2, 'num_attention_heads': 4,
-        'max_position_embeddings': sd_text.LENGTH, 'hidden_act': 'quick_gelu'}
+        'max_position_embeddings': sd_text.LENGTH, 'hidden_act': 'quick_gelu',
+        'torch_dtype': 'float32'}      # of use, not of the file: as the UNet's is in diffusers
 SCHEDULER = {'_class_name': 'DDIMScheduler', 'num_train_timesteps': 1000, 'beta_start': .00085,
              'beta_end': .012, 'beta_schedule': 'scaled_linear', 'clip_sample': False,
              'set_alpha_to_one': True, 'steps_offset': 1, 'prediction_type': 'epsilon'}
