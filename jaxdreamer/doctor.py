@@ -105,8 +105,9 @@ def installed() -> dict[str, str]:
     rows['note'] = ("an NVIDIA driver is here, but jax runs on the CPU: pip install "
                     "'jaxdreamer[cuda]', or [cuda12] for a driver "
                     'older than 580')
-  rows |= {f'weights {path.name}': weights_line(path)
-           for path in sorted(ASSETS.glob('*.safetensors'))}
+  for path in sorted(ASSETS.rglob('*.safetensors')):
+    part = path.parent.relative_to(ASSETS).as_posix()        # of a model that is a folder
+    rows[f'weights {path.name if part == "." else part}'] = weights_line(path)
   cache = pathlib.Path(cli.compile_cache())
   stored = sum(path.stat().st_size for path in cache.glob('*') if path.is_file())
   return rows | {'compile cache': f'{cache}, {stored / 2 ** 20:.0f} MiB'}

@@ -69,8 +69,8 @@ def test_export_and_evaluate_read_a_run(trained, tmp_path):
 @pytest.mark.slow
 def test_doctor_names_what_is_installed_and_what_a_step_takes():
   said = command('doctor', *SMALL).stdout
-  for row in ('python', 'jax', 'device 0', 'weights prior.safetensors', 'compile cache', 'state',
-              'prior', 'step', 'this process'):
+  for row in ('python', 'jax', 'device 0', 'weights prior.safetensors', 'weights toybox_sd/unet',
+              'compile cache', 'state', 'prior', 'step', 'this process'):
     assert any(line.startswith(row) for line in said.splitlines()), (row, said)
 
 

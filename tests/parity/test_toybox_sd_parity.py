@@ -1,6 +1,6 @@
 """toybox-sd in diffusers' own pipeline: the folder that the training writes gives there the picture
-that it gives here, and a LoRA that VSD learnt predicts there as here: of weights that are drawn, and
-of the shipped ones."""
+that it gives here, and a LoRA that VSD learnt predicts there as here: of weights that are drawn,
+and of the shipped ones."""
 import os
 
 import jax
