@@ -137,7 +137,7 @@ def main():
   parser.add_argument('--quick', action='store_true', help='20 steps of two prompts, 32 samples; '
                       'writes nothing')
   given = parser.parse_args()
-  asked = given.only.split(',')
+  asked, methods = given.only.split(','), tuple(given.estimators.split(','))
   root = (results.ROOT / 'runs' / 'benchmarks'
           / f'real_path-{toybox.source_hash()}{"-quick" * given.quick}')
   options = QUICK if given.quick else ()
@@ -149,14 +149,14 @@ def main():
     figures |= diffusers_difference(given.folder)
   if 'objects' in asked:
     figures |= objects(root, given.folder, options, prompts=toybox.PROMPTS[few],
-                       methods=given.estimators.split(','))
+                       methods=methods)
   if 'janus' in asked:
     figures |= janus(root, given.folder, given.mvdream, options, prompts=FRONTED[few],
                      seeds=SEEDS[few])
   if 'restoration' in asked:
     figures |= restoration(root, given.folder, options)
   print(json.dumps(figures, indent=1))
-  if not given.quick and (asked, given.estimators) == (list(parts), ','.join(METHODS)):
+  if not given.quick and set(asked) == set(parts) and methods == METHODS:
     print(results.write('real_path', figures, 'python -m benchmarks.real_path'))
 
 

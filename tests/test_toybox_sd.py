@@ -56,7 +56,7 @@ def folder(weights, tmp_path_factory):
 def test_every_word_is_one_token_and_training_writes_what_the_tokenizer_reads(folder):
   read = clip_tokens.load(folder / 'tokenizer')
   ends = read(language.VOCABULARY[2:-1])[:, 2]
-  end = sd_text.byte_pairs()[0][clip_tokens.END]
+  end = sd_text.vocabulary()[clip_tokens.END]
   assert (ends == end).all()
   draw = jax.jit(sd_text.tokens, compiler_options=QUICK)
   for i in range(60):
@@ -68,6 +68,18 @@ def test_every_word_is_one_token_and_training_writes_what_the_tokenizer_reads(fo
     np.testing.assert_array_equal(sd_text.tokenize([text]), read([text]))
   np.testing.assert_array_equal(sd_text.blank(), read([''])[0])
   assert len(set(read(['a wooden badger'])[0])) > 6       # other words come in pieces, none is lost
+
+
+def test_training_speaks_as_the_shipped_tokenizer_reads_in_every_process(tmp_path):
+  read = clip_tokens.load(sd.SHIPPED / 'tokenizer')
+  words = [word for word in language.VOCABULARY[2:-1] if word != sd_text.COMMA]
+  np.testing.assert_array_equal(sd_text.tokenize(words), read(words))
+  sd_text.learn(tmp_path)                                # of which the order of some is chance
+  ours, anew = (set((folder / 'merges.txt').read_text().splitlines())
+                for folder in (sd.SHIPPED / 'tokenizer', tmp_path))
+  assert ours == anew
+  again = clip_tokens.load(tmp_path)
+  assert (again(words)[:, 2] == again([''])[0, 1]).all()
 
 
 @pytest.mark.slow
@@ -156,11 +168,11 @@ def test_latents_of_the_ring_are_draws_of_their_posterior_and_words_are_dropped_
   assert abs(blank.mean() - meaning.CAPTION_DROPPED) < .02
   for label in classes.values():
     np.testing.assert_array_equal(np.asarray(label) == -1, blank)
-  comma = sd_text.byte_pairs()[0][f'{sd_text.COMMA}</w>']
+  comma = sd_text.vocabulary()[f'{sd_text.COMMA}</w>']
   told = np.asarray((ids == comma).any(-1))[~blank]
   assert abs(told.mean() - meaning.VIEW_WORDS) < .03
   first = np.asarray(z).mean((1, 2, 3)) > 0.
-  front = sd_text.byte_pairs()[0]['front</w>']
+  front = sd_text.vocabulary()['front</w>']
   np.testing.assert_array_equal(np.asarray((ids == front).any(-1))[~blank], told & first[~blank])
 
 
@@ -322,7 +334,7 @@ def test_views_of_a_scene_come_together_under_one_caption_without_view_words():
   for row in (scene, np.asarray(ids), *map(np.asarray, classes.values())):
     grouped = row.reshape(10, sd.TURNS, -1)
     assert (grouped == grouped[:, :1]).all()
-  assert not (ids == sd_text.byte_pairs()[0][f'{sd_text.COMMA}</w>']).any()
+  assert not (ids == sd_text.vocabulary()[f'{sd_text.COMMA}</w>']).any()
   assert len(set(scene)) > 2
 
 

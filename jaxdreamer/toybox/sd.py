@@ -54,7 +54,7 @@ INDEX = {'_class_name': 'StableDiffusionPipeline', 'unet': ['diffusers', 'UNet2D
 
 def text_config() -> dict:
   """The text encoder's config.json."""
-  vocabulary, _ = sd_text.byte_pairs()
+  vocabulary = sd_text.vocabulary()
   start, end = vocabulary[clip_tokens.START], vocabulary[clip_tokens.END]
   return TEXT | {'vocab_size': len(vocabulary), 'bos_token_id': start, 'eos_token_id': end,
                  'pad_token_id': end}
