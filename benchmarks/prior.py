@@ -41,7 +41,8 @@ GEOMETRY = ('geometry.safetensors', 'The depth and normal estimator and the read
 SMALL_SD = ('toybox-sd', 'A small Stable Diffusion of the toybox, in the published layout: '
             "`jaxdreamer/toybox/sd.py`. The autoencoder's file says how that was made.",
             'Made by `{command}`, seed {seed}, on {hardware}, from {images} images of 64 px, each '
-            'render seen four times under other words and noise; its settings')
+            'render seen four times, or as `--reuse` says, under other words and noise; its '
+            'settings')
 HELD_OUT = jax.random.key(10 ** 6)                # of pictures that no training draws
 
 

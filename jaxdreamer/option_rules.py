@@ -33,7 +33,7 @@ from jaxdreamer.scenes.dmtet import TEXTURES
 from jaxdreamer.scenes.fields import ACTIVATIONS, BLOBS
 from jaxdreamer.scenes.sdf import DENSITIES
 
-DTYPES = ('bfloat16', 'float16', 'float32')
+DTYPES = ('auto', 'bfloat16', 'float16', 'float32')
 GROUPS = Rule("groups ('REGEX', RATE) or ('REGEX', RATE, 'sgd'), each RATE a schedule of numbers, "
               "0 or more: (('scene/.*', .01), ('est/.*', .001))",
               lambda v: is_row(v) and bool(v) and all(map(is_group, v)))

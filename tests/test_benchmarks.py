@@ -15,7 +15,9 @@ from benchmarks import (
   amortised,
   assets,
   behavior,
+  compile,
   estimators,
+  full_size,
   generator,
   real_path,
   results,
@@ -489,3 +491,30 @@ def test_the_real_path_gives_each_way_its_own_folder_and_counts_what_it_found(mo
     assert options.endswith('--config.steps=3') and options.count('prior.path') == 1
   assert real_path.objects(tmp_path, 'HERE', (), prompts=('a', 'b')) == found
   assert len(asked) == 18                                # what is kept is not run again
+
+
+def test_the_compilation_of_every_published_config_is_timed():
+  folder = results.ROOT / 'jaxdreamer' / 'configs'
+  of_models = {path.stem for part in ('_sd', '_mvdream') for path in folder.glob(f'*{part}.py')}
+  assert {name for name in of_models if 'toybox' not in name} == set(compile.PUBLISHED)
+  assert list(compile.stages_of('prolificdreamer_sd')) == ['field', 'geometry', 'texture']
+
+
+def test_each_stage_is_compiled_alone_and_those_of_more_programs_as_a_run_does(monkeypatch):
+  asked = []
+  def child(name, stage, *, alone):
+    asked.append((stage, alone))
+    return {'programs': 2 if stage == 'field' else 1, 'trace': 1., 'compile': 2. if alone else 3.}
+  monkeypatch.setattr(compile, 'child', child)
+  rows = compile.rows_of('prolificdreamer_sd')
+  assert [(row['stage'], row['first'], row['all']) for row in rows] == [
+    ('field', 2., 3.), ('geometry', 2., 2.), ('texture', 2., 2.)]
+  assert asked == [('field', True), ('field', False), ('geometry', True), ('texture', True)]
+
+
+@pytest.mark.slow
+def test_a_step_is_compiled_from_shapes():
+  with full_size.models(tiny=True):
+    config = full_size.config('dreamfusion_sd', tiny=True)
+    found = compile.timed(config, alone=True)
+  assert found['programs'] == 1 and min(found['trace'], found['compile']) > 0.

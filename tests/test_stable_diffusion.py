@@ -109,8 +109,9 @@ def test_predictions_are_the_networks_own(model):
   it, decode undoes the scaling, eps is the UNet's at the step of that time, and the frozen model
   does not see the camera."""
   folder, params = model
-  prior = stable_diffusion(path=str(folder), image_size=8, dtype='float32', sample=True)
+  prior = stable_diffusion(path=str(folder), image_size=8, sample=True)
   assert prior.latent == (8, 8, 4) and prior.image_size == 8
+  assert {x.dtype for x in jax.tree.leaves(prior.weights)} == {jnp.dtype('float32')}
   network = unet.UNet2DCondition(unet_config.from_diffusers(published.UNET))
   coder = vae.AutoencoderKL(vae.config_from_diffusers(published.VAE))
   x, keys = jax.random.uniform(KEY, (2, 8, 8, 3)), jax.random.split(KEY, 2)
@@ -129,6 +130,12 @@ def test_predictions_are_the_networks_own(model):
   for camera in (None, two_views()):
     np.testing.assert_allclose(jax.jit(prior.eps)(z, t, text, camera), expected,
                                rtol=2e-3, atol=2e-4)
+
+
+def test_a_prior_is_in_the_precision_that_its_device_is_fast_in(monkeypatch):
+  for backend, kind in (('cpu', 'float32'), ('gpu', 'bfloat16'), ('tpu', 'bfloat16')):
+    monkeypatch.setattr(latent.jax, 'default_backend', lambda name=backend: name)
+    assert latent.precision('auto') == kind and latent.precision('float16') == 'float16'
 
 
 @pytest.mark.slow

@@ -28,14 +28,14 @@ HELP = ('config.prior.path: give a folder of MVDream in the layout of diffusers,
         f"{SECTION}.tokenizer, the tokenizer's folder of Stable Diffusion 2.x")
 
 
-def mvdream(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16', tokenizer: str = '',
+def mvdream(*, path: str = '', image_size: int = 64, dtype: str = 'auto', tokenizer: str = '',
             sha256: str = '',
             sample: bool = False, lora: str = '', lora_scale: float = 1.) -> Prior:
   """`lora` as Stable Diffusion's.
 
   Args:
     image_size: pixels of the render that it takes, enlarged to the model's own.
-    dtype: of weights and compute; norms and softmax are float32.
+    dtype: of weights and compute; norms and softmax are float32. 'auto' is latent.precision's.
     tokenizer: folder, for single files, which hold none.
     sha256: a single file's hash, where one wants it checked.
     sample: True: training sees draws of the autoencoder's posterior, else its mean.
@@ -45,7 +45,7 @@ def mvdream(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16', to
   parts = latent.opened(path, model='mvdream', sha256=sha256, wanted=HELP, lora=lora,
                         lora_scale=lora_scale)
   forward = latent.schedule_of(parts['scheduler'])
-  kind = jnp.dtype(dtype)
+  kind = latent.precision(dtype)
   wired = unet_config.from_diffusers(parts['unet'].config)
   embedding = wired.class_embed_type, wired.projection_class_embeddings_input_dim
   if embedding != ('projection', networks.CAMERA):

@@ -52,7 +52,7 @@ def make_embed(parts: dict, *tokenizers, whole: int) -> Callable[..., Text]:
   return embed
 
 
-def sdxl(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16', prediction: str = '',
+def sdxl(*, path: str = '', image_size: int = 64, dtype: str = 'auto', prediction: str = '',
          tokenizer: str = '',
          tokenizer_2: str = '', sha256: str = '', sample: bool = False, lora: str = '',
          lora_scale: float = 1.) -> Prior:
@@ -60,7 +60,7 @@ def sdxl(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16', predi
 
   Args:
     image_size: pixels of the render that it takes, enlarged to the model's own.
-    dtype: of weights and compute; norms and softmax are float32.
+    dtype: of weights and compute; norms and softmax are float32. 'auto' is latent.precision's.
     prediction: one of diffusion.PREDICTIONS, which goes before what the model says of itself.
     tokenizer, tokenizer_2: folders, for single files, which hold none.
     sha256: a single file's hash, where one wants it checked.
@@ -72,7 +72,7 @@ def sdxl(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16', predi
                         lora_scale=lora_scale)
   forward = latent.schedule_of(latent.predicting(parts['scheduler'], prediction, path=path,
                                                  section=SECTION))
-  kind = jnp.dtype(dtype)
+  kind = latent.precision(dtype)
   wired = unet_config.from_diffusers(parts['unet'].config)
   given, each = wired.projection_class_embeddings_input_dim, wired.addition_time_embed_dim
   if 'text_encoder_2' not in parts or given is None or each is None:

@@ -45,7 +45,7 @@ def refuse_other_channels(path: str, wired: UNetConfig, channels: int):
                      'inpainting and depth models do')
 
 
-def stable_diffusion(*, path: str = '', image_size: int = 64, dtype: str = 'bfloat16',
+def stable_diffusion(*, path: str = '', image_size: int = 64, dtype: str = 'auto',
                      prediction: str = '', tokenizer: str = '',
                      sha256: str = '', sample: bool = False, lora: str = '',
                      lora_scale: float = 1.) -> Prior:
@@ -53,7 +53,7 @@ def stable_diffusion(*, path: str = '', image_size: int = 64, dtype: str = 'bflo
 
   Args:
     image_size: pixels of the render that it takes, enlarged to the model's own.
-    dtype: of weights and compute; norms and softmax are float32.
+    dtype: of weights and compute; norms and softmax are float32. 'auto' is latent.precision's.
     prediction: one of diffusion.PREDICTIONS, which goes before what the model says of itself.
     tokenizer: folder, for single files, which hold none.
     sha256: a single file's hash, where one wants it checked.
@@ -65,7 +65,7 @@ def stable_diffusion(*, path: str = '', image_size: int = 64, dtype: str = 'bflo
                         lora_scale=lora_scale)
   forward = latent.schedule_of(latent.predicting(parts['scheduler'], prediction, path=path,
                                                  section=SECTION))
-  kind = jnp.dtype(dtype)
+  kind = latent.precision(dtype)
   wired = unet_config.from_diffusers(parts['unet'].config)
   refuse_other_kinds(path, wired)
   coder = latent.coder(parts['vae'], side=parts['unet'].config.get('sample_size', 64), dtype=kind)
