@@ -5,13 +5,14 @@ For each stage of each of PUBLISHED, of the models' shapes at full size, in proc
 and without the compile cache: seconds to build and trace its steps, to compile the first step's
 program alone, and to compile all its programs (one for each size of the renders) side by side, as a
 run does. On a CPU, in float32 as by default; scaledreamer_amortised, whose step reads a corpus, is
-left out. Writes benchmarks/results/compile.json once all are
-there; configs asked for alone are printed.
+left out. Writes benchmarks/results/compile.json once all are there; configs asked for alone are
+printed.
 """
 import argparse
 import importlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -84,7 +85,7 @@ def main():
     print(results.write('compile', {
       'first_step_seconds': max(row['first'] for row in rows),
       'slowest': max(rows, key=lambda row: row['first'])['config'],
-      'median_seconds': sorted(row['first'] for row in rows)[len(rows) // 2],
+      'median_seconds': statistics.median(row['first'] for row in rows),
       'rows': rows}, 'python -m benchmarks.compile'))
 
 
