@@ -13,7 +13,7 @@ from jaxdreamer.configs import base
 def get_config():
   config = base.get_config()
   config.prompt = ''                             # of whatever toy
-  config.steps, config.preview_every, config.checkpoint_every = 4000, 500, 500
+  config.steps, config.preview_every, config.checkpoint_every = 2000, 250, 250
   config.prior.name, config.prior.path = 'stable_diffusion', 'toybox-sd'
   config.prior.stable_diffusion.dtype = 'float32'          # LoRAs of convolutions are merged
   config.scene.name = 'restoration'
