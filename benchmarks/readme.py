@@ -66,6 +66,18 @@ TABLES = {
         'from': ('iou_lower', '.3f'), 'to': ('iou_upper', '.3f'),
         'R@1': ('recall_at_1', '.3f'), 'from ': ('recall_at_1_lower', '.3f'),
         'to ': ('recall_at_1_upper', '.3f'), 'color off by': ('color_error', '.3f')}),
+    'real_path': ('real_path', 'rows', {
+        'method': ('method', ''), 'silhouette IoU': ('iou', '.3f'), 'least': ('least', '.3f'),
+        'PSNR': ('psnr', '.1f'), 'color': ('color', '.2f'), 'R@1': ('recall_at_1', '.2f')}),
+    'restoration': ('real_path', 'restoration', {
+        'restored by': ('restorer', ''), 'PSNR': ('psnr', '.2f'), 'from': ('psnr_lower', '.2f'),
+        'to': ('psnr_upper', '.2f'), 'sharpness': ('sharpness', '.3f'),
+        'from ': ('sharpness_lower', '.3f'), 'to ': ('sharpness_upper', '.3f'),
+        'read': ('read', '.3f'), 'from  ': ('read_lower', '.3f'), 'to  ': ('read_upper', '.3f')}),
+    'compile': ('compile', 'rows', {
+        'config': ('config', ''), 'stage': ('stage', ''), 'programs': ('programs', ''),
+        'traced in': ('trace', '.0f'), 'first compiled in': ('first', '.0f'),
+        'all': ('all', '.0f')}),
 }
 
 

@@ -9,8 +9,9 @@
                toybox-mvdream (--mvdream=FOLDER), the same cameras and steps
   diffusers    the largest difference of pixels of the same noise through diffusers' pipeline, 20
                steps of DDIM in float32; wants the extra `parity`
-  restoration  PSNR, sharpness and the reader's accuracy of 256 held-out degraded renders, restored
-               by configs/toybox_restore.py with VSD and without, with intervals; bicubic beside
+  restoration  PSNR, sharpness and the reader's accuracy of 256 held-out degraded renders, enlarged
+               cubically, restored by configs/toybox_restore.py without VSD and with it, and what
+               VSD gains on the same pictures, with intervals
 
 Each object is a process of its own, as benchmarks.toybox's; runs are kept by a hash of the sources,
 and the same command goes on. Writes benchmarks/results/real_path.json once all parts are there;
@@ -40,6 +41,7 @@ SEEDS = (0, 1, 2)
 PICTURES = ('a red cube', 'a green cone on a yellow cylinder, side view', 'a purple house')
 NOISE = jax.random.key(3)
 QUICK = ('--config.steps=20',)
+RESTORED = {'restoration_psnr': 'psnr', 'sharpness': 'sharpness', 'read': 'read'}
 
 
 def model(folder, *, samples):
@@ -97,13 +99,21 @@ def restoration(folder, path, options):
     scores[name] = restoration_eval.score(NOISE, runs.restorer(workdir).restore)
   both = {name: restoration_eval.means(found) for name, found in scores.items()}
   gains = restoration_eval.gains(scores['with'], scores['without'])
-  rows = [{'restorer': name, 'figure': figure, **interval._asdict()}
-          for name, found in {**both, 'gain of VSD': gains}.items()
-          for figure, interval in found.items()]
+  cubic = {name: both['with'][f'bicubic_{name.removeprefix("restoration_")}'] for name in RESTORED}
   return {'restoration_psnr': both['with']['restoration_psnr'].mean,
           'bicubic_psnr': both['with']['bicubic_psnr'].mean,
           'restoration_psnr_without_vsd': both['without']['restoration_psnr'].mean,
-          'restoration': rows}
+          'true_read': both['with']['true_read'].mean,
+          'restoration': [restored(*row) for row in (
+            ('cubic enlargement', cubic), ('without VSD', both['without']),
+            ('with VSD', both['with']), ('gain of VSD', gains))]}
+
+
+def restored(name, figures):
+  """A row of the three figures of RESTORED, each with its interval."""
+  return {'restorer': name, **{
+    column + end: value for figure, column in RESTORED.items()
+    for end, value in zip(('', '_lower', '_upper'), figures[figure], strict=True)}}
 
 
 def diffusers_difference(folder):

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -491,6 +492,34 @@ def test_the_real_path_gives_each_way_its_own_folder_and_counts_what_it_found(mo
     assert options.endswith('--config.steps=3') and options.count('prior.path') == 1
   assert real_path.objects(tmp_path, 'HERE', (), prompts=('a', 'b')) == found
   assert len(asked) == 18                                # what is kept is not run again
+
+
+def test_restorers_with_vsd_and_without_are_compared_picture_by_picture(monkeypatch, tmp_path):
+  """Means beside those of cubic enlargement, and the gain as a mean of differences."""
+  weights, offset = [], np.linspace(0., 1., 32)
+  monkeypatch.setattr(real_path.subprocess, 'run', lambda command, **_: weights.append(
+    next(part[-1] for part in command if part.startswith('--config.scene.restoration.vsd='))))
+  monkeypatch.setattr(real_path.runs, 'restorer',
+                      lambda workdir: SimpleNamespace(restore=workdir.name))
+
+  def score(key, restore):
+    up = 2. if restore == 'restoration-with' else 0.
+    return {'restoration_psnr': 25. + up + offset, 'bicubic_psnr': 20. + offset,
+            'sharpness': .5 - up / 10. + 0. * offset, 'bicubic_sharpness': .25 + 0. * offset,
+            'read': 0. * offset + up / 2., 'bicubic_read': 0. * offset,
+            'true_read': 1. + 0. * offset}
+  monkeypatch.setattr(real_path.restoration_eval, 'score', score)
+  found = real_path.restoration(tmp_path, 'HERE', ())
+  assert weights == ['1', '0']
+  cubic, without, with_, gain = found['restoration']
+  assert found['restoration_psnr'] == with_['psnr'] == pytest.approx(27.5, abs=.05)
+  assert found['restoration_psnr_without_vsd'] == without['psnr'] == pytest.approx(25.5, abs=.05)
+  assert found['bicubic_psnr'] == cubic['psnr'] == pytest.approx(20.5, abs=.05)
+  assert cubic['sharpness'] == .25 and with_['read'] == 1. and cubic['read'] == 0.
+  assert gain['sharpness'] == pytest.approx(-.2) and found['true_read'] == 1.
+  assert with_['psnr_lower'] < with_['psnr'] < with_['psnr_upper']
+  # as good on every picture, whatever the pictures are: an interval of no width
+  assert gain['psnr_lower'] == pytest.approx(2.) == pytest.approx(gain['psnr_upper'])
 
 
 def test_the_compilation_of_every_published_config_is_timed():
