@@ -14,8 +14,8 @@
                VSD gains on the same pictures, with intervals
 
 Each object is a process of its own, as benchmarks.toybox's; runs are kept by a hash of the sources,
-and the same command goes on. Writes benchmarks/results/real_path.json once all parts are there;
-parts asked for alone are printed.
+and the same command goes on. Writes benchmarks/results/real_path.json, real_path.png and
+restoration.png once all parts are there; parts asked for alone are printed.
 """
 import argparse
 import importlib.util
@@ -28,6 +28,7 @@ import sys
 
 import jax
 import numpy as np
+from PIL import Image
 
 from benchmarks import prior, results, toybox
 from jaxdreamer import restoration_eval, runs
@@ -116,6 +117,27 @@ def restored(name, figures):
     for end, value in zip(('', '_lower', '_upper'), figures[figure], strict=True)}}
 
 
+def sheet(folder, path, *, prompts=toybox.PROMPTS, methods=METHODS):
+  """One picture: a row a prompt, a column an estimator, each seen from five sides."""
+  tiles, captions = [], []
+  for prompt in prompts:
+    for method in methods:
+      strip = Image.open(folder / method / prompt.replace(' ', '-') / 'turntable.png')
+      high = strip.height // 3                           # colors alone
+      side = strip.width // 8
+      tile = strip.convert('RGB').crop((0, 0, 5 * side, high))
+      tiles.append(tile.resize((tile.width // 2, high // 2), Image.Resampling.LANCZOS))
+      captions.append(f'{method}: {prompt}')
+  toybox.captioned(tiles, captions, columns=len(methods)).save(path)
+
+
+def restored_sheet(folder, path):
+  """One picture: what either restorer's last preview shows."""
+  tiles = [Image.open(max((folder / f'restoration-{name}' / 'previews').glob('*.png')))
+           for name in ('without', 'with')]
+  toybox.captioned(tiles, ('without VSD', 'with VSD'), columns=1).save(path)
+
+
 def diffusers_difference(folder):
   """The largest difference of pixels in [0, 1]; None without diffusers."""
   if not all(importlib.util.find_spec(name) for name in ('torch', 'diffusers', 'transformers')):
@@ -168,6 +190,8 @@ def main():
   print(json.dumps(figures, indent=1))
   if not given.quick and set(asked) == set(parts) and methods == METHODS:
     print(results.write('real_path', figures, 'python -m benchmarks.real_path'))
+    sheet(root, results.RESULTS / 'real_path.png')
+    restored_sheet(root, results.RESULTS / 'restoration.png')
 
 
 if __name__ == '__main__':

@@ -522,6 +522,24 @@ def test_restorers_with_vsd_and_without_are_compared_picture_by_picture(monkeypa
   assert gain['psnr_lower'] == pytest.approx(2.) == pytest.approx(gain['psnr_upper'])
 
 
+def test_the_sheet_of_the_real_path_is_a_row_a_prompt_and_a_column_an_estimator(tmp_path):
+  """Of each turntable the colors of five views, at half their size."""
+  for level, method in ((40, 'sds'), (80, 'vsd')):
+    for more, prompt in ((0, 'a cube'), (100, 'a mug')):
+      strip = np.zeros((24, 64, 3), np.uint8)
+      strip[:8, :40] = level + more                          # the rest is black
+      (tmp_path / method / prompt.replace(' ', '-')).mkdir(parents=True)
+      Image.fromarray(strip).save(tmp_path / method / prompt.replace(' ', '-') / 'turntable.png')
+  real_path.sheet(tmp_path, tmp_path / 'sheet.png', prompts=('a cube', 'a mug'),
+                  methods=('sds', 'vsd'))
+  seen = np.asarray(Image.open(tmp_path / 'sheet.png'))
+  assert seen.shape == (48, 40, 3)
+  rows = seen[20:24], seen[44:]
+  levels = [[set(row[:, column].ravel()) for column in (slice(20), slice(20, None))]
+            for row in rows]
+  assert levels == [[{40}, {80}], [{140}, {180}]]
+
+
 def test_the_compilation_of_every_published_config_is_timed():
   folder = results.ROOT / 'jaxdreamer' / 'configs'
   of_models = {path.stem for part in ('_sd', '_mvdream') for path in folder.glob(f'*{part}.py')}
