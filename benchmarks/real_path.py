@@ -34,6 +34,7 @@ from benchmarks import prior, results, toybox
 from jaxdreamer import restoration_eval, runs
 from jaxdreamer.priors.stable_diffusion import stable_diffusion
 from jaxdreamer.toybox import geometry, sd, sd_inspection
+from jaxdreamer.weights import safetensors_io
 
 METHODS = ('sds', 'csd', 'vsd', 'ssd', 'asd')
 FRONTED = ('a red car', 'a snowman with a blue hat', 'a purple house', 'an orange chair',
@@ -185,6 +186,9 @@ def main():
   if 'janus' in asked:
     figures |= janus(root, given.folder, given.mvdream, options, prompts=FRONTED[few],
                      seeds=SEEDS[few])
+    if given.mvdream:
+      made = safetensors_io.read_metadata(pathlib.Path(given.mvdream) / sd.UNET_FILE)
+      figures |= {'mvdream_images': int(made['images']), 'mvdream_command': made['command']}
   if 'restoration' in asked:
     figures |= restoration(root, given.folder, options)
   print(json.dumps(figures, indent=1))
