@@ -133,10 +133,12 @@ def sheet(folder, path, *, prompts=toybox.PROMPTS, methods=METHODS):
 
 
 def restored_sheet(folder, path):
-  """One picture: what either restorer's last preview shows."""
+  """One picture: what either restorer's last preview shows, twice as large."""
   tiles = [Image.open(max((folder / f'restoration-{name}' / 'previews').glob('*.png')))
            for name in ('without', 'with')]
-  toybox.captioned(tiles, ('without VSD', 'with VSD'), columns=1).save(path)
+  tiles = [tile.resize((2 * tile.width, 2 * tile.height), Image.Resampling.NEAREST)
+           for tile in tiles]
+  toybox.captioned(tiles, ('without VSD', 'with VSD'), columns=2).save(path)
 
 
 def diffusers_difference(folder):
