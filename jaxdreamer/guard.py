@@ -22,6 +22,7 @@ from jaxtyping import Array, Key, PyTree
 from jaxdreamer import files, optim, parallel, processes, train_step
 from jaxdreamer.diffusion import diffuse
 from jaxdreamer.layout import name
+from jaxdreamer.packing import packed, unpacked
 from jaxdreamer.training import Parts
 from jaxdreamer.types import Prior, Text, TrainState
 
@@ -52,10 +53,12 @@ def guarded(local_step: parallel.Step) -> parallel.Step:
   zeros where it is 0, so that sums over steps are over those that count."""
   def step(state: TrainState, prior, text, ids):
     after, info = local_step(state, prior, text, ids)
-    ok = finite((after.params, after.opt, info))
+    new, old = (packed(each.params) for each in (after, state))
+    ok = finite((new, after.opt, info))
     # no jnp.where, which fuses with the update, and may change its last bits
-    params, opt = jax.lax.cond(ok, lambda new, old: new, lambda new, old: old,
-                               (after.params, after.opt), (state.params, state.opt))
+    pack, opt = jax.lax.cond(ok, lambda new, old: new, lambda new, old: old, (new, after.opt),
+                             (old, state.opt))
+    params = unpacked(pack, state.params)
     info = jax.tree.map(lambda value: jnp.where(ok, value, 0.), info)
     return (dataclasses.replace(after, params=params, opt=opt),
             info | {'finite': ok.astype(jnp.float32)})

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import PyTree
 
 from jaxdreamer.layout import name
+from jaxdreamer.packing import Label, Pack, packed, unpacked
 from jaxdreamer.schedules import at
 from jaxdreamer.types import TrainState
 
@@ -27,7 +28,7 @@ def across(x):
 
 def norm(tree: PyTree):
   """The norm of all arrays together, with the parts of them that other devices hold."""
-  parts, whole = ([x for x in jax.tree.leaves(tree) if bool(cut_over(x)) == kind]
+  parts, whole = ([x for x in jax.tree.leaves(packed(tree)) if bool(cut_over(x)) == kind]
                   for kind in (True, False))
   squares = optax.tree.norm(whole, squared=True)
   if parts:
@@ -101,6 +102,17 @@ def each_alone(tx: optax.GradientTransformation) -> optax.GradientTransformation
   return optax.GradientTransformation(init, update)
 
 
+def together(tx: optax.GradientTransformation, *,
+             label: Label) -> optax.GradientTransformation:
+  """`tx`, which does the same to every number of a `label`, on packing.packed parameters."""
+  def update(grads, state, params=None):
+    updates, state = tx.update(packed(grads, label=label), state,
+                               None if params is None else packed(params, label=label))
+    return unpacked(updates, grads, label=label), state
+
+  return optax.GradientTransformation(lambda params: tx.init(packed(params, label=label)), update)
+
+
 def chain(groups, *, b1: float = .9, b2: float = .99, eps: float = 1e-15, weight_decay: float = 0.,
           clip: float = 0., accumulate: int = 1,
           particles: int = 1) -> optax.GradientTransformation:
@@ -117,14 +129,17 @@ def chain(groups, *, b1: float = .9, b2: float = .99, eps: float = 1e-15, weight
     clip: bound of the global gradient norm; 0 is none.
     accumulate: steps whose mean gradient makes one update.
   """
-  def label(params):
-    def of(path, _):
-      for i, (pattern, *_) in enumerate(groups):
-        if re.fullmatch(pattern, name(path)):
-          return str(i) + (' each' if particles > 1 and name(path).startswith(SCENES) else '')
-      raise ValueError(f'config.optim.groups: no pattern matches parameter {name(path)!r}; got '
-                       f'{[g[0] for g in groups]}')
-    return jax.tree_util.tree_map_with_path(of, params)
+  def label(of):
+    for i, (pattern, *_) in enumerate(groups):
+      if re.fullmatch(pattern, of):
+        return str(i) + (' each' if particles > 1 and of.startswith(SCENES) else '')
+    raise ValueError(f'config.optim.groups: no pattern matches parameter {of!r}; got '
+                     f'{[g[0] for g in groups]}')
+
+  def labels(tree):
+    if isinstance(tree, Pack):
+      return Pack(labels(tree.whole), {of: of for of in tree.small})
+    return jax.tree_util.tree_map_with_path(lambda path, _: label(name(path)), tree)
 
   def transform(rate, kind='adam', *, apart=False):
     kinds = {'adam': lambda: optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
@@ -140,13 +155,16 @@ def chain(groups, *, b1: float = .9, b2: float = .99, eps: float = 1e-15, weight
   if particles > 1:
     transforms |= {f'{i} each': transform(*rest, apart=True) for i, (_, *rest) in enumerate(groups)}
   tx = optax.chain(clip_by_norm(clip) if clip else optax.identity(),
-                   optax.multi_transform(transforms, label))
-  return optax.MultiSteps(tx, accumulate).gradient_transformation() if accumulate > 1 else tx
+                   optax.multi_transform(transforms, labels))
+  # an optimizer of several particles tells them apart by an array's first axis
+  apart = lambda of: None if label(of).endswith('each') else label(of)
+  return together(optax.MultiSteps(tx, accumulate).gradient_transformation() if accumulate > 1
+                  else tx, label=apart)
 
 
 def adam_v(state: TrainState, b2: float) -> PyTree | None:
   """Adam's v of the scene in a run's state, free of its start at 0; None where its optimizer has
-  not kept one yet for all of it."""
+  not kept one yet for all of it, or keeps some of it in packing's vectors."""
   leaves = {f'/{name(path)}': leaf
             for path, leaf in jax.tree_util.tree_flatten_with_path(state.opt)[0]}
   found = {}
@@ -155,7 +173,8 @@ def adam_v(state: TrainState, b2: float) -> PyTree | None:
     # one a particle, where there are several
     settled = 1. - b2 ** jnp.asarray(leaves.get(f'{head}/count', 0), jnp.float32)
     if of and settled.min() > 0.:
-      found[of] = leaf / settled.reshape(settled.shape + (1,) * (leaf.ndim - settled.ndim))
+      settled = settled.reshape(settled.shape + (1,) * (leaf.ndim - settled.ndim))
+      found[of.removeprefix('whole/')] = leaf / settled
   scene = jax.tree_util.tree_map_with_path(lambda path, _: found.get(f'scene/{name(path)}'),
                                            state.params['scene'])
   known = len(jax.tree.leaves(scene)) == len(jax.tree.leaves(state.params['scene']))
