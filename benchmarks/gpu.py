@@ -30,11 +30,13 @@ os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')      # PyTorch w
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
 
 from benchmarks import full_size, gpu_parity, peaks, results  # noqa: E402
 from jaxdreamer import build, cameras, metrics, profiling  # noqa: E402
 from jaxdreamer.configs import scaledreamer_amortised, toybox, toybox_amortised  # noqa: E402
 from jaxdreamer.nn import attention  # noqa: E402
+from jaxdreamer.toybox import xla_flags  # noqa: E402
 from jaxdreamer.weights import model_shapes  # noqa: E402
 
 TINY = results.ROOT / 'runs' / 'benchmarks' / 'gpu_tiny.json'
@@ -112,12 +114,12 @@ class plain_attention:
     attention.capability = self.was
 
 
-def timed(told, training, *, prior, text, options=None):
+def timed(told, training, *, prior, text):
   """What steps of a training take: their rate, the compiler's seconds, and memory as it was
   foreseen and as it came."""
   state = training.init(jax.random.key(0))
   begin = time.monotonic()
-  run = training.stages[0][1].lower(state, prior, text).compile(compiler_options=options)
+  run = training.stages[0][1].lower(state, prior, text).compile()
   found = {'compile_seconds': time.monotonic() - begin,
            'steps_per_call': training.steps_per_call,
            'foreseen_gib': profiling.bytes_of(run) / metrics.GIB}
@@ -132,22 +134,29 @@ def timed(told, training, *, prior, text, options=None):
                   'peak_gib': metrics.memory() / metrics.GIB}
 
 
-def step(told, name, options=None):
-  """A step of a published config at full size."""
+def step(told, name, **options):
+  """A step of a published config, with these options, at full size."""
   with full_size.models(tiny=told.tiny):
-    training = full_size.training(full_size.config(name, tiny=told.tiny))
+    config = full_size.config(name, tiny=told.tiny)
+    config.update(options)
+    training = full_size.training(config)
     text = training.text(0)
   k_prior, k_text = jax.random.split(jax.random.key(0))
   prior = training.prior.replace(weights=full_size.drawn(k_prior, training.prior.weights))
-  return timed(told, training, prior=prior, text=full_size.drawn(k_text, text), options=options)
+  return timed(told, training, prior=prior, text=full_size.drawn(k_text, text))
 
 
 def deterministic(told):
-  """The first step again, its scatter-adds in a fixed order."""
+  """The first step again, its sums in a fixed order; and whether a hash grid's gradient, asked
+  twice, has the same bits then and by default."""
   if jax.default_backend() != 'gpu':
     return {'missing': 'a GPU'}
-  found = step(told, 'dreamfusion_sd', {'xla_gpu_deterministic_ops': True})
-  return found | {'over_default': found['ms'] / told.figures['step_dreamfusion_sd']['ms']}
+  case, bits = gpu_parity.CASES['hash grid'](), {}
+  for name, options in (('same_bits', xla_flags.deterministic()), ('same_bits_by_default', {})):
+    one, two = (gpu_parity.run(case, jax.devices()[0], options) for _ in range(2))
+    bits[name] = bool(jax.tree.all(jax.tree.map(np.array_equal, one, two)))
+  found = step(told, 'dreamfusion_sd', deterministic=True)
+  return found | bits | {'over_default': found['ms'] / told.figures['step_dreamfusion_sd']['ms']}
 
 
 def in_torch(told, *arguments):

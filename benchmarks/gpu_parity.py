@@ -106,10 +106,11 @@ CASES = {'attention': fused_attention, 'unet': unet_of('float32', 1e-3),
          'hash grid': hash_grid, 'render': picture, 'step': step}
 
 
-def run(case, device):
-  """Its result on a device, as numpy arrays."""
+def run(case, device, options=None):
+  """Its result on a device, as numpy arrays, compiled by XLA's `options`."""
   with jax.default_device(device), jax.default_matmul_precision(case.precision):
-    run = jax.jit(lambda *args: case.f(*args))       # traced anew for each device
+    # traced anew for each device
+    run = jax.jit(lambda *args: case.f(*args), compiler_options=options)
     return jax.device_get(run(*jax.device_put(case.args, device)))
 
 

@@ -23,6 +23,11 @@ TABLES = {
         'normals off by': ('normal_degrees', '.0f'),
         'color': ('color_right', ''), 'R@1': ('recall_at_1', '.2f'), 'one front': ('one_front', ''),
         'seconds': ('seconds', '.0f')}),
+    'occupancy': ('occupancy', 'rows', {
+        'samples of a ray': ('way', ''), 'seconds': ('seconds', '.2f'),
+        'times as fast': ('times_as_fast', '.2f'), 'from': ('lower', '.2f'), 'to': ('upper', '.2f'),
+        'PSNR': ('psnr', '.1f'), 'least': ('least_psnr', '.1f'), 'no room': ('no_room', '.3f'),
+        'most': ('most_no_room', '.3f')}),
     'captions': ('captions', 'least', {
         'caption': ('prompt', ''), 'silhouette IoU': ('iou', '.3f'), 'PSNR': ('psnr', '.1f'),
         'color': ('color_right', ''), 'R@1': ('recall_at_1', '.2f'),

@@ -23,6 +23,7 @@ from jaxdreamer import (
   corpus,
   guard,
   objects,
+  occupancy,
   optim,
   options,
   parallel,
@@ -153,8 +154,14 @@ def make_render(config, scene: Scene) -> Callable[..., Rendering]:
     sky = partial(background.color, code['background'], k_background)
     if scene.render:
       return scene.render(code, camera, size=size, background=sky, shade=shade)
+    occupied = occupancy.grid(
+      # no view's own key, so that all views of a scene share it
+      jax.random.fold_in(jax.random.key(0), step),
+      partial(scene.field, jax.lax.stop_gradient(code)), cells=r.occupancy, radius=r.radius,
+      step=2. * r.radius / r.samples) if r.occupancy else None
     return render.image(k_image, partial(scene.field, code), camera, size=size, samples=r.samples,
                         fine=r.fine, radius=r.radius, disparity=r.disparity,
+                        occupied=occupied, room=r.room,
                         chunk=r.chunk or None, remat=r.remat, shade=shade,
                         normals=NORMALS[r.normals],
                         distance=scene.distance and partial(scene.distance, code),
@@ -182,6 +189,7 @@ def training(config, mesh: Mesh, *, abstract: bool = False, prior: Prior | None 
   # so they enter the step as arguments
   if more := estimator.load() | restoring.load(config):
     prior = prior.replace(weights=prior.weights | more)
+  checks.check_occupancy(config, scene)
   jax.eval_shape(estimator.init, seeds.key(config.seed), prior)      # or it refuses the prior
   checks.check_views(config, prior.views_per_scene)
   text, tx = make_text(config, prior, mesh), make_optimizer(config)
@@ -191,11 +199,13 @@ def training(config, mesh: Mesh, *, abstract: bool = False, prior: Prior | None 
     cameras.view_bin, **{side: math.radians(config.cameras[side]) for side in ('front', 'back')})
   condition = partial(conditioning.condition, words=words or None, perp_neg=config.perp_neg)
   ids = jnp.arange(config.sampling.views)
+  told = xla_flags.deterministic() if config.deterministic else {}
 
   def over_mesh(step):
     mapped = parallel.data_parallel(step, mesh, how=config.mesh.map,
                                     many=bool(config.corpus.path or scene.latents))
-    return jax.jit(lambda state, prior, text: mapped(state, prior, text, ids), donate_argnums=0)
+    return jax.jit(lambda state, prior, text: mapped(state, prior, text, ids), donate_argnums=0,
+                   compiler_options=told)
   def stage(size):
     """(parts, jitted step, jitted look) at renders of `size` pixels."""
     latents = train_step.make_render_latents(scene=scene, render=partial(draw, size),

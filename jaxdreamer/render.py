@@ -9,14 +9,15 @@ None;
 The full record always comes back: what the caller does not use (normals above all) the compiler
 drops, provided that the function under jit, or under jax.vjp, does not return it.
 """
+import math
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
-from jaxdreamer import cameras, volume
+from jaxdreamer import cameras, occupancy, volume
 from jaxdreamer.scenes import fields
 from jaxdreamer.types import Camera, Rays, Rendering, Shade, Sky
 
@@ -96,12 +97,24 @@ def trace(field: fields.Colored, ray: Rays, u: Float[Array, 'S'], u_fine: Float[
     dist = volume.invert_cdf(jnp.linspace(0., 1., u_fine.size + 1), dist,
                              volume.spread(weights, dist, share=.25))
     dist, u = jax.lax.stop_gradient(dist), u_fine
-  s = u.size
-  point = dist[:-1] + jnp.diff(dist) * (u * s - jnp.arange(s))  # the place of u in its own stratum
-  xyz = along(point)
+  xyz = along(in_strata(u, dist))
   density, features, normal = jax.vmap(partial(normals, field), 1, (0, 1, 1))(xyz)
   weights, trans = weigh(density, dist)
   color = jax.vmap(shade, 1, 1)(features[:3], normal, xyz)
+  return seen(ray, xyz, dist, weights, trans, color, normal, radius=radius, background=background,
+              distance=distance)
+
+
+def in_strata(u: Float[Array, 'S'], dist: Float[Array, 'S+1']) -> Float[Array, 'S']:
+  """A distance in each interval, at the place that u has in its own stratum of [0, 1]."""
+  return dist[:-1] + jnp.diff(dist) * (u * u.size - jnp.arange(u.size))
+
+
+def seen(ray: Rays, xyz: Float[Array, '3 S'], dist: Float[Array, 'S+1'],
+         weights: Float[Array, 'S'], trans: Float[Array, ''], color: Float[Array, '3 S'],
+         normal: Float[Array, '3 S'], *, radius: float, background: Sky,
+         distance: fields.Signed | None = None) -> Rendering:
+  """What one ray shows of its samples."""
   depth = volume.expected_depth(weights, dist, fields.length(ray.origin) + radius)
   away = jnp.maximum(jnp.sum(normal * ray.direction[:, None], 0), 0.)
   return Rendering(
@@ -116,6 +129,39 @@ def trace(field: fields.Colored, ray: Rays, u: Float[Array, 'S'], u_fine: Float[
     else jnp.zeros(()))
 
 
+def sparse(field: fields.Colored, rays: Rays, u: Float[Array, 'R S'], *,
+           occupied: Bool[Array, 'n n n'], room: int, radius: float, background: Sky, shade: Shade,
+           normals: fields.Normals, disparity: bool) -> Rendering:
+  """What R rays show where only samples in `occupied` cells of space are asked, at most `room` of
+  all, those near the eye before others; how many found none is `dropped`."""
+  def placed(ray, u):
+    near, far = volume.ball_interval(ray.origin, ray.direction, radius)
+    dist = volume.spaced(near, far, jnp.linspace(0., 1., u.size + 1), disparity=disparity)
+    return dist, ray.origin[:, None] + ray.direction[:, None] * in_strata(u, dist)[None]
+
+  dist, xyz = jax.vmap(placed)(rays, u)                        # [R, S + 1], [R, 3, S]
+  # the first samples of all rays, then the second, ...
+  points = xyz.transpose(2, 0, 1).reshape(-1, 3)
+  places, dropped = occupancy.chosen(occupancy.inside(occupied, points, radius=radius), room)
+
+  def asked(xyz):
+    density, features, normal = normals(field, xyz)
+    return density, shade(features[:3], normal, xyz), normal
+
+  def scattered(values):
+    rows = jnp.zeros((len(points), *values.shape[1:])).at[places].set(
+      values, mode='drop', unique_indices=True, indices_are_sorted=True)
+    return jnp.moveaxis(rows.reshape(*u.T.shape, *values.shape[1:]), 0, -1)
+
+  density, color, normal = map(scattered, jax.vmap(asked)(points.at[places].get(mode='clip')))
+
+  def one(ray, dist, xyz, density, color, normal):
+    return seen(ray, xyz, dist, *volume.alpha_weights(density, dist), color, normal, radius=radius,
+                background=background)
+  return jax.vmap(one)(rays, dist, xyz, density, color,
+                       normal)._replace(dropped=dropped.astype(jnp.float32))
+
+
 def white(direction: Float[Array, '3']) -> Float[Array, '3']:
   """The background [3] of every direction: white."""
   return jnp.ones(3)
@@ -125,24 +171,39 @@ def image(key: Key[Array, ''], field: fields.Colored, camera: Camera, *, size: i
           fine: int = 0, radius: float = 1., jitter: float = 1., background: Sky = white,
           shade: Shade = unlit, normals: fields.Normals = fields.gradient_normals,
           distance: fields.Signed | None = None, clearness: fields.Signed | None = None,
-          disparity: bool = False, chunk: int | None = None, remat: bool = False) -> Rendering:
+          disparity: bool = False, occupied: Bool[Array, 'n n n'] | None = None, room: float = 1.,
+          chunk: int | None = None, remat: bool = False) -> Rendering:
   """The [size, size] Rendering of one camera; vmap over cameras, keys and lights. `jitter` = 0
   makes it deterministic.
 
   `shade` is unlit, lit by a Light, or normal_color; `disparity` places samples as volume.spaced
-  does. `chunk` rays at a time bounds memory; `remat` recomputes a ray (a chunk) in the backward
-  pass.
+  does. With an occupancy.grid, `occupied`, the share `room` of all samples is asked at most, by
+  `sparse`; that takes neither `fine` nor scenes of a distance. `chunk` rays at a time bounds
+  memory; `remat` recomputes a ray (a chunk) in the backward pass.
   """
   k_coarse, k_fine = jax.random.split(key)
   def uniforms(k, n):
     return jax.vmap(partial(volume.stratified, n=n, jitter=jitter))(
         jax.random.split(k, size * size))
-  one = partial(trace, field, radius=radius, background=background, shade=shade, normals=normals,
-                distance=distance, clearness=clearness, disparity=disparity)
-  one = jax.checkpoint(one) if remat else one
-  args = jax.tree.map(lambda a: a.reshape(size * size, 3), cameras.rays(camera, size)), uniforms(
-      k_coarse, samples), \
-      uniforms(k_fine, fine)
+  rays = jax.tree.map(lambda a: a.reshape(size * size, 3), cameras.rays(camera, size))
+  options = dict(radius=radius, background=background, shade=shade, normals=normals,
+                 disparity=disparity)
+  rematted = jax.checkpoint if remat else lambda f: f
+  if occupied is not None:
+    each = next(n for n in range(min(chunk or size * size, size * size), 0, -1)
+                if size * size % n == 0)
+    some = rematted(partial(sparse, field, occupied=occupied, room=math.ceil(room * each * samples),
+                            **options))
+    # each chunk of rays from all over the picture, so that all are about as full
+    apart = jax.tree.map(lambda a: a.reshape(each, -1, *a.shape[1:]).swapaxes(0, 1),
+                         (rays, uniforms(k_coarse, samples)))
+    out = jax.lax.map(lambda a: some(*a), apart)
+    dropped = jnp.sum(out.dropped)
+    out = jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(size, size, *a.shape[2:]),
+                       out._replace(dropped=None))
+    return out._replace(dropped=dropped)
+  one = rematted(partial(trace, field, distance=distance, clearness=clearness, **options))
+  args = rays, uniforms(k_coarse, samples), uniforms(k_fine, fine)
   out = jax.vmap(one)(*args) if chunk is None else jax.lax.map(lambda a: one(*a), args,
                                                                batch_size=chunk)
   return jax.tree.map(lambda a: a.reshape(size, size, *a.shape[1:]), out)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu_parity
+from jaxdreamer.toybox import xla_flags
 
 QUICK = ('attention', 'hash grid')       # to compile, twice
 
@@ -24,6 +25,15 @@ def first_gpu():
 def test_a_gpu_has_the_cpus_numbers(name):
   far, tolerance = gpu_parity.difference(name, first_gpu(), jax.devices('cpu')[0])
   assert far < tolerance
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('name', ['hash grid', 'render', 'step'])
+def test_a_gpu_that_is_told_so_has_the_same_bits_again(name):
+  gpu, case = first_gpu(), gpu_parity.CASES[name]()
+  first, *others = (gpu_parity.run(case, gpu, xla_flags.deterministic()) for _ in range(5))
+  for other in others:
+    jax.tree.map(np.testing.assert_array_equal, other, first)
 
 
 @pytest.mark.parametrize('name', QUICK)

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from configs import base
+from jaxdreamer import build
 from jaxdreamer.toybox import xla_flags
 
 
@@ -50,3 +52,27 @@ def test_the_options_are_asked_for_whatever_the_version(monkeypatch):
   monkeypatch.setattr(xla_flags, 'takes', lambda option, value: True)
   monkeypatch.setattr(xla_flags.platform, 'machine', lambda: 'x86_64')
   assert 'xla_cpu_experimental_ynn_fusion_type' in xla_flags.own_convolutions()
+
+
+def test_xla_knows_the_option_that_a_gpu_is_told_to_add_in_a_fixed_order_by(monkeypatch):
+  assert not xla_flags.deterministic()
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  (told,) = xla_flags.deterministic().items()
+  assert xla_flags.takes(*told) and not xla_flags.takes(told[0] + '_', told[1])
+
+
+@pytest.mark.parametrize('asked', [False, True])
+def test_a_deterministic_step_is_compiled_by_that_option(monkeypatch, asked):
+  """Known by a backend that refuses another in its place."""
+  monkeypatch.setattr(xla_flags, 'deterministic', lambda: {'no_such_option': True})
+  config = base.get_config()
+  config.update_from_flattened_dict({'scene.voxels.levels': (2,), 'deterministic': asked})
+  training = build.training(config, build.make_mesh(config))
+  (_, step), *_ = training.stages
+  program = step.lower(jax.eval_shape(training.init, jax.random.key(0)), training.prior,
+                       training.text(0))
+  if asked:
+    with pytest.raises(jax.errors.JaxRuntimeError, match='no_such_option'):
+      program.compile(compiler_options={'xla_backend_optimization_level': 0})
+  else:
+    assert program.compile(compiler_options={'xla_backend_optimization_level': 0})

@@ -47,6 +47,8 @@ OPTIONS = {
   'steps': 200,
   # steps in one compiled call; 0: 1 on a CPU, elsewhere up to 10 that divide what happens when
   'steps_per_call': 0,
+  # a GPU adds in a fixed order: a step has the same bits whenever it is made, and takes longer
+  'deterministic': False,
   'log_every': 10, 'preview_every': 50, 'checkpoint_every': 100, 'keep': 2,
   'max_minutes': 0.,  # stop, save and write the outputs after so long; 0: never
   'profile_steps': '',                         # 'a:b' writes a profile of steps a to b
@@ -83,6 +85,9 @@ OPTIONS = {
               'front': 45., 'back': 45.},
   'render': {'kind': 'color',  # what the prior sees: or 'normal', (1 + n) / 2 in the world's frame
              'samples': 16, 'fine': 16, 'radius': 1., 'chunk': 0, 'remat': False,
+             # cells a side of a grid that tells where space is empty, and the largest share of all
+             # samples that are asked, those in front first; 0: no grid, all are asked
+             'occupancy': 0, 'room': .5,
              'disparity': False,  # samples lie closer near the eye, as disparity does
              # ((0, 64), (5000, 512)): pixels from a step on; (): the prior's
              'stages': (),

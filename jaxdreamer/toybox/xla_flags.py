@@ -1,4 +1,4 @@
-"""What XLA is told when it compiles for a CPU."""
+"""What XLA is told when it compiles."""
 import functools
 import platform
 
@@ -25,6 +25,12 @@ def once() -> dict[str, str | int | bool]:
   """Options for `jax.jit` of a program that runs once: a CPU's code is not optimized, which takes
   half the time (networks) to a sixth (random numbers), and changes last bits. Empty elsewhere."""
   return known({'xla_backend_optimization_level': 0}) if jax.default_backend() == 'cpu' else {}
+
+
+def deterministic() -> dict[str, str | int | bool]:
+  """Options for `jax.jit` by which a GPU's sums and scatters have the same bits in every run. Empty
+  elsewhere: a CPU's and a TPU's have them anyway."""
+  return {'xla_gpu_deterministic_ops': True} if jax.default_backend() == 'gpu' else {}
 
 
 def own_convolutions() -> dict[str, str | int | bool]:
