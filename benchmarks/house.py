@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 ORDER = '''
   files pictures schedules types seeds signals layout packing training diffusion volume cameras
   conditioning prompts corpus nn torch_side weights toybox meshes scenes
-  occupancy render regularizers priors perception control_variates sampling estimators optim
+  render regularizers priors perception control_variates sampling estimators optim
   rendezvous processes parallel train_step
   guard workdirs checkpoints metrics profiling statistics comparison scores objects outputs places
   sections registry configs rules option_rules names options checks restoring build_sample build

@@ -23,7 +23,7 @@ TABLES = {
         'normals off by': ('normal_degrees', '.0f'),
         'color': ('color_right', ''), 'R@1': ('recall_at_1', '.2f'), 'one front': ('one_front', ''),
         'seconds': ('seconds', '.0f')}),
-    'occupancy': ('occupancy', 'rows', {
+    'rays': ('rays', 'rows', {
         'samples of a ray': ('way', ''), 'seconds': ('seconds', '.2f'),
         'times as fast': ('times_as_fast', '.2f'), 'from': ('lower', '.2f'), 'to': ('upper', '.2f'),
         'PSNR': ('psnr', '.1f'), 'least': ('least_psnr', '.1f'), 'no room': ('no_room', '.3f'),

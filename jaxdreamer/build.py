@@ -23,7 +23,6 @@ from jaxdreamer import (
   corpus,
   guard,
   objects,
-  occupancy,
   optim,
   options,
   parallel,
@@ -154,14 +153,9 @@ def make_render(config, scene: Scene) -> Callable[..., Rendering]:
     sky = partial(background.color, code['background'], k_background)
     if scene.render:
       return scene.render(code, camera, size=size, background=sky, shade=shade)
-    occupied = occupancy.grid(
-      # no view's own key, so that all views of a scene share it
-      jax.random.fold_in(jax.random.key(0), step),
-      partial(scene.field, jax.lax.stop_gradient(code)), cells=r.occupancy, radius=r.radius,
-      step=2. * r.radius / r.samples) if r.occupancy else None
     return render.image(k_image, partial(scene.field, code), camera, size=size, samples=r.samples,
                         fine=r.fine, radius=r.radius, disparity=r.disparity,
-                        occupied=occupied, room=r.room,
+                        room=r.room,
                         chunk=r.chunk or None, remat=r.remat, shade=shade,
                         normals=NORMALS[r.normals],
                         distance=scene.distance and partial(scene.distance, code),
@@ -189,7 +183,6 @@ def training(config, mesh: Mesh, *, abstract: bool = False, prior: Prior | None 
   # so they enter the step as arguments
   if more := estimator.load() | restoring.load(config):
     prior = prior.replace(weights=prior.weights | more)
-  checks.check_occupancy(config, scene)
   jax.eval_shape(estimator.init, seeds.key(config.seed), prior)      # or it refuses the prior
   checks.check_views(config, prior.views_per_scene)
   text, tx = make_text(config, prior, mesh), make_optimizer(config)

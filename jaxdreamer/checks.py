@@ -9,7 +9,7 @@ from jaxdreamer import options, sampling
 from jaxdreamer.registry import BACKGROUNDS, ESTIMATORS, NORMALS, PRIORS, SCENES, pick, read_corpus
 from jaxdreamer.scenes import shapes
 from jaxdreamer.schedules import is_never
-from jaxdreamer.types import Prior, Scene
+from jaxdreamer.types import Prior
 
 
 def check(config, mesh: Mesh) -> None:
@@ -55,21 +55,13 @@ def check(config, mesh: Mesh) -> None:
                                ('normals', config.render.normals, NORMALS)):
     if value not in table:
       raise ValueError(f'config.render.{option}={value!r}: takes one of {sorted(table)}')
-  if config.render.occupancy and config.render.fine:
-    raise ValueError(f'config.render.fine={config.render.fine}: takes 0 with '
-                     f'config.render.occupancy={config.render.occupancy}, which proposes samples '
-                     'itself')
+  if config.render.room < 1. and not config.render.fine:
+    raise ValueError(f'config.render.room={config.render.room}: takes 1 with '
+                     'config.render.fine=0, where no samples propose others')
   if config.render.background == 'hypernet' and 'text' not in config.scene.get(
       config.scene.name, {}):
     raise ValueError(f"config.render.background='hypernet': takes a generator, not "
                      f"config.scene.name={config.scene.name!r}")
-
-
-def check_occupancy(config, scene: Scene) -> None:
-  """Whether a scene can do with samples that are left out."""
-  if config.render.occupancy and (scene.distance or scene.clearness or scene.render):
-    raise ValueError(f'config.render.occupancy={config.render.occupancy}: takes 0 with '
-                     f'config.scene.name={config.scene.name!r}, whose surface is found otherwise')
 
 
 def check_files(config) -> None:

@@ -15,12 +15,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
-from jaxdreamer import cameras, occupancy, volume
+from jaxdreamer import cameras, volume
 from jaxdreamer.scenes import fields
 from jaxdreamer.types import Camera, Rays, Rendering, Shade, Sky
 
+FAINT = .01                     # the opacity of a ray that is worth a word where it is left out
+ANY = 3  # what a picture's key is folded with to choose among rays that meet nothing
 SLOPES = 4  # the distance's slope is asked at one sample of so many: it costs four distances
 
 
@@ -79,42 +81,47 @@ def lit(light: Light, albedo: Float[Array, '3'], normal: Float[Array, '3'],
     light.normals > 0., normal_color(albedo, normal, xyz), seen)
 
 
-def trace(field: fields.Colored, ray: Rays, u: Float[Array, 'S'], u_fine: Float[Array, 'N'], *,
-          radius: float, background: Sky, shade: Shade, normals: fields.Normals,
-          distance: fields.Signed | None, clearness: fields.Signed | None,
-          disparity: bool) -> Rendering:
-  """One ray. u places a sample in each of S equal intervals. Where N > 0 those only propose
-  (without gradient, density alone) N intervals of equal weight, which u_fine samples."""
+def edges(ray: Rays, n: int, *, radius: float, disparity: bool) -> Float[Array, 'E']:
+  """Distances that cut what a ray sees of the ball into n intervals."""
   near, far = volume.ball_interval(ray.origin, ray.direction, radius)
-  along = lambda dist: ray.origin[:, None] + ray.direction[:, None] * dist[None]  # [3, S]
-  spaced = partial(volume.spaced, near, far, disparity=disparity)
-  weigh = (lambda density, dist: volume.fall_weights(jax.vmap(clearness, 1)(along(dist)))
-           if clearness else volume.alpha_weights(density, dist))
-  dist = spaced(jnp.linspace(0., 1., u.size + 1))
-  if u_fine.size:
-    density, _ = jax.vmap(field, 1)(along(spaced(u)))
-    weights, _ = weigh(density, dist)
-    dist = volume.invert_cdf(jnp.linspace(0., 1., u_fine.size + 1), dist,
-                             volume.spread(weights, dist, share=.25))
-    dist, u = jax.lax.stop_gradient(dist), u_fine
-  xyz = along(in_strata(u, dist))
+  return volume.spaced(near, far, jnp.linspace(0., 1., n + 1), disparity=disparity)
+
+
+def along(ray: Rays, dist: Float[Array, 'n']) -> Float[Array, '3 n']:
+  """The points of a ray."""
+  return ray.origin[:, None] + ray.direction[:, None] * dist[None]
+
+
+def weigh(density: Float[Array, 'S'], ray: Rays, dist: Float[Array, 'S+1'],
+          clearness: fields.Signed | None) -> tuple[Float[Array, 'S'], Float[Array, '']]:
+  """Weights and final transmittance of a ray's intervals."""
+  return (volume.fall_weights(jax.vmap(clearness, 1)(along(ray, dist))) if clearness
+          else volume.alpha_weights(density, dist))
+
+
+def propose(field: fields.Colored, ray: Rays, u: Float[Array, 'S'], *, n: int, radius: float,
+            clearness: fields.Signed | None,
+            disparity: bool) -> tuple[Float[Array, 'E'], Float[Array, '']]:
+  """The edges of n intervals of about equal weight, and the opacity, by S samples of the density
+  alone, one in each of S equal intervals where u places it; no gradient goes through them."""
+  dist = edges(ray, u.size, radius=radius, disparity=disparity)
+  near, far = dist[0], dist[-1]
+  placed = volume.spaced(near, far, u, disparity=disparity)
+  density, _ = jax.vmap(field, 1)(along(ray, placed))
+  weights, trans = weigh(density, ray, dist, clearness)
+  cut = volume.invert_cdf(jnp.linspace(0., 1., n + 1), dist,
+                          volume.spread(weights, dist, share=.25))
+  return jax.lax.stop_gradient((cut, 1. - trans))
+
+
+def trace(field: fields.Colored, ray: Rays, u: Float[Array, 'S'], dist: Float[Array, 'S+1'], *,
+          radius: float, background: Sky, shade: Shade, normals: fields.Normals,
+          distance: fields.Signed | None, clearness: fields.Signed | None) -> Rendering:
+  """One ray, asked once in each interval between the edges `dist`, where u places it."""
+  xyz = along(ray, in_strata(u, dist))
   density, features, normal = jax.vmap(partial(normals, field), 1, (0, 1, 1))(xyz)
-  weights, trans = weigh(density, dist)
+  weights, trans = weigh(density, ray, dist, clearness)
   color = jax.vmap(shade, 1, 1)(features[:3], normal, xyz)
-  return seen(ray, xyz, dist, weights, trans, color, normal, radius=radius, background=background,
-              distance=distance)
-
-
-def in_strata(u: Float[Array, 'S'], dist: Float[Array, 'S+1']) -> Float[Array, 'S']:
-  """A distance in each interval, at the place that u has in its own stratum of [0, 1]."""
-  return dist[:-1] + jnp.diff(dist) * (u * u.size - jnp.arange(u.size))
-
-
-def seen(ray: Rays, xyz: Float[Array, '3 S'], dist: Float[Array, 'S+1'],
-         weights: Float[Array, 'S'], trans: Float[Array, ''], color: Float[Array, '3 S'],
-         normal: Float[Array, '3 S'], *, radius: float, background: Sky,
-         distance: fields.Signed | None = None) -> Rendering:
-  """What one ray shows of its samples."""
   depth = volume.expected_depth(weights, dist, fields.length(ray.origin) + radius)
   away = jnp.maximum(jnp.sum(normal * ray.direction[:, None], 0), 0.)
   return Rendering(
@@ -129,37 +136,27 @@ def seen(ray: Rays, xyz: Float[Array, '3 S'], dist: Float[Array, 'S+1'],
     else jnp.zeros(()))
 
 
-def sparse(field: fields.Colored, rays: Rays, u: Float[Array, 'R S'], *,
-           occupied: Bool[Array, 'n n n'], room: int, radius: float, background: Sky, shade: Shade,
-           normals: fields.Normals, disparity: bool) -> Rendering:
-  """What R rays show where only samples in `occupied` cells of space are asked, at most `room` of
-  all, those near the eye before others; how many found none is `dropped`."""
-  def placed(ray, u):
-    near, far = volume.ball_interval(ray.origin, ray.direction, radius)
-    dist = volume.spaced(near, far, jnp.linspace(0., 1., u.size + 1), disparity=disparity)
-    return dist, ray.origin[:, None] + ray.direction[:, None] * in_strata(u, dist)[None]
+def in_strata(u: Float[Array, 'S'], dist: Float[Array, 'S+1']) -> Float[Array, 'S']:
+  """A distance in each interval, at the place that u has in its own stratum of [0, 1]."""
+  return dist[:-1] + jnp.diff(dist) * (u * u.size - jnp.arange(u.size))
 
-  dist, xyz = jax.vmap(placed)(rays, u)                        # [R, S + 1], [R, 3, S]
-  # the first samples of all rays, then the second, ...
-  points = xyz.transpose(2, 0, 1).reshape(-1, 3)
-  places, dropped = occupancy.chosen(occupancy.inside(occupied, points, radius=radius), room)
 
-  def asked(xyz):
-    density, features, normal = normals(field, xyz)
-    return density, shade(features[:3], normal, xyz), normal
+def nothing(ray: Rays, *, radius: float, background: Sky) -> Rendering:
+  """What a ray shows that meets nothing."""
+  zero = jnp.zeros(())
+  return Rendering(rgb=background(ray.direction), opacity=zero,
+                   depth=fields.length(ray.origin) + radius, normal=jnp.zeros(3), orientation=zero,
+                   distortion=zero, z_variance=zero, eikonal=zero)
 
-  def scattered(values):
-    rows = jnp.zeros((len(points), *values.shape[1:])).at[places].set(
-      values, mode='drop', unique_indices=True, indices_are_sorted=True)
-    return jnp.moveaxis(rows.reshape(*u.T.shape, *values.shape[1:]), 0, -1)
 
-  density, color, normal = map(scattered, jax.vmap(asked)(points.at[places].get(mode='clip')))
-
-  def one(ray, dist, xyz, density, color, normal):
-    return seen(ray, xyz, dist, *volume.alpha_weights(density, dist), color, normal, radius=radius,
-                background=background)
-  return jax.vmap(one)(rays, dist, xyz, density, color,
-                       normal)._replace(dropped=dropped.astype(jnp.float32))
+def fullest(key: Key[Array, ''], opacity: Float[Array, 'H W'],
+            room: int) -> tuple[Int[Array, 'room'], Float[Array, '']]:
+  """The pixels for which there is `room`, those of most opacity in themselves or a neighbor before
+  others, and of nothing any; and how many of more than FAINT there were beyond."""
+  around = jax.lax.reduce_window(opacity, 0., jax.lax.max, (3, 3), (1, 1), 'SAME').ravel()
+  any_of_none = 1e-6 * jax.random.uniform(key, around.shape)
+  _, chosen = jax.lax.top_k(around + any_of_none, room)
+  return chosen, jnp.sum(around > FAINT, dtype=jnp.float32) - jnp.sum(around[chosen] > FAINT)
 
 
 def white(direction: Float[Array, '3']) -> Float[Array, '3']:
@@ -171,39 +168,46 @@ def image(key: Key[Array, ''], field: fields.Colored, camera: Camera, *, size: i
           fine: int = 0, radius: float = 1., jitter: float = 1., background: Sky = white,
           shade: Shade = unlit, normals: fields.Normals = fields.gradient_normals,
           distance: fields.Signed | None = None, clearness: fields.Signed | None = None,
-          disparity: bool = False, occupied: Bool[Array, 'n n n'] | None = None, room: float = 1.,
-          chunk: int | None = None, remat: bool = False) -> Rendering:
+          disparity: bool = False, room: float = 1., chunk: int | None = None,
+          remat: bool = False) -> Rendering:
   """The [size, size] Rendering of one camera; vmap over cameras, keys and lights. `jitter` = 0
   makes it deterministic.
 
+  Of each ray `samples` are asked; where `fine` > 0 they only propose where so many are asked that
+  have a gradient, and these of the share `room` of all rays alone, the `fullest` by what proposed
+  them: the others show the background, and `dropped` tells how many of them should not.
   `shade` is unlit, lit by a Light, or normal_color; `disparity` places samples as volume.spaced
-  does. With an occupancy.grid, `occupied`, the share `room` of all samples is asked at most, by
-  `sparse`; that takes neither `fine` nor scenes of a distance. `chunk` rays at a time bounds
-  memory; `remat` recomputes a ray (a chunk) in the backward pass.
+  does. `chunk` rays at a time bounds memory; `remat` recomputes a ray (a chunk) in the backward
+  pass.
   """
   k_coarse, k_fine = jax.random.split(key)
+  rays = jax.tree.map(lambda a: a.reshape(size * size, 3), cameras.rays(camera, size))
+  ball = dict(radius=radius, disparity=disparity)
+
   def uniforms(k, n):
     return jax.vmap(partial(volume.stratified, n=n, jitter=jitter))(
         jax.random.split(k, size * size))
-  rays = jax.tree.map(lambda a: a.reshape(size * size, 3), cameras.rays(camera, size))
-  options = dict(radius=radius, background=background, shade=shade, normals=normals,
-                 disparity=disparity)
-  rematted = jax.checkpoint if remat else lambda f: f
-  if occupied is not None:
-    each = next(n for n in range(min(chunk or size * size, size * size), 0, -1)
-                if size * size % n == 0)
-    some = rematted(partial(sparse, field, occupied=occupied, room=math.ceil(room * each * samples),
-                            **options))
-    # each chunk of rays from all over the picture, so that all are about as full
-    apart = jax.tree.map(lambda a: a.reshape(each, -1, *a.shape[1:]).swapaxes(0, 1),
-                         (rays, uniforms(k_coarse, samples)))
-    out = jax.lax.map(lambda a: some(*a), apart)
-    dropped = jnp.sum(out.dropped)
-    out = jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(size, size, *a.shape[2:]),
-                       out._replace(dropped=None))
-    return out._replace(dropped=dropped)
-  one = rematted(partial(trace, field, distance=distance, clearness=clearness, **options))
-  args = rays, uniforms(k_coarse, samples), uniforms(k_fine, fine)
-  out = jax.vmap(one)(*args) if chunk is None else jax.lax.map(lambda a: one(*a), args,
-                                                               batch_size=chunk)
-  return jax.tree.map(lambda a: a.reshape(size, size, *a.shape[1:]), out)
+
+  def each(one, *args):
+    return jax.vmap(one)(*args) if chunk is None else jax.lax.map(lambda a: one(*a), args,
+                                                                  batch_size=chunk)
+  one = partial(trace, field, radius=radius, background=background, shade=shade, normals=normals,
+                distance=distance, clearness=clearness)
+  one = jax.checkpoint(one) if remat else one
+  u = uniforms(k_fine if fine else k_coarse, fine or samples)
+  if fine:
+    dist, opacity = each(partial(propose, field, n=fine, clearness=clearness, **ball), rays,
+                         uniforms(k_coarse, samples))
+  else:
+    dist = jax.vmap(lambda ray: edges(ray, samples, **ball))(rays)
+  if not fine or room == 1.:
+    return jax.tree.map(lambda a: a.reshape(size, size, *a.shape[1:]), each(one, rays, u, dist))
+  chosen, dropped = fullest(jax.random.fold_in(key, ANY), opacity.reshape(size, size),
+                            math.ceil(room * size * size))
+  some = each(one, *jax.tree.map(lambda a: a[chosen], (rays, u, dist)))
+  rest = jax.vmap(partial(nothing, radius=radius, background=background))(rays)
+  # of what is a mean over rays, the others are no part
+  rest = rest._replace(eikonal=jnp.full(size * size, jnp.mean(some.eikonal)))
+  out = jax.tree.map(lambda a, b: a.at[chosen].set(b, unique_indices=True).reshape(
+    size, size, *a.shape[1:]), rest, some)
+  return out._replace(dropped=dropped)

@@ -85,9 +85,8 @@ OPTIONS = {
               'front': 45., 'back': 45.},
   'render': {'kind': 'color',  # what the prior sees: or 'normal', (1 + n) / 2 in the world's frame
              'samples': 16, 'fine': 16, 'radius': 1., 'chunk': 0, 'remat': False,
-             # cells a side of a grid that tells where space is empty, and the largest share of all
-             # samples that are asked, those in front first; 0: no grid, all are asked
-             'occupancy': 0, 'room': .5,
+             # share of all rays that `fine` samples are asked of, those that meet most first
+             'room': 1.,
              'disparity': False,  # samples lie closer near the eye, as disparity does
              # ((0, 64), (5000, 512)): pixels from a step on; (): the prior's
              'stages': (),

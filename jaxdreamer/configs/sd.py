@@ -8,8 +8,7 @@ what a step would take.
 
 In all of them this differs from the released code:
 - samples: 64 of a ray propose 64 that are trained; there up to 512, of which an occupancy grid
-  drops those in empty space, as --config.render.samples=512 --config.render.fine=0
-  --config.render.occupancy=32 do (docs/memory.md has what that saves and costs).
+  drops those in empty space. Measured, these take as long and see surfaces better (d9a7ebb).
 - space: the ball of render.radius, which needs no grid; there the cube around it.
 - precision: the prior in bfloat16, whose range is float32's; there in float16, and dreamfusion-sd's
   scene too.
