@@ -5,10 +5,10 @@
 PARTS says what is measured: the card's own rates and versions, the CPU's numbers on it, the UNets
 of Stable Diffusion 1.5 and XL, whole steps at full size with random weights beside the same in
 plain PyTorch (benchmarks/torch_step.py), the toybox from a prompt to pictures, generators, what
-half of the rays save and what deterministic operations cost. A figure is written as soon as it is known, so that a run that is cut
-leaves what it has; what fails is written as its error, and what there is no time for as skipped.
-Where fused attention fails the rest goes on without it. PyTorch runs in a process of its own, since
-both bring CUDA's libraries; this one waits meanwhile.
+half of the rays save and what deterministic operations cost. A figure is written as soon as it is
+known, so that a run that is cut leaves what it has; what fails is written as its error, and what
+there is no time for as skipped. Where fused attention fails the rest goes on without it. PyTorch
+runs in a process of its own, since both bring CUDA's libraries; this one waits meanwhile.
 
 Writes benchmarks/results/gpu.json; --tiny, or a CPU, small sizes to runs/benchmarks/gpu_tiny.json.
 """
