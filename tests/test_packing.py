@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
-from jaxdreamer import guard, optim, packing
+from jaxdreamer import guard, layout, optim, packing
 from jaxdreamer.types import TrainState
 
 N = packing.MANY
@@ -93,6 +95,32 @@ def test_particles_are_not_packed():
   np.testing.assert_allclose(updates['scene']['field']['a0'],
                              [[0., 0.], [-.1, -.1], [0., 0.]], atol=1e-6)
   assert 2 * N < len(jax.tree.leaves(state)) < 2 * N + 10    # m and v of each, and of one vector
+
+
+@pytest.mark.parametrize('options', [{'clip': .1}, {'accumulate': 2, 'clip': .1}], ids=str)
+def test_beside_what_a_mesh_cuts_the_updates_are_those_of_one_device(options):
+  """The kernel's part and the vector are one update, bounded by the norm of both."""
+  mesh = jax.make_mesh((1, 4), ('data', 'model'), axis_types=(AxisType.Auto,) * 2)
+  params, *grads = ({name: x for name, x in many(seed).items() if name != 'count'}
+                    for seed in range(3))
+  tx = optim.chain((('.*', .1),), eps=1e-3, **options)
+  at, kept = (layout.specs(tree, mesh) for tree in (params, jax.eval_shape(tx.init, params)))
+  assert at['scene']['kernel'] == P('model', None)
+
+  def local(grads, state, params):
+    updates, state = tx.update(grads, state, params)
+    return updates, state, optim.norm(grads), guard.finite((updates, state))
+  cut = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(at, kept, at),
+                              out_specs=(at, kept, P(), P())))
+  one, states = jax.jit(local), [tx.init(params)] * 2
+  for g in grads:
+    found = [step(g, state, params) for step, state in zip((one, cut), states)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *found)
+    states = [state for _, state, *_ in found]
+  assert found[1][3] and np.abs(found[1][0]['scene']['kernel']).max() > .01
+  bad = jax.tree.map(lambda x: x, grads[0])
+  bad['scene']['kernel'] = bad['scene']['kernel'].at[7, 3].set(jnp.nan)  # of the last device alone
+  assert not cut(bad, states[1], params)[3]
 
 
 def test_the_norm_is_that_of_all_arrays():
