@@ -182,7 +182,6 @@ def image(key: Key[Array, ''], field: fields.Colored, camera: Camera, *, size: i
   """
   k_coarse, k_fine = jax.random.split(key)
   rays = jax.tree.map(lambda a: a.reshape(size * size, 3), cameras.rays(camera, size))
-  ball = dict(radius=radius, disparity=disparity)
 
   def uniforms(k, n):
     return jax.vmap(partial(volume.stratified, n=n, jitter=jitter))(
@@ -196,10 +195,10 @@ def image(key: Key[Array, ''], field: fields.Colored, camera: Camera, *, size: i
   one = jax.checkpoint(one) if remat else one
   u = uniforms(k_fine if fine else k_coarse, fine or samples)
   if fine:
-    dist, opacity = each(partial(propose, field, n=fine, clearness=clearness, **ball), rays,
-                         uniforms(k_coarse, samples))
+    dist, opacity = each(partial(propose, field, n=fine, radius=radius, clearness=clearness,
+                                 disparity=disparity), rays, uniforms(k_coarse, samples))
   else:
-    dist = jax.vmap(lambda ray: edges(ray, samples, **ball))(rays)
+    dist = jax.vmap(lambda ray: edges(ray, samples, radius=radius, disparity=disparity))(rays)
   if not fine or room == 1.:
     return jax.tree.map(lambda a: a.reshape(size, size, *a.shape[1:]), each(one, rays, u, dist))
   chosen, dropped = fullest(jax.random.fold_in(key, ANY), opacity.reshape(size, size),
