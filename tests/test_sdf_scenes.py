@@ -43,12 +43,17 @@ def drawn(distance, origin, direction, *, opacity='neus', samples=48, fine=48):
   field = lambda xyz: (kinds[opacity].density(distance(xyz), sharpness=SHARP), xyz)
   direction = jnp.asarray(direction, jnp.float32)
   ray = Rays(jnp.asarray(origin, jnp.float32), direction / jnp.linalg.norm(direction))
-  clearness = lambda xyz: neus.clearness(distance(xyz), sharpness=SHARP)
+  clear = lambda xyz: neus.clearness(distance(xyz), sharpness=SHARP)
+  exact = clear if opacity == 'neus' else None
   middles = lambda n: (jnp.arange(n) + .5) / n
-  return jax.jit(partial(render.trace, field, radius=1., background=render.white,
-                         shade=render.unlit, normals=fields.gradient_normals, distance=None,
-                         clearness=clearness if opacity == 'neus' else None, disparity=False))(
-                           ray, middles(samples), middles(fine))
+
+  def traced(ray):
+    dist, _ = render.propose(field, ray, middles(samples), n=fine, radius=1., clearness=exact,
+                             disparity=False)
+    return render.trace(field, ray, middles(fine), dist, radius=1., background=render.white,
+                        shade=render.unlit, normals=fields.gradient_normals, distance=None,
+                        clearness=exact)
+  return jax.jit(traced)(ray)
 
 
 # NeuS
