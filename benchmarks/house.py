@@ -12,9 +12,8 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ORDER = '''
   files pictures schedules types seeds signals layout packing training diffusion volume cameras
-  conditioning prompts corpus nn torch_side weights toybox meshes scenes
-  render regularizers priors perception control_variates sampling estimators optim
-  rendezvous processes parallel train_step
+  conditioning prompts corpus nn torch_side weights toybox meshes scenes render regularizers priors
+  perception control_variates sampling estimators optim rendezvous processes parallel train_step
   guard workdirs checkpoints metrics profiling statistics comparison scores objects outputs places
   sections registry configs rules option_rules names options checks restoring build_sample build
   fitting runs viewing generator_eval restoration_eval method_texts variance_lab clip_score

@@ -9,8 +9,6 @@ something. Writes benchmarks/results/rays.json.
 """
 import argparse
 import json
-import random
-import time
 from functools import partial
 
 import jax
@@ -18,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import results
-from jaxdreamer import build, cameras, statistics
+from jaxdreamer import build, cameras, profiling, scores, statistics
 from jaxdreamer.configs import dreamfusion_sd
 from jaxdreamer.toybox import truth
 
@@ -80,15 +78,11 @@ def speeds(params, *, repeats, **sizes):
   args = params, sides(8)[1], jax.random.key(0)
   runs = {name: jax.jit(gradient(drawn(way, toy=TOYS[0], **sizes))).lower(*args).compile()
           for name, way in WAYS.items()}
-  seconds = {name: [] for name in runs}
-  order = random.Random(0)
-  for i in range(repeats + 1):
-    for name in order.sample(sorted(runs), len(runs)):
-      begin = time.perf_counter()
-      jax.block_until_ready(runs[name](*args))
-      if i:                              # the first call of each does not count
-        seconds[name].append(time.perf_counter() - begin)
-  return seconds
+  def turn(run):
+    jax.block_until_ready(run(*args))                  # the first call of each does not count
+    return lambda: jax.block_until_ready(run(*args))
+  return profiling.by_turns(jax.random.key(1), {name: turn(run) for name, run in runs.items()},
+                            rounds=repeats)
 
 
 def qualities(params, *, toys, views, reference, **sizes):
@@ -102,7 +96,7 @@ def qualities(params, *, toys, views, reference, **sizes):
       draw = jax.jit(drawn(way, toy=toy, **sizes))
       for i, (camera, truly) in enumerate(shots):
         out = draw(params, camera, jax.random.key(i))
-        found[name][0].append(-10. * np.log10(np.mean((np.asarray(out.rgb) - truly) ** 2)))
+        found[name][0].append(scores.psnr(np.asarray(out.rgb), truly))
         lost = 0. if out.dropped is None else float(out.dropped)
         found[name][1].append(lost / truly[..., 0].size)
   return found

@@ -154,8 +154,7 @@ def make_render(config, scene: Scene) -> Callable[..., Rendering]:
     if scene.render:
       return scene.render(code, camera, size=size, background=sky, shade=shade)
     return render.image(k_image, partial(scene.field, code), camera, size=size, samples=r.samples,
-                        fine=r.fine, radius=r.radius, disparity=r.disparity,
-                        room=r.room,
+                        fine=r.fine, radius=r.radius, disparity=r.disparity, room=r.room,
                         chunk=r.chunk or None, remat=r.remat, shade=shade,
                         normals=NORMALS[r.normals],
                         distance=scene.distance and partial(scene.distance, code),

@@ -31,41 +31,37 @@ def one_vector(name: str) -> str:
   return ''
 
 
-def _labels(tree: PyTree, label: Label) -> dict[str, str]:
-  """{name: label} of the arrays that belong in a vector."""
-  arrays = jax.tree_util.tree_flatten_with_path(tree)[0]
-  names = [layout.name(path) for path, x in arrays
-           if x.size <= SMALL and x.dtype == jnp.float32 and not layout.cut(layout.name(path))]
-  found = {name: key for name in names if (key := label(name)) is not None}
-  return found if len(found) >= MANY else {}
+def _small(tree: PyTree, label: Label) -> dict[str, dict[str, Any]]:
+  """{label: {name: array}} of the arrays that belong in vectors, in their order."""
+  small: dict[str, dict[str, Any]] = {}
+  for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    name = layout.name(path)
+    fits = x.size <= SMALL and x.dtype == jnp.float32 and not layout.cut(name)
+    if fits and (key := label(name)) is not None:
+      small.setdefault(key, {})[name] = x
+  return small if sum(map(len, small.values())) >= MANY else {}
 
 
 def packed(tree: PyTree, *, label: Label = one_vector) -> Pack | PyTree:
   """The tree's Pack; the tree itself where its small arrays are few."""
-  labels = _labels(tree, label)
-  together: dict[str, list] = {}
-  for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
-    if (name := layout.name(path)) in labels:
-      together.setdefault(labels[name], []).append(x.ravel())
-  if not labels:
+  small = _small(tree, label)
+  if not small:
     return tree
+  names = {name for arrays in small.values() for name in arrays}
   return Pack(jax.tree_util.tree_map_with_path(
-                lambda path, x: None if layout.name(path) in labels else x, tree),
-              {key: jnp.concatenate(parts) for key, parts in together.items()})
+                lambda path, x: None if layout.name(path) in names else x, tree),
+              {key: jnp.concatenate([x.ravel() for x in arrays.values()])
+               for key, arrays in small.items()})
 
 
 def unpacked(pack: Pack | PyTree, like: PyTree, *, label: Label = one_vector) -> PyTree:
   """The tree that `packed` took, one of the names and shapes of `like`."""
-  labels = _labels(like, label)
-  if not labels:
+  small = _small(like, label)
+  if not small:
     return pack
-  sizes: dict[str, list[int]] = {}
-  for path, x in jax.tree_util.tree_flatten_with_path(like)[0]:
-    if (name := layout.name(path)) in labels:
-      sizes.setdefault(labels[name], []).append(x.size)
-  parts = {key: iter(jax.lax.split(pack.small[key], each)) for key, each in sizes.items()}
-
-  def one(path, x, whole):
-    key = labels.get(layout.name(path))
-    return whole if key is None else next(parts[key]).reshape(x.shape)
-  return jax.tree_util.tree_map_with_path(one, like, pack.whole)
+  found = {}
+  for key, arrays in small.items():
+    parts = jax.lax.split(pack.small[key], [x.size for x in arrays.values()])
+    found |= {name: part.reshape(x.shape) for (name, x), part in zip(arrays.items(), parts)}
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x, whole: found.get(layout.name(path), whole), like, pack.whole)
